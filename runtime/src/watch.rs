@@ -1,0 +1,1 @@
+//! The watch as a typed state machine without IO: plain inputs in, cache events and the next action out.
