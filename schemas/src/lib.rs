@@ -1,1 +1,17 @@
-//! schemas
+//! The words people write: resources, names, units, validation and JSON Schemas. YAML or JSON in, typed documents or
+//! problems with line, column and remedy out. Every other crate takes these types; this one knows none of ours, does no
+//! IO, and promises that no input makes it panic, loop or overflow.
+
+pub mod container;
+pub mod image;
+pub mod keys;
+pub mod kinds;
+pub mod meta;
+pub mod names;
+pub mod node;
+pub mod placement;
+pub mod problem;
+pub mod records;
+pub mod service;
+pub mod units;
+pub mod yaml;

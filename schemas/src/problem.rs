@@ -79,32 +79,46 @@ codes! {
     BadLength Schema "A text, list or mapping is too short or too long."
     DuplicateItem Schema "A list that may not repeat itself does."
     BadImage Semantic "The image reference cannot be read."
-    ControlCharacter Semantic "A text contains NUL, which neither Docker nor the kernel can take."
+    BadQuantity Semantic "A size, CPU quantity or duration has the right form but no meaning, or is beyond its limit."
+    BadAddress Semantic "An address is neither IPv4 nor IPv6."
+    AmbiguousText Semantic "A number or boolean is used as a text, and is not written the way it would be kept."
+    DecimalForWhole Semantic "A whole number is written as a decimal."
+    ControlCharacter Semantic "A text contains NUL, which neither the engine nor the kernel can take."
     EnvName Semantic "The name of an environment variable is empty or contains `=`."
     GlobalReplicas Semantic "A service with `mode: global` runs one instance per node, so `replicas` has no meaning."
     PortNameTaken Semantic "Two ports of one container have the same name."
-    HostPortTaken Semantic "One service asks for the same host port twice."
+    PortTaken Semantic "One container declares the same port, or asks for the same host port, twice."
     PortWithoutNetwork Semantic "Ports cannot be published by a container that has no bridge network of its own."
-    MountTargetTaken Semantic "Two mounts, or a mount and a device of the file system, have the same target."
+    HostAddressWithoutPort Semantic "A host address is given for a port that is not published."
+    MountTargetTaken Semantic "Two mounts have the same target."
     MountSource Semantic "A mount lacks its source, or has one that its type cannot have."
     MountOption Semantic "A mount has an option that its type cannot have."
     RequestAboveLimit Semantic "A request is larger than the limit of the same resource."
+    BelowMinimum Semantic "A quantity is below what the engine takes."
     SwapWithoutMemory Semantic "A swap limit needs a memory limit that is not larger."
+    UlimitOrder Semantic "A soft limit is above its hard limit."
     ProbeAction Semantic "A health check needs exactly one of `http`, `tcp` and `exec`."
-    ProbePort Semantic "A health check names a port that the container does not have."
+    ProbeTiming Semantic "A time of a health check is outside its limits."
+    DurationLimit Semantic "A duration is longer than its limit."
+    ProbeHeader Semantic "A header of a health check cannot be sent."
+    BackoffOrder Semantic "The initial delay between restarts is zero or above the longest one."
     ExpressionValues Semantic "A label expression's values do not fit its operator."
-    DuplicateExpression Semantic "Something in a placement is said twice."
-    NodeNameDigits Semantic "A node's name must not consist of digits alone: slots do, and the two would be confused."
+    DuplicateEntry Semantic "Something that can be said once is said twice."
+    TolerationShape Semantic "A toleration's key and value do not fit its operator."
+    StopSignal Semantic "A signal is not one that Linux knows."
+    SysctlName Semantic "A kernel parameter is not one that a container can have for itself."
+    SecurityOption Semantic "A security option is empty or not one that the engine knows."
+    HostName Semantic "A name of a host or search domain is not written as it must be."
     ReservedLabel Semantic "Labels that begin with `reeve.` are set by Reeve."
     LabelName Semantic "A label's or annotation's key is not written as it must be."
     LabelSize Semantic "A label or annotation is too large."
-    NamespacedKind Semantic "A cluster-wide kind has no namespace."
-    NetworkOption Semantic "An option of the container's own network is set, but it has no network of its own."
-    NamespaceOption Semantic "An option cannot be combined with the chosen namespace mode."
+    NetworkOption Semantic "An option of the container's own network is set, but it has none."
     CapabilityTwice Semantic "A capability is both added and dropped."
-    Contradiction Semantic "Two options contradict each other."
+    CapabilityName Semantic "A capability is not one that Linux knows."
+    CpuSetOrder Semantic "A range of CPUs or memory nodes ends before it begins."
     DuplicateDocument Context "Two documents of the input are the same resource."
     NameTaken Context "Two workloads of one namespace have the same name."
+    Leased Context "A resource in the store must not hang on a lease: it would vanish with it."
     KeyMismatch Context "The key in the store and the document under it disagree."
     OneDocument Context "A value in the store holds exactly one document."
 }
@@ -482,6 +496,32 @@ fn is_bidi(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
+/// Every rule beyond the published schema, with its code: what an editor or another validator cannot tell.
+pub const SEMANTIC_RULES: &[(Code, &str)] = &{
+    let mut rules = [(Code::NotText, ""); count(CodeLevel::Semantic) + count(CodeLevel::Context)];
+    let (mut from, mut to) = (0, 0);
+    while from < Code::ALL.len() {
+        let code = Code::ALL[from];
+        if matches!(code.level(), CodeLevel::Semantic | CodeLevel::Context) {
+            rules[to] = (code, code.describe());
+            to += 1;
+        }
+        from += 1;
+    }
+    rules
+};
+
+const fn count(level: CodeLevel) -> usize {
+    let (mut at, mut found) = (0, 0);
+    while at < Code::ALL.len() {
+        if Code::ALL[at].level() as u8 == level as u8 {
+            found += 1;
+        }
+        at += 1;
+    }
+    found
+}
+
 /// A piece of input as it is quoted in messages: at most 40 characters, on one line.
 pub(crate) fn quote(text: &str) -> String {
     let mut out = String::from("`");
@@ -532,10 +572,12 @@ pub(crate) fn closest<'a>(written: &str, candidates: impl IntoIterator<Item = &'
     if written.chars().count() > 64 {
         return None;
     }
-    let lower = written.to_lowercase();
+    // `memory_swap` and `memory-swap` are `memorySwap`.
+    let plain = |word: &str| word.to_lowercase().replace(['_', '-'], "");
+    let lower = plain(written);
     candidates
         .into_iter()
-        .map(|candidate| (distance(&lower, &candidate.to_lowercase()), candidate))
+        .map(|candidate| (distance(&lower, &plain(candidate)), candidate))
         .filter(|(distance, candidate)| {
             let length = candidate.chars().count().max(lower.chars().count());
             *distance <= (length / 3).clamp(1, 3)

@@ -170,6 +170,38 @@ impl Tree {
         Some(Spans { key, value: node.span })
     }
 
+    /// The path of the innermost value that contains a span.
+    pub(crate) fn path_to(&self, span: TextSpan) -> Vec<Step> {
+        let within = |outer: TextSpan| outer.start <= span.start && span.end <= outer.end;
+        let mut path = Vec::new();
+        let mut node = self;
+        loop {
+            let next = match &node.content {
+                Content::Null | Content::Bool(_) | Content::Number(_) | Content::Text(_) => None,
+                Content::List(items) => {
+                    let found = items.iter().enumerate().find(|(_, item)| within(item.span));
+                    found.map(|(index, item)| (Step::Index(index), item))
+                }
+                Content::Mapping(entries) => {
+                    let found = entries.iter().find(|(key, value)| within(value.span) || within(key.span));
+                    found.map(|(key, value)| (Step::Key(key.name.clone()), value))
+                }
+            };
+            let Some((step, inner)) = next else { return path };
+            path.push(step);
+            node = inner;
+        }
+    }
+
+    /// The value at a path.
+    pub(crate) fn at(&self, path: &[Step]) -> Option<&Tree> {
+        path.iter().try_fold(self, |node, step| match (step, &node.content) {
+            (Step::Key(name), Content::Mapping(_)) => node.get(name),
+            (Step::Index(index), Content::List(items)) => items.get(*index),
+            _ => None,
+        })
+    }
+
     /// The spans of every place inside this value by JSON pointer (RFC 6901), the value itself as the empty pointer.
     pub fn pointers(&self) -> std::collections::BTreeMap<String, Spans> {
         fn walk(node: &Tree, key: Option<TextSpan>, at: String, out: &mut std::collections::BTreeMap<String, Spans>) {

@@ -1,0 +1,201 @@
+//! The keys of the store: built and parsed in one place. Every prefix ends in `/`, so `web` never matches `web2`.
+//! Everyone who reads or writes the store asks here; nobody joins strings elsewhere.
+
+use std::fmt;
+
+use crate::kinds::Kind;
+use crate::names::{Namespace, NodeName, ResourceName};
+
+/// The prefix of everything, when none is configured.
+pub const DEFAULT_ROOT: &str = "/reeve/";
+
+/// A resource's place: its kind, namespace (None for cluster-wide kinds) and name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ResourceKey {
+    pub namespace: Option<Namespace>,
+    pub kind: Kind,
+    pub name: ResourceName,
+}
+
+impl fmt::Display for ResourceKey {
+    /// `default/service/web`, `_/node/n1`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let namespace = self.namespace.as_ref().map_or("_", Namespace::as_str);
+        write!(f, "{namespace}/{}/{}", self.kind.segment(), self.name)
+    }
+}
+
+/// What a key under the root is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Key {
+    Cluster,
+    Desired(ResourceKey),
+    Status(ResourceKey),
+    Accepted(ResourceKey, u64),
+    Assignment(NodeName),
+    Verdict(NodeName),
+    Cordon(NodeName),
+    Ack(String),
+    Breaker,
+    Node(NodeName),
+    Report(NodeName),
+    Session(NodeName),
+    Election,
+    /// The rest of an event's key.
+    Event(String),
+}
+
+/// The root under which all keys stand: begins and ends with `/`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Root(String);
+
+/// Why a text is not a root.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a key prefix: write one that begins and ends with `/`, such as `/reeve/`")]
+pub struct RootError(String);
+
+impl Default for Root {
+    fn default() -> Self {
+        Self(DEFAULT_ROOT.to_owned())
+    }
+}
+impl std::str::FromStr for Root {
+    type Err = RootError;
+    fn from_str(text: &str) -> Result<Self, RootError> {
+        let fine = text.len() >= 3 && text.len() <= 128 && text.starts_with('/') && text.ends_with('/') && !text.contains("//");
+        if fine && text.bytes().all(|b| b.is_ascii_graphic()) { Ok(Self(text.to_owned())) } else { Err(RootError(text.to_owned())) }
+    }
+}
+impl fmt::Display for Root {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Root {
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The full key.
+    #[must_use]
+    pub fn key(&self, key: &Key) -> String {
+        let root = &self.0;
+        match key {
+            Key::Cluster => format!("{root}cluster"),
+            Key::Desired(resource) => format!("{root}desired/{resource}"),
+            Key::Status(resource) => format!("{root}status/{resource}"),
+            Key::Accepted(resource, n) => format!("{root}accepted/{resource}/{n}"),
+            Key::Assignment(node) => format!("{root}assignments/{node}"),
+            Key::Verdict(node) => format!("{root}verdicts/{node}"),
+            Key::Cordon(node) => format!("{root}cordons/{node}"),
+            Key::Ack(digest) => format!("{root}acks/{digest}"),
+            Key::Breaker => format!("{root}breaker"),
+            Key::Node(node) => format!("{root}nodes/{node}"),
+            Key::Report(node) => format!("{root}reports/{node}"),
+            Key::Session(node) => format!("{root}sessions/{node}"),
+            Key::Election => format!("{root}election/controller"),
+            Key::Event(rest) => format!("{root}events/{rest}"),
+        }
+    }
+
+    /// The prefix of a class of keys: `desired` gives `/reeve/desired/`.
+    #[must_use]
+    pub fn prefix(&self, class: &str) -> String {
+        format!("{}{class}/", self.0)
+    }
+
+    /// What this key is; None when it is nothing of ours (a foreign key under our prefix, or not UTF-8).
+    #[must_use]
+    pub fn parse(&self, key: &[u8]) -> Option<Key> {
+        let rest = std::str::from_utf8(key).ok()?.strip_prefix(self.0.as_str())?;
+        if rest.len() > 512 {
+            return None;
+        }
+        match rest {
+            "cluster" => return Some(Key::Cluster),
+            "breaker" => return Some(Key::Breaker),
+            "election/controller" => return Some(Key::Election),
+            _ => {}
+        }
+        let (class, rest) = rest.split_once('/')?;
+        match class {
+            "desired" => resource(rest).map(Key::Desired),
+            "status" => resource(rest).map(Key::Status),
+            "accepted" => {
+                let (place, n) = rest.rsplit_once('/')?;
+                let number = n.parse::<u64>().ok().filter(|value| value.to_string() == n)?;
+                resource(place).map(|place| Key::Accepted(place, number))
+            }
+            "assignments" => rest.parse().ok().map(Key::Assignment),
+            "verdicts" => rest.parse().ok().map(Key::Verdict),
+            "cordons" => rest.parse().ok().map(Key::Cordon),
+            "nodes" => rest.parse().ok().map(Key::Node),
+            "reports" => rest.parse().ok().map(Key::Report),
+            "sessions" => rest.parse().ok().map(Key::Session),
+            "acks" => (!rest.is_empty() && !rest.contains('/')).then(|| Key::Ack(rest.to_owned())),
+            "events" => Some(Key::Event(rest.to_owned())),
+            _ => None,
+        }
+    }
+}
+
+fn resource(place: &str) -> Option<ResourceKey> {
+    let mut parts = place.split('/');
+    let (namespace, kind, name) = (parts.next()?, parts.next()?, parts.next()?);
+    if parts.next().is_some() {
+        return None;
+    }
+    let kind = Kind::from_segment(kind)?;
+    let namespace = match (kind.namespaced(), namespace) {
+        (false, "_") => None,
+        (true, text) => Some(text.parse().ok()?),
+        (false, _) => return None,
+    };
+    Some(ResourceKey { namespace, kind, name: name.parse().ok()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_parses_back_to_itself() {
+        let root = Root::default();
+        let web = ResourceKey { namespace: Some(Namespace::default()), kind: Kind::Service, name: "web".parse().expect("a name") };
+        let n1: NodeName = "n1".parse().expect("a name");
+        let keys = [
+            Key::Cluster,
+            Key::Desired(web.clone()),
+            Key::Status(web.clone()),
+            Key::Accepted(web, 7),
+            Key::Assignment(n1.clone()),
+            Key::Verdict(n1.clone()),
+            Key::Cordon(n1.clone()),
+            Key::Ack("abc".into()),
+            Key::Breaker,
+            Key::Node(n1.clone()),
+            Key::Report(n1.clone()),
+            Key::Session(n1),
+            Key::Election,
+            Key::Event("default/web/1".into()),
+        ];
+        for key in keys {
+            assert_eq!(root.parse(root.key(&key).as_bytes()), Some(key));
+        }
+    }
+
+    #[test]
+    fn a_foreign_key_is_nothing_of_ours() {
+        let root = Root::default();
+        for key in [
+            "/reeve/", "/reeve", "/other/cluster", "/reeve/desired/default/service", "/reeve/desired/default/service/a/b",
+            "/reeve/desired/_/service/web", "/reeve/desired/default/node/n1", "/reeve/desired/default/gadget/x",
+            "/reeve/accepted/default/service/web/07", "/reeve/assignments/1", "/reeve/junk", "/reeve/desired/default/Service/web",
+        ] {
+            assert_eq!(root.parse(key.as_bytes()), None, "{key}");
+        }
+        assert_eq!(root.parse(b"/reeve/\xff\xfe"), None);
+    }
+}

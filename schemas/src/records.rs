@@ -1,0 +1,231 @@
+//! The documents that Reeve itself writes into the store: JSON, camelCase, each with the schema version that may read
+//! it. People read them (`etcdctl get`), no one but their one writer writes them, and every reader decodes them here,
+//! defensively: sized, checked, never a panic. Nothing in a compared record is a time.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+mod cluster;
+mod instance;
+mod node;
+mod status;
+
+pub use cluster::{Accepted, AcceptedBody, Ack, Breaker, ClusterMarker, Held, Moved};
+pub use instance::{
+    Assigned, AssignedPort, AssignedState, Assignment, Failing, FailingReason, InstanceCondition, Next, Order, Phase, Report,
+    ReportedInstance,
+};
+pub use node::{Addresses, Capacity, Cordon, CordonMode, Engine, NodeCondition, NodeFacts, SessionRecord, Verdict, VerdictRecord};
+pub use status::{Condition, ConditionStatus, ConditionType, Counts, Event, EventType, NodeStatus, Refusal, RefusalRule, ServiceStatus};
+
+/// The version of these documents that this build writes, and the newest it reads.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// A document's schema version. Reading one newer than [`SCHEMA_VERSION`] fails: this build may not read it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub struct SchemaVersion(u32);
+
+impl Default for SchemaVersion {
+    fn default() -> Self {
+        Self(SCHEMA_VERSION)
+    }
+}
+impl TryFrom<u32> for SchemaVersion {
+    type Error = String;
+    fn try_from(version: u32) -> Result<Self, String> {
+        if (1..=SCHEMA_VERSION).contains(&version) {
+            Ok(Self(version))
+        } else {
+            Err(format!("schema version {version} was written by another release; this one reads 1 to {SCHEMA_VERSION}: upgrade reeve"))
+        }
+    }
+}
+impl From<SchemaVersion> for u32 {
+    fn from(version: SchemaVersion) -> Self {
+        version.0
+    }
+}
+
+/// Why a stored document cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    #[error("read {what}: {size} bytes, over the limit of {limit}")]
+    TooLarge { what: &'static str, size: usize, limit: usize },
+    #[error("read {what}")]
+    Json { what: &'static str, source: serde_json::Error },
+    #[error("read {what}: it is about `{found}`, its key about `{expected}`")]
+    Disagrees { what: &'static str, found: String, expected: String },
+}
+
+/// A document of the store.
+pub trait Record: Serialize + DeserializeOwned {
+    /// As messages call it: `the assignment`.
+    const WHAT: &'static str;
+    /// The largest value that is read at all, in bytes.
+    const MAX_BYTES: usize;
+
+    /// Reads a stored value; refuses what is too large, not JSON, of a newer schema version, or out of shape.
+    fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        if bytes.len() > Self::MAX_BYTES {
+            return Err(RecordError::TooLarge { what: Self::WHAT, size: bytes.len(), limit: Self::MAX_BYTES });
+        }
+        serde_json::from_slice(bytes).map_err(|source| RecordError::Json { what: Self::WHAT, source })
+    }
+
+    /// The bytes to store. Records hold only strings, numbers, lists and maps with string keys, so this cannot fail.
+    fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("records hold only what JSON can say")
+    }
+}
+
+macro_rules! records {
+    ($($type:ty, $what:literal, $max:expr;)*) => {
+        $(impl Record for $type {
+            const WHAT: &'static str = $what;
+            const MAX_BYTES: usize = $max;
+        })*
+    };
+}
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+records! {
+    ClusterMarker, "the cluster marker", 16 * KIB;
+    Accepted, "the accepted spec", MIB + 64 * KIB;
+    Ack, "the acknowledgement", 16 * KIB;
+    Breaker, "the breaker", MIB;
+    Assignment, "the assignment", MIB;
+    Report, "the report", MIB;
+    NodeFacts, "the node's facts", 64 * KIB;
+    SessionRecord, "the session", 16 * KIB;
+    VerdictRecord, "the verdict", 16 * KIB;
+    Cordon, "the cordon", 16 * KIB;
+    ServiceStatus, "the service's status", MIB;
+    NodeStatus, "the node's status", 64 * KIB;
+    Event, "the event", 16 * KIB;
+}
+
+/// A cluster's identity: 32 hexadecimal digits, drawn once by `reeve init` or a first `reeve up`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ClusterId(String);
+
+/// One life of a resource's name: 32 hexadecimal digits, derived from cluster id, key and the first number after a deletion.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Uid(String);
+
+/// The SHA-256 of a document's bytes as stored: 64 hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Digest(String);
+
+/// Why a text is not an identity of so many hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{found}` is not {digits} hexadecimal digits")]
+pub struct HexError {
+    found: String,
+    digits: usize,
+}
+
+macro_rules! hex {
+    ($type:ident, $digits:literal) => {
+        impl $type {
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+        impl FromStr for $type {
+            type Err = HexError;
+            fn from_str(text: &str) -> Result<Self, HexError> {
+                if text.len() == $digits && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+                    Ok(Self(text.to_owned()))
+                } else {
+                    Err(HexError { found: text.chars().take(80).collect(), digits: $digits })
+                }
+            }
+        }
+        impl TryFrom<String> for $type {
+            type Error = HexError;
+            fn try_from(text: String) -> Result<Self, HexError> {
+                text.parse()
+            }
+        }
+        impl From<$type> for String {
+            fn from(value: $type) -> Self {
+                value.0
+            }
+        }
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+    };
+}
+hex!(ClusterId, 32);
+hex!(Uid, 32);
+hex!(Digest, 64);
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    use fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("writing to a String cannot fail");
+        text
+    })
+}
+
+impl Digest {
+    /// The digest of these bytes.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(hexadecimal(&Sha256::digest(bytes)))
+    }
+
+    /// The digest of one exact set of removals: its instances' uids and slots, sorted. What an acknowledgement names.
+    pub fn of_removals<'a>(instances: impl IntoIterator<Item = (&'a Uid, &'a crate::names::Slot)>) -> Self {
+        let mut lines: Vec<String> = instances.into_iter().map(|(uid, slot)| format!("{uid} {slot}\n")).collect();
+        lines.sort();
+        lines.dedup();
+        Self::of(lines.concat().as_bytes())
+    }
+}
+
+impl Uid {
+    /// The uid of the life of `key` that begins with accepted number `first` in that cluster.
+    #[must_use]
+    pub fn derive(cluster: &ClusterId, key: &crate::keys::ResourceKey, first: u64) -> Self {
+        Self(hexadecimal(&Sha256::digest(format!("reeve uid\n{cluster}\n{key}\n{first}\n"))[..16]))
+    }
+}
+
+impl ClusterId {
+    /// An identity from 16 random bytes, drawn by the caller.
+    #[must_use]
+    pub fn from_random(bytes: [u8; 16]) -> Self {
+        Self(hexadecimal(&bytes))
+    }
+}
+
+/// Kinds in records are written as keys spell them: `service`.
+mod kind_segment {
+    use crate::kinds::Kind;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(kind: &Kind, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(kind.segment())
+    }
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Kind, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Kind::from_segment(&text).ok_or_else(|| D::Error::custom("an unknown kind"))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,131 @@
+//! Records about nodes: what their agents say of them, what a person asks for them, what the leader holds them to be.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::{ClusterId, Order, SchemaVersion};
+use crate::names::NodeName;
+use crate::units::{ByteSize, Cpu};
+
+/// `nodes/<node>`: facts an agent registers. Untrusted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeFacts {
+    pub schema_version: SchemaVersion,
+    pub cluster: ClusterId,
+    pub node: NodeName,
+    pub capacity: Capacity,
+    pub addresses: Addresses,
+    pub engine: Engine,
+    /// The agent's own version.
+    pub agent_version: String,
+    /// Labels given to the agent, with `reeve.os` and `reeve.arch`; a Node resource's go over them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What a host has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Capacity {
+    pub cpu: Cpu,
+    pub memory: ByteSize,
+}
+
+/// Where a node and its agent are found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Addresses {
+    /// The host's addresses, loopback left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub host: Vec<IpAddr>,
+    /// `host:port` of the agent's HTTP server, for metrics.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+}
+
+/// The container engine of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Engine {
+    pub version: String,
+    pub api_version: String,
+    pub os: String,
+    pub arch: String,
+    pub kernel: String,
+    #[serde(default)]
+    pub storage_driver: String,
+    #[serde(default)]
+    pub cgroup_version: String,
+}
+
+/// Something wrong with a node as a whole.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeCondition {
+    /// `EngineUnavailable`, `DiskFull`, `OrderWentBack`, `WrongCluster`, `AssignmentUnreadable`, `SpecUnreadable`.
+    pub reason: String,
+    pub message: String,
+}
+
+/// `sessions/<node>`: liveness, under a lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionRecord {
+    pub schema_version: SchemaVersion,
+    pub cluster: ClusterId,
+    pub node: NodeName,
+    /// The host's machine id: another host of the same name is refused.
+    pub machine_id: String,
+    pub boot_id: String,
+    /// The newest assignment the agent had applied when the session began.
+    pub watermark: Order,
+}
+
+/// `verdicts/<node>`: what the leader holds a node to be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VerdictRecord {
+    pub schema_version: SchemaVersion,
+    pub verdict: Verdict,
+    /// One sentence for people.
+    pub reason: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Verdict {
+    /// Its session lives.
+    Ready,
+    /// Its session is gone. Its instances stay its own and count as not ready; new ones avoid it.
+    Unreachable,
+    /// Held to be gone: its instances go elsewhere.
+    Lost,
+    /// Taken out by a person: its instances go elsewhere, and it runs nothing.
+    Retired,
+}
+
+/// `cordons/<node>`: what a person asks of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Cordon {
+    pub schema_version: SchemaVersion,
+    pub mode: CordonMode,
+    /// Who asked: `user@host`.
+    pub by: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum CordonMode {
+    /// Nothing new is placed here.
+    Cordon,
+    /// As `cordon`, and what runs here moves away, one instance of a workload at a time.
+    Drain,
+    /// The node is out: what it ran goes elsewhere at once, and all it is assigned is absent.
+    Retire,
+}

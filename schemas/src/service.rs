@@ -1,0 +1,108 @@
+//! The kind `Service`: a workload that keeps running, as a number of replicas or once on every fitting node.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::container::ContainerSpec;
+use crate::meta::is_default;
+use crate::placement::{Placement, Toleration};
+use crate::units::Span;
+
+/// What a Service is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ServiceSpec {
+    /// `replicated` when absent.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub mode: Mode,
+    /// How many instances, with mode `replicated`: 0 to 100,000; 1 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100_000))]
+    pub replicas: Option<u32>,
+    /// What each instance runs.
+    pub container: ContainerSpec,
+    /// Where instances run; anywhere when absent.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub placement: Placement,
+    /// Taints it does not mind.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("maxItems" = 64))]
+    pub tolerations: Vec<Toleration>,
+    /// When its agent starts an ended container again; `Always` when absent.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub restart_policy: RestartPolicy,
+    /// The delay between restarts in a row; doubled at each, from 1s to 1m, when absent.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub restart_backoff: RestartBackoff,
+    /// How a change goes through the instances.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub update: Update,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Mode {
+    /// `replicas` instances, on the nodes that placement chooses.
+    #[default]
+    Replicated,
+    /// One instance on every node that placement allows.
+    Global,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RestartPolicy {
+    /// However it ended.
+    #[default]
+    Always,
+    /// As `Always`, but one that a person stopped with the engine's own `stop` stays stopped until it is changed or started.
+    UnlessStopped,
+    /// When it ended with another code than 0.
+    OnFailure,
+    /// Never.
+    Never,
+}
+
+/// Delays between restarts in a row. The row ends when the instance has been ready for ten minutes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RestartBackoff {
+    /// Before the second restart in a row (the first is at once); `1s` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initial: Option<Span>,
+    /// The longest; `1m` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max: Option<Span>,
+}
+
+/// How a change goes through the instances: one at a time, the old one stopped first, the next when this one is ready.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Update {
+    /// How long an instance without a health check must be up to count as ready; `5s` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_ready: Option<Span>,
+    /// How long an instance may take to become ready before the change counts as failed and stops; `5m` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress_deadline: Option<Span>,
+}
+
+impl ServiceSpec {
+    /// How many instances a replicated service wants; None when it is global.
+    #[must_use]
+    pub fn wanted(&self) -> Option<u32> {
+        match self.mode {
+            Mode::Replicated => Some(self.replicas.unwrap_or(1)),
+            Mode::Global => None,
+        }
+    }
+}
+impl Update {
+    #[must_use]
+    pub fn min_ready(&self) -> Span {
+        self.min_ready.unwrap_or(Span::from_secs(5))
+    }
+    #[must_use]
+    pub fn progress_deadline(&self) -> Span {
+        self.progress_deadline.unwrap_or(Span::from_secs(300))
+    }
+}
