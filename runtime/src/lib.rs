@@ -11,7 +11,7 @@
 pub mod backoff;
 pub mod boottime;
 pub mod control;
-// pub mod embedded;
+pub mod embedded;
 pub mod error;
 pub mod etcd;
 pub mod health;
