@@ -1,0 +1,100 @@
+//! Everything the cluster planner may know: values of the store, decoded. `controller::observe` builds it from one
+//! consistent cache (one revision); tests build it by hand. It holds no time: what depends on time is in `verdicts/`
+//! and `breaker`, which [`super::verdicts`] computes and the leader stores.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use schemas::keys::ResourceKey;
+use schemas::names::NodeName;
+use schemas::node::NodeSpec;
+use schemas::problem::Problem;
+use schemas::records::{
+    Accepted, Ack, Assignment, Breaker, ClusterMarker, Cordon, Digest, NodeFacts, NodeStatus, Order, Report, ServiceStatus,
+    SessionRecord, VerdictRecord,
+};
+use schemas::service::ServiceSpec;
+
+/// A decoded value with the store's word on when it was written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stored<T> {
+    pub create_revision: i64,
+    pub mod_revision: i64,
+    /// The value; or why it cannot be read, in one sentence with the remedy.
+    pub value: Result<T, String>,
+}
+
+/// The store at one revision.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The store's revision this is a picture of.
+    pub revision: i64,
+    pub cluster: ClusterMarker,
+    /// The create revision of the leader's key: the epoch of what this pass writes. `reeve plan` takes the stored one.
+    pub epoch: i64,
+    /// Whether this is the complete, verified list (marker seen, cluster id right, revision not lower than any seen
+    /// before). Without it nothing is taken as deleted.
+    pub complete: bool,
+    pub desired: BTreeMap<ResourceKey, DesiredEntry>,
+    pub accepted: BTreeMap<ResourceKey, AcceptedHistory>,
+    pub nodes: BTreeMap<NodeName, NodeEntry>,
+    pub service_statuses: BTreeMap<ResourceKey, Stored<ServiceStatus>>,
+    pub node_statuses: BTreeMap<NodeName, Stored<NodeStatus>>,
+    pub acks: BTreeMap<Digest, Ack>,
+    pub breaker: Breaker,
+}
+
+/// A value under `desired/`.
+#[derive(Clone, Debug)]
+pub struct DesiredEntry {
+    pub create_revision: i64,
+    pub mod_revision: i64,
+    pub labels: BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
+    pub body: DesiredBody,
+}
+
+/// What a desired value says, or why it says nothing.
+#[derive(Clone, Debug)]
+pub enum DesiredBody {
+    Service(Arc<ServiceSpec>),
+    Node(Arc<NodeSpec>),
+    /// Unreadable, invalid, leased, oversized, or about something else than its key: at least one problem.
+    Invalid(Vec<Problem>),
+}
+
+/// The accepted records of one resource, by number.
+#[derive(Clone, Debug, Default)]
+pub struct AcceptedHistory {
+    pub records: BTreeMap<u64, AcceptedEntry>,
+}
+
+/// One accepted record.
+#[derive(Clone, Debug)]
+pub struct AcceptedEntry {
+    /// The digest of the stored bytes.
+    pub digest: Digest,
+    /// The record; or why it cannot be read.
+    pub value: Result<Arc<Accepted>, String>,
+}
+
+/// Everything the store holds about one node, under all its keys.
+#[derive(Clone, Debug, Default)]
+pub struct NodeEntry {
+    pub facts: Option<Stored<NodeFacts>>,
+    pub session: Option<Stored<SessionRecord>>,
+    pub verdict: Option<Stored<VerdictRecord>>,
+    pub cordon: Option<Stored<Cordon>>,
+    pub assignment: Option<Stored<Arc<Assignment>>>,
+    pub report: Option<Stored<Arc<Report>>>,
+}
+
+impl NodeEntry {
+    /// The highest order this node is known to have been given or to have applied.
+    #[must_use]
+    pub fn highest_order(&self) -> Order {
+        let assigned = self.assignment.as_ref().and_then(|stored| stored.value.as_ref().ok()).map(|a| a.order);
+        let applied = self.report.as_ref().and_then(|stored| stored.value.as_ref().ok()).map(|r| r.applied);
+        assigned.max(applied).unwrap_or_default()
+    }
+}

@@ -1,0 +1,170 @@
+//! What the cluster planner answers: a [`Plan`], so specific that whoever executes it has nothing left to choose.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use schemas::keys::ResourceKey;
+use schemas::names::{InstanceName, NodeName};
+use schemas::records::{
+    Accepted, Assignment, Breaker, Digest, EventType, FailingReason, NodeStatus, ServiceStatus, Uid, VerdictRecord,
+};
+use serde::Serialize;
+
+/// What to do with the cluster now, and what will come of it in the end.
+#[derive(Clone, Debug)]
+#[must_use = "a plan does nothing until it is executed"]
+pub struct Plan {
+    /// Every change that leads from what is observed to what is desired, to the end and in order of names: for people.
+    /// `Keep` is listed too.
+    pub changes: Vec<Change>,
+    /// Accepted records to create in this pass, each in the same txn as, or before, the assignments that refer to them.
+    pub accepted: Vec<AcceptedWrite>,
+    /// Accepted records that nothing refers to any more, beyond the last 20.
+    pub forgotten: Vec<(ResourceKey, u64)>,
+    /// Assignments that differ from the stored ones: this pass's step.
+    pub assignments: Vec<AssignmentWrite>,
+    /// The status every resource ought to have; the executor writes those that differ.
+    pub statuses: BTreeMap<ResourceKey, Status>,
+    /// Statuses to delete: their resource is gone, and so are its instances.
+    pub ended: Vec<ResourceKey>,
+    /// What the breaker record ought to be.
+    pub breaker: Breaker,
+    /// Acknowledgements that are used up or whose instances are gone.
+    pub spent_acks: Vec<Digest>,
+    /// Things a person should hear of as events.
+    pub notices: Vec<Notice>,
+}
+
+/// A status of either kind.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Status {
+    Service(ServiceStatus),
+    Node(NodeStatus),
+}
+
+/// One instance's change, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Change {
+    #[serde(serialize_with = "display")]
+    pub resource: ResourceKey,
+    #[serde(serialize_with = "display")]
+    pub instance: InstanceName,
+    /// The node it is on in the end; None when no node fits, or when it goes.
+    pub node: Option<NodeName>,
+    pub action: Action,
+    pub reason: Reason,
+    /// What it waits for before its turn comes, if it does.
+    pub waits: Option<Reason>,
+}
+
+fn display<T: fmt::Display, S: serde::Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
+/// What happens to an instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "type", rename_all = "camelCase")]
+pub enum Action {
+    Create,
+    /// A new container in its place; the fields that force it, as paths: `container.image`.
+    Replace { fields: Vec<String> },
+    /// The same container under a newer spec: what changed costs no restart.
+    Update { fields: Vec<String> },
+    Move { from: NodeName },
+    Keep,
+    Remove,
+    /// Wanted, and no node fits.
+    Unschedulable,
+}
+
+/// Why. The log line, the event and `describe` all print this; the enum's name is the stable code.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(tag = "code")]
+pub enum Reason {
+    /// Desired, and on no node yet.
+    NotAssigned,
+    /// The accepted spec is a newer one.
+    SpecChanged { from: u64, to: u64 },
+    /// More or fewer are asked for.
+    ScaledDown { to: u32 },
+    ResourceDeleted,
+    /// A global service's node no longer fits, or is gone.
+    NodeNoLongerFits { rule: String },
+    NodeDrained,
+    NodeRetired,
+    NodeLost,
+    /// Another instance of the same uid and slot is kept instead.
+    Duplicate { kept_on: NodeName },
+    /// Already as desired.
+    UpToDate,
+    /// Its turn comes when this one is ready.
+    WaitsFor { #[serde(serialize_with = "display")] instance: InstanceName },
+    /// The change has stopped here.
+    ChangeFailed { #[serde(serialize_with = "display")] instance: InstanceName, cause: FailingReason },
+    /// It is passed over until its node is back.
+    NodeUnreachable { node: NodeName },
+    /// No node fits; the status has the refusals.
+    NoNodeFits,
+    /// The breaker holds it until a person acknowledges.
+    HeldByBreaker { digest: Digest },
+    /// The node's records cannot be trusted as they are.
+    NodeHeld { why: String },
+}
+
+/// An accepted record to create; its key must not exist yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AcceptedWrite {
+    pub key: ResourceKey,
+    pub record: Accepted,
+    /// For a deletion: only if the desired key is absent. For a spec: only if it still has that mod revision.
+    pub guard: Guard,
+}
+
+/// One node's next assignment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AssignmentWrite {
+    pub assignment: Assignment,
+    /// The stored assignment's mod revision; 0 when there must be none.
+    pub stored_mod_revision: i64,
+    /// What its removals rest on; each is compared in the same txn.
+    pub guards: Vec<Guard>,
+}
+
+/// A fact about the store that must still be true when a write is done.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Guard {
+    DesiredAbsent(ResourceKey),
+    DesiredAt { key: ResourceKey, mod_revision: i64 },
+    CordonAt { node: NodeName, mod_revision: i64 },
+    SessionAbsent(NodeName),
+}
+
+/// A resource life that has ended in full.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deletion {
+    pub key: ResourceKey,
+    pub uid: Uid,
+}
+
+/// Something to tell people once, as an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    pub kind: EventType,
+    /// A stable CamelCase word.
+    pub reason: &'static str,
+    pub message: String,
+    /// `default/service/web` or `default/web.2` or `_/node/n1`.
+    pub about: String,
+    pub node: Option<NodeName>,
+}
+
+/// What [`super::verdicts`] answers.
+#[derive(Clone, Debug, Default)]
+#[must_use = "verdicts do nothing until they are written"]
+pub struct VerdictsOut {
+    /// Verdicts that differ from the stored ones.
+    pub writes: Vec<(NodeName, VerdictRecord)>,
+    /// Nodes all of whose records may go: retired, reported empty, without a session.
+    pub forget: Vec<NodeName>,
+}
