@@ -279,8 +279,7 @@ impl Embedded {
     /// A client that talks to this store in process, without a socket. Its calls need a tokio
     /// runtime and have no deadline of their own. After `close` it is told that the server stopped.
     pub fn client(&self) -> etcd_client::Client {
-        let (_, never) = channel::channel(false);
-        let routes = self.api(never).routes();
+        let routes = self.api(None).routes();
         let service = ServiceExt::<tonic::codegen::http::Request<tonic::body::Body>>::map_err(
             routes,
             |never: std::convert::Infallible| -> tower::BoxError { match never {} },
@@ -292,7 +291,7 @@ impl Embedded {
             .expect("a client without a user asks nothing of the server when it is made")
     }
 
-    fn api(&self, server: channel::Receiver<bool>) -> Api {
+    fn api(&self, server: Option<channel::Receiver<bool>>) -> Api {
         Api {
             core: Arc::clone(&self.core),
             stop: Stop {
@@ -356,7 +355,7 @@ impl Embedded {
         let url = format!("{scheme}://{addr}");
         self.with_urls(|urls| urls.push(url.clone()));
         let result = server
-            .add_routes(self.api(stopped).routes())
+            .add_routes(self.api(Some(stopped)).routes())
             .serve_with_incoming_shutdown(
                 // Without TCP_NODELAY small answers wait for the client's delayed ACK.
                 TcpIncoming::from(listener).with_nodelay(Some(true)),

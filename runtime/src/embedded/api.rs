@@ -38,15 +38,24 @@ const STREAM_BUFFER: usize = 8;
 /// Ends streams: when their server shuts down, or the store closes.
 #[derive(Debug, Clone)]
 pub(crate) struct Stop {
-    pub server: watch::Receiver<bool>,
+    /// None for the in-process client, which no server carries.
+    pub server: Option<watch::Receiver<bool>>,
     pub store: watch::Receiver<bool>,
 }
 
 impl Stop {
     /// Returns when either ends; also when its sender is gone.
     pub async fn wait(&mut self) {
+        let server = async {
+            match &mut self.server {
+                Some(server) => {
+                    let _ = server.wait_for(|stopped| *stopped).await;
+                }
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            _ = self.server.wait_for(|stopped| *stopped) => {}
+            () = server => {}
             _ = self.store.wait_for(|stopped| *stopped) => {}
         }
     }

@@ -280,6 +280,10 @@ impl Writer {
             let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
             (state.store.committed(), state.store.compacted())
         };
+        if self.samples.is_empty() && committed > target.unwrap_or(compacted) {
+            // Commits since the last note: they are as old as is kept one age from now.
+            self.samples.push_back((now, committed));
+        }
         let keep = self.retention.revisions.max(1);
         // A tenth more than is kept, so that a busy store does not compact at every commit.
         if committed.saturating_sub(compacted) > keep.saturating_add(keep / 10) {
