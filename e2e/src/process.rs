@@ -1,0 +1,122 @@
+//! Processes of a test: started with their output in a file, ended when dropped, and by the kernel when the test dies.
+
+use std::fs::File;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// The `reeve` binary of this build; `REEVE_BIN` names another.
+#[must_use]
+pub fn reeve() -> PathBuf {
+    if let Some(path) = std::env::var_os("REEVE_BIN") {
+        return path.into();
+    }
+    let test = std::env::current_exe().expect("a test knows its own path");
+    let path = test.ancestors().nth(2).expect("tests are in target/<profile>/deps").join("reeve");
+    assert!(path.exists(), "{} is missing: run `cargo build -p cli` first, as `make test` does", path.display());
+    path
+}
+
+/// Runs a command to its end, output captured.
+pub fn run(command: &mut Command) -> Output {
+    command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("start {command:?}: {error}"))
+}
+
+/// Runs a command that must succeed; returns its standard output.
+pub fn succeed(command: &mut Command) -> String {
+    let output = run(command);
+    assert!(
+        output.status.success(),
+        "{command:?} ended with {}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// A process that runs beside the test.
+pub struct Process {
+    pub name: String,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts it in the host's network namespace where one is given. It gets SIGTERM when the test's thread dies.
+    pub fn start(name: &str, netns: Option<&str>, program: &Path, args: &[&str], env: &[(&str, &str)], log: PathBuf) -> Self {
+        let file = File::options().create(true).append(true).open(&log).expect("a log file in the lab's directory");
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "TERM"]);
+        if let Some(netns) = netns {
+            command.arg("nsenter").arg(format!("--net=/run/netns/{netns}"));
+        }
+        command.arg(program).args(args).envs(env.iter().copied());
+        let errors = file.try_clone().expect("a second handle on the log");
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(file)
+            .stderr(errors)
+            .spawn()
+            .unwrap_or_else(|error| panic!("start {name}: {error}"));
+        Self { name: name.to_owned(), child, log }
+    }
+
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Everything it has printed.
+    #[must_use]
+    pub fn output(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Whether it still runs.
+    pub fn alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Sends a signal by name: `KILL`, `STOP`, `CONT`.
+    pub fn signal(&self, signal: &str) {
+        let _ = run(Command::new("kill").arg(format!("-{signal}")).arg(self.pid().to_string()));
+    }
+
+    /// Kills it at once and waits until it is gone.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Asks it to end and gives it so long before it is killed; returns its exit code.
+    pub fn stop(&mut self, patience: Duration) -> Option<i32> {
+        self.signal("TERM");
+        self.signal("CONT");
+        let end = Instant::now() + patience;
+        while Instant::now() < end {
+            match self.child.try_wait() {
+                Ok(Some(status)) => return status.code().or(status.signal().map(|signal| 128 + signal)),
+                Ok(None) => std::thread::sleep(Duration::from_millis(20)),
+                Err(_) => break,
+            }
+        }
+        self.kill();
+        None
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.stop(Duration::from_secs(5));
+        if std::thread::panicking() {
+            let output = self.output();
+            let tail: Vec<&str> = output.lines().rev().take(30).collect();
+            eprintln!("--- last lines of {}:", self.name);
+            for line in tail.iter().rev() {
+                eprintln!("{line}");
+            }
+        }
+    }
+}

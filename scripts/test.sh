@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# The tests on real parts: e2e, one lab of hosts at a time.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+if cargo nextest --version >/dev/null 2>&1; then
+  cargo nextest run --locked -p e2e
+else
+  cargo test --locked -p e2e -- --test-threads 1
+fi
+/usr/bin/python3 e2e/independent_schema.py
