@@ -55,7 +55,10 @@ pub struct Input<'a> {
 /// # Errors
 /// Every problem of every document, by place; also when there is no document.
 pub fn admit(text: &str, file: Option<&str>) -> Result<Vec<Admitted>, Problems> {
-    admit_all(&[Input { file, bytes: text.as_bytes() }])
+    admit_all(&[Input {
+        file,
+        bytes: text.as_bytes(),
+    }])
 }
 
 /// Admits all documents of several inputs together: two documents of one resource are a problem, across files too.
@@ -72,33 +75,62 @@ pub fn admit_all(inputs: &[Input<'_>]) -> Result<Vec<Admitted>, Problems> {
 /// Every problem; beside those of [`admit`]: not exactly one document, more than 1 MiB, a body that disagrees with its key.
 pub fn admit_stored(key: &ResourceKey, bytes: &[u8]) -> Result<Admitted, Problems> {
     let file = format!("desired/{key}");
-    let input = Input { file: Some(&file), bytes };
+    let input = Input {
+        file: Some(&file),
+        bytes,
+    };
     if bytes.len() > MAX_DOCUMENT_BYTES {
         // Not even looked at: the excerpt of a problem would keep it in memory.
-        let source = Source { file: Some(file), text: String::new() };
-        return Err(Problems::new(vec![source], vec![(0, yaml::too_large(TextSpan::default(), bytes.len()))]));
+        let source = Source {
+            file: Some(file),
+            text: String::new(),
+        };
+        return Err(Problems::new(
+            vec![source],
+            vec![(0, yaml::too_large(TextSpan::default(), bytes.len()))],
+        ));
     }
     let mut admission = Admission::new(CONVERSIONS);
     let mut admitted = admission.run(&[input])?;
     let mut findings = Vec::new();
     for extra in admitted.iter().skip(1) {
         let span = one_char(&admission.sources[0].text, extra.tree.span);
-        let finding = Finding::new(span, "", Code::OneDocument, "a key of the store holds one document, this is another");
-        findings.push((0, finding.remedy("put each document under a key of its own, or use `reeve apply`")));
+        let finding = Finding::new(
+            span,
+            "",
+            Code::OneDocument,
+            "a key of the store holds one document, this is another",
+        );
+        findings.push((
+            0,
+            finding.remedy("put each document under a key of its own, or use `reeve apply`"),
+        ));
     }
     let Some(first) = (!admitted.is_empty()).then(|| admitted.swap_remove(0)) else {
         // `run` has refused an input without documents.
         return Err(admission.problems(vec![(0, no_document())]));
     };
     findings.extend(mismatch(key, &first, &admission.sources[0].text).map(|finding| (0, finding)));
-    if findings.is_empty() { Ok(first) } else { Err(admission.problems(findings)) }
+    if findings.is_empty() {
+        Ok(first)
+    } else {
+        Err(admission.problems(findings))
+    }
 }
 
 /// The problem that a key under `desired/` hangs on a lease.
 #[must_use]
 pub fn leased(key: &ResourceKey) -> Problems {
-    let finding = Finding::new(TextSpan::default(), "", Code::Leased, "the key hangs on a lease and would vanish with it");
-    let source = Source { file: Some(format!("desired/{key}")), text: String::new() };
+    let finding = Finding::new(
+        TextSpan::default(),
+        "",
+        Code::Leased,
+        "the key hangs on a lease and would vanish with it",
+    );
+    let source = Source {
+        file: Some(format!("desired/{key}")),
+        text: String::new(),
+    };
     Problems::new(vec![source], vec![(0, finding.remedy("put it again without a lease"))])
 }
 
@@ -108,7 +140,11 @@ fn mismatch(key: &ResourceKey, admitted: &Admitted, text: &str) -> Option<Findin
     let step = |name: &str| Step::Key(name.to_owned());
     let finding = |path: &[Step], message: String| Finding::new(at(path), path_text(path), Code::KeyMismatch, message);
     if body.kind != key.kind {
-        let message = format!("the key is that of a {}, the document is a {}", key.kind.name(), body.kind.name());
+        let message = format!(
+            "the key is that of a {}, the document is a {}",
+            key.kind.name(),
+            body.kind.name()
+        );
         return Some(finding(&[step("kind")], message).remedy("put it under its own key, or use `reeve apply`"));
     }
     if body.name != key.name {
@@ -116,7 +152,9 @@ fn mismatch(key: &ResourceKey, admitted: &Admitted, text: &str) -> Option<Findin
         return Some(finding(&[step("metadata"), step("name")], message).remedy(format!("write `name: {}`", key.name)));
     }
     if body.namespace != key.namespace {
-        let (Some(of_key), Some(of_body)) = (&key.namespace, &body.namespace) else { return None };
+        let (Some(of_key), Some(of_body)) = (&key.namespace, &body.namespace) else {
+            return None;
+        };
         let message = format!("the key is in namespace `{of_key}`, the document in `{of_body}`");
         let written = admitted.document.metadata().namespace.is_some();
         let path = [step("metadata"), step("namespace")];
@@ -147,7 +185,10 @@ struct Candidate {
 
 impl Admission {
     pub(crate) fn new(conversions: &'static [Conversion]) -> Self {
-        Admission { conversions, sources: Vec::new() }
+        Admission {
+            conversions,
+            sources: Vec::new(),
+        }
     }
 
     pub(crate) fn run(&mut self, inputs: &[Input<'_>]) -> Result<Vec<Admitted>, Problems> {
@@ -161,13 +202,19 @@ impl Admission {
                     let keep = &input.bytes[..input.bytes.len().min(yaml::MAX_INPUT_BYTES)];
                     let text = String::from_utf8_lossy(keep).into_owned();
                     let span = one_char(&text, TextSpan::new(at, at));
-                    self.sources.push(Source { file: input.file.map(str::to_owned), text });
+                    self.sources.push(Source {
+                        file: input.file.map(str::to_owned),
+                        text,
+                    });
                     let finding = Finding::new(span, "", Code::NotText, format!("byte {at} is not UTF-8 text"));
                     findings.push((source, finding.remedy("save the file as UTF-8")));
                     continue;
                 }
             };
-            self.sources.push(Source { file: input.file.map(str::to_owned), text: text.to_owned() });
+            self.sources.push(Source {
+                file: input.file.map(str::to_owned),
+                text: text.to_owned(),
+            });
             let composed = yaml::compose(text);
             if composed.documents.is_empty() && composed.findings.is_empty() {
                 findings.push((source, no_document()));
@@ -175,17 +222,25 @@ impl Admission {
             for mut finding in composed.findings {
                 // The composer does not know where in a document it is.
                 if finding.code != Code::Syntax {
-                    let home = composed.documents.iter().find(|tree| {
-                        tree.span.start <= finding.span.start && finding.span.end <= tree.span.end
-                    });
-                    finding.path = home.map(|tree| path_text(&tree.path_to(finding.span))).unwrap_or_default();
+                    let home = composed
+                        .documents
+                        .iter()
+                        .find(|tree| tree.span.start <= finding.span.start && finding.span.end <= tree.span.end);
+                    finding.path = home
+                        .map(|tree| path_text(&tree.path_to(finding.span)))
+                        .unwrap_or_default();
                 }
                 findings.push((source, finding));
             }
             for tree in composed.documents {
                 let mut found = Vec::new();
                 if let Some((tree, document, value)) = self.one(tree, text, &mut found) {
-                    candidates.push(Candidate { source, tree, document, value });
+                    candidates.push(Candidate {
+                        source,
+                        tree,
+                        document,
+                        value,
+                    });
                 }
                 findings.extend(found.into_iter().map(|finding| (source, finding)));
             }
@@ -209,8 +264,9 @@ impl Admission {
             .collect())
     }
 
-    fn problems(&self, findings: Vec<(usize, Finding)>) -> Problems {
-        Problems::new(self.sources.clone(), findings)
+    /// The end of the run: the texts go into the problems, which show excerpts of them.
+    fn problems(&mut self, findings: Vec<(usize, Finding)>) -> Problems {
+        Problems::new(std::mem::take(&mut self.sources), findings)
     }
 
     /// One document; also returned when its only problems are unknown keys, so that others can be compared with it.
@@ -226,7 +282,10 @@ impl Admission {
         if !kind.validator().is_valid(&value) {
             found.extend(schema_findings(kind, &tree, text, &value, &mut unknown));
         }
-        semantics::scalars(kind, &tree, text, &mut found);
+        let mut scalars = Vec::new();
+        semantics::scalars(kind, &tree, text, &mut scalars);
+        scalars.retain(|scalar| found.iter().all(|finding| finding.span != scalar.span));
+        found.append(&mut scalars);
         let admissible = found.iter().all(|finding| finding.code == Code::UnknownKey);
         let mut document = None;
         if admissible {
@@ -273,7 +332,12 @@ impl Admission {
         let path = [Step::Key("kind".to_owned())];
         let at = point(tree, text, &path, Aim::Value);
         let Some(kind) = tree.get("kind") else {
-            let finding = Finding::new(root_place(tree, text), "", Code::MissingKey, "the key `kind` is missing");
+            let finding = Finding::new(
+                root_place(tree, text),
+                "",
+                Code::MissingKey,
+                "the key `kind` is missing",
+            );
             findings.push(finding.remedy(format!("add `kind:`; there are {}", kinds::all_kinds())));
             return None;
         };
@@ -300,7 +364,9 @@ impl Admission {
     #[allow(clippy::option_option)]
     fn newest(&self, kind: Kind, tree: &Tree, text: &str, findings: &mut Vec<Finding>) -> Option<Option<Tree>> {
         // A missing or ill-typed version is the schema's to refuse.
-        let Some(version) = tree.get("apiVersion").and_then(Tree::text) else { return Some(None) };
+        let Some(version) = tree.get("apiVersion").and_then(Tree::text) else {
+            return Some(None);
+        };
         if version == API_VERSION {
             return Some(None);
         }
@@ -312,7 +378,10 @@ impl Admission {
                 newest.set_text("apiVersion", API_VERSION);
                 return Some(Some(newest));
             }
-            let next = self.conversions.iter().find(|step| step.kind == kind && step.from == version);
+            let next = self
+                .conversions
+                .iter()
+                .find(|step| step.kind == kind && step.from == version);
             let Some(step) = next else { break };
             (step.convert)(&mut newest);
             step.to.clone_into(&mut version);
@@ -320,10 +389,16 @@ impl Admission {
         let path = [Step::Key("apiVersion".to_owned())];
         let at = point(tree, text, &path, Aim::Value);
         let message = format!("{} is not a version of {}", quote(&version), kind.name());
-        let older = self.conversions.iter().filter(|step| step.kind == kind).map(|step| format!(", older: `{}`", step.from));
+        let older = self
+            .conversions
+            .iter()
+            .filter(|step| step.kind == kind)
+            .map(|step| format!(", older: `{}`", step.from));
         findings.push(
-            Finding::new(at, "apiVersion", Code::UnknownVersion, message)
-                .remedy(format!("write `apiVersion: {API_VERSION}`{}", older.collect::<String>())),
+            Finding::new(at, "apiVersion", Code::UnknownVersion, message).remedy(format!(
+                "write `apiVersion: {API_VERSION}`{}",
+                older.collect::<String>()
+            )),
         );
         None
     }
@@ -345,7 +420,11 @@ impl Admission {
                         let place = (namespace.clone(), key.name.clone());
                         let first = workloads.get(&place).copied();
                         workloads.entry(place).or_insert(at);
-                        (first, Code::NameTaken, format!("the name `{}` is taken by another workload", key.name))
+                        (
+                            first,
+                            Code::NameTaken,
+                            format!("the name `{}` is taken by another workload", key.name),
+                        )
                     }
                     None => (None, Code::NameTaken, String::new()),
                 },
@@ -360,7 +439,11 @@ impl Admission {
                 let mut finding = Finding::new(place(candidate), path_text(&path), code, message)
                     .remedy("remove one of them, or give it another name or namespace");
                 let source = (first.source != candidate.source).then_some(first.source);
-                finding.related.push(Elsewhere { source, span: place(first), text: "first here".to_owned() });
+                finding.related.push(Elsewhere {
+                    source,
+                    span: place(first),
+                    text: "first here".to_owned(),
+                });
                 findings.push((candidate.source, finding));
             }
         }
@@ -379,11 +462,15 @@ pub(crate) enum Aim {
 /// The place of a path in the text; of the nearest value around it where there is no such path.
 pub(crate) fn point(tree: &Tree, text: &str, path: &[Step], aim: Aim) -> TextSpan {
     for length in (0..=path.len()).rev() {
-        let Some(spans) = tree.find(&path[..length]) else { continue };
+        let Some(spans) = tree.find(&path[..length]) else {
+            continue;
+        };
         if length == 0 {
             return root_place(tree, text);
         }
-        let long = text.get(spans.value.start..spans.value.end).is_some_and(|part| part.contains('\n'));
+        let long = text
+            .get(spans.value.start..spans.value.end)
+            .is_some_and(|part| part.contains('\n'));
         return match (spans.key, aim, long || length < path.len()) {
             (Some(key), Aim::Key, _) | (Some(key), Aim::Value, true) => key,
             (None, _, true) | (None, Aim::Key, false) => match tree.at(&path[..length]).map(|node| &node.content) {
@@ -406,12 +493,16 @@ fn root_place(tree: &Tree, text: &str) -> TextSpan {
 /// The part of a span on its first line.
 fn one_line(text: &str, span: TextSpan) -> TextSpan {
     let part = text.get(span.start..span.end).unwrap_or_default();
-    let end = part.find('\n').map_or(span.end, |at| span.start + part[..at].trim_end().len());
+    let end = part
+        .find('\n')
+        .map_or(span.end, |at| span.start + part[..at].trim_end().len());
     TextSpan::new(span.start, end.max(span.start)).within(text)
 }
 
 fn remove(value: &mut Value, path: &[Step]) {
-    let Some((Step::Key(last), parents)) = path.split_last() else { return };
+    let Some((Step::Key(last), parents)) = path.split_last() else {
+        return;
+    };
     let mut at = value;
     for step in parents {
         let next = match step {
@@ -441,13 +532,7 @@ fn explain_path(kind: Kind, path: &[Step]) -> String {
 }
 
 /// The validator's errors in our words. `unknown` receives the paths of unknown keys.
-fn schema_findings(
-    kind: Kind,
-    tree: &Tree,
-    text: &str,
-    value: &Value,
-    unknown: &mut Vec<Vec<Step>>,
-) -> Vec<Finding> {
+fn schema_findings(kind: Kind, tree: &Tree, text: &str, value: &Value, unknown: &mut Vec<Vec<Step>>) -> Vec<Finding> {
     let mut findings = Vec::new();
     // One value of a wrong type fails its enum, pattern and format as well: said once.
     let mut said: BTreeSet<Vec<Step>> = BTreeSet::new();
@@ -514,13 +599,18 @@ fn translate(
     let range = || between(schema);
     let one = match error.kind() {
         ValidationErrorKind::AdditionalProperties { unexpected } => {
-            return unexpected.iter().map(|key| unknown_key(kind, tree, text, path, key, schema, unknown)).collect();
+            return unexpected
+                .iter()
+                .map(|key| unknown_key(kind, tree, text, path, key, schema, unknown))
+                .collect();
         }
         ValidationErrorKind::Required { property } => {
             let name = property.as_str().unwrap_or_default();
-            let about = kind.schema_at(&[path, &[Step::Key(name.to_owned())]].concat());
-            let about = about.and_then(|schema| schema.get("description")).and_then(Value::as_str);
-            let about = about.and_then(|about| about.lines().next()).map(first_sentence).unwrap_or_default();
+            let about = kind.description_at(&[path, &[Step::from(name)]].concat());
+            let about = about
+                .and_then(|about| about.lines().next())
+                .map(first_sentence)
+                .unwrap_or_default();
             let at = point(tree, text, path, Aim::Key);
             let message = format!("the key `{name}` is missing");
             let remedy = match about {
@@ -537,15 +627,34 @@ fn translate(
                     format!("found {}, needs {}", describe(content), wanted(schema))
                 }
                 (Content::Text(_), _) => format!("found the text {}, needs {}", quote(bare(written)), wanted(schema)),
-                _ => format!("found {} {}, needs {}", describe(content), quote(written), wanted(schema)),
+                _ => format!(
+                    "found {} {}, needs {}",
+                    describe(content),
+                    quote(written),
+                    wanted(schema)
+                ),
             };
             finding(Code::WrongType, message).remedy(retype(content, written, schema, path))
         }
         ValidationErrorKind::Enum { options } => {
-            let options: Vec<&str> = options.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-            let list = options.iter().map(|option| format!("`{option}`")).collect::<Vec<_>>().join(", ");
-            let near = node.and_then(Tree::text).and_then(|word| closest(word, options.iter().copied()));
-            let found = finding(Code::BadValue, format!("{} is not one of its values", quote(bare(written))));
+            let options: Vec<&str> = options
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .collect();
+            let list = options
+                .iter()
+                .map(|option| format!("`{option}`"))
+                .collect::<Vec<_>>()
+                .join(", ");
+            let near = node
+                .and_then(Tree::text)
+                .and_then(|word| closest(word, options.iter().copied()));
+            let found = finding(
+                Code::BadValue,
+                format!("{} is not one of its values", quote(bare(written))),
+            );
             match near {
                 Some(near) => found.remedy(format!("did you mean `{near}`? Its values are {list}")),
                 None => found.remedy(format!("its values are {list}")),
@@ -557,7 +666,10 @@ fn translate(
                 .remedy(format!("write `{wanted}`"))
         }
         ValidationErrorKind::Pattern { pattern } => {
-            let meaning = kinds::PATTERNS.iter().find(|(known, _)| known == pattern).map(|(_, meaning)| *meaning);
+            let meaning = kinds::PATTERNS
+                .iter()
+                .find(|(known, _)| known == pattern)
+                .map(|(_, meaning)| *meaning);
             let found = finding(Code::BadValue, format!("{} cannot be read", quote(bare(written))));
             let found = found.remedy(meaning.map_or_else(|| format!("it must match {pattern}"), str::to_owned));
             let word = node.and_then(Tree::text).unwrap_or_default();
@@ -577,15 +689,27 @@ fn translate(
             finding(Code::OutOfRange, format!("{} is more than {limit}", quote(written))).remedy(range())
         }
         ValidationErrorKind::MinLength { limit } => {
-            let message = if *limit == 1 { "it is empty".to_owned() } else { format!("it has less than {limit} characters") };
+            let message = if *limit == 1 {
+                "it is empty".to_owned()
+            } else {
+                format!("it has less than {limit} characters")
+            };
             finding(Code::BadLength, message).remedy("give it a value, or remove the key")
         }
         ValidationErrorKind::MaxLength { limit } => {
             let length = node.and_then(Tree::text).map_or(0, |text| text.chars().count());
-            finding(Code::BadLength, format!("it has {length} characters; the limit is {limit}")).remedy("shorten it")
+            finding(
+                Code::BadLength,
+                format!("it has {length} characters; the limit is {limit}"),
+            )
+            .remedy("shorten it")
         }
         ValidationErrorKind::MinItems { limit } => {
-            let message = if *limit == 1 { "the list is empty".to_owned() } else { format!("the list has less than {limit} entries") };
+            let message = if *limit == 1 {
+                "the list is empty".to_owned()
+            } else {
+                format!("the list has less than {limit} entries")
+            };
             finding(Code::BadLength, message).remedy("add an entry, or remove the key")
         }
         ValidationErrorKind::MaxItems { limit } => {
@@ -597,12 +721,12 @@ fn translate(
         ValidationErrorKind::MaxProperties { limit } => {
             finding(Code::BadLength, format!("the mapping has more than {limit} keys")).remedy("remove some")
         }
-        ValidationErrorKind::UniqueItems => {
-            finding(Code::DuplicateItem, "the list has an entry twice".to_owned()).remedy("remove one of them")
-        }
         // Keywords that our schemas do not use (a test says so).
-        other => finding(Code::BadValue, format!("the rule `{}` of its schema is broken", other.keyword()))
-            .remedy(format!("see `reeve explain {}`", explain_path(kind, path))),
+        other => finding(
+            Code::BadValue,
+            format!("the rule `{}` of its schema is broken", other.keyword()),
+        )
+        .remedy(format!("see `reeve explain {}`", explain_path(kind, path))),
     };
     vec![one]
 }
@@ -613,7 +737,6 @@ const FOREIGN: &[(&str, &str)] = &[
     ("capDrop", "capabilities.drop"),
     ("containers", "container"),
     ("cpus", "resources.limits.cpu"),
-    ("deploy", "replicas, placement and update, under spec"),
     ("destination", "target"),
     ("entrypoint", "command"),
     ("environment", "env"),
@@ -623,11 +746,11 @@ const FOREIGN: &[(&str, &str)] = &[
     ("memLimit", "resources.limits.memory"),
     ("memory", "resources.limits.memory"),
     ("networks", "networkMode"),
-    ("nodeSelector", "placement.required, under spec"),
+    ("nodeSelector", "placement.required"),
     ("pull", "pullPolicy"),
     ("published", "hostPort"),
     ("readinessProbe", "healthCheck"),
-    ("restart", "restartPolicy, under spec"),
+    ("restart", "restartPolicy"),
     ("scale", "replicas"),
     ("startupProbe", "healthCheck"),
     ("stdinOpen", "stdin"),
@@ -650,15 +773,20 @@ fn unknown_key(
 ) -> Finding {
     let full = [path, &[Step::Key(key.to_owned())]].concat();
     let at = point(tree, text, &full, Aim::Key);
-    let known: Vec<&str> =
-        schema.get("properties").and_then(Value::as_object).map(|map| map.keys().map(String::as_str).collect()).unwrap_or_default();
+    let known: Vec<&str> = schema
+        .get("properties")
+        .and_then(Value::as_object)
+        .map(|map| map.keys().map(String::as_str).collect())
+        .unwrap_or_default();
     let plain = |word: &str| word.to_lowercase().replace(['_', '-'], "");
-    let foreign = FOREIGN.iter().find(|(word, _)| plain(word) == plain(key)).map(|(_, ours)| *ours);
+    let foreign = FOREIGN
+        .iter()
+        .find(|(word, _)| plain(word) == plain(key))
+        .map(|(_, ours)| *ours);
     let homes = kind.homes(key);
     let home = path_text(path);
-    let place = if home.is_empty() { format!("a {}", kind.name()) } else { format!("`{home}`") };
+    let finding = Finding::new(at, home, Code::UnknownKey, format!("unknown key {}", quote(key)));
     unknown.push(full);
-    let finding = Finding::new(at, home, Code::UnknownKey, format!("{place} has no key {}", quote(key)));
     if !kind.namespaced() && key == "namespace" && path.len() == 1 {
         let mut finding = finding.remedy("remove it");
         finding.message = format!("a {} is cluster-wide and has no namespace", kind.name());
@@ -668,17 +796,31 @@ fn unknown_key(
         return finding.remedy(format!("did you mean `{near}`?"));
     }
     if let Some(ours) = foreign {
-        return finding.remedy(format!("it is called `{ours}` here"));
+        let first = ours.split('.').next().unwrap_or(ours);
+        let homes = kind.homes(first);
+        return match homes.first() {
+            _ if known.contains(&first) => finding.remedy(format!("it is called `{ours}` here")),
+            Some(home) => finding.remedy(format!("it is called `{ours}` here, under `{home}`")),
+            None => finding.remedy("remove it"),
+        };
     }
     if let Some(first) = homes.first() {
-        let first = if first.is_empty() { "the top of the document" } else { &format!("`{first}`") };
+        let first = if first.is_empty() {
+            "the top of the document"
+        } else {
+            &format!("`{first}`")
+        };
         return finding.remedy(format!("{} belongs to {first}", quote(key)));
     }
     if known.is_empty() {
         return finding.remedy("remove it");
     }
     if known.len() <= 12 {
-        let list = known.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
+        let list = known
+            .iter()
+            .map(|key| format!("`{key}`"))
+            .collect::<Vec<_>>()
+            .join(", ");
         return finding.remedy(format!("its keys are {list}"));
     }
     finding.remedy(format!("`reeve explain {}` lists its keys", explain_path(kind, path)))
@@ -686,7 +828,13 @@ fn unknown_key(
 
 /// What a schema wants, with its article.
 fn wanted(schema: &Value) -> String {
-    let example = schema.get("examples").and_then(|examples| examples.get(0)).and_then(Value::as_str);
+    let example = schema
+        .get("examples")
+        .and_then(|examples| examples.get(0))
+        .and_then(Value::as_str);
+    if takes(schema, "string") && takes(schema, "boolean") {
+        return "a text".to_owned();
+    }
     let word = |name: &str| match name {
         "string" => match example {
             Some(example) => format!("a text such as `{example}`"),
@@ -701,7 +849,12 @@ fn wanted(schema: &Value) -> String {
     };
     match schema.get("type") {
         Some(Value::String(name)) => word(name),
-        Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).map(word).collect::<Vec<_>>().join(" or "),
+        Some(Value::Array(names)) => names
+            .iter()
+            .filter_map(Value::as_str)
+            .map(word)
+            .collect::<Vec<_>>()
+            .join(" or "),
         _ => "another value".to_owned(),
     }
 }
@@ -716,7 +869,10 @@ fn takes(schema: &Value, name: &str) -> bool {
 
 /// How to write a value of the wanted type.
 fn retype(content: &Content, written: &str, schema: &Value, path: &[Step]) -> String {
-    let example = schema.get("examples").and_then(|examples| examples.get(0)).and_then(Value::as_str);
+    let example = schema
+        .get("examples")
+        .and_then(|examples| examples.get(0))
+        .and_then(Value::as_str);
     let short: String = written.chars().take(40).collect();
     let text = bare(&short);
     match content {
@@ -745,24 +901,41 @@ fn retype(content: &Content, written: &str, schema: &Value, path: &[Step]) -> St
         }
         Content::Number(_) if takes(schema, "integer") => between(schema),
         Content::Number(_) if takes(schema, "boolean") => "write `true` or `false`".to_owned(),
-        Content::Mapping(_) if takes(schema, "array") => "write a list, each entry of which begins with `- `".to_owned(),
+        Content::Mapping(_) if takes(schema, "array") => {
+            "write a list, each entry of which begins with `- `".to_owned()
+        }
         Content::List(items) if takes(schema, "object") => {
-            let pairs = !items.is_empty() && items.iter().all(|item| item.text().is_some_and(|text| text.contains('=')));
-            if pairs { "write `NAME: value` lines instead of `- NAME=value`".to_owned() } else { keys_of(schema) }
+            let pairs = !items.is_empty()
+                && items
+                    .iter()
+                    .all(|item| item.text().is_some_and(|text| text.contains('=')));
+            if pairs {
+                "write `NAME: value` lines instead of `- NAME=value`".to_owned()
+            } else {
+                keys_of(schema)
+            }
         }
         Content::Number(_) | Content::Bool(_) | Content::Text(_) if takes(schema, "object") => keys_of(schema),
-        Content::List(items) if takes(schema, "string") && items.len() == 1 => "write the one value without the list".to_owned(),
-        Content::Number(_) | Content::Bool(_) | Content::Text(_) | Content::List(_) | Content::Mapping(_) => match (example, path.last()) {
-            (Some(example), Some(Step::Key(key))) => format!("write `{key}: {example}`"),
-            _ => format!("write {}", wanted(schema)),
-        },
+        Content::List(items) if takes(schema, "string") && items.len() == 1 => {
+            "write the one value without the list".to_owned()
+        }
+        Content::Number(_) | Content::Bool(_) | Content::Text(_) | Content::List(_) | Content::Mapping(_) => {
+            match (example, path.last()) {
+                (Some(example), Some(Step::Key(key))) => format!("write `{key}: {example}`"),
+                _ => format!("write {}", wanted(schema)),
+            }
+        }
     }
 }
 
 fn keys_of(schema: &Value) -> String {
     match schema.get("properties").and_then(Value::as_object) {
         Some(known) if known.len() <= 10 => {
-            let list = known.keys().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
+            let list = known
+                .keys()
+                .map(|key| format!("`{key}`"))
+                .collect::<Vec<_>>()
+                .join(", ");
             format!("write its keys on indented lines below it: {list}")
         }
         _ => "write `key: value` on indented lines below it".to_owned(),
@@ -770,7 +943,11 @@ fn keys_of(schema: &Value) -> String {
 }
 
 fn between(schema: &Value) -> String {
-    let number = if takes(schema, "number") { "a number" } else { "a whole number" };
+    let number = if takes(schema, "number") {
+        "a number"
+    } else {
+        "a whole number"
+    };
     match (schema.get("minimum"), schema.get("maximum")) {
         (Some(min), Some(max)) if max.as_u64().is_none_or(|max| max < 1 << 52) => {
             format!("write {number} from {min} to {max}")
@@ -789,12 +966,18 @@ fn why_format(format: &str, text: &str) -> (Code, (String, String)) {
     };
     match format {
         kinds::FORMAT_IMAGE => {
-            let why = text.parse::<crate::image::ImageRef>().err().map(|error| error.to_string()).unwrap_or_default();
+            let why = text
+                .parse::<crate::image::ImageRef>()
+                .err()
+                .map(|error| error.to_string())
+                .unwrap_or_default();
             let (message, form) = split(why);
             let form = format!("{form}; an image is written `[host[:port]/]path[:tag][@sha256:digest]`");
             let lower = text.to_lowercase();
             let better = (lower != text && lower.parse::<crate::image::ImageRef>().is_ok()).then_some(lower);
-            let form = better.map_or(form, |better| format!("did you mean `{better}`? Paths are in lower case"));
+            let form = better.map_or(form, |better| {
+                format!("did you mean `{better}`? Paths are in lower case")
+            });
             (Code::BadImage, (message, form))
         }
         kinds::FORMAT_DURATION => (
@@ -806,7 +989,10 @@ fn why_format(format: &str, text: &str) -> (Code, (String, String)) {
         ),
         kinds::FORMAT_CPU => (
             Code::BadQuantity,
-            (format!("{} is not an amount of CPU", quote(text)), "write cores such as `0.5`, at most 1024".to_owned()),
+            (
+                format!("{} is not an amount of CPU", quote(text)),
+                "write cores such as `0.5`, at most 1024".to_owned(),
+            ),
         ),
         kinds::FORMAT_SIZE => (
             Code::BadQuantity,
@@ -817,18 +1003,29 @@ fn why_format(format: &str, text: &str) -> (Code, (String, String)) {
         ),
         kinds::FORMAT_ADDRESS => (
             Code::BadAddress,
-            (format!("{} is not an IP address", quote(text)), "write it as `192.0.2.1` or `2001:db8::1`".to_owned()),
+            (
+                format!("{} is not an IP address", quote(text)),
+                "write it as `192.0.2.1` or `2001:db8::1`".to_owned(),
+            ),
         ),
-        other => (Code::BadValue, (format!("{} is no {other}", quote(text)), "see `reeve explain`".to_owned())),
+        other => (
+            Code::BadValue,
+            (
+                format!("{} is no {other}", quote(text)),
+                "see `reeve explain`".to_owned(),
+            ),
+        ),
     }
 }
 
 /// What was probably meant by a text that a pattern refuses.
 fn repair(text: &str, pattern: &str) -> Option<String> {
     let better = match pattern {
-        crate::names::LABEL_PATTERN | crate::names::NODE_PATTERN => {
-            text.to_lowercase().replace(['_', '.', ' ', '/'], "-").trim_matches('-').to_owned()
-        }
+        crate::names::LABEL_PATTERN | crate::names::NODE_PATTERN => text
+            .to_lowercase()
+            .replace(['_', '.', ' ', '/'], "-")
+            .trim_matches('-')
+            .to_owned(),
         _ => {
             let known = kinds::PATTERNS.iter().find(|(known, _)| *known == pattern)?.1;
             if !(known.starts_with("a size") || known.starts_with("a swap")) {

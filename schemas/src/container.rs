@@ -380,8 +380,10 @@ pub enum UlimitName {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Ulimit {
+    /// What a process has at first.
     #[schemars(range(min = -1))]
     pub soft: i64,
+    /// Up to where it may raise that itself.
     #[schemars(range(min = -1))]
     pub hard: i64,
 }
@@ -407,9 +409,11 @@ pub struct Device {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Capabilities {
+    /// Capabilities beyond the default set.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(inner(regex(pattern = "^(CAP_)?[A-Z][A-Z_]{1,30}$")))]
     pub add: Vec<String>,
+    /// Capabilities of the default set to go without.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(inner(regex(pattern = "^(CAP_)?[A-Z][A-Z_]{1,30}$")))]
     pub drop: Vec<String>,
@@ -419,9 +423,11 @@ pub struct Capabilities {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Dns {
+    /// Addresses of name servers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("maxItems" = 16))]
     pub nameservers: Vec<std::net::IpAddr>,
+    /// Domains in which short names are looked up.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("maxItems" = 32))]
     pub searches: Vec<String>,

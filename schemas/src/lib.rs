@@ -2,6 +2,7 @@
 //! problems with line, column and remedy out. Every other crate takes these types; this one knows none of ours, does no
 //! IO, and promises that no input makes it panic, loop or overflow.
 
+pub mod admit;
 pub mod container;
 pub mod image;
 pub mod keys;
@@ -12,6 +13,7 @@ pub mod node;
 pub mod placement;
 pub mod problem;
 pub mod records;
+mod semantics;
 pub mod service;
 pub mod units;
 pub mod yaml;

@@ -55,6 +55,7 @@ pub struct Expression {
     /// The label's key.
     #[schemars(extend("minLength" = 1, "maxLength" = 317))]
     pub key: String,
+    /// How the label is compared.
     pub operator: Operator,
     /// The values of `In` and `NotIn` (one or more), the one whole number of `Gt` and `Lt`; none for `Exists` and `DoesNotExist`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -83,6 +84,7 @@ pub struct Preference {
     /// How much: 1 to 100.
     #[schemars(range(min = 1, max = 100))]
     pub weight: u8,
+    /// What is liked.
     pub expression: Expression,
 }
 
@@ -154,11 +156,13 @@ pub enum TolerationOperator {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Taint {
+    /// What tolerations name it by.
     #[schemars(extend("minLength" = 1, "maxLength" = 317))]
     pub key: String,
     /// The empty text when absent.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub value: String,
+    /// What it does to workloads that do not tolerate it.
     pub effect: TaintEffect,
 }
 

@@ -77,7 +77,6 @@ codes! {
     BadValue Schema "A value is not among the allowed ones, or is not written as it must be."
     OutOfRange Schema "A number is too small or too large."
     BadLength Schema "A text, list or mapping is too short or too long."
-    DuplicateItem Schema "A list that may not repeat itself does."
     BadImage Semantic "The image reference cannot be read."
     BadQuantity Semantic "A size, CPU quantity or duration has the right form but no meaning, or is beyond its limit."
     BadAddress Semantic "An address is neither IPv4 nor IPv6."
@@ -85,7 +84,7 @@ codes! {
     DecimalForWhole Semantic "A whole number is written as a decimal."
     ControlCharacter Semantic "A text contains NUL, which neither the engine nor the kernel can take."
     EnvName Semantic "The name of an environment variable is empty or contains `=`."
-    GlobalReplicas Semantic "A service with `mode: global` runs one instance per node, so `replicas` has no meaning."
+    GlobalOption Semantic "A service with `mode: global` runs one instance per node: `replicas`, and what chooses among nodes, has no meaning."
     PortNameTaken Semantic "Two ports of one container have the same name."
     PortTaken Semantic "One container declares the same port, or asks for the same host port, twice."
     PortWithoutNetwork Semantic "Ports cannot be published by a container that has no bridge network of its own."
@@ -101,18 +100,19 @@ codes! {
     ProbeTiming Semantic "A time of a health check is outside its limits."
     DurationLimit Semantic "A duration is longer than its limit."
     ProbeHeader Semantic "A header of a health check cannot be sent."
-    BackoffOrder Semantic "The initial delay between restarts is zero or above the longest one."
+    DurationOrder Semantic "A duration is zero, or above another one that bounds it."
     ExpressionValues Semantic "A label expression's values do not fit its operator."
     DuplicateEntry Semantic "Something that can be said once is said twice."
     TolerationShape Semantic "A toleration's key and value do not fit its operator."
     StopSignal Semantic "A signal is not one that Linux knows."
     SysctlName Semantic "A kernel parameter is not one that a container can have for itself."
-    SecurityOption Semantic "A security option is empty or not one that the engine knows."
+    SecurityOption Semantic "A security option is empty."
     HostName Semantic "A name of a host or search domain is not written as it must be."
     ReservedLabel Semantic "Labels that begin with `reeve.` are set by Reeve."
     LabelName Semantic "A label's or annotation's key is not written as it must be."
     LabelSize Semantic "A label or annotation is too large."
     NetworkOption Semantic "An option of the container's own network is set, but it has none."
+    ShmWithoutIpc Semantic "A size of `/dev/shm` is given, but the container has none of its own."
     CapabilityTwice Semantic "A capability is both added and dropped."
     CapabilityName Semantic "A capability is not one that Linux knows."
     CpuSetOrder Semantic "A range of CPUs or memory nodes ends before it begins."
@@ -235,7 +235,10 @@ pub struct Look {
 
 impl Default for Look {
     fn default() -> Self {
-        Look { color: false, width: 80 }
+        Look {
+            color: false,
+            width: 80,
+        }
     }
 }
 
@@ -268,7 +271,14 @@ impl Problems {
                         let source = other.source.unwrap_or(source);
                         let span = other.span.within(&sources[source].text);
                         let (line, column) = lines[source].place(&sources[source].text, span.start);
-                        Related { file: sources[source].file.clone(), line, column, text: other.text, source, span }
+                        Related {
+                            file: sources[source].file.clone(),
+                            line,
+                            column,
+                            text: other.text,
+                            source,
+                            span,
+                        }
                     })
                     .collect();
                 Problem {
@@ -287,7 +297,11 @@ impl Problems {
                 }
             })
             .collect();
-        Problems { problems, more, sources }
+        Problems {
+            problems,
+            more,
+            sources,
+        }
     }
 
     /// How many problems there are, listed or not.
@@ -297,7 +311,9 @@ impl Problems {
 
     /// The first problem on one line, and how many more there are: for statuses and conditions.
     pub fn summary(&self) -> String {
-        let Some(first) = self.problems.first() else { return "no problem".to_owned() };
+        let Some(first) = self.problems.first() else {
+            return "no problem".to_owned();
+        };
         match self.count() - 1 {
             0 => first.line(),
             1 => format!("{} (and 1 more problem)", first.line()),
@@ -308,7 +324,12 @@ impl Problems {
     /// All problems in rustc's look, each followed by an empty line, and a last line that counts them.
     pub fn render(&self, look: Look) -> String {
         let width = look.width.max(40);
-        let renderer = if look.color { Renderer::styled() } else { Renderer::plain() }.term_width(width);
+        let renderer = if look.color {
+            Renderer::styled()
+        } else {
+            Renderer::plain()
+        }
+        .term_width(width);
         let mut out = String::new();
         for problem in &self.problems {
             out.push_str(&self.render_one(problem, &renderer, width));
@@ -319,8 +340,15 @@ impl Problems {
             1 => "1 problem".to_owned(),
             count => format!("{count} problems"),
         };
-        let shown = if self.more > 0 { format!(", the first {} shown", self.problems.len()) } else { String::new() };
-        let place = match (files.len(), self.problems.first().and_then(|problem| problem.file.as_deref())) {
+        let shown = if self.more > 0 {
+            format!(", the first {} shown", self.problems.len())
+        } else {
+            String::new()
+        };
+        let place = match (
+            files.len(),
+            self.problems.first().and_then(|problem| problem.file.as_deref()),
+        ) {
             (1, Some(file)) => format!(" in {}", clean(file)),
             (1, None) => String::new(),
             (files, _) => format!(" in {files} files"),
@@ -341,37 +369,73 @@ impl Problems {
         let title = wrap(&title, width.saturating_sub(code.len() + 9).max(24));
         let mut group = Level::ERROR.primary_title(title).id(code);
         let mut elements: Vec<annotate_snippets::Element<'_>> = Vec::new();
-        let same: Vec<&Related> = problem.related.iter().filter(|other| other.source == problem.source).collect();
+        let same: Vec<&Related> = problem
+            .related
+            .iter()
+            .filter(|other| other.source == problem.source)
+            .collect();
         elements.extend(self.excerpt(problem, &same));
         for other in problem.related.iter().filter(|other| other.source != problem.source) {
             elements.push(
-                Origin::path(self.name(other.source)).line(other.line).char_column(other.column).into(),
+                Origin::path(self.name(other.source))
+                    .line(other.line)
+                    .char_column(other.column)
+                    .into(),
             );
-            elements.push(Level::NOTE.message(wrap(&clean(&other.text), width.saturating_sub(12))).into());
+            elements.push(
+                Level::NOTE
+                    .message(wrap(&clean(&other.text), width.saturating_sub(12)))
+                    .into(),
+            );
         }
         if let Some(remedy) = &problem.remedy {
-            elements.push(Level::HELP.message(wrap(&clean(remedy), width.saturating_sub(12))).into());
+            elements.push(
+                Level::HELP
+                    .message(wrap(&clean(remedy), width.saturating_sub(12)))
+                    .into(),
+            );
         }
-        let group: Group<'_> = { group = group.id(code); group.elements(elements) };
+        let group: Group<'_> = {
+            group = group.id(code);
+            group.elements(elements)
+        };
         renderer.render(&[group])
     }
 
     /// The lines of the input around a problem; only the place where these are too long to show.
     fn excerpt<'a>(&'a self, problem: &'a Problem, same: &[&'a Related]) -> Vec<annotate_snippets::Element<'a>> {
         let text = &self.sources[problem.source].text;
-        let first = same.iter().map(|other| other.span.start).chain([problem.span.start]).min().unwrap_or(0);
-        let last = same.iter().map(|other| other.span.end).chain([problem.span.end]).max().unwrap_or(0);
+        let first = same
+            .iter()
+            .map(|other| other.span.start)
+            .chain([problem.span.start])
+            .min()
+            .unwrap_or(0);
+        let last = same
+            .iter()
+            .map(|other| other.span.end)
+            .chain([problem.span.end])
+            .max()
+            .unwrap_or(0);
         let from = text[..first].rfind('\n').map_or(0, |at| at + 1);
         let to = text[last..].find('\n').map_or(text.len(), |at| last + at);
         let longest = text[from..to].split('\n').map(str::len).max().unwrap_or(0);
         if to - from > MAX_EXCERPT || longest > MAX_EXCERPT_LINE {
             let mut elements = vec![
-                Origin::path(self.name(problem.source)).line(problem.line).char_column(problem.column).into(),
+                Origin::path(self.name(problem.source))
+                    .line(problem.line)
+                    .char_column(problem.column)
+                    .into(),
             ];
             for other in same {
                 elements.push(
                     Level::NOTE
-                        .message(format!("line {}, column {}: {}", other.line, other.column, clean(&other.text)))
+                        .message(format!(
+                            "line {}, column {}: {}",
+                            other.line,
+                            other.column,
+                            clean(&other.text)
+                        ))
                         .into(),
                 );
             }
@@ -384,13 +448,20 @@ impl Problems {
             .path(self.name(problem.source))
             .annotation(AnnotationKind::Primary.span(local(problem.span)));
         for other in same {
-            snippet = snippet.annotation(AnnotationKind::Context.span(local(other.span)).label(clean(&other.text)));
+            snippet = snippet.annotation(
+                AnnotationKind::Context
+                    .span(local(other.span))
+                    .label(clean(&other.text)),
+            );
         }
         vec![snippet.into()]
     }
 
     fn name(&self, source: usize) -> String {
-        self.sources[source].file.as_deref().map_or_else(|| "input".to_owned(), clean)
+        self.sources[source]
+            .file
+            .as_deref()
+            .map_or_else(|| "input".to_owned(), clean)
     }
 }
 
@@ -445,7 +516,14 @@ pub(crate) struct Elsewhere {
 
 impl Finding {
     pub(crate) fn new(span: TextSpan, path: impl Into<String>, code: Code, message: impl Into<String>) -> Self {
-        Finding { span, path: path.into(), code, message: message.into(), remedy: None, related: Vec::new() }
+        Finding {
+            span,
+            path: path.into(),
+            code,
+            message: message.into(),
+            remedy: None,
+            related: Vec::new(),
+        }
     }
 
     pub(crate) fn remedy(mut self, remedy: impl Into<String>) -> Self {
@@ -454,7 +532,11 @@ impl Finding {
     }
 
     pub(crate) fn also(mut self, span: TextSpan, text: impl Into<String>) -> Self {
-        self.related.push(Elsewhere { source: None, span, text: text.into() });
+        self.related.push(Elsewhere {
+            source: None,
+            span,
+            text: text.into(),
+        });
         self
     }
 }
@@ -467,7 +549,12 @@ struct LineIndex {
 impl LineIndex {
     fn new(text: &str) -> Self {
         let mut starts = vec![0];
-        starts.extend(text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at + 1));
+        starts.extend(
+            text.bytes()
+                .enumerate()
+                .filter(|(_, byte)| *byte == b'\n')
+                .map(|(at, _)| at + 1),
+        );
         LineIndex { starts }
     }
 

@@ -52,7 +52,10 @@ impl TextSpan {
             at
         };
         let start = floor(self.start);
-        TextSpan { start, end: floor(self.end).max(start) }
+        TextSpan {
+            start,
+            end: floor(self.end).max(start),
+        }
     }
 
     fn is_empty(self) -> bool {
@@ -102,6 +105,18 @@ pub enum Step {
     Key(String),
     /// Into a list.
     Index(usize),
+}
+
+impl From<&str> for Step {
+    fn from(key: &str) -> Self {
+        Step::Key(key.to_owned())
+    }
+}
+
+impl From<usize> for Step {
+    fn from(index: usize) -> Self {
+        Step::Index(index)
+    }
 }
 
 /// The spans of a place: its value, and its key where it is in a mapping.
@@ -170,6 +185,15 @@ impl Tree {
         Some(Spans { key, value: node.span })
     }
 
+    /// Gives a key another text as its value; nothing happens where there is no such key.
+    pub(crate) fn set_text(&mut self, name: &str, text: &str) {
+        if let Content::Mapping(entries) = &mut self.content
+            && let Some((_, value)) = entries.iter_mut().find(|(key, _)| key.name == name)
+        {
+            value.content = Content::Text(text.to_owned());
+        }
+    }
+
     /// The path of the innermost value that contains a span.
     pub(crate) fn path_to(&self, span: TextSpan) -> Vec<Step> {
         let within = |outer: TextSpan| outer.start <= span.start && span.end <= outer.end;
@@ -183,7 +207,9 @@ impl Tree {
                     found.map(|(index, item)| (Step::Index(index), item))
                 }
                 Content::Mapping(entries) => {
-                    let found = entries.iter().find(|(key, value)| within(value.span) || within(key.span));
+                    let found = entries
+                        .iter()
+                        .find(|(key, value)| within(value.span) || within(key.span));
                     found.map(|(key, value)| (Step::Key(key.name.clone()), value))
                 }
             };
@@ -253,7 +279,11 @@ pub fn path_text(path: &[Step]) -> String {
 }
 
 fn is_plain_key(name: &str) -> bool {
-    !name.is_empty() && name.len() <= 80 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+    !name.is_empty()
+        && name.len() <= 80
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }
 
 /// What [`compose`] found: the documents that are not empty, and every problem of the text.
@@ -279,14 +309,24 @@ pub(crate) fn compose(text: &str) -> Composed {
         );
         return composed;
     }
-    let base = if text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
+    let base = if text.starts_with('\u{feff}') {
+        '\u{feff}'.len_utf8()
+    } else {
+        0
+    };
     let options = granit_parser::options! {
         flow_nesting_limit: MAX_DEPTH,
         block_nesting_limit: MAX_DEPTH,
         emit_unresolved_aliases: true,
     };
     let mut parser = Parser::new_from_str_with_options(&text[base..], options);
-    let mut reader = Reader { text, base, document: Events::default(), started: 0, count: 0 };
+    let mut reader = Reader {
+        text,
+        base,
+        document: Events::default(),
+        started: 0,
+        count: 0,
+    };
     loop {
         match parser.next_event() {
             None => break,
@@ -314,10 +354,25 @@ pub(crate) fn compose(text: &str) -> Composed {
 
 /// An event, reduced to what composing needs.
 enum Piece<'a> {
-    Scalar { text: Cow<'a, str>, plain: bool, tag: Option<CoreTag>, span: TextSpan },
-    Start { list: bool, span: TextSpan, tag: Option<CoreTag> },
-    End { span: TextSpan, flow: bool },
-    Alias { target: usize, span: TextSpan },
+    Scalar {
+        text: Cow<'a, str>,
+        plain: bool,
+        tag: Option<CoreTag>,
+        span: TextSpan,
+    },
+    Start {
+        list: bool,
+        span: TextSpan,
+        tag: Option<CoreTag>,
+    },
+    End {
+        span: TextSpan,
+        flow: bool,
+    },
+    Alias {
+        target: usize,
+        span: TextSpan,
+    },
 }
 
 /// The tags of YAML's core schema; `!` means text, as on any scalar.
@@ -416,8 +471,13 @@ impl<'a> Reader<'a> {
             Event::Alias(target) => return self.push(Piece::Alias { target, span: at }, at, out),
             Event::UnresolvedAlias(name) => {
                 out.findings.push(
-                    Finding::new(at, "", Code::BadAlias, format!("no anchor `&{}` before this alias", short(&name)))
-                        .remedy("define the anchor earlier in the same document, or quote the text"),
+                    Finding::new(
+                        at,
+                        "",
+                        Code::BadAlias,
+                        format!("no anchor `&{}` before this alias", short(&name)),
+                    )
+                    .remedy("define the anchor earlier in the same document, or quote the text"),
                 );
                 return Taken::SkipDocument;
             }
@@ -438,7 +498,9 @@ impl<'a> Reader<'a> {
         out: &mut Composed,
     ) -> Taken {
         let at = self.span(span);
-        let Ok(tag) = self.tag(tag, span, at, out) else { return Taken::SkipDocument };
+        let Ok(tag) = self.tag(tag, span, at, out) else {
+            return Taken::SkipDocument;
+        };
         self.anchor(anchor, false);
         self.document.open.push((anchor, style == StructureStyle::Flow));
         self.push(Piece::Start { list, span: at, tag }, at, out)
@@ -459,7 +521,10 @@ impl<'a> Reader<'a> {
             return Taken::SkipDocument;
         }
         if at.end.saturating_sub(self.started) > MAX_DOCUMENT_BYTES {
-            out.findings.push(too_large(TextSpan::new(self.started, self.started), at.end - self.started));
+            out.findings.push(too_large(
+                TextSpan::new(self.started, self.started),
+                at.end - self.started,
+            ));
             return Taken::SkipDocument;
         }
         Taken::More
@@ -486,8 +551,13 @@ impl<'a> Reader<'a> {
                 let place = span.tag_span().map_or(at, |tag| self.span(&tag));
                 let place = if place.is_empty() { at } else { place };
                 out.findings.push(
-                    Finding::new(place, "", Code::BadTag, format!("unknown tag {}", quote(&tag.original())))
-                        .remedy("remove it, or quote the text if it belongs to the value"),
+                    Finding::new(
+                        place,
+                        "",
+                        Code::BadTag,
+                        format!("unknown tag {}", quote(&tag.original())),
+                    )
+                    .remedy("remove it, or quote the text if it belongs to the value"),
                 );
                 return Err(());
             }
@@ -499,14 +569,27 @@ impl<'a> Reader<'a> {
         if document.pieces.is_empty() {
             return;
         }
-        if let [Piece::Scalar { plain: true, tag: None, span, .. }] = document.pieces.as_slice()
+        if let [
+            Piece::Scalar {
+                plain: true,
+                tag: None,
+                span,
+                ..
+            },
+        ] = document.pieces.as_slice()
             && span.is_empty()
         {
             // Nothing but comments between two `---`.
             return;
         }
-        let mut composer =
-            Composer { text: self.text, document, values: 0, alias_bytes: 0, stop: false, findings: Vec::new() };
+        let mut composer = Composer {
+            text: self.text,
+            document,
+            values: 0,
+            alias_bytes: 0,
+            stop: false,
+            findings: Vec::new(),
+        };
         let mut next = 0;
         let root = composer.node(&mut next, 0, 0, TextSpan::new(self.started, self.started));
         let stop = composer.stop;
@@ -556,7 +639,10 @@ impl Composer<'_, '_> {
                         );
                     }
                 }
-                Some(Tree { span, content: self.scalar(text, *plain, *tag, span) })
+                Some(Tree {
+                    span,
+                    content: self.scalar(text, *plain, *tag, span),
+                })
             }
             Piece::Alias { target, span } => {
                 let at = *next;
@@ -567,8 +653,13 @@ impl Composer<'_, '_> {
                         self.node(&mut inner, depth, aliases + 1, *span)
                     }
                     _ => self.give_up(
-                        Finding::new(*span, "", Code::BadAlias, "the alias lies inside the value that it names")
-                            .remedy("write the value out"),
+                        Finding::new(
+                            *span,
+                            "",
+                            Code::BadAlias,
+                            "the alias lies inside the value that it names",
+                        )
+                        .remedy("write the value out"),
                     ),
                 }
             }
@@ -584,11 +675,20 @@ impl Composer<'_, '_> {
                     && *tag != if *list { CoreTag::List } else { CoreTag::Mapping }
                 {
                     self.findings.push(
-                        Finding::new(one_char(self.text, *span), "", Code::BadTag, "the tag does not fit its value")
-                            .remedy("remove the tag"),
+                        Finding::new(
+                            one_char(self.text, *span),
+                            "",
+                            Code::BadTag,
+                            "the tag does not fit its value",
+                        )
+                        .remedy("remove the tag"),
                     );
                 }
-                if *list { self.list(next, *span, depth, aliases) } else { self.mapping(next, *span, depth, aliases) }
+                if *list {
+                    self.list(next, *span, depth, aliases)
+                } else {
+                    self.mapping(next, *span, depth, aliases)
+                }
             }
             // Never first: every End follows its Start.
             Piece::End { .. } => None,
@@ -601,7 +701,10 @@ impl Composer<'_, '_> {
         loop {
             if let Some(end) = self.end(next) {
                 let span = self.collection_span(start, end, items.first().map(|item| item.span), last);
-                return Some(Tree { span, content: Content::List(items) });
+                return Some(Tree {
+                    span,
+                    content: Content::List(items),
+                });
             }
             let item = self.node(next, depth + 1, aliases, one_char(self.text, last))?;
             last = item.span;
@@ -616,7 +719,10 @@ impl Composer<'_, '_> {
         loop {
             if let Some(end) = self.end(next) {
                 let span = self.collection_span(start, end, entries.first().map(|(key, _)| key.span), last);
-                return Some(Tree { span, content: Content::Mapping(entries) });
+                return Some(Tree {
+                    span,
+                    content: Content::Mapping(entries),
+                });
             }
             let key = self.key(next, depth, aliases, one_char(self.text, start))?;
             let place = key.as_ref().map_or(start, |key| key.span);
@@ -625,7 +731,10 @@ impl Composer<'_, '_> {
             let Some(key) = key else { continue };
             // A few keys are compared one by one; many are looked up.
             let first = if entries.len() < 16 {
-                entries.iter().find(|(other, _)| other.name == key.name).map(|(other, _)| other.span)
+                entries
+                    .iter()
+                    .find(|(other, _)| other.name == key.name)
+                    .map(|(other, _)| other.span)
             } else {
                 if seen.is_empty() {
                     seen.extend(entries.iter().map(|(key, _)| (key.name.clone(), key.span)));
@@ -657,7 +766,14 @@ impl Composer<'_, '_> {
     #[allow(clippy::option_option)]
     fn key(&mut self, next: &mut usize, depth: usize, aliases: usize, empty: TextSpan) -> Option<Option<Key>> {
         let found = self.findings.len();
-        let plain = matches!(self.document.pieces.get(*next), Some(Piece::Scalar { plain: true, tag: None, .. }));
+        let plain = matches!(
+            self.document.pieces.get(*next),
+            Some(Piece::Scalar {
+                plain: true,
+                tag: None,
+                ..
+            })
+        );
         let node = self.node(next, depth + 1, aliases, empty)?;
         let span = node.span;
         let bad = |message: String, remedy: String| Finding::new(span, "", Code::BadKey, message).remedy(remedy);
@@ -676,9 +792,15 @@ impl Composer<'_, '_> {
                 if self.findings.len() == found {
                     let what = describe(&node.content);
                     let finding = if written.is_empty() || span == empty {
-                        bad(format!("a key is a text, not {what}"), "write the key before the `:`".to_owned())
+                        bad(
+                            format!("a key is a text, not {what}"),
+                            "write the key before the `:`".to_owned(),
+                        )
                     } else {
-                        bad(format!("a key is a text, not {what}"), format!("quote it: \"{}\"", short(written)))
+                        bad(
+                            format!("a key is a text, not {what}"),
+                            format!("quote it: \"{}\"", short(written)),
+                        )
                     };
                     self.findings.push(finding);
                 }
@@ -686,8 +808,13 @@ impl Composer<'_, '_> {
             }
             Content::List(_) | Content::Mapping(_) => {
                 let what = describe(&node.content);
-                let finding = Finding::new(one_char(self.text, span), "", Code::BadKey, format!("a key is a text, not {what}"))
-                    .remedy("if this is meant to be a text such as `{{ name }}`, quote it");
+                let finding = Finding::new(
+                    one_char(self.text, span),
+                    "",
+                    Code::BadKey,
+                    format!("a key is a text, not {what}"),
+                )
+                .remedy("if this is meant to be a text such as `{{ name }}`, quote it");
                 self.findings.push(finding);
                 Some(None)
             }
@@ -707,7 +834,13 @@ impl Composer<'_, '_> {
     }
 
     /// From the first entry to the last; in flow style the brackets belong to it.
-    fn collection_span(&self, start: TextSpan, end: (TextSpan, bool), first: Option<TextSpan>, last: TextSpan) -> TextSpan {
+    fn collection_span(
+        &self,
+        start: TextSpan,
+        end: (TextSpan, bool),
+        first: Option<TextSpan>,
+        last: TextSpan,
+    ) -> TextSpan {
         let (end, flow) = end;
         if flow {
             return TextSpan::new(start.start, end.end.max(start.start));
@@ -725,15 +858,25 @@ impl Composer<'_, '_> {
             Resolved::Content(content) => content,
             Resolved::TooBig => {
                 self.findings.push(
-                    Finding::new(span, "", Code::BadNumber, format!("the number {} does not fit 64 bits", quote(text)))
-                        .remedy("write a smaller number, or quote it if it is a text"),
+                    Finding::new(
+                        span,
+                        "",
+                        Code::BadNumber,
+                        format!("the number {} does not fit 64 bits", quote(text)),
+                    )
+                    .remedy("write a smaller number, or quote it if it is a text"),
                 );
                 return Content::Null;
             }
             Resolved::NotFinite => {
                 self.findings.push(
-                    Finding::new(span, "", Code::BadNumber, format!("{} is not a finite number", quote(text)))
-                        .remedy("write a number, or quote it if it is a text"),
+                    Finding::new(
+                        span,
+                        "",
+                        Code::BadNumber,
+                        format!("{} is not a finite number", quote(text)),
+                    )
+                    .remedy("write a number, or quote it if it is a text"),
                 );
                 return Content::Null;
             }
@@ -748,8 +891,13 @@ impl Composer<'_, '_> {
         };
         if !fits {
             self.findings.push(
-                Finding::new(span, "", Code::BadTag, format!("the tag does not fit the value {}", quote(text)))
-                    .remedy("remove the tag"),
+                Finding::new(
+                    span,
+                    "",
+                    Code::BadTag,
+                    format!("the tag does not fit the value {}", quote(text)),
+                )
+                .remedy("remove the tag"),
             );
         }
         content
@@ -864,13 +1012,23 @@ fn short(text: &str) -> String {
 }
 
 fn too_many(span: TextSpan) -> Finding {
-    Finding::new(span, "", Code::TooManyValues, format!("the document has more than {MAX_VALUES} values, aliases expanded"))
-        .remedy("split it, or use fewer aliases")
+    Finding::new(
+        span,
+        "",
+        Code::TooManyValues,
+        format!("the document has more than {MAX_VALUES} values, aliases expanded"),
+    )
+    .remedy("split it, or use fewer aliases")
 }
 
 fn too_deep(span: TextSpan) -> Finding {
-    Finding::new(span, "", Code::TooDeep, format!("values are nested more than {MAX_DEPTH} levels deep"))
-        .remedy("flatten the document: no resource needs so many levels")
+    Finding::new(
+        span,
+        "",
+        Code::TooDeep,
+        format!("values are nested more than {MAX_DEPTH} levels deep"),
+    )
+    .remedy("flatten the document: no resource needs so many levels")
 }
 
 pub(crate) fn too_large(span: TextSpan, bytes: usize) -> Finding {
@@ -886,12 +1044,18 @@ pub(crate) fn too_large(span: TextSpan, bytes: usize) -> Finding {
 /// Block scalars and quoted ones without the white space behind them.
 fn trimmed(text: &str, span: TextSpan) -> TextSpan {
     let part = text.get(span.start..span.end).unwrap_or_default();
-    TextSpan::new(span.start, span.start + part.trim_end().len().max(usize::from(!part.is_empty())))
+    TextSpan::new(
+        span.start,
+        span.start + part.trim_end().len().max(usize::from(!part.is_empty())),
+    )
 }
 
 /// The first character of a span.
 pub(crate) fn one_char(text: &str, span: TextSpan) -> TextSpan {
-    let length = text.get(span.start..).and_then(|rest| rest.chars().next()).map_or(0, char::len_utf8);
+    let length = text
+        .get(span.start..)
+        .and_then(|rest| rest.chars().next())
+        .map_or(0, char::len_utf8);
     TextSpan::new(span.start, span.start + length).within(text)
 }
 
@@ -907,7 +1071,7 @@ fn syntax(error: &ScanError, text: &str, base: usize) -> Finding {
             at.start = last;
         }
     }
-    let span = one_char(text, at);
+    let mut span = one_char(text, at);
     let (message, remedy): (String, Option<&str>) = match error.kind() {
         ErrorKind::RecursionLimitExceeded => return too_deep(span),
         ErrorKind::TabInIndentation
@@ -915,7 +1079,13 @@ fn syntax(error: &ScanError, text: &str, base: usize) -> Finding {
         | ErrorKind::TabNotAllowed
         | ErrorKind::TabAtBlockScalarStart
         | ErrorKind::TabInPlainScalar => {
-            ("a tab cannot be used here".into(), Some("YAML is indented with spaces: replace the tab"))
+            if text[..span.start].ends_with('\t') {
+                span = TextSpan::new(span.start - 1, span.start);
+            }
+            (
+                "a tab cannot be used here".into(),
+                Some("YAML is indented with spaces: replace the tab"),
+            )
         }
         ErrorKind::MappingValueNotAllowed | ErrorKind::InvalidColonPlacement => (
             "a `key: value` cannot begin here".into(),
@@ -929,48 +1099,55 @@ fn syntax(error: &ScanError, text: &str, base: usize) -> Finding {
             "this line's indentation fits no line above it".into(),
             Some("indent it like the keys that it belongs to"),
         ),
-        ErrorKind::ExpectedBlockSequenceEntry => {
-            ("expected another `- ` entry of the list".into(), Some("indent all entries of a list alike"))
-        }
-        ErrorKind::UnclosedQuotedScalar => {
-            ("a quoted text is not closed".into(), Some("close it with the same quote; write `\\\"` or `''` for a quote inside"))
-        }
+        ErrorKind::ExpectedBlockSequenceEntry => (
+            "expected another `- ` entry of the list".into(),
+            Some("indent all entries of a list alike"),
+        ),
+        ErrorKind::UnclosedQuotedScalar => (
+            "a quoted text is not closed".into(),
+            Some("close it with the same quote; write `\\\"` or `''` for a quote inside"),
+        ),
         ErrorKind::InvalidQuotedScalarIndent => (
             "a quoted text is not closed, or goes on with too little indentation".into(),
             Some("close it with the same quote, or indent the lines that belong to it"),
         ),
-        ErrorKind::UnclosedFlowCollection { open } => {
-            (format!("`{open}` is not closed"), Some("close the bracket"))
-        }
+        ErrorKind::UnclosedFlowCollection { open } => (format!("`{open}` is not closed"), Some("close the bracket")),
         ErrorKind::UnexpectedEofFlowSequence => ("`[` is not closed".into(), Some("close the bracket")),
         ErrorKind::UnexpectedEofFlowMapping | ErrorKind::UnexpectedEofImplicitFlowMapping => {
             ("`{` is not closed".into(), Some("close the bracket"))
         }
-        ErrorKind::MisplacedFlowCollectionEnd => {
-            ("this bracket closes nothing".into(), Some("remove it, or quote the text that it belongs to"))
-        }
-        ErrorKind::MismatchedFlowCollectionEnd { open, close } => {
-            (format!("`{open}` is closed by `{close}`"), Some("close every bracket with its own kind"))
-        }
-        ErrorKind::ExpectedFlowMappingSeparator => {
-            ("expected `,` or `}`".into(), Some("separate entries with commas and close the bracket"))
-        }
-        ErrorKind::ExpectedFlowSequenceSeparator => {
-            ("expected `,` or `]`".into(), Some("separate entries with commas and close the bracket"))
-        }
+        ErrorKind::MisplacedFlowCollectionEnd => (
+            "this bracket closes nothing".into(),
+            Some("remove it, or quote the text that it belongs to"),
+        ),
+        ErrorKind::MismatchedFlowCollectionEnd { open, close } => (
+            format!("`{open}` is closed by `{close}`"),
+            Some("close every bracket with its own kind"),
+        ),
+        ErrorKind::ExpectedFlowMappingSeparator => (
+            "expected `,` or `}`".into(),
+            Some("separate entries with commas and close the bracket"),
+        ),
+        ErrorKind::ExpectedFlowSequenceSeparator => (
+            "expected `,` or `]`".into(),
+            Some("separate entries with commas and close the bracket"),
+        ),
         ErrorKind::UnexpectedCharacter { character } => (
             format!("{} cannot begin a value", quote(&character.to_string())),
             Some("quote the text"),
         ),
-        ErrorKind::UnknownQuotedScalarEscape => {
-            ("unknown escape in a text in double quotes".into(), Some("use single quotes, or double the backslash"))
-        }
-        ErrorKind::BlockEntryInFlowCollection | ErrorKind::BlockSequenceEntryNotAllowed => {
-            ("a `- ` entry cannot begin here".into(), Some("put each entry on a line of its own below its key"))
-        }
-        ErrorKind::UndeclaredTagHandle => {
-            ("the tag's prefix is not declared".into(), Some("remove the tag, or quote the text"))
-        }
+        ErrorKind::UnknownQuotedScalarEscape => (
+            "unknown escape in a text in double quotes".into(),
+            Some("use single quotes, or double the backslash"),
+        ),
+        ErrorKind::BlockEntryInFlowCollection | ErrorKind::BlockSequenceEntryNotAllowed => (
+            "a `- ` entry cannot begin here".into(),
+            Some("put each entry on a line of its own below its key"),
+        ),
+        ErrorKind::UndeclaredTagHandle => (
+            "the tag's prefix is not declared".into(),
+            Some("remove the tag, or quote the text"),
+        ),
         ErrorKind::MissingAnchorOrAliasName => (
             "`&` and `*` begin an anchor or alias and need a name".into(),
             Some("quote a text that begins with `&` or `*`"),

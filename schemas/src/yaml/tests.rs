@@ -17,21 +17,41 @@ fn codes(text: &str) -> Vec<Code> {
 
 #[test]
 fn plain_scalars_are_those_of_yaml_1_2() {
-    for word in ["no", "yes", "on", "off", "y", "n", "0777", "00", "1_000", "0x", "0o8", "-x", "1.2.3", "12:30", ".", "+", "e5", "1e"] {
+    for word in [
+        "no", "yes", "on", "off", "y", "n", "0777", "00", "1_000", "0x", "0o8", "-x", "1.2.3", "12:30", ".", "+", "e5",
+        "1e",
+    ] {
         assert_eq!(value(&format!("a: {word}")), json!({ "a": word }), "{word}");
     }
     for (word, number) in [("0o17", 15), ("0x1f", 31), ("-5", -5), ("+5", 5), ("0", 0), ("-0", 0)] {
         assert_eq!(value(&format!("a: {word}")), json!({ "a": number }), "{word}");
     }
-    assert_eq!(value("[0.5, .5, -1.25, 1e-2, 1e3, 2.0]"), json!([0.5, 0.5, -1.25, 0.01, 1000.0, 2.0]));
-    assert_eq!(value("[~, null, Null, NULL, true, False]"), json!([null, null, null, null, true, false]));
+    assert_eq!(
+        value("[0.5, .5, -1.25, 1e-2, 1e3, 2.0]"),
+        json!([0.5, 0.5, -1.25, 0.01, 1000.0, 2.0])
+    );
+    assert_eq!(
+        value("[~, null, Null, NULL, true, False]"),
+        json!([null, null, null, null, true, false])
+    );
     assert_eq!(value("a:\nb: ''"), json!({ "a": null, "b": "" }));
-    assert_eq!(value("[18446744073709551615, -9223372036854775808]"), json!([u64::MAX, i64::MIN]));
+    assert_eq!(
+        value("[18446744073709551615, -9223372036854775808]"),
+        json!([u64::MAX, i64::MIN])
+    );
 }
 
 #[test]
 fn a_number_that_would_lose_digits_is_refused() {
-    for word in ["18446744073709551616", "-9223372036854775809", "1e999", ".inf", "-.Inf", ".nan", "0xfffffffffffffffff"] {
+    for word in [
+        "18446744073709551616",
+        "-9223372036854775809",
+        "1e999",
+        ".inf",
+        "-.Inf",
+        ".nan",
+        "0xfffffffffffffffff",
+    ] {
         assert_eq!(codes(&format!("a: {word}")), [Code::BadNumber], "{word}");
     }
 }
@@ -40,7 +60,10 @@ fn a_number_that_would_lose_digits_is_refused() {
 fn json_is_read_like_yaml() {
     let text = "{\n\t\"a\": [1, 2.5, -3, 1E2, true, null],\n\t\"b\": {\"c\": \"x\\u00e4\\ud83d\\ude00\\/\\n\"},\"d\":\"e\"\r\n}\n";
     let ours = value(text);
-    assert_eq!(ours, json!({"a": [1, 2.5, -3, 100.0, true, null], "b": {"c": "xä😀/\n"}, "d": "e"}));
+    assert_eq!(
+        ours,
+        json!({"a": [1, 2.5, -3, 100.0, true, null], "b": {"c": "xä😀/\n"}, "d": "e"})
+    );
 }
 
 #[test]
@@ -81,17 +104,32 @@ fn duplicate_keys_are_refused_with_both_places() {
     assert_eq!(finding.code, Code::DuplicateKey);
     assert_eq!(finding.span, TextSpan::new(10, 11));
     assert_eq!(finding.related[0].span, TextSpan::new(0, 1));
-    let many: String = (0..40).map(|n| format!("k{n}: 1\n")).chain(["k3: 2\nk39: 2\n".to_owned()]).collect();
+    let many: String = (0..40)
+        .map(|n| format!("k{n}: 1\n"))
+        .chain(["k3: 2\nk39: 2\n".to_owned()])
+        .collect();
     assert_eq!(codes(&many), [Code::DuplicateKey, Code::DuplicateKey]);
     assert_eq!(codes("{a: 1, \"a\": 2}"), [Code::DuplicateKey]);
 }
 
 #[test]
 fn keys_are_texts() {
-    for text in ["1: a", "true: a", "~: a", "{a: b}: c", "? [a]\n: b", "1.5: x", ": a", "a: {{ b }}"] {
+    for text in [
+        "1: a",
+        "true: a",
+        "~: a",
+        "{a: b}: c",
+        "? [a]\n: b",
+        "1.5: x",
+        ": a",
+        "a: {{ b }}",
+    ] {
         assert_eq!(codes(text), [Code::BadKey], "{text}");
     }
-    assert_eq!(value("'1': a\n\"true\": b\nno: c"), json!({"1": "a", "true": "b", "no": "c"}));
+    assert_eq!(
+        value("'1': a\n\"true\": b\nno: c"),
+        json!({"1": "a", "true": "b", "no": "c"})
+    );
     let composed = compose("8080: a");
     assert_eq!(composed.findings[0].remedy.as_deref(), Some("quote it: \"8080\""));
 }
@@ -102,14 +140,25 @@ fn only_core_tags_are_honoured() {
         value("[!!str 5, !!int \"5\", !!float 1.5, !!bool 'true', !!null '', !!map {a: 1}, !!seq [1], ! 12]"),
         json!(["5", 5, 1.5, true, null, {"a": 1}, [1], "12"])
     );
-    for text in ["a: !Ref b", "a: !!binary aGk=", "a: !!int x", "a: !!bool 1", "!!seq {a: 1}", "!<tag:x,2000:y> z", "a: !!timestamp 2001-01-01"] {
+    for text in [
+        "a: !Ref b",
+        "a: !!binary aGk=",
+        "a: !!int x",
+        "a: !!bool 1",
+        "!!seq {a: 1}",
+        "!<tag:x,2000:y> z",
+        "a: !!timestamp 2001-01-01",
+    ] {
         assert_eq!(codes(text), [Code::BadTag], "{text}");
     }
 }
 
 #[test]
 fn aliases_are_expanded_and_merge_keys_refused() {
-    assert_eq!(value("a: &x {k: [1]}\nb: *x\nc: &y text\nd: *y"), json!({"a": {"k": [1]}, "b": {"k": [1]}, "c": "text", "d": "text"}));
+    assert_eq!(
+        value("a: &x {k: [1]}\nb: *x\nc: &y text\nd: *y"),
+        json!({"a": {"k": [1]}, "b": {"k": [1]}, "c": "text", "d": "text"})
+    );
     assert_eq!(codes("a: &x {k: 1}\nb:\n  <<: *x\n  l: 2"), [Code::MergeKey]);
     assert_eq!(value("'<<': 1"), json!({"<<": 1}));
     assert_eq!(codes("a: *nothing"), [Code::BadAlias]);
@@ -137,8 +186,14 @@ fn depth_size_and_number_of_values_are_limited() {
         assert_eq!(codes(&open.repeat(200)), [Code::TooDeep], "{open}");
         assert_eq!(codes(&open.repeat(100_000)), [Code::TooDeep], "{open}");
     }
-    assert_eq!(codes(&format!("a: '{}'", "x".repeat(MAX_DOCUMENT_BYTES))), [Code::TooLarge]);
-    assert_eq!(codes(&format!("[{}]", "1,".repeat(MAX_VALUES + 1))), [Code::TooManyValues]);
+    assert_eq!(
+        codes(&format!("a: '{}'", "x".repeat(MAX_DOCUMENT_BYTES))),
+        [Code::TooLarge]
+    );
+    assert_eq!(
+        codes(&format!("[{}]", "1,".repeat(MAX_VALUES + 1))),
+        [Code::TooManyValues]
+    );
     assert_eq!(codes(&"x".repeat(MAX_INPUT_BYTES + 1)), [Code::TooLarge]);
     assert_eq!(codes(&"--- a\n".repeat(MAX_DOCUMENTS + 1)), [Code::TooLarge]);
     assert_eq!(codes(&format!("a: '{}'", "x".repeat(MAX_DOCUMENT_BYTES - 100))), []);
@@ -163,7 +218,7 @@ fn empty_documents_are_skipped() {
 #[test]
 fn common_mistakes_have_a_place_and_a_remedy() {
     for (text, start) in [
-        ("a:\n\tb: 1\n", 4),
+        ("a:\n\tb: 1\n", 3),
         ("a: b: c\n", 4),
         ("a: \"x\n", 4),
         ("a:\n  b: 1\n c: 2\n", 11),
@@ -184,6 +239,9 @@ fn common_mistakes_have_a_place_and_a_remedy() {
 #[test]
 fn paths_are_written_as_people_write_them() {
     let key = |name: &str| Step::Key(name.to_owned());
-    assert_eq!(path_text(&[key("spec"), key("ports"), Step::Index(0), key("hostPort")]), "spec.ports[0].hostPort");
+    assert_eq!(
+        path_text(&[key("spec"), key("ports"), Step::Index(0), key("hostPort")]),
+        "spec.ports[0].hostPort"
+    );
     assert_eq!(path_text(&[key("labels"), key("a.b/c")]), "labels[\"a.b/c\"]");
 }
