@@ -214,11 +214,9 @@ impl Embedded {
         }
         let (disk, loaded) = Disk::open(&dir)?;
         let meta = *disk.meta();
-        let store = Store::load(loaded.items, meta.revision, meta.compacted).map_err(|what| {
-            OpenError::Damaged {
-                path: dir.join(disk::FILE),
-                what,
-            }
+        let store = Store::load(loaded.items, meta.revision, meta.compacted).map_err(|what| OpenError::Damaged {
+            path: dir.join(disk::FILE),
+            what,
         })?;
         let mut leases = Leases::load(&loaded.leases, now());
         for item in store.live() {
@@ -332,8 +330,7 @@ impl Embedded {
             .identity(Identity::from_pem(certificate, key))
             .client_ca_root(Certificate::from_pem(client_authority))
             .client_auth_optional(false);
-        self.run_server(listener, addr, Some(config), shutdown)
-            .await
+        self.run_server(listener, addr, Some(config), shutdown).await
     }
 
     async fn run_server(
@@ -374,11 +371,7 @@ impl Embedded {
     }
 
     fn with_urls(&self, change: impl FnOnce(&mut Vec<String>)) {
-        let mut urls = self
-            .core
-            .urls
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut urls = self.core.urls.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut urls);
     }
 

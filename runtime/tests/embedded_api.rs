@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use etcd_client::{
-    Client, Compare, CompareOp, EventType, GetOptions, LeaseGrantOptions, PutOptions, Txn, TxnOp,
-    WatchFilterType, WatchOptions, WatchResponse, WatchStream,
+    Client, Compare, CompareOp, EventType, GetOptions, LeaseGrantOptions, PutOptions, Txn, TxnOp, WatchFilterType,
+    WatchOptions, WatchResponse, WatchStream,
 };
 use runtime::embedded::{Embedded, OpenError, OpenOptions, Retention, ServeError};
 use tempfile::TempDir;
@@ -45,10 +45,7 @@ async fn next(stream: &mut WatchStream) -> WatchResponse {
     message.unwrap().expect("the stream goes on")
 }
 
-async fn next_where(
-    stream: &mut WatchStream,
-    wanted: impl Fn(&WatchResponse) -> bool,
-) -> WatchResponse {
+async fn next_where(stream: &mut WatchStream, wanted: impl Fn(&WatchResponse) -> bool) -> WatchResponse {
     loop {
         let response = next(stream).await;
         if wanted(&response) {
@@ -115,10 +112,7 @@ async fn a_watch_replays_the_past_and_follows_the_present() {
     f.client.put("w/1", "a", None).await.unwrap();
     f.client.put("w/1", "b", None).await.unwrap();
     f.client.put("other", "x", None).await.unwrap();
-    let options = WatchOptions::new()
-        .with_prefix()
-        .with_start_revision(2)
-        .with_prev_key();
+    let options = WatchOptions::new().with_prefix().with_start_revision(2).with_prev_key();
     let mut watch = f.client.watch("w/", Some(options)).await.unwrap();
     let past = next_where(&mut watch, has_events).await;
     assert_eq!(past.events().len(), 2);
@@ -169,10 +163,7 @@ async fn a_watch_of_compacted_history_is_cancelled_with_the_compact_revision() {
     let old = GetOptions::new().with_revision(3);
     let (code, text) = status(f.client.get("k", Some(old)).await.unwrap_err());
     assert_eq!(code, tonic::Code::OutOfRange);
-    assert_eq!(
-        text,
-        "etcdserver: mvcc: required revision has been compacted"
-    );
+    assert_eq!(text, "etcdserver: mvcc: required revision has been compacted");
 }
 
 #[tokio::test]
@@ -221,9 +212,7 @@ async fn a_quiet_watch_that_asked_for_progress_is_told() {
     let options = WatchOptions::new().with_progress_notify();
     let mut watch = f.client.watch("quiet", Some(options)).await.unwrap();
     f.client.put("other", "x", None).await.unwrap();
-    let told = |r: &WatchResponse| {
-        !r.created() && r.events().is_empty() && r.header().unwrap().revision() == 2
-    };
+    let told = |r: &WatchResponse| !r.created() && r.events().is_empty() && r.header().unwrap().revision() == 2;
     next_where(&mut watch, told).await;
 }
 

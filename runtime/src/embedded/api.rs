@@ -98,19 +98,12 @@ impl Api {
     }
 
     /// Queues a write of about `size` bytes and waits for its answer.
-    async fn write<T>(
-        &self,
-        size: usize,
-        command: impl FnOnce(Reply<T>) -> Command,
-    ) -> Result<T, Refusal> {
+    async fn write<T>(&self, size: usize, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, Refusal> {
         let units = u32::try_from(size / 1024 + 1).unwrap_or(u32::MAX);
         let room = self.core.room.acquire_many(units).await;
         let _room = room.map_err(|_| Refusal::Stopped)?;
         let (reply, answer) = oneshot::channel();
-        self.core
-            .commands
-            .send(command(reply))
-            .map_err(|_| Refusal::Stopped)?;
+        self.core.commands.send(command(reply)).map_err(|_| Refusal::Stopped)?;
         answer.await.map_err(|_| Refusal::Stopped)?
     }
 
@@ -135,10 +128,7 @@ impl PbKvService for Api {
     type RangeStreamStream = BoxStream<PbRangeStreamResponse>;
 
     /// The whole range in one piece.
-    async fn range_stream(
-        &self,
-        request: Request<PbRangeRequest>,
-    ) -> Answer<Self::RangeStreamStream> {
+    async fn range_stream(&self, request: Request<PbRangeRequest>) -> Answer<Self::RangeStreamStream> {
         let response = PbRangeStreamResponse {
             range_response: Some(self.range_now(request.get_ref())?),
         };
@@ -158,9 +148,7 @@ impl PbKvService for Api {
         let req = request.into_inner();
         txn::check_delete(&req)?;
         let size = txn::check_size(&req)?;
-        let mut response = self
-            .write(size, |reply| Command::Delete(req, reply))
-            .await?;
+        let mut response = self.write(size, |reply| Command::Delete(req, reply)).await?;
         self.complete(&mut response.header);
         Ok(Response::new(response))
     }
@@ -182,9 +170,7 @@ impl PbKvService for Api {
 
     async fn compact(&self, request: Request<PbCompactionRequest>) -> Answer<PbCompactionResponse> {
         let revision = request.get_ref().revision;
-        let mut response = self
-            .write(0, |reply| Command::Compact(revision, reply))
-            .await?;
+        let mut response = self.write(0, |reply| Command::Compact(revision, reply)).await?;
         self.complete(&mut response.header);
         Ok(Response::new(response))
     }
@@ -194,10 +180,7 @@ impl PbKvService for Api {
 impl PbWatchService for Api {
     type WatchStream = ReceiverStream<Result<PbWatchResponse, Status>>;
 
-    async fn watch(
-        &self,
-        request: Request<Streaming<PbWatchRequest>>,
-    ) -> Answer<Self::WatchStream> {
+    async fn watch(&self, request: Request<Streaming<PbWatchRequest>>) -> Answer<Self::WatchStream> {
         self.core.check_open()?;
         let (responses, stream) = mpsc::channel(STREAM_BUFFER);
         let session = Session::new(self.clone(), responses, self.stop.clone());
@@ -209,22 +192,14 @@ impl PbWatchService for Api {
 
 #[tonic::async_trait]
 impl PbLeaseService for Api {
-    async fn lease_grant(
-        &self,
-        request: Request<PbLeaseGrantRequest>,
-    ) -> Answer<PbLeaseGrantResponse> {
+    async fn lease_grant(&self, request: Request<PbLeaseGrantRequest>) -> Answer<PbLeaseGrantResponse> {
         let PbLeaseGrantRequest { ttl, id } = *request.get_ref();
-        let mut response = self
-            .write(0, |reply| Command::Grant { id, ttl, reply })
-            .await?;
+        let mut response = self.write(0, |reply| Command::Grant { id, ttl, reply }).await?;
         self.complete(&mut response.header);
         Ok(Response::new(response))
     }
 
-    async fn lease_revoke(
-        &self,
-        request: Request<PbLeaseRevokeRequest>,
-    ) -> Answer<PbLeaseRevokeResponse> {
+    async fn lease_revoke(&self, request: Request<PbLeaseRevokeRequest>) -> Answer<PbLeaseRevokeResponse> {
         let id = request.get_ref().id;
         let mut response = self.write(0, |reply| Command::Revoke(id, reply)).await?;
         self.complete(&mut response.header);
@@ -297,10 +272,7 @@ impl PbLeaseService for Api {
         }))
     }
 
-    async fn lease_leases(
-        &self,
-        _: Request<PbLeaseLeasesRequest>,
-    ) -> Answer<PbLeaseLeasesResponse> {
+    async fn lease_leases(&self, _: Request<PbLeaseLeasesRequest>) -> Answer<PbLeaseLeasesResponse> {
         self.core.check_open()?;
         let ids = self.core.read().leases.by_expiry();
         Ok(Response::new(PbLeaseLeasesResponse {
@@ -413,17 +385,11 @@ impl PbClusterService for Api {
         Err(Refusal::Unsupported("it has one member").into())
     }
 
-    async fn member_remove(
-        &self,
-        _: Request<PbMemberRemoveRequest>,
-    ) -> Answer<PbMemberRemoveResponse> {
+    async fn member_remove(&self, _: Request<PbMemberRemoveRequest>) -> Answer<PbMemberRemoveResponse> {
         Err(Refusal::Unsupported("it has one member").into())
     }
 
-    async fn member_update(
-        &self,
-        _: Request<PbMemberUpdateRequest>,
-    ) -> Answer<PbMemberUpdateResponse> {
+    async fn member_update(&self, _: Request<PbMemberUpdateRequest>) -> Answer<PbMemberUpdateResponse> {
         Err(Refusal::Unsupported("it has one member").into())
     }
 
@@ -441,10 +407,7 @@ impl PbClusterService for Api {
         }))
     }
 
-    async fn member_promote(
-        &self,
-        _: Request<PbMemberPromoteRequest>,
-    ) -> Answer<PbMemberPromoteResponse> {
+    async fn member_promote(&self, _: Request<PbMemberPromoteRequest>) -> Answer<PbMemberPromoteResponse> {
         Err(Refusal::Unsupported("it has one member").into())
     }
 }

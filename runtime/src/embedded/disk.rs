@@ -304,9 +304,7 @@ impl Disk {
             }
             _ => {}
         }
-        let db = builder()
-            .create(&fresh)
-            .map_err(|e| open_error(&fresh, &e))?;
+        let db = builder().create(&fresh).map_err(|e| open_error(&fresh, &e))?;
         let mut disk = Self {
             path: fresh.clone(),
             db: Some(db),
@@ -327,9 +325,7 @@ impl Disk {
     /// Opens the file and reads all of it, checking every record.
     pub fn open(dir: &Path) -> Result<(Self, Loaded), OpenError> {
         let path = dir.join(FILE);
-        let len = std::fs::metadata(&path)
-            .map_err(OpenError::io("open", &path))?
-            .len();
+        let len = std::fs::metadata(&path).map_err(OpenError::io("open", &path))?.len();
         if len == 0 {
             return Err(damaged(&path, "it is empty"));
         }
@@ -350,8 +346,7 @@ impl Disk {
             let (place, record) = entry.map_err(|e| broken(e.into()))?;
             let (main, sub) = place.value();
             let main = i64::try_from(main).unwrap_or(i64::MAX);
-            let (item, sum) =
-                decode_item(main, sub, record.value()).map_err(|e| undecodable(path, &e))?;
+            let (item, sum) = decode_item(main, sub, record.value()).map_err(|e| undecodable(path, &e))?;
             checksums = checksums.wrapping_add(sum.into());
             items.push(item);
         }
@@ -449,10 +444,7 @@ impl Disk {
     /// Gives unused pages of the file back to the file system.
     pub fn shrink(&mut self) -> Result<(), String> {
         let Some(db) = self.db.as_mut() else {
-            return Err(format!(
-                "{} is not open after a failure",
-                self.path.display()
-            ));
+            return Err(format!("{} is not open after a failure", self.path.display()));
         };
         db.compact().map(|_| ()).map_err(|e| e.to_string())
     }
@@ -477,10 +469,7 @@ fn write(db: &Database, batch: &Batch, meta: &mut Meta) -> Result<(), redb::Erro
         }
         for item in &batch.remove {
             let (_, sum) = encode_item(item);
-            if items
-                .remove((item.main.unsigned_abs(), item.sub))?
-                .is_some()
-            {
+            if items.remove((item.main.unsigned_abs(), item.sub))?.is_some() {
                 meta.records = meta.records.saturating_sub(1);
                 meta.checksums = meta.checksums.wrapping_sub(sum.into());
             }
@@ -534,9 +523,7 @@ fn open_error(path: &Path, error: &DatabaseError) -> OpenError {
             dir: path.parent().unwrap_or(path).into(),
         },
         DatabaseError::Storage(redb::StorageError::Io(e)) => match e.kind() {
-            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
-                damaged(path, &e.to_string())
-            }
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => damaged(path, &e.to_string()),
             kind => OpenError::Io {
                 act: "open",
                 path: path.into(),

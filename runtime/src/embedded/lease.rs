@@ -154,12 +154,7 @@ impl Leases {
             .filter(|(_, l)| l.expires <= now)
             .map(|(id, _)| *id)
             .collect();
-        self.earliest = self
-            .leases
-            .values()
-            .map(|l| l.expires)
-            .filter(|e| *e > now)
-            .min();
+        self.earliest = self.leases.values().map(|l| l.expires).filter(|e| *e > now).min();
         if !expired.is_empty() {
             // Seen again until they are really revoked.
             self.earliest = Some(now);
@@ -186,12 +181,7 @@ impl Leases {
 
     /// Takes back a batch whose commit failed: `undo` in the order it was done, then the keys anew
     /// from `items`, the newest of each key.
-    pub fn roll_back<'a>(
-        &mut self,
-        undo: Vec<Undo>,
-        items: impl Iterator<Item = &'a Arc<Item>>,
-        now: Duration,
-    ) {
+    pub fn roll_back<'a>(&mut self, undo: Vec<Undo>, items: impl Iterator<Item = &'a Arc<Item>>, now: Duration) {
         for Undo(step) in undo.into_iter().rev() {
             match step {
                 Step::Granted(id) => {

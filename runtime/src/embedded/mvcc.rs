@@ -113,7 +113,7 @@ impl Store {
                     store.log.push_back(Arc::new(done));
                 }
                 let change = Change {
-                    prev: store.latest(&item.key, item.main - 1).cloned(),
+                    prev: store.before(&item),
                     item: Arc::clone(&item),
                 };
                 open.get_or_insert_with(|| Commit {
@@ -190,14 +190,18 @@ impl Store {
         live_at(self.keys.get(key)?, revision)
     }
 
+    /// What a watcher is told was there before `item`: what was in force before its txn, or nothing
+    /// when it creates the key.
+    fn before(&self, item: &Item) -> Option<Arc<Item>> {
+        match !item.deleted && item.create == item.main {
+            true => None,
+            false => self.latest(&item.key, item.main - 1).cloned(),
+        }
+    }
+
     /// The live versions at `revision` of one key (`end` empty), of `key` and all after it
     /// (`end` a zero byte), or of the keys from `key` up to `end`.
-    pub fn select<'a>(
-        &'a self,
-        key: &'a [u8],
-        end: &'a [u8],
-        revision: i64,
-    ) -> impl Iterator<Item = &'a Arc<Item>> {
+    pub fn select<'a>(&'a self, key: &'a [u8], end: &'a [u8], revision: i64) -> impl Iterator<Item = &'a Arc<Item>> {
         let bounds = match end {
             [] => Some((Bound::Included(key), Bound::Included(key))),
             [0] => Some((Bound::Included(key), Bound::Unbounded)),
@@ -213,17 +217,12 @@ impl Store {
 
     /// The newest live version of every key.
     pub fn live(&self) -> impl Iterator<Item = &Arc<Item>> {
-        self.keys
-            .values()
-            .filter_map(|versions| live_at(versions, i64::MAX))
+        self.keys.values().filter_map(|versions| live_at(versions, i64::MAX))
     }
 
     /// Every version kept up to the committed revision, in no particular order.
     pub fn all(&self) -> impl Iterator<Item = &Arc<Item>> {
-        self.keys
-            .values()
-            .flatten()
-            .filter(|item| item.main <= self.committed)
+        self.keys.values().flatten().filter(|item| item.main <= self.committed)
     }
 
     /// Commits from `from` on, at most `limit` of them, committed ones only.
@@ -335,10 +334,7 @@ impl Store {
     }
 
     /// The versions that a result of `compaction` names.
-    pub fn doomed<'a>(
-        &'a self,
-        dropped: &'a [(Bytes, usize)],
-    ) -> impl Iterator<Item = &'a Arc<Item>> {
+    pub fn doomed<'a>(&'a self, dropped: &'a [(Bytes, usize)]) -> impl Iterator<Item = &'a Arc<Item>> {
         dropped
             .iter()
             .filter_map(|(key, n)| Some(self.keys.get(key)?.iter().take(*n)))
@@ -537,13 +533,11 @@ impl<'a> Write<'a> {
             let changes = items
                 .into_iter()
                 .map(|item| Change {
-                    prev: self.store.latest(&item.key, self.begin).cloned(),
+                    prev: self.store.before(&item),
                     item,
                 })
                 .collect();
-            self.store
-                .pending
-                .push(Arc::new(Commit { revision, changes }));
+            self.store.pending.push(Arc::new(Commit { revision, changes }));
         }
         revision
     }

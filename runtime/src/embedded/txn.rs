@@ -66,11 +66,7 @@ pub(crate) fn check_txn(req: &PbTxnRequest) -> Result<(), Refusal> {
 }
 
 fn check_shape(req: &PbTxnRequest, budget: usize) -> Result<(), Refusal> {
-    let ops = req
-        .compare
-        .len()
-        .max(req.success.len())
-        .max(req.failure.len());
+    let ops = req.compare.len().max(req.success.len()).max(req.failure.len());
     let left = budget.checked_sub(ops).ok_or(Refusal::TooManyOps)?;
     if req.compare.iter().any(|c| c.key.is_empty()) {
         return Err(Refusal::EmptyKey);
@@ -148,14 +144,11 @@ fn check_overlaps(ops: &[PbTxnRequestOp]) -> Result<Touched, Refusal> {
 
 /// True when no branch can write.
 pub(crate) fn is_read_only(req: &PbTxnRequest) -> bool {
-    req.success
-        .iter()
-        .chain(&req.failure)
-        .all(|op| match &op.request {
-            Some(PbTxnOpRequest::RequestRange(_)) | None => true,
-            Some(PbTxnOpRequest::RequestPut(_) | PbTxnOpRequest::RequestDeleteRange(_)) => false,
-            Some(PbTxnOpRequest::RequestTxn(nested)) => is_read_only(nested),
-        })
+    req.success.iter().chain(&req.failure).all(|op| match &op.request {
+        Some(PbTxnOpRequest::RequestRange(_)) | None => true,
+        Some(PbTxnOpRequest::RequestPut(_) | PbTxnOpRequest::RequestDeleteRange(_)) => false,
+        Some(PbTxnOpRequest::RequestTxn(nested)) => is_read_only(nested),
+    })
 }
 
 /// `Put` outside a txn.
@@ -167,11 +160,7 @@ pub(crate) fn check_lease(req: &PbPutRequest, leases: &Leases) -> Result<(), Ref
 }
 
 /// Runs a txn that only reads, at revision `current`.
-pub(crate) fn read(
-    store: &Store,
-    current: i64,
-    req: PbTxnRequest,
-) -> Result<PbTxnResponse, Refusal> {
+pub(crate) fn read(store: &Store, current: i64, req: PbTxnRequest) -> Result<PbTxnResponse, Refusal> {
     let mut path = Vec::new();
     decide(store, current, &req, &mut path);
     check_ranges(store, current, &req, &mut path.iter())?;
@@ -190,12 +179,8 @@ fn read_branch(
     let mut responses = Vec::with_capacity(ops.len());
     for op in ops {
         responses.push(match op.request {
-            Some(PbTxnOpRequest::RequestRange(r)) => {
-                PbTxnOpResponse::ResponseRange(store.range(&r, current)?)
-            }
-            Some(PbTxnOpRequest::RequestTxn(r)) => {
-                PbTxnOpResponse::ResponseTxn(read_branch(store, current, r, path)?)
-            }
+            Some(PbTxnOpRequest::RequestRange(r)) => PbTxnOpResponse::ResponseRange(store.range(&r, current)?),
+            Some(PbTxnOpRequest::RequestTxn(r)) => PbTxnOpResponse::ResponseTxn(read_branch(store, current, r, path)?),
             Some(PbTxnOpRequest::RequestPut(_) | PbTxnOpRequest::RequestDeleteRange(_)) | None => {
                 return Err(Refusal::KeyNotFound);
             }
@@ -229,12 +214,8 @@ fn apply_branch(
                 PbTxnOpResponse::ResponseRange(write.store().range(&r, write.revision())?)
             }
             Some(PbTxnOpRequest::RequestPut(r)) => PbTxnOpResponse::ResponsePut(write.put(r)?),
-            Some(PbTxnOpRequest::RequestDeleteRange(r)) => {
-                PbTxnOpResponse::ResponseDeleteRange(write.delete(&r))
-            }
-            Some(PbTxnOpRequest::RequestTxn(r)) => {
-                PbTxnOpResponse::ResponseTxn(apply_branch(write, r, path)?)
-            }
+            Some(PbTxnOpRequest::RequestDeleteRange(r)) => PbTxnOpResponse::ResponseDeleteRange(write.delete(&r)),
+            Some(PbTxnOpRequest::RequestTxn(r)) => PbTxnOpResponse::ResponseTxn(apply_branch(write, r, path)?),
             None => return Err(Refusal::KeyNotFound),
         });
     }
@@ -254,20 +235,14 @@ fn answer(succeeded: bool, responses: Vec<PbTxnOpResponse>) -> PbTxnResponse {
     }
 }
 
-fn take_branch(
-    req: PbTxnRequest,
-    path: &mut std::slice::Iter<'_, bool>,
-) -> (bool, Vec<PbTxnRequestOp>) {
+fn take_branch(req: PbTxnRequest, path: &mut std::slice::Iter<'_, bool>) -> (bool, Vec<PbTxnRequestOp>) {
     match path.next() {
         Some(true) => (true, req.success),
         Some(false) | None => (false, req.failure),
     }
 }
 
-fn branch<'a>(
-    req: &'a PbTxnRequest,
-    path: &mut std::slice::Iter<'_, bool>,
-) -> &'a [PbTxnRequestOp] {
+fn branch<'a>(req: &'a PbTxnRequest, path: &mut std::slice::Iter<'_, bool>) -> &'a [PbTxnRequestOp] {
     match path.next() {
         Some(true) => &req.success,
         Some(false) | None => &req.failure,
@@ -298,16 +273,13 @@ fn check_puts(
     for op in branch(req, path) {
         match &op.request {
             Some(PbTxnOpRequest::RequestPut(r)) => {
-                if (r.ignore_value || r.ignore_lease)
-                    && write.store().latest(&r.key, current).is_none()
-                {
+                if (r.ignore_value || r.ignore_lease) && write.store().latest(&r.key, current).is_none() {
                     return Err(Refusal::KeyNotFound);
                 }
                 check_lease(r, write.leases())?;
             }
             Some(PbTxnOpRequest::RequestTxn(r)) => check_puts(write, current, r, path)?,
-            Some(PbTxnOpRequest::RequestRange(_) | PbTxnOpRequest::RequestDeleteRange(_))
-            | None => {}
+            Some(PbTxnOpRequest::RequestRange(_) | PbTxnOpRequest::RequestDeleteRange(_)) | None => {}
         }
     }
     Ok(())

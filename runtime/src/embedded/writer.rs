@@ -59,10 +59,7 @@ const SAMPLE: Duration = Duration::from_secs(30);
 /// Time since boot, suspended time included.
 pub(crate) fn now() -> Duration {
     let t = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    Duration::new(
-        t.tv_sec.unsigned_abs(),
-        u32::try_from(t.tv_nsec).unwrap_or(0),
-    )
+    Duration::new(t.tv_sec.unsigned_abs(), u32::try_from(t.tv_nsec).unwrap_or(0))
 }
 
 pub(crate) struct Writer {
@@ -141,10 +138,10 @@ impl Writer {
             let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
             match state.leases.is_empty() {
                 true => None,
-                false => state.leases.next_expiry().map(|at| {
-                    at.saturating_sub(now)
-                        .clamp(Duration::from_millis(5), LEASE_NAP)
-                }),
+                false => state
+                    .leases
+                    .next_expiry()
+                    .map(|at| at.saturating_sub(now).clamp(Duration::from_millis(5), LEASE_NAP)),
             }
         };
         let sample = self.samples.front().map(|(at, _)| {
@@ -154,10 +151,7 @@ impl Writer {
         });
         match expiry.into_iter().chain(sample).min() {
             Some(nap) => self.commands.recv_timeout(nap),
-            None => self
-                .commands
-                .recv()
-                .map_err(|_| RecvTimeoutError::Disconnected),
+            None => self.commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
         }
     }
 
@@ -204,12 +198,7 @@ impl Writer {
     }
 
     /// Publishes or takes back what was applied, as the disk decided.
-    fn settle(
-        &mut self,
-        outcome: Result<(), Failed>,
-        undo: Vec<Undo>,
-        now: Duration,
-    ) -> Result<(), Refusal> {
+    fn settle(&mut self, outcome: Result<(), Failed>, undo: Vec<Undo>, now: Duration) -> Result<(), Refusal> {
         let kept = match &outcome {
             Ok(()) => true,
             Err(failed) => failed.committed,
@@ -252,8 +241,7 @@ impl Writer {
     }
 
     fn note_size(&self) {
-        self.size
-            .store(self.disk.size(), std::sync::atomic::Ordering::Relaxed);
+        self.size.store(self.disk.size(), std::sync::atomic::Ordering::Relaxed);
     }
 
     fn sample(&mut self, revision: i64, now: Duration) {
@@ -328,11 +316,9 @@ impl Writer {
 fn alone(command: &Command) -> bool {
     match command {
         Command::Compact(..) | Command::Shrink(_) | Command::Close => true,
-        Command::Put(..)
-        | Command::Delete(..)
-        | Command::Txn(..)
-        | Command::Grant { .. }
-        | Command::Revoke(..) => false,
+        Command::Put(..) | Command::Delete(..) | Command::Txn(..) | Command::Grant { .. } | Command::Revoke(..) => {
+            false
+        }
     }
 }
 
