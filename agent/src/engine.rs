@@ -1,0 +1,411 @@
+//! The container engine of a node, in our words. The agent's loop calls [`ContainerRuntime`]; `docker` speaks it to a
+//! real Docker engine, [`fake`] plays one for tests. Every call has a deadline of its own, says what went wrong as a typed
+//! [`ErrorKind`] with the engine's own words (cleaned and shortened), and touches nothing but what it names.
+//! Nothing here decides anything, and nothing here ever removes a volume.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use schemas::container::ContainerSpec;
+use schemas::image::ImageRef;
+use schemas::names::{InstanceName, Namespace};
+use schemas::records::{AssignedPort, InstanceCondition};
+
+/// The oldest engine API that Reeve works with: Docker 20.10.
+pub const OLDEST_API: (u32, u32) = (1, 41);
+
+/// The label that says which cluster a container or network belongs to; its value is the cluster id.
+pub const CLUSTER_LABEL: &str = "reeve.cluster";
+
+/// What became of a call.
+pub type Result<T> = std::result::Result<T, EngineError>;
+
+/// Takes the progress of a pull; called at most ten times a second.
+pub type ProgressSink = Arc<dyn Fn(PullProgress) + Send + Sync>;
+
+/// A container engine. Shared as `Arc<dyn ContainerRuntime>`; every method may be called at any time from any task.
+/// Containers are named by their full id. A stopped future leaves the engine to finish, or not, what was asked: read back.
+pub trait ContainerRuntime: Send + Sync + 'static {
+    /// The engine's version; refused with [`ErrorKind::TooOld`] below [`OLDEST_API`].
+    fn version(&self) -> BoxFuture<'_, Result<EngineVersion>>;
+    /// What the host has. Costly (tens of milliseconds): at start and on a slow sweep only.
+    fn info(&self) -> BoxFuture<'_, Result<EngineInfo>>;
+    /// All containers with the label [`CLUSTER_LABEL`]` = cluster`, in every state, by id; one request, no inspect.
+    /// One that cannot be read whole is listed with what could be read.
+    fn list<'a>(&'a self, cluster: &'a str) -> BoxFuture<'a, Result<Vec<Listed>>>;
+    /// Everything about one container, by id or name.
+    fn inspect<'a>(&'a self, container: &'a str) -> BoxFuture<'a, Result<Inspection>>;
+    /// Creates a container and starts nothing. The namespace's network must exist when the spec's network is `bridge`.
+    /// A taken name is [`ErrorKind::Conflict`]; a missing bind source is [`ErrorKind::Refused`].
+    fn create<'a>(&'a self, request: CreateRequest<'a>) -> BoxFuture<'a, Result<Created>>;
+    /// Starts a created or ended container; one that runs already is a success.
+    fn start<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>>;
+    /// Sends the container's stop signal, waits `grace`, then SIGKILL; returns when it has ended. Ended or missing already is a success.
+    fn stop<'a>(&'a self, id: &'a str, grace: Duration) -> BoxFuture<'a, Result<()>>;
+    /// SIGKILL, without waiting for the end. Ended or missing already is a success.
+    fn kill<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>>;
+    /// Removes an ended container, never its volumes. Missing is a success; one that runs is [`ErrorKind::Conflict`].
+    fn remove<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>>;
+    /// Lets a paused container run on; one that is not paused is a success.
+    fn unpause<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>>;
+    /// Gives a container another name.
+    fn rename<'a>(&'a self, id: &'a str, name: &'a str) -> BoxFuture<'a, Result<()>>;
+    /// Sets the limits and the restart policy `no`, in place. What the engine discards comes back as conditions.
+    fn update<'a>(&'a self, id: &'a str, limits: &'a Limits) -> BoxFuture<'a, Result<Vec<InstanceCondition>>>;
+    /// Makes sure that the namespace's network exists. Cheap when it is known to.
+    fn ensure_network<'a>(&'a self, cluster: &'a str, namespace: &'a Namespace) -> BoxFuture<'a, Result<()>>;
+    /// Connects a container to its namespace's network under its names; connected already is a success.
+    fn connect<'a>(&'a self, id: &'a str, instance: &'a InstanceName) -> BoxFuture<'a, Result<()>>;
+    /// Fetches an image with the host's own credentials. Passing faults are retried (10 times, 0.5 s to 30 s);
+    /// [`ErrorKind::ImageNotFound`] and [`ErrorKind::Denied`] fail at once. Five minutes of silence are a timeout.
+    fn pull<'a>(&'a self, image: &'a ImageRef, progress: ProgressSink) -> BoxFuture<'a, Result<ImageId>>;
+    /// The id of a local image; None when the host does not have it.
+    fn image<'a>(&'a self, image: &'a ImageRef) -> BoxFuture<'a, Result<Option<ImageId>>>;
+    /// The last lines a container logged, oldest first: at most `lines`, each at most 256 characters, cleaned.
+    /// Empty when its logging driver cannot be read.
+    fn logs<'a>(&'a self, id: &'a str, lines: usize) -> BoxFuture<'a, Result<Vec<String>>>;
+    /// Runs a command in a container and returns its exit code. After `timeout` the answer is [`ErrorKind::Timeout`];
+    /// the command may run on, for engines cannot end one.
+    fn exec<'a>(&'a self, id: &'a str, command: &'a [String], timeout: Duration) -> BoxFuture<'a, Result<ExecEnd>>;
+    /// What a running container has used so far; one sample, no waiting for a second.
+    fn stats<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Stats>>;
+    /// What happens to the cluster's containers, for ever: the stream reconnects by itself with back-off and says so.
+    /// Events are hints: after [`Event::Connected`] list and inspect anew, for what happened in between is not told.
+    fn events(&self, cluster: &str) -> BoxStream<'static, Event>;
+}
+
+/// An engine's version.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EngineVersion {
+    pub version: String,
+    /// The newest API it speaks, as (major, minor).
+    pub api: (u32, u32),
+    pub os: String,
+    pub arch: String,
+    pub kernel: String,
+}
+
+/// What a host and its engine have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EngineInfo {
+    pub version: EngineVersion,
+    /// The engine's own id: another engine under the same address has another.
+    pub engine_id: String,
+    pub hostname: String,
+    pub cpus: u32,
+    pub memory_bytes: u64,
+    pub storage_driver: String,
+    /// `1` or `2`.
+    pub cgroup_version: String,
+    /// Where the engine keeps its data.
+    pub root: String,
+    /// Free bytes there; None when the engine is not on this machine.
+    pub disk_free_bytes: Option<u64>,
+    /// What the engine warns of: no swap limit support, and the like.
+    pub warnings: Vec<String>,
+}
+
+/// The id of an image: `sha256:...`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ImageId(pub String);
+
+/// A container as a list tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    pub id: String,
+    /// Without the leading `/`; empty when it has none.
+    pub name: String,
+    pub image_id: ImageId,
+    pub state: State,
+    pub labels: BTreeMap<String, String>,
+    /// Networks it is connected to, and its address there (None while it does not run).
+    pub networks: BTreeMap<String, Option<IpAddr>>,
+}
+
+/// The state of a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Created,
+    Running,
+    Paused,
+    /// The engine itself is about to start it again: somebody gave it a restart policy.
+    Restarting,
+    /// It ended; the code where it is known (a list knows it too).
+    Exited {
+        code: Option<i64>,
+    },
+    /// The engine failed to remove it; only removing helps.
+    Dead,
+    Removing,
+    /// A word this release does not know.
+    Unknown,
+}
+
+/// A container as an inspection tells it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Inspection {
+    pub id: String,
+    pub name: String,
+    pub image_id: ImageId,
+    pub state: State,
+    /// The process id of its first process on the host; None when it does not run.
+    pub pid: Option<u32>,
+    /// When it last started, in the engine's words: compared, never computed with.
+    pub started_at: String,
+    pub oom_killed: bool,
+    /// Why the last start failed, cleaned; empty when it did not.
+    pub error: String,
+    pub labels: BTreeMap<String, String>,
+    pub networks: BTreeMap<String, Option<IpAddr>>,
+    /// The limits in force.
+    pub limits: Limits,
+    /// The engine's restart policy: `no` unless somebody changed it.
+    pub restart_policy: String,
+    /// The whole answer, for `translate::discrepancies`.
+    pub raw: Arc<serde_json::Value>,
+}
+
+/// What can be changed on a running container. None is the engine's default, which is no limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Billionths of a core.
+    pub nano_cpus: Option<i64>,
+    pub cpu_shares: Option<i64>,
+    pub cpuset_cpus: Option<String>,
+    pub cpuset_mems: Option<String>,
+    /// Bytes.
+    pub memory: Option<i64>,
+    /// Bytes of memory and swap together; -1 is unlimited.
+    pub memory_swap: Option<i64>,
+    pub blkio_weight: Option<i64>,
+    pub pids_limit: Option<i64>,
+}
+
+/// What to create.
+#[derive(Clone, Copy, Debug)]
+pub struct CreateRequest<'a> {
+    /// The container's name: `<namespace>.<workload>.<slot>.<n>`.
+    pub name: &'a str,
+    /// Gives the host name, the network and the names in it.
+    pub instance: &'a InstanceName,
+    pub spec: &'a ContainerSpec,
+    /// Reeve's own labels; the spec's are added.
+    pub labels: &'a BTreeMap<String, String>,
+    /// The node's ports, one for each published port of the spec, in the spec's order.
+    pub ports: &'a [AssignedPort],
+}
+
+/// What was created.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Created {
+    pub id: String,
+    /// Options this engine cannot do (`OptionUnsupported`) or said to have discarded (`OptionDiscarded`).
+    pub conditions: Vec<InstanceCondition>,
+}
+
+/// How far a pull is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PullProgress {
+    pub done_bytes: u64,
+    /// Bytes of the layers whose size is known by now: it grows during the first seconds.
+    pub total_bytes: u64,
+    /// 0 to 100, never falling; 0 while unknown.
+    pub percent: u8,
+    /// Which attempt this is, from 1.
+    pub attempt: u32,
+}
+
+/// How a command in a container ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExecEnd {
+    pub code: i64,
+    /// The last of what it wrote, cleaned: at most 256 characters.
+    pub output: String,
+}
+
+/// What a container has used.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Stats {
+    pub cpu_seconds: f64,
+    pub memory_bytes: u64,
+    pub memory_limit_bytes: u64,
+    pub receive_bytes: u64,
+    pub transmit_bytes: u64,
+    pub pids: u64,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The stream is up, for the first time or again: what happened before it is unknown.
+    Connected,
+    /// The stream is down; it will be tried again.
+    Disconnected(EngineError),
+    Container {
+        id: String,
+        action: Action,
+    },
+}
+
+/// What happened to a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    Created,
+    Started,
+    Died {
+        code: Option<i64>,
+    },
+    /// Somebody, perhaps we, used the engine's stop (told after `Died`).
+    Stopped,
+    Killed,
+    OutOfMemory,
+    Paused,
+    Unpaused,
+    Renamed,
+    Updated,
+    Removed,
+    NetworkConnected,
+    NetworkDisconnected,
+}
+
+/// What kind of failure it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// Nothing answers at the engine's address, or the connection broke.
+    Unavailable,
+    /// It did not answer in time. The call may still take effect: read back.
+    Timeout,
+    /// No such container, or network.
+    NotFound,
+    /// The name is taken, by this id where the engine says so; or the container is in a state that forbids it.
+    Conflict {
+        holder: Option<String>,
+    },
+    /// Something on the host has the port.
+    PortTaken {
+        port: Option<u16>,
+    },
+    /// The disk is full.
+    NoSpace,
+    /// The registry, or the engine, refuses us.
+    Denied,
+    /// There is no such image.
+    ImageNotFound,
+    /// The registry failed for a passing reason.
+    Registry,
+    /// The engine refused what was asked: a bad option, a missing path.
+    Refused,
+    /// The engine speaks no API that we do.
+    TooOld,
+    Other,
+}
+
+/// A call to the engine that failed: what was tried, on what, and what the engine said.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{act}: {said}")]
+pub struct EngineError {
+    pub kind: ErrorKind,
+    /// What was tried: "create container `default.web.1.1`".
+    pub act: String,
+    /// The engine's own words, without control characters, at most 400 characters.
+    pub said: String,
+}
+
+impl EngineError {
+    #[must_use]
+    pub fn new(kind: ErrorKind, act: impl Into<String>, said: &str) -> Self {
+        Self {
+            kind,
+            act: act.into(),
+            said: clean(said, 400),
+        }
+    }
+
+    /// What a person can do about it.
+    #[must_use]
+    pub fn remedy(&self) -> &'static str {
+        match &self.kind {
+            ErrorKind::Unavailable => {
+                "start the engine (`systemctl start docker`), or name its address with --docker or DOCKER_HOST"
+            }
+            ErrorKind::Timeout => "the engine is slow or stuck; see its log (`journalctl -u docker`)",
+            ErrorKind::NotFound => "somebody removed it; it is made again if it is still wanted",
+            ErrorKind::Conflict { .. } => {
+                "rename or remove the container that has the name (`docker rename`, `docker rm`)"
+            }
+            ErrorKind::PortTaken { .. } => "free the port on this node (`ss -ltnup`), or choose another hostPort",
+            ErrorKind::NoSpace => "free disk space on this node (`docker system df` shows what uses it)",
+            ErrorKind::Denied => {
+                "log in on this node (`docker login` as the agent's user), and see that the account may read the image"
+            }
+            ErrorKind::ImageNotFound => "see that the image's name and tag are right, and that it was pushed",
+            ErrorKind::Registry => "it is tried again; see that this node reaches the registry",
+            ErrorKind::Refused => "correct the option that the engine names",
+            ErrorKind::TooOld => "upgrade the engine to Docker 20.10 or later",
+            ErrorKind::Other => "see the engine's log (`journalctl -u docker`)",
+        }
+    }
+
+    /// Whether the same call may succeed later with nothing changed by a person.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        match &self.kind {
+            ErrorKind::Unavailable
+            | ErrorKind::Timeout
+            | ErrorKind::Registry
+            | ErrorKind::NoSpace
+            | ErrorKind::Other => true,
+            ErrorKind::NotFound
+            | ErrorKind::Conflict { .. }
+            | ErrorKind::PortTaken { .. }
+            | ErrorKind::Denied
+            | ErrorKind::ImageNotFound
+            | ErrorKind::Refused
+            | ErrorKind::TooOld => false,
+        }
+    }
+}
+
+impl fmt::Display for ImageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Text from outside made fit for messages: control characters become spaces, runs of space one, cut at `most` characters.
+#[must_use]
+pub fn clean(text: &str, most: usize) -> String {
+    let mut out = String::with_capacity(text.len().min(most * 4));
+    let mut count = 0;
+    let mut gap = false;
+    for c in text.chars() {
+        // Bidirectional overrides and the like can make a message read as another one.
+        let hidden = c.is_control()
+            || c.is_whitespace()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
+        if hidden {
+            gap = !out.is_empty();
+            continue;
+        }
+        if count + usize::from(gap) + 1 > most {
+            if most > 1 {
+                out.pop();
+                out.push('…');
+            }
+            break;
+        }
+        if gap {
+            out.push(' ');
+            count += 1;
+            gap = false;
+        }
+        out.push(c);
+        count += 1;
+    }
+    out
+}
