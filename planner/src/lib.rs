@@ -2,5 +2,6 @@
 //! what to tell one Docker engine. The controller, the agent and `reeve plan` call them and execute what they say, nothing
 //! else. No clock, no randomness, no hash map, no waiting: the same snapshot always gives the same plan, byte for byte.
 
+pub mod change;
 pub mod cluster;
 pub mod node;
