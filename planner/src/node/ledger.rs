@@ -1,0 +1,104 @@
+//! The agent's ledger: which container is whose, and how each instance has fared. It is the proof of ownership. The agent
+//! keeps it on disk; an intent to create is in it, on disk, before the create.
+
+use std::collections::BTreeMap;
+
+use schemas::records::{AssignedPort, Digest, Failing, InstanceCondition};
+use serde::{Deserialize, Serialize};
+
+use super::types::{InstanceKey, Limits};
+
+/// Every instance this node knows of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ledger {
+    pub entries: BTreeMap<InstanceKey, LedgerEntry>,
+}
+
+/// One instance. Moments are ms of BOOTTIME; the agent clears them when the machine has been booted since.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LedgerEntry {
+    /// The accepted spec whose probes and policies count, and whose container runs or is to run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub in_force: Option<InForce>,
+    /// Its container, or the intent to create it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<Owned>,
+    /// Since when it has been up; None while it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub up: Option<Up>,
+    /// What the clock of `progressDeadline` runs for; None while it is ready.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trying: Option<Trying>,
+    /// Restarts in a row.
+    pub row: u32,
+    /// Restarts since the container was created.
+    pub restarts: u32,
+    /// Steps that failed in a row.
+    pub failures: u32,
+    /// Not started or tried again before.
+    pub not_before_ms: u64,
+    /// It ended and stays so, by its restart policy.
+    pub stopped: bool,
+    /// We stop it to start it again, whatever its restart policy says.
+    pub restarting: bool,
+    /// It did not end by being asked: SIGKILL next.
+    pub kill: bool,
+    /// With pull policy `Always`: a pull must have begun after this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pull_after_ms: Option<u64>,
+    /// The code with which it last ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i64>,
+    /// Why it does not become, or stay, ready; kept until it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failing: Option<Failing>,
+    /// What the engine said of its options.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<InstanceCondition>,
+    /// Its limits as first inspected after create, or after they were set again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
+}
+
+/// An accepted spec in force, with what is particular to the instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InForce {
+    pub n: u64,
+    pub digest: Digest,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<AssignedPort>,
+}
+
+/// A container of ours.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Owned {
+    /// The full id; None while it is only intended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// What it was made from.
+    pub spec: InForce,
+}
+
+/// A container that is up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Up {
+    pub since_ms: u64,
+    /// The engine's own words for its start, once inspected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<String>,
+    /// Since when it has been ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_ms: Option<u64>,
+}
+
+/// What an instance is trying to become ready as.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Trying {
+    pub n: u64,
+    pub since_ms: u64,
+}

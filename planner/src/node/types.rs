@@ -1,0 +1,400 @@
+//! What the node planner may know, and what it answers. The agent's observe step fills a [`NodeInput`]; a [`Step`] is so
+//! specific that the agent's execute step has nothing left to choose.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use schemas::container::{HealthCheck, NetworkMode};
+use schemas::image::ImageRef;
+use schemas::keys::ResourceKey;
+use schemas::kinds::Kind;
+use schemas::names::{InstanceName, Namespace, NodeName, ResourceName, Slot};
+use schemas::records::{
+    Assigned, AssignedPort, Assignment, ClusterId, Digest, FailingReason, InstanceCondition, NodeCondition, Report, ReportedInstance, Uid,
+};
+use schemas::service::ServiceSpec;
+use schemas::units::Span;
+use serde::{Deserialize, Serialize};
+
+use super::labels::OwnLabels;
+use super::ledger::{Ledger, LedgerEntry};
+
+/// One instance of one life of a workload. Orders as assignments and reports do.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InstanceKey {
+    pub namespace: Namespace,
+    pub workload: ResourceName,
+    pub slot: Slot,
+    pub uid: Uid,
+    #[serde(with = "kind")]
+    pub kind: Kind,
+}
+
+impl InstanceKey {
+    /// As people name it.
+    #[must_use]
+    pub fn name(&self) -> InstanceName {
+        InstanceName { namespace: self.namespace.clone(), workload: self.workload.clone(), slot: self.slot.clone() }
+    }
+    /// The resource it is an instance of.
+    #[must_use]
+    pub fn resource(&self) -> ResourceKey {
+        ResourceKey { namespace: Some(self.namespace.clone()), kind: self.kind, name: self.workload.clone() }
+    }
+    /// One of its accepted specs.
+    #[must_use]
+    pub fn spec(&self, n: u64, digest: &Digest) -> SpecId {
+        SpecId { resource: self.resource(), n, digest: digest.clone() }
+    }
+    /// The one a report speaks of.
+    #[must_use]
+    pub fn reported(instance: &ReportedInstance) -> Self {
+        Self {
+            namespace: instance.namespace.clone(),
+            workload: instance.workload.clone(),
+            slot: instance.slot.clone(),
+            uid: instance.uid.clone(),
+            kind: instance.kind,
+        }
+    }
+}
+impl From<&Assigned> for InstanceKey {
+    fn from(assigned: &Assigned) -> Self {
+        Self {
+            namespace: assigned.namespace.clone(),
+            workload: assigned.workload.clone(),
+            slot: assigned.slot.clone(),
+            uid: assigned.uid.clone(),
+            kind: assigned.kind,
+        }
+    }
+}
+impl fmt::Display for InstanceKey {
+    /// `default/web.2`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}.{}", self.namespace, self.workload, self.slot)
+    }
+}
+
+/// Kinds are written as keys spell them.
+mod kind {
+    use schemas::kinds::Kind;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(kind: &Kind, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(kind.segment())
+    }
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Kind, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Kind::from_segment(&text).ok_or_else(|| D::Error::custom("an unknown kind"))
+    }
+}
+
+/// One accepted spec, by its key and the digest of its bytes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SpecId {
+    pub resource: ResourceKey,
+    pub n: u64,
+    pub digest: Digest,
+}
+
+/// What the agent has of an accepted spec. One that is not in the map at all is not fetched yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SpecState {
+    /// On disk, and its digest is right.
+    Here(Arc<ServiceSpec>),
+    /// The store has no such record, or its bytes have another digest, or they cannot be read: in one sentence.
+    Damaged(String),
+}
+
+/// A container as the engine lists it: of any state, ours or merely labelled like ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observed {
+    /// The full id.
+    pub id: String,
+    /// Without the leading slash.
+    pub name: String,
+    pub labels: BTreeMap<String, String>,
+    pub state: ContainerState,
+    /// The image as it was given at create.
+    pub image: String,
+    /// The networks it is connected to.
+    pub networks: BTreeMap<String, NetworkEnd>,
+    /// What only an inspection tells; the last one, or None before the first.
+    pub details: Option<Details>,
+}
+
+impl Observed {
+    /// Its labels, if they are all there and well formed.
+    #[must_use]
+    pub fn own(&self) -> Option<OwnLabels> {
+        OwnLabels::parse(&self.labels)
+    }
+}
+
+/// A container's end of a network.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NetworkEnd {
+    /// Empty while it does not run.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// The engine's states.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ContainerState {
+    /// Created and never started.
+    Created,
+    Running,
+    Paused,
+    /// The engine itself restarts it: its restart policy was changed by hand.
+    Restarting,
+    /// It ended; the code, when the list tells.
+    Exited { code: Option<i64> },
+    /// The engine failed to remove it.
+    Dead,
+    Removing,
+}
+
+/// What only an inspection tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Details {
+    /// When it was last started, in the engine's own words: only ever compared for being the same.
+    pub started_at: Option<String>,
+    pub exit_code: Option<i64>,
+    pub oom_killed: bool,
+    /// `no` unless someone changed it.
+    pub restart_policy: String,
+    pub limits: Limits,
+}
+
+/// Limits that the engine can change on a running container, and so can anyone by hand. 0 is no limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Limits {
+    pub nano_cpus: i64,
+    pub cpu_shares: i64,
+    pub cpu_quota: i64,
+    pub cpu_period: i64,
+    pub cpuset_cpus: String,
+    pub cpuset_mems: String,
+    pub memory: i64,
+    pub memory_swap: i64,
+    pub memory_reservation: i64,
+    pub blkio_weight: i64,
+    pub pids_limit: i64,
+}
+
+/// What is known of an image reference on this node. One that is not in the map was not looked up yet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Image {
+    pub present: bool,
+    /// When the last successful pull by this process began, in ms of BOOTTIME.
+    pub pulled_ms: Option<u64>,
+    /// A pull is under way; percent, 0 while unknown.
+    pub pulling: Option<u8>,
+    /// How the last pull failed, if it did.
+    pub failed: Option<PullFailure>,
+}
+
+/// A pull that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PullFailure {
+    pub reason: FailingReason,
+    pub message: String,
+    /// Not tried again before, in ms of BOOTTIME.
+    pub retry_ms: u64,
+}
+
+/// What the probe of a container last said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Probe {
+    /// Nothing yet since its start.
+    #[default]
+    Unknown,
+    Healthy,
+    /// It failed `retries` times in a row after its start period.
+    Unhealthy { message: String },
+}
+
+/// Everything the node planner may know.
+#[derive(Clone, Debug)]
+pub struct NodeInput {
+    /// CLOCK_BOOTTIME in milliseconds: of this machine, compared with itself only.
+    pub now_ms: u64,
+    pub node: NodeName,
+    pub cluster: ClusterId,
+    /// The assignment in force: the newest that was accepted, from disk. None before the first.
+    pub assignment: Option<Arc<Assignment>>,
+    pub specs: BTreeMap<SpecId, SpecState>,
+    pub ledger: Ledger,
+    /// Every container with our cluster's label; or why the engine did not say, in one sentence.
+    pub observed: Result<Vec<Observed>, String>,
+    /// By reference text.
+    pub images: BTreeMap<String, Image>,
+    /// By container id.
+    pub probes: BTreeMap<String, Probe>,
+    /// Ids of containers whose last end a person asked for (the engine said so, and it was not us).
+    pub stopped_by_person: BTreeSet<String>,
+    /// Instances with a step under way, or whose step ended after `observed` was begun: left alone in this pass.
+    pub busy: BTreeSet<InstanceKey>,
+    /// The last lines logged by failing instances.
+    pub logs: BTreeMap<InstanceKey, Vec<String>>,
+    /// The ledger could not be written, or the disk is full: nothing new is begun.
+    pub disk_full: bool,
+    /// What else is wrong with the node: a held assignment, a damaged file.
+    pub conditions: Vec<NodeCondition>,
+}
+
+/// What to do on this node now.
+#[derive(Clone, Debug, PartialEq)]
+#[must_use = "a plan does nothing until it is executed"]
+pub struct NodePlan {
+    /// Ledger entries that differ; None is one to forget. On disk before any step runs.
+    pub ledger: BTreeMap<InstanceKey, Option<LedgerEntry>>,
+    /// At most one for each instance; those that end containers come first.
+    pub steps: Vec<Step>,
+    /// Images whose presence must be looked up before more can be decided.
+    pub look_up: BTreeSet<String>,
+    /// Accepted specs that are not here.
+    pub wanted_specs: BTreeSet<SpecId>,
+    /// Accepted specs that are in use; any other copy on disk may go.
+    pub used_specs: BTreeSet<SpecId>,
+    /// Containers to probe, by id; any other probe ends.
+    pub probes: BTreeMap<String, ProbeTarget>,
+    /// When to plan again though nothing happens, in ms of BOOTTIME.
+    pub look_again_ms: Option<u64>,
+    pub report: Report,
+}
+
+/// A container that is probed. A target that differs in `up_since_ms` is a new start: its probe begins anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbeTarget {
+    pub instance: InstanceKey,
+    pub check: HealthCheck,
+    pub network: NetworkMode,
+    pub addresses: Vec<IpAddr>,
+    pub up_since_ms: u64,
+}
+
+/// One operation on one instance, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    pub instance: InstanceKey,
+    pub op: Op,
+    pub reason: Reason,
+}
+
+/// What the agent tells the engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Fetch the image. One step fetches it for every instance that waits for it.
+    Pull { image: ImageRef },
+    /// Make the network of its namespace if need be, create the container under this name and labels, and start it.
+    Create { name: String, labels: OwnLabels, spec: Arc<ServiceSpec>, ports: Vec<AssignedPort> },
+    Start { id: String },
+    /// Ask it to end; SIGKILL after the grace period.
+    Stop { id: String, grace: Span },
+    Kill { id: String },
+    /// The container, never a volume.
+    Remove { id: String },
+    Unpause { id: String },
+    Rename { id: String, to: String },
+    /// Limits as the spec says, and the restart policy `no`.
+    UpdateLimits { id: String, spec: Arc<ServiceSpec> },
+    /// Back into the network of its namespace.
+    Connect { id: String },
+}
+
+impl Op {
+    /// One word, for logs and metrics.
+    #[must_use]
+    pub const fn verb(&self) -> &'static str {
+        match self {
+            Self::Pull { .. } => "pull",
+            Self::Create { .. } => "create",
+            Self::Start { .. } => "start",
+            Self::Stop { .. } => "stop",
+            Self::Kill { .. } => "kill",
+            Self::Remove { .. } => "remove",
+            Self::Unpause { .. } => "unpause",
+            Self::Rename { .. } => "rename",
+            Self::UpdateLimits { .. } => "update",
+            Self::Connect { .. } => "connect",
+        }
+    }
+}
+
+/// Why a step is taken. Logs and events print it; the variant's name is the stable code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Assigned, and there is no container.
+    Assigned,
+    /// Assigned for later: only the image is fetched.
+    Prepared,
+    /// The assignment says it must go.
+    Absent,
+    /// The assignment gives it another spec; the fields that force a new container.
+    SpecChanged { from: u64, to: u64, fields: Vec<&'static str> },
+    /// It has no container any more, though nobody here removed it.
+    Gone,
+    /// It ended.
+    Ended { code: Option<i64> },
+    /// A person stopped it; what is assigned runs.
+    StoppedByHand,
+    Unhealthy { message: String },
+    NeverStarted,
+    Paused,
+    Renamed { found: String },
+    LimitsChanged,
+    RestartPolicyChanged { found: String },
+    Disconnected,
+    /// The engine left it dead.
+    Dead,
+    /// It did not end by being asked.
+    StopFailed,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Assigned => f.write_str("it is assigned"),
+            Self::Prepared => f.write_str("it is to be prepared"),
+            Self::Absent => f.write_str("it is assigned to be absent"),
+            Self::SpecChanged { from, to, fields } => write!(f, "spec {from} became {to}: {}", fields.join(", ")),
+            Self::Gone => f.write_str("its container is gone"),
+            Self::Ended { code: Some(code) } => write!(f, "it ended with code {code}"),
+            Self::Ended { code: None } => f.write_str("it ended"),
+            Self::StoppedByHand => f.write_str("it was stopped by hand"),
+            Self::Unhealthy { message } => write!(f, "it is unhealthy: {message}"),
+            Self::NeverStarted => f.write_str("it was created and not started"),
+            Self::Paused => f.write_str("it was paused by hand"),
+            Self::Renamed { found } => write!(f, "it was renamed to `{found}` by hand"),
+            Self::LimitsChanged => f.write_str("its limits were changed by hand"),
+            Self::RestartPolicyChanged { found } => write!(f, "its restart policy was changed to `{found}` by hand"),
+            Self::Disconnected => f.write_str("it was disconnected from its network by hand"),
+            Self::Dead => f.write_str("the engine left it dead"),
+            Self::StopFailed => f.write_str("it did not end when asked"),
+        }
+    }
+}
+
+/// How a step ended, as far as the ledger cares. Pulls are kept in [`NodeInput::images`] instead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OpOutcome {
+    /// A container was created; said before it is started.
+    Created { id: String, conditions: Vec<InstanceCondition> },
+    /// The step is done.
+    Done,
+    Failed(Failure),
+}
+
+/// Why a step failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    pub reason: FailingReason,
+    /// One sentence for people, with the remedy.
+    pub message: String,
+}
