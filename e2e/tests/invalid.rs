@@ -72,7 +72,6 @@ fn an_invalid_put_changes_no_container_and_says_where_it_is_wrong() {
 #[test]
 fn foreign_and_broken_values_at_every_kind_of_key_stop_nothing() {
     let (lab, etcd) = cluster();
-    let endpoints = etcd.endpoints.clone();
     etcd.ctl(&["put", "/reeve/desired/default/service/web", &service("web", "")]);
     let host = &lab.hosts[0];
     eventually("it runs", 30, || if host.running() == ["default.web.1.1"] { Ok(()) } else { Err(format!("{:?}", host.running())) });
