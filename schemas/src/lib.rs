@@ -4,6 +4,7 @@
 
 pub mod admit;
 pub mod container;
+pub mod explain;
 pub mod image;
 pub mod keys;
 pub mod kinds;
@@ -16,4 +17,10 @@ pub mod records;
 mod semantics;
 pub mod service;
 pub mod units;
+pub mod write;
 pub mod yaml;
+
+pub use admit::{Admitted, Input, admit, admit_all, admit_stored};
+pub use explain::explain;
+pub use kinds::{Document, Kind};
+pub use problem::{Code, Look, Problem, Problems};
