@@ -191,17 +191,31 @@ fn filled(dir: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
             client.put(key, vec![b'v'; i], None).await.unwrap();
         }
         client.compact(200, None).await.unwrap();
+        for _ in 0..100 {
+            client.lease_grant(1000, None).await.unwrap();
+        }
         let all = content(&store).await;
         store.close().await;
         all
     })
 }
 
+/// All keys with their values, and all leases.
 async fn content(store: &Embedded) -> Vec<(Vec<u8>, Vec<u8>)> {
     let all = GetOptions::new().with_all_keys();
-    let got = store.client().get("", Some(all)).await.unwrap();
+    let mut client = store.client();
+    let got = client.get("", Some(all)).await.unwrap();
     let pair = |kv: &etcd_client::KeyValue| (kv.key().to_vec(), kv.value().to_vec());
-    got.kvs().iter().map(pair).collect()
+    let mut content: Vec<_> = got.kvs().iter().map(pair).collect();
+    for lease in client.leases().await.unwrap().leases() {
+        let life = client.lease_time_to_live(lease.id(), None).await.unwrap();
+        content.push((
+            lease.id().to_be_bytes().to_vec(),
+            life.granted_ttl().to_be_bytes().to_vec(),
+        ));
+    }
+    content.sort();
+    content
 }
 
 /// Opens what may be damaged: whole, or an error with a remedy. Nothing else.

@@ -2,7 +2,7 @@
 //!
 //! Format 1. Table `items`: (main revision, sub) -> record; table `leases`: id -> TTL in seconds;
 //! table `meta`: one record with the ids, the revisions, and the count and sum of the checksums of
-//! all records, so that a record that was lost or changed is found when the file is opened.
+//! all records and leases, so that one that was lost or changed is found when the file is opened.
 //! A record is: checksum (crc32c of the rest), kind, create, version, lease, length of the key,
 //! the key, the value; integers little-endian.
 //!
@@ -198,6 +198,10 @@ pub(crate) fn encode_item(item: &Item) -> (Vec<u8>, u32) {
     (out, sum)
 }
 
+fn lease_checksum(id: i64, ttl: i64) -> u64 {
+    crc32c_more(crc32c(&id.to_le_bytes()), &ttl.to_le_bytes()).into()
+}
+
 /// The revision is part of the checksum, so that a record in the wrong place is found too.
 fn item_checksum(main: i64, sub: u32, body: &[u8]) -> u32 {
     let place = crc32c_more(crc32c(&main.to_le_bytes()), &sub.to_le_bytes());
@@ -350,16 +354,17 @@ impl Disk {
             checksums = checksums.wrapping_add(sum.into());
             items.push(item);
         }
-        if meta.records != items.len() as u64 || meta.checksums != checksums {
-            let found = items.len();
-            let what = format!("it holds {found} records of {}", meta.records);
-            return Err(damaged(path, &what));
-        }
         let table = txn.open_table(LEASES).map_err(|e| broken(e.into()))?;
         let mut leases = Vec::new();
         for entry in table.iter().map_err(|e| broken(e.into()))? {
             let (id, ttl) = entry.map_err(|e| broken(e.into()))?;
+            checksums = checksums.wrapping_add(lease_checksum(id.value(), ttl.value()));
             leases.push((id.value(), ttl.value()));
+        }
+        let found = items.len() + leases.len();
+        if meta.records != found as u64 || meta.checksums != checksums {
+            let what = format!("it holds {found} records of {}, or others", meta.records);
+            return Err(damaged(path, &what));
         }
         drop(table);
         drop(txn);
@@ -476,10 +481,18 @@ fn write(db: &Database, batch: &Batch, meta: &mut Meta) -> Result<(), redb::Erro
         }
         let mut leases = txn.open_table(LEASES)?;
         for (id, ttl) in &batch.leases {
-            match ttl {
+            let old = match ttl {
                 Some(ttl) => leases.insert(id, ttl)?,
                 None => leases.remove(id)?,
             };
+            if let Some(old) = old {
+                meta.records = meta.records.saturating_sub(1);
+                meta.checksums = meta.checksums.wrapping_sub(lease_checksum(*id, old.value()));
+            }
+            if let Some(ttl) = ttl {
+                meta.records += 1;
+                meta.checksums = meta.checksums.wrapping_add(lease_checksum(*id, *ttl));
+            }
         }
         meta.revision = batch.revision;
         meta.compacted = batch.compacted;

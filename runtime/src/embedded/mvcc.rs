@@ -544,4 +544,4 @@ impl<'a> Write<'a> {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;
