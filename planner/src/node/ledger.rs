@@ -36,8 +36,10 @@ pub struct LedgerEntry {
     pub restarts: u32,
     /// Steps that failed in a row.
     pub failures: u32,
-    /// Not started or tried again before.
-    pub not_before_ms: u64,
+    /// After an end: not started before.
+    pub start_after_ms: u64,
+    /// After a step that failed: not tried again before.
+    pub retry_after_ms: u64,
     /// It ended and stays so, by its restart policy.
     pub stopped: bool,
     /// We stop it to start it again, whatever its restart policy says.
@@ -101,4 +103,31 @@ pub struct Up {
 pub struct Trying {
     pub n: u64,
     pub since_ms: u64,
+}
+
+impl LedgerEntry {
+    /// Clears every moment: the machine has been booted since they were written. What was up was ended by that, and not
+    /// by itself.
+    pub fn forget_moments(&mut self) {
+        self.start_after_ms = 0;
+        self.retry_after_ms = 0;
+        self.pull_after_ms = None;
+        self.trying = None;
+        if let Some(up) = &mut self.up {
+            self.restarting = true;
+            *up = Up { since_ms: 0, started_at: None, ready_ms: None };
+        }
+    }
+
+    /// Whether what must be on disk before a step runs differs: the proof of ownership, and the spec in force.
+    #[must_use]
+    pub fn proof_differs(&self, other: &Self) -> bool {
+        self.in_force != other.in_force || self.container != other.container || self.stopped != other.stopped
+    }
+
+    /// The id of its container, if it has one.
+    #[must_use]
+    pub fn container_id(&self) -> Option<&str> {
+        self.container.as_ref().and_then(|owned| owned.id.as_deref())
+    }
 }

@@ -119,8 +119,6 @@ pub struct Observed {
     pub name: String,
     pub labels: BTreeMap<String, String>,
     pub state: ContainerState,
-    /// The image as it was given at create.
-    pub image: String,
     /// The networks it is connected to.
     pub networks: BTreeMap<String, NetworkEnd>,
     /// What only an inspection tells; the last one, or None before the first.
@@ -156,6 +154,8 @@ pub enum ContainerState {
     /// The engine failed to remove it.
     Dead,
     Removing,
+    /// A word this release does not know: treated as running, and never started.
+    Unknown,
 }
 
 /// What only an inspection tells.
@@ -165,26 +165,25 @@ pub struct Details {
     pub started_at: Option<String>,
     pub exit_code: Option<i64>,
     pub oom_killed: bool,
+    /// The image as it was given at create.
+    pub image: String,
     /// `no` unless someone changed it.
     pub restart_policy: String,
     pub limits: Limits,
 }
 
-/// Limits that the engine can change on a running container, and so can anyone by hand. 0 is no limit.
+/// Limits that the engine can change on a running container, and so can anyone by hand. None is no limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Limits {
-    pub nano_cpus: i64,
-    pub cpu_shares: i64,
-    pub cpu_quota: i64,
-    pub cpu_period: i64,
-    pub cpuset_cpus: String,
-    pub cpuset_mems: String,
-    pub memory: i64,
-    pub memory_swap: i64,
-    pub memory_reservation: i64,
-    pub blkio_weight: i64,
-    pub pids_limit: i64,
+    pub nano_cpus: Option<i64>,
+    pub cpu_shares: Option<i64>,
+    pub cpuset_cpus: Option<String>,
+    pub cpuset_mems: Option<String>,
+    pub memory: Option<i64>,
+    pub memory_swap: Option<i64>,
+    pub blkio_weight: Option<i64>,
+    pub pids_limit: Option<i64>,
 }
 
 /// What is known of an image reference on this node. One that is not in the map was not looked up yet.
@@ -256,6 +255,12 @@ pub struct NodePlan {
     pub ledger: BTreeMap<InstanceKey, Option<LedgerEntry>>,
     /// At most one for each instance; those that end containers come first.
     pub steps: Vec<Step>,
+    /// Images to fetch, each once, with the instance that asks first, and why.
+    pub pulls: BTreeMap<String, Pull>,
+    /// Containers to inspect before more can be decided.
+    pub inspect: BTreeSet<String>,
+    /// Ids of containers that bear our labels and are not ours: left alone.
+    pub look_alikes: Vec<String>,
     /// Images whose presence must be looked up before more can be decided.
     pub look_up: BTreeSet<String>,
     /// Accepted specs that are not here.
@@ -279,6 +284,14 @@ pub struct ProbeTarget {
     pub up_since_ms: u64,
 }
 
+/// An image to fetch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pull {
+    pub image: ImageRef,
+    pub instance: InstanceKey,
+    pub reason: Reason,
+}
+
 /// One operation on one instance, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
@@ -290,8 +303,6 @@ pub struct Step {
 /// What the agent tells the engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// Fetch the image. One step fetches it for every instance that waits for it.
-    Pull { image: ImageRef },
     /// Make the network of its namespace if need be, create the container under this name and labels, and start it.
     Create { name: String, labels: OwnLabels, spec: Arc<ServiceSpec>, ports: Vec<AssignedPort> },
     Start { id: String },
@@ -313,7 +324,6 @@ impl Op {
     #[must_use]
     pub const fn verb(&self) -> &'static str {
         match self {
-            Self::Pull { .. } => "pull",
             Self::Create { .. } => "create",
             Self::Start { .. } => "start",
             Self::Stop { .. } => "stop",

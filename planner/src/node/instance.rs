@@ -1,0 +1,762 @@
+//! One instance's walk: from what is assigned, what is observed and what the ledger remembers to its next step, its next
+//! ledger entry and its line in the report. A walk orders nothing but on the container its entry owns.
+
+use std::sync::Arc;
+
+use schemas::container::{NetworkMode, PullPolicy};
+use schemas::records::{Failing, FailingReason, Next, Phase, ReportedInstance};
+use schemas::service::{RestartPolicy, ServiceSpec};
+use schemas::units::Span;
+
+use super::labels::OwnLabels;
+use super::ledger::{InForce, LedgerEntry, Owned, Trying, Up};
+use super::plan::{InTheWay, Walked, World, earlier, network_name};
+use super::types::{
+    ContainerState, InstanceKey, NodeInput, NodePlan, Observed, Op, Probe, ProbeTarget, Pull, Reason, SpecId, SpecState, Step,
+};
+use crate::change::{Cost, backoff, cost};
+
+/// A row of restarts ends when the instance has been ready for this long.
+const ROW_ENDS_MS: u64 = 600_000;
+/// From this many restarts in a row on it is a crash loop.
+const CRASH_LOOP: u32 = 3;
+/// A container that the engine is removing is looked at again after this.
+const REMOVING_MS: u64 = 1_000;
+/// The longest message of a failing instance, in characters.
+const MESSAGE_CHARS: usize = 1_024;
+
+/// What an instance is to become.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Goal {
+    Prepared(InForce),
+    Present(InForce),
+    Absent,
+    /// No record knows it: kept as it is.
+    Orphaned,
+}
+
+/// The delay before try number `count` in a row (from 1): doubling, and spread over its upper half by instance and count,
+/// so that what fails together is not tried together.
+pub(super) fn delay(key: &InstanceKey, count: u32, initial: u64, max: u64) -> u64 {
+    let bound = initial.saturating_mul(1 << count.saturating_sub(1).min(30)).min(max).max(1);
+    let text = format!("{} {} {count}", key.uid, key.slot);
+    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    bound - bound / 2 + (hash >> 17) % (bound / 2 + 1)
+}
+
+pub(super) struct Walk<'a, 'o> {
+    input: &'a NodeInput,
+    world: &'o World<'a>,
+    key: &'o InstanceKey,
+    goal: &'o Goal,
+    entry: LedgerEntry,
+    out: &'o mut NodePlan,
+    next: Option<Next>,
+    /// Shown in the report instead of what the entry remembers: derived anew in every pass.
+    failing: Option<Failing>,
+}
+
+/// What is known of an image that an instance waits for.
+enum ImageState {
+    Ready,
+    /// Looked up, or waiting for its turn.
+    Unknown,
+    Pulling(u8),
+}
+
+impl<'a, 'o> Walk<'a, 'o> {
+    pub(super) fn new(
+        input: &'a NodeInput,
+        world: &'o World<'a>,
+        key: &'o InstanceKey,
+        goal: &'o Goal,
+        entry: LedgerEntry,
+        out: &'o mut NodePlan,
+    ) -> Self {
+        Self { input, world, key, goal, entry, out, next: None, failing: None }
+    }
+
+    pub(super) fn run(mut self) -> Walked {
+        if self.input.observed.is_err() {
+            return self.unseen();
+        }
+        if !self.adopt() {
+            // A candidate is being looked at. Nothing is begun before that, or there might be two.
+            return self.report(Phase::Held, None, None);
+        }
+        let container = self.entry.container_id().and_then(|id| self.world.container(id));
+        let gone = self.entry.container_id().is_some() && container.is_none();
+        if gone {
+            self.entry.container = None;
+            self.entry.up = None;
+        }
+        match self.goal.clone() {
+            Goal::Absent => self.absent(container),
+            Goal::Orphaned => self.orphaned(container),
+            Goal::Prepared(spec) => self.prepared(container, spec),
+            Goal::Present(spec) => self.present(container, spec, gone),
+        }
+    }
+
+    /// The engine does not answer: what is known is told, nothing is done.
+    fn unseen(mut self) -> Walked {
+        let phase = if self.entry.up.is_some() { Phase::Running } else { Phase::Pending };
+        if self.entry.in_force.is_none() && self.entry.container.is_none() && *self.goal == Goal::Absent {
+            return (None, Some(self.entry).filter(|_| self.input.ledger.entries.contains_key(self.key)), None);
+        }
+        let n = self.shown_spec().map_or(0, |spec| spec.n);
+        self.failing = Some(failing(n, FailingReason::EngineUnavailable, "the engine does not answer"));
+        let known = self.input.ledger.entries.get(self.key).cloned();
+        let (reported, _, _) = self.report(phase, None, None);
+        (reported.map(|line| ReportedInstance { ready: false, ..line }), known, None)
+    }
+
+    // ---- whose container -------------------------------------------------------------------------------------------
+
+    /// Finds the container of an instance that has none in the ledger, or only an intent. False: wait, one is examined.
+    fn adopt(&mut self) -> bool {
+        if self.entry.container_id().is_some() {
+            return true;
+        }
+        let intent = self.entry.container.as_ref().map(|owned| (owned.spec.n, owned.spec.digest.clone()));
+        let mut best: Option<(bool, u64, &Observed, OwnLabels)> = None;
+        for candidate in self.world.candidates(self.key) {
+            let Some(labels) = candidate.own() else { continue };
+            let intended = intent.as_ref().is_some_and(|(n, digest)| *n == labels.n && *digest == labels.digest);
+            if !intended {
+                let Some(spec) = self.spec(&labels.spec()) else { return false };
+                let Ok(spec) = spec else { continue };
+                let Some(details) = &candidate.details else {
+                    self.out.inspect.insert(candidate.id.clone());
+                    return false;
+                };
+                if details.image != spec.container.image.as_str() {
+                    continue;
+                }
+            }
+            let wanted = match self.goal {
+                Goal::Present(spec) | Goal::Prepared(spec) => spec.n == labels.n,
+                Goal::Absent | Goal::Orphaned => false,
+            };
+            if best.as_ref().is_none_or(|(was_wanted, n, _, _)| (*was_wanted, *n) < (wanted || intended, labels.n)) {
+                best = Some((wanted || intended, labels.n, candidate, labels));
+            }
+        }
+        let Some((_, _, container, labels)) = best else { return true };
+        let ports = match (&self.entry.container, self.goal) {
+            (Some(owned), _) if owned.spec.n == labels.n => owned.spec.ports.clone(),
+            (_, Goal::Present(spec) | Goal::Prepared(spec)) => spec.ports.clone(),
+            (_, Goal::Absent | Goal::Orphaned) => Vec::new(),
+        };
+        let spec = InForce { n: labels.n, digest: labels.digest, ports };
+        self.entry.in_force.get_or_insert_with(|| spec.clone());
+        self.entry.container = Some(Owned { id: Some(container.id.clone()), spec });
+        true
+    }
+
+    /// An accepted spec: None when it is not here yet (then it is asked for), Err when it cannot be had.
+    fn spec(&mut self, id: &SpecId) -> Option<Result<Arc<ServiceSpec>, String>> {
+        match self.input.specs.get(id) {
+            Some(SpecState::Here(spec)) => Some(Ok(spec.clone())),
+            Some(SpecState::Damaged(why)) => Some(Err(why.clone())),
+            None => {
+                self.out.wanted_specs.insert(id.clone());
+                None
+            }
+        }
+    }
+
+    fn spec_of(&mut self, spec: &InForce) -> Option<Result<Arc<ServiceSpec>, String>> {
+        self.spec(&self.key.spec(spec.n, &spec.digest))
+    }
+
+    // ---- goals -----------------------------------------------------------------------------------------------------
+
+    fn absent(mut self, container: Option<&'a Observed>) -> Walked {
+        let Some(container) = container else { return (None, None, None) };
+        let step = self.end(container, Reason::Absent);
+        self.report(Phase::Stopping, Some(container), step)
+    }
+
+    /// Stops, then removes the container: one step at a time, whatever state it is in.
+    fn end(&mut self, container: &Observed, reason: Reason) -> Option<Step> {
+        if let Some(up) = &mut self.entry.up {
+            up.ready_ms = None;
+        }
+        if self.waits(self.entry.retry_after_ms) {
+            return None;
+        }
+        let id = container.id.clone();
+        let op = match container.state {
+            ContainerState::Running | ContainerState::Restarting | ContainerState::Unknown if self.entry.kill => Op::Kill { id },
+            ContainerState::Running | ContainerState::Restarting | ContainerState::Unknown => Op::Stop { id, grace: self.grace() },
+            ContainerState::Paused => Op::Unpause { id },
+            ContainerState::Created | ContainerState::Exited { .. } | ContainerState::Dead => Op::Remove { id },
+            ContainerState::Removing => {
+                self.waits(self.input.now_ms + REMOVING_MS);
+                return None;
+            }
+        };
+        Some(self.step(op, reason))
+    }
+
+    fn grace(&mut self) -> Span {
+        let spec = self.entry.in_force.clone().and_then(|spec| self.spec_of(&spec));
+        spec.and_then(Result::ok).map_or(Span::from_secs(10), |spec| spec.container.grace())
+    }
+
+    fn orphaned(mut self, container: Option<&'a Observed>) -> Walked {
+        let (Some(container), Some(spec)) = (container, self.entry.in_force.clone()) else { return (None, None, None) };
+        match self.spec_of(&spec) {
+            Some(Ok(spec)) => {
+                let (_, step) = self.keep(container, &spec);
+                self.report(Phase::Orphaned, Some(container), step)
+            }
+            Some(Err(_)) | None => self.report(Phase::Orphaned, Some(container), None),
+        }
+    }
+
+    fn prepared(mut self, container: Option<&'a Observed>, target: InForce) -> Walked {
+        if let Some(container) = container {
+            // It runs already. Being prepared is no order to stop.
+            let spec = self.entry.in_force.clone().and_then(|spec| self.spec_of(&spec)).and_then(Result::ok);
+            let Some(spec) = spec else { return self.report(Phase::Held, Some(container), None) };
+            let (phase, step) = self.keep(container, &spec);
+            return self.report(phase, Some(container), step);
+        }
+        self.entry.in_force = Some(target.clone());
+        self.entry.container = None;
+        let spec = match self.spec_of(&target) {
+            Some(Ok(spec)) => spec,
+            Some(Err(why)) => return self.unreadable(&target, &why, None),
+            None => return self.report(Phase::Pending, None, None),
+        };
+        let phase = match self.image(&spec, target.n, Reason::Prepared) {
+            ImageState::Ready => Phase::Prepared,
+            ImageState::Pulling(percent) => Phase::Pulling { percent },
+            ImageState::Unknown => Phase::Pending,
+        };
+        self.report(phase, None, None)
+    }
+
+    fn present(mut self, container: Option<&'a Observed>, target: InForce, gone: bool) -> Walked {
+        self.bring_into_force(container, &target);
+        let Some(in_force) = self.entry.in_force.clone() else {
+            // The first spec is not here.
+            return match self.spec_of(&target) {
+                Some(Err(why)) => self.unreadable(&target, &why, container),
+                Some(Ok(_)) | None => self.report(Phase::Pending, container, None),
+            };
+        };
+        let spec = match self.spec_of(&in_force) {
+            Some(Ok(spec)) => spec,
+            Some(Err(why)) => return self.unreadable(&in_force, &why, container),
+            None => return self.report(Phase::Held, container, None),
+        };
+        let Some(container) = container else { return self.create(&in_force, &spec, gone) };
+        match self.replacing(&in_force, &spec) {
+            Replacing::No => {
+                let (phase, step) = self.keep(container, &spec);
+                self.report(phase, Some(container), step)
+            }
+            Replacing::Unknown => self.report(Phase::Held, Some(container), None),
+            Replacing::Yes { from, fields } => {
+                let reason = Reason::SpecChanged { from, to: in_force.n, fields };
+                if !matches!(self.image(&spec, in_force.n, reason.clone()), ImageState::Ready) {
+                    // It was here when the spec came into force and has gone since: the old one runs on until it is back.
+                    let (phase, step) = self.keep(container, &spec);
+                    return self.report(phase, Some(container), step);
+                }
+                self.try_for(in_force.n);
+                let step = self.end(container, reason);
+                self.report(Phase::Stopping, Some(container), step)
+            }
+        }
+    }
+
+    /// Brings the assigned spec into force, if nothing speaks against it: it is here, and either costs no container, or
+    /// its image is local. Until then the one in force stays so.
+    fn bring_into_force(&mut self, container: Option<&Observed>, target: &InForce) {
+        let Some(old) = self.entry.in_force.clone() else {
+            if let Some(Ok(_)) = self.spec_of(target) {
+                self.aim(target);
+            }
+            return;
+        };
+        if old == *target {
+            return;
+        }
+        let spec = match self.spec_of(target) {
+            Some(Ok(spec)) => spec,
+            Some(Err(why)) => {
+                self.next = Some(Next { n: target.n, phase: Phase::Held });
+                self.failing = Some(failing(target.n, FailingReason::SpecUnreadable, &why));
+                return;
+            }
+            None => {
+                self.next = Some(Next { n: target.n, phase: Phase::Pending });
+                return;
+            }
+        };
+        let from = self.entry.container.as_ref().map_or_else(|| old.clone(), |owned| owned.spec.clone());
+        let old_spec = self.spec_of(&from).and_then(Result::ok);
+        let ports_stay = from.ports == target.ports;
+        let fields = match old_spec.as_ref().map(|old| cost(old, &spec)) {
+            Some(Cost::Nothing | Cost::AgentOnly { .. }) if container.is_some() && ports_stay => return self.aim(target),
+            Some(Cost::Nothing | Cost::AgentOnly { .. }) => vec!["container.ports"],
+            Some(Cost::Replace { fields }) => fields,
+            // What it was made from cannot be read: it is replaced like anything that differs.
+            None => vec!["container"],
+        };
+        let never_was = container.is_none()
+            && !old_spec.is_some_and(|old| self.input.images.get(old.container.image.as_str()).is_some_and(|image| image.present));
+        if never_was {
+            return self.aim(target);
+        }
+        let reason = Reason::SpecChanged { from: old.n, to: target.n, fields };
+        let image = if self.input.disk_full {
+            self.failing = Some(disk_full(target.n));
+            ImageState::Unknown
+        } else {
+            self.image(&spec, target.n, reason)
+        };
+        match image {
+            ImageState::Ready => self.aim(target),
+            ImageState::Pulling(percent) => self.next = Some(Next { n: target.n, phase: Phase::Pulling { percent } }),
+            ImageState::Unknown => self.next = Some(Next { n: target.n, phase: Phase::Pending }),
+        }
+    }
+
+    /// Puts a spec in force: what held the one before back no longer counts.
+    fn aim(&mut self, target: &InForce) {
+        self.entry.in_force = Some(target.clone());
+        self.entry.stopped = false;
+        self.entry.row = 0;
+        self.entry.failures = 0;
+        self.entry.start_after_ms = 0;
+        self.entry.retry_after_ms = 0;
+        self.entry.failing = None;
+        self.entry.trying = None;
+    }
+
+    fn replacing(&mut self, in_force: &InForce, spec: &ServiceSpec) -> Replacing {
+        let Some(made_from) = self.entry.container.as_ref().map(|owned| owned.spec.clone()) else { return Replacing::No };
+        if made_from == *in_force {
+            return Replacing::No;
+        }
+        if made_from.ports != in_force.ports {
+            return Replacing::Yes { from: made_from.n, fields: vec!["container.ports"] };
+        }
+        match self.spec_of(&made_from) {
+            None => Replacing::Unknown,
+            Some(Err(_)) => Replacing::Yes { from: made_from.n, fields: vec!["container"] },
+            Some(Ok(old)) => match cost(&old, spec) {
+                Cost::Nothing | Cost::AgentOnly { .. } => Replacing::No,
+                Cost::Replace { fields } => Replacing::Yes { from: made_from.n, fields },
+            },
+        }
+    }
+
+    // ---- creating --------------------------------------------------------------------------------------------------
+
+    fn create(mut self, in_force: &InForce, spec: &Arc<ServiceSpec>, gone: bool) -> Walked {
+        let n = in_force.n;
+        if self.input.disk_full {
+            self.failing = Some(disk_full(n));
+            return self.report(Phase::Failed, None, None);
+        }
+        match self.image(spec, n, Reason::Assigned) {
+            ImageState::Ready => {}
+            ImageState::Unknown => {
+                let phase = if self.failing.is_some() { Phase::Failed } else { Phase::Pending };
+                return self.report(phase, None, None);
+            }
+            ImageState::Pulling(percent) => return self.report(Phase::Pulling { percent }, None, None),
+        }
+        self.try_for(n);
+        self.deadline(spec);
+        match self.world.in_the_way(self.key, &in_force.ports) {
+            None => {}
+            Some(InTheWay::Predecessor(_) | InTheWay::PortGoes(_)) => return self.report(Phase::Pending, None, None),
+            Some(InTheWay::PortStays(other, port)) => {
+                let message = format!("port {port} of this node is held by {other}: choose another hostPort for one of them");
+                self.failing = Some(failing(n, FailingReason::PortTaken, &message));
+                return self.report(Phase::Failed, None, None);
+            }
+        }
+        if self.waits(self.entry.retry_after_ms) {
+            return self.report(Phase::Failed, None, None);
+        }
+        self.entry.container = Some(Owned { id: None, spec: in_force.clone() });
+        self.entry.up = None;
+        self.entry.restarts = 0;
+        self.entry.stopped = false;
+        self.entry.kill = false;
+        self.entry.restarting = false;
+        self.entry.conditions.clear();
+        self.entry.limits = None;
+        self.entry.exit_code = None;
+        let labels = OwnLabels {
+            cluster: self.input.cluster.clone(),
+            node: self.input.node.clone(),
+            instance: self.key.clone(),
+            n,
+            digest: in_force.digest.clone(),
+        };
+        let op = Op::Create { name: labels.name(), labels, spec: spec.clone(), ports: in_force.ports.clone() };
+        let step = self.step(op, if gone { Reason::Gone } else { Reason::Assigned });
+        self.report(Phase::Pending, None, Some(step))
+    }
+
+    /// Whether the image is ready for a new container; asks for what is missing, and sets `failing` where it cannot be had.
+    fn image(&mut self, spec: &ServiceSpec, n: u64, reason: Reason) -> ImageState {
+        let reference = &spec.container.image;
+        let Some(image) = self.input.images.get(reference.as_str()) else {
+            self.out.look_up.insert(reference.as_str().to_owned());
+            return ImageState::Unknown;
+        };
+        let fresh = match spec.container.pull_policy {
+            PullPolicy::Always => {
+                let after = *self.entry.pull_after_ms.get_or_insert(self.input.now_ms);
+                image.pulled_ms.is_some_and(|pulled| pulled >= after)
+            }
+            PullPolicy::IfNotPresent => true,
+            PullPolicy::Never if !image.present => {
+                let message = format!("image `{}` is not on this node, and pullPolicy is Never: load it, or change pullPolicy", reference.as_str());
+                self.failing = Some(failing(n, FailingReason::ImageNotFound, &message));
+                return ImageState::Unknown;
+            }
+            PullPolicy::Never => true,
+        };
+        if image.present && fresh {
+            return ImageState::Ready;
+        }
+        if self.input.disk_full {
+            self.failing = Some(disk_full(n));
+            return ImageState::Unknown;
+        }
+        if let Some(failed) = &image.failed {
+            self.failing = Some(failing(n, failed.reason, &failed.message));
+            if image.pulling.is_none() && self.waits(failed.retry_ms) {
+                return ImageState::Unknown;
+            }
+        }
+        if image.pulling.is_none() {
+            let pull = || Pull { image: reference.clone(), instance: self.key.clone(), reason };
+            self.out.pulls.entry(reference.as_str().to_owned()).or_insert_with(pull);
+        }
+        ImageState::Pulling(image.pulling.unwrap_or(0))
+    }
+
+    // ---- keeping ---------------------------------------------------------------------------------------------------
+
+    /// Keeps a container as it ought to be: running, ready, and not drifted.
+    fn keep(&mut self, container: &Observed, spec: &Arc<ServiceSpec>) -> (Phase, Option<Step>) {
+        let id = || container.id.clone();
+        let waits = self.waits(self.entry.retry_after_ms);
+        let now_or_later = |walk: &mut Self, op: Op, reason: Reason| (!waits).then(|| walk.step(op, reason));
+        match container.state {
+            ContainerState::Running => {
+                let step = self.running(container, spec);
+                (Phase::Running, step)
+            }
+            ContainerState::Paused => {
+                self.not_ready(spec);
+                (Phase::Running, now_or_later(self, Op::Unpause { id: id() }, Reason::Paused))
+            }
+            ContainerState::Restarting => {
+                self.not_ready(spec);
+                let reason = Reason::RestartPolicyChanged { found: found_policy(container) };
+                (Phase::BackOff, now_or_later(self, Op::UpdateLimits { id: id(), spec: spec.clone() }, reason))
+            }
+            ContainerState::Created => {
+                self.entry.up = None;
+                self.try_for_in_force();
+                self.deadline(spec);
+                let phase = if self.entry.failures > 0 { Phase::Failed } else { Phase::Pending };
+                (phase, now_or_later(self, Op::Start { id: id() }, Reason::NeverStarted))
+            }
+            ContainerState::Exited { code } => self.ended(container, spec, code),
+            ContainerState::Dead => {
+                self.entry.up = None;
+                (Phase::Failed, now_or_later(self, Op::Remove { id: id() }, Reason::Dead))
+            }
+            ContainerState::Removing => {
+                self.waits(self.input.now_ms + REMOVING_MS);
+                (Phase::Pending, None)
+            }
+            ContainerState::Unknown => (Phase::Running, None),
+        }
+    }
+
+    fn running(&mut self, container: &Observed, spec: &Arc<ServiceSpec>) -> Option<Step> {
+        let now = self.input.now_ms;
+        let started_at = container.details.as_ref().and_then(|details| details.started_at.clone());
+        self.entry.stopped = false;
+        let restarted = match (&mut self.entry.up, started_at) {
+            (None, _) => true,
+            (Some(up), Some(seen)) => match &up.started_at {
+                Some(known) => *known != seen,
+                None => {
+                    up.started_at = Some(seen);
+                    false
+                }
+            },
+            (Some(_), None) => false,
+        };
+        if restarted {
+            let started_at = container.details.as_ref().and_then(|details| details.started_at.clone());
+            self.entry.up = Some(Up { since_ms: now, started_at, ready_ms: None });
+        }
+        let unhealthy = self.readiness(container, spec);
+        if self.waits(self.entry.retry_after_ms) {
+            return None;
+        }
+        if let Some(message) = unhealthy
+            && spec.restart_policy != RestartPolicy::Never
+        {
+            self.entry.restarting = true;
+            let op = if self.entry.kill {
+                Op::Kill { id: container.id.clone() }
+            } else {
+                Op::Stop { id: container.id.clone(), grace: spec.container.grace() }
+            };
+            return Some(self.step(op, Reason::Unhealthy { message }));
+        }
+        self.drift(container, spec)
+    }
+
+    /// Whether it serves. Returns the probe's word when it does not and must be restarted.
+    fn readiness(&mut self, container: &Observed, spec: &ServiceSpec) -> Option<String> {
+        let now = self.input.now_ms;
+        let since = self.entry.up.as_ref().map_or(now, |up| up.since_ms);
+        let was_ready = self.entry.up.as_ref().is_some_and(|up| up.ready_ms.is_some());
+        let mut unhealthy = None;
+        let ready = match &spec.container.health_check {
+            None => {
+                let at = since + spec.update.min_ready().millis;
+                was_ready || !self.waits(at)
+            }
+            Some(check) => {
+                let target = ProbeTarget {
+                    instance: self.key.clone(),
+                    check: check.clone(),
+                    network: spec.container.network_mode,
+                    addresses: container.networks.values().flat_map(|end| end.addresses.iter().copied()).collect(),
+                    up_since_ms: since,
+                };
+                self.out.probes.insert(container.id.clone(), target);
+                match self.input.probes.get(&container.id) {
+                    Some(Probe::Healthy) => true,
+                    Some(Probe::Unhealthy { message }) => {
+                        unhealthy = Some(message.clone());
+                        false
+                    }
+                    Some(Probe::Unknown) | None => was_ready,
+                }
+            }
+        };
+        if !ready {
+            if let Some(message) = &unhealthy {
+                self.fail(FailingReason::Unhealthy, message);
+            }
+            self.not_ready(spec);
+            return unhealthy;
+        }
+        let ready_ms = self.entry.up.as_mut().map_or(now, |up| *up.ready_ms.get_or_insert(now));
+        self.entry.failing = None;
+        self.entry.trying = None;
+        if self.entry.row > 0 && !self.waits(ready_ms + ROW_ENDS_MS) {
+            self.entry.row = 0;
+        }
+        None
+    }
+
+    fn not_ready(&mut self, spec: &ServiceSpec) {
+        if let Some(up) = &mut self.entry.up {
+            up.ready_ms = None;
+        }
+        self.try_for_in_force();
+        self.deadline(spec);
+    }
+
+    /// Puts right what somebody changed by hand.
+    fn drift(&mut self, container: &Observed, spec: &Arc<ServiceSpec>) -> Option<Step> {
+        let id = container.id.clone();
+        let made_n = self.entry.container.as_ref().map_or(0, |owned| owned.spec.n);
+        let name = self.key.name().container(made_n);
+        if container.name != name {
+            let found = container.name.clone();
+            return Some(self.step(Op::Rename { id, to: name }, Reason::Renamed { found }));
+        }
+        let bridge = spec.container.network_mode == NetworkMode::Bridge;
+        if bridge && !container.networks.contains_key(&network_name(&self.key.namespace)) {
+            return Some(self.step(Op::Connect { id }, Reason::Disconnected));
+        }
+        let details = container.details.as_ref()?;
+        if !matches!(details.restart_policy.as_str(), "" | "no") {
+            let found = details.restart_policy.clone();
+            return Some(self.step(Op::UpdateLimits { id, spec: spec.clone() }, Reason::RestartPolicyChanged { found }));
+        }
+        match &self.entry.limits {
+            None => self.entry.limits = Some(details.limits.clone()),
+            Some(known) if *known != details.limits => {
+                return Some(self.step(Op::UpdateLimits { id, spec: spec.clone() }, Reason::LimitsChanged));
+            }
+            Some(_) => {}
+        }
+        None
+    }
+
+    fn ended(&mut self, container: &Observed, spec: &Arc<ServiceSpec>, code: Option<i64>) -> (Phase, Option<Step>) {
+        let code = code.or(container.details.as_ref().and_then(|details| details.exit_code));
+        let by_person = self.input.stopped_by_person.contains(&container.id);
+        if self.entry.up.take().is_some() {
+            self.entry.exit_code = code;
+            if by_person {
+                self.entry.start_after_ms = 0;
+                self.entry.stopped |= spec.restart_policy == RestartPolicy::UnlessStopped && !self.entry.restarting;
+            } else {
+                let (initial, max) = backoff(&spec.restart_backoff);
+                let wait = if self.entry.row == 0 { 0 } else { delay(self.key, self.entry.row, initial.millis, max.millis) };
+                self.entry.start_after_ms = self.input.now_ms + wait;
+                self.entry.row = self.entry.row.saturating_add(1);
+            }
+        } else if self.entry.exit_code.is_none() {
+            self.entry.exit_code = code;
+        }
+        let done = match spec.restart_policy {
+            RestartPolicy::Always | RestartPolicy::UnlessStopped => false,
+            RestartPolicy::OnFailure => code == Some(0),
+            RestartPolicy::Never => true,
+        };
+        let for_good = spec.restart_policy == RestartPolicy::Never;
+        self.entry.stopped |= done && (for_good || !self.entry.restarting);
+        if self.entry.stopped {
+            self.entry.trying = None;
+            return (Phase::Stopped, None);
+        }
+        if self.entry.row > CRASH_LOOP && !self.entry.restarting {
+            let ended = code.map_or_else(|| "it ended".to_owned(), |code| format!("it ended with code {code}"));
+            let message = format!("{ended}, {} times in a row: see its last lines", self.entry.row);
+            self.fail(FailingReason::CrashLoop, &message);
+        }
+        self.try_for_in_force();
+        self.deadline(spec);
+        if self.waits(self.entry.start_after_ms.max(self.entry.retry_after_ms)) {
+            let phase = if self.entry.failures > 0 { Phase::Failed } else { Phase::BackOff };
+            return (phase, None);
+        }
+        let reason = if by_person { Reason::StoppedByHand } else { Reason::Ended { code } };
+        (Phase::BackOff, Some(self.step(Op::Start { id: container.id.clone() }, reason)))
+    }
+
+    // ---- clocks and words ------------------------------------------------------------------------------------------
+
+    /// Whether a moment lies ahead; if so the pass comes again then.
+    fn waits(&mut self, moment_ms: u64) -> bool {
+        let ahead = moment_ms > self.input.now_ms;
+        if ahead {
+            earlier(&mut self.out.look_again_ms, moment_ms);
+        }
+        ahead
+    }
+
+    /// Starts the clock of `progressDeadline`, if it does not run for this number already.
+    fn try_for(&mut self, n: u64) {
+        if self.entry.trying.as_ref().is_none_or(|trying| trying.n != n) {
+            self.entry.trying = Some(Trying { n, since_ms: self.input.now_ms });
+        }
+    }
+
+    fn try_for_in_force(&mut self) {
+        if let Some(n) = self.entry.in_force.as_ref().map(|spec| spec.n) {
+            self.try_for(n);
+        }
+    }
+
+    fn deadline(&mut self, spec: &ServiceSpec) {
+        let Some(since) = self.entry.trying.as_ref().map(|trying| trying.since_ms) else { return };
+        let allowed = spec.update.progress_deadline();
+        if !self.waits(since + allowed.millis) && self.entry.failing.is_none() {
+            self.fail(FailingReason::ProgressDeadlineExceeded, &format!("it was not ready within {allowed}; it is tried on"));
+        }
+    }
+
+    fn fail(&mut self, reason: FailingReason, message: &str) {
+        let n = self.entry.in_force.as_ref().map_or(0, |spec| spec.n);
+        self.entry.failing = Some(failing(n, reason, message));
+    }
+
+    fn unreadable(mut self, spec: &InForce, why: &str, container: Option<&Observed>) -> Walked {
+        self.failing = Some(failing(spec.n, FailingReason::SpecUnreadable, why));
+        self.report(Phase::Held, container, None)
+    }
+
+    fn step(&self, op: Op, reason: Reason) -> Step {
+        Step { instance: self.key.clone(), op, reason }
+    }
+
+    fn shown_spec(&self) -> Option<&InForce> {
+        self.entry.in_force.as_ref().or(match self.goal {
+            Goal::Present(spec) | Goal::Prepared(spec) => Some(spec),
+            Goal::Absent | Goal::Orphaned => self.entry.container.as_ref().map(|owned| &owned.spec),
+        })
+    }
+
+    fn report(self, phase: Phase, container: Option<&Observed>, step: Option<Step>) -> Walked {
+        let Some(spec) = self.shown_spec().cloned() else {
+            // Absent, and only a candidate is known of it: it is told once it is known whose that is.
+            let kept = self.input.ledger.entries.contains_key(self.key).then_some(self.entry);
+            return (None, kept, step);
+        };
+        let running = container.filter(|container| container.state == ContainerState::Running);
+        let mut failing = self.failing.or_else(|| self.entry.failing.clone());
+        if let (Some(failing), Some(logs)) = (&mut failing, self.input.logs.get(self.key)) {
+            failing.logs.clone_from(logs);
+        }
+        let InstanceKey { namespace, workload, slot, uid, kind } = self.key.clone();
+        let mut addresses: Vec<_> = running.iter().flat_map(|c| c.networks.values()).flat_map(|end| end.addresses.iter().copied()).collect();
+        addresses.sort();
+        let line = ReportedInstance {
+            namespace,
+            kind,
+            workload,
+            uid,
+            slot,
+            n: spec.n,
+            digest: spec.digest,
+            phase,
+            ready: running.is_some() && self.entry.up.as_ref().is_some_and(|up| up.ready_ms.is_some()),
+            container: self.entry.container_id().map(|id| id.chars().take(12).collect()),
+            restarts: self.entry.restarts,
+            ports: spec.ports,
+            addresses,
+            exit_code: self.entry.exit_code,
+            next: self.next,
+            failing,
+            conditions: self.entry.conditions.clone(),
+        };
+        (Some(line), Some(self.entry), step)
+    }
+}
+
+/// Whether the container in place was made from something else than what is in force.
+enum Replacing {
+    No,
+    Yes { from: u64, fields: Vec<&'static str> },
+    /// What it was made from is not here yet.
+    Unknown,
+}
+
+fn found_policy(container: &Observed) -> String {
+    container.details.as_ref().map_or_else(|| "always".to_owned(), |details| details.restart_policy.clone())
+}
+
+fn disk_full(n: u64) -> Failing {
+    failing(n, FailingReason::DiskFull, "the disk of this node is full: nothing new is started until there is space")
+}
+
+fn failing(n: u64, reason: FailingReason, message: &str) -> Failing {
+    Failing { n, reason, message: message.chars().take(MESSAGE_CHARS).collect(), logs: Vec::new() }
+}
