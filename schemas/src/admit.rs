@@ -232,6 +232,11 @@ impl Admission {
                 }
                 findings.push((source, finding));
             }
+            let said: BTreeSet<TextSpan> = findings
+                .iter()
+                .filter(|(of, _)| *of == source)
+                .map(|(_, finding)| finding.span)
+                .collect();
             for tree in composed.documents {
                 let mut found = Vec::new();
                 if let Some((tree, document, value)) = self.one(tree, text, &mut found) {
@@ -242,6 +247,8 @@ impl Admission {
                         value,
                     });
                 }
+                // What the text already got wrong (a number too large) is not said again.
+                found.retain(|finding| !said.contains(&finding.span));
                 findings.extend(found.into_iter().map(|finding| (source, finding)));
             }
         }

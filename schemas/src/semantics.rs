@@ -60,7 +60,7 @@ fn walk<'a>(kind: Kind, node: &'a Tree, text: &str, trail: &mut Vec<StepRef<'a>>
         }
         Content::Number(number) => {
             let kept = number.to_string();
-            if written() != kept {
+            if number.is_f64() || written() != kept {
                 ambiguous(kind, node, written(), &kept, trail, out);
             }
         }

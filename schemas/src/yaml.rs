@@ -13,7 +13,7 @@ use std::fmt;
 use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, ScanError, StructureStyle, Tag};
 use serde_json::{Map, Number, Value};
 
-use crate::problem::{Code, Finding, quote};
+use crate::problem::{Code, Finding, Problems, Source, quote};
 
 /// Bytes that one document may have: 1 MiB, well under the 1.5 MiB that etcd takes.
 pub const MAX_DOCUMENT_BYTES: usize = 1 << 20;
@@ -291,6 +291,25 @@ fn is_plain_key(name: &str) -> bool {
 pub(crate) struct Composed {
     pub(crate) documents: Vec<Tree>,
     pub(crate) findings: Vec<Finding>,
+}
+
+/// Reads every document of a text as values with their places, whatever they mean.
+///
+/// # Errors
+/// Every problem of the text.
+pub fn read(text: &str, file: Option<&str>) -> Result<Vec<Tree>, Problems> {
+    let composed = compose(text);
+    if composed.findings.is_empty() {
+        return Ok(composed.documents);
+    }
+    let source = Source {
+        file: file.map(str::to_owned),
+        text: text.to_owned(),
+    };
+    Err(Problems::new(
+        vec![source],
+        composed.findings.into_iter().map(|finding| (0, finding)).collect(),
+    ))
 }
 
 /// Reads every document of `text`. A document whose text is broken is missing from the result and has a finding; one
