@@ -235,6 +235,7 @@ impl Embedded {
             size: Arc::clone(&size),
             retention,
             samples: [(now(), meta.revision)].into(),
+            hold_expiry: Duration::ZERO,
         };
         let held = Arc::clone(&lock);
         let thread = std::thread::Builder::new()

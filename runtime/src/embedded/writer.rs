@@ -53,6 +53,8 @@ const MAX_BATCH: usize = 1024;
 const MAX_EXPIRED: usize = 256;
 /// The longest sleep while leases exist: a suspend is noticed this long after resuming.
 const LEASE_NAP: Duration = Duration::from_millis(500);
+/// How long after a failed write no lease is revoked, so that a full disk is not written in a loop.
+const EXPIRY_HOLD: Duration = Duration::from_secs(1);
 /// How often the age of history is noted.
 const SAMPLE: Duration = Duration::from_secs(30);
 
@@ -73,6 +75,8 @@ pub(crate) struct Writer {
     pub retention: Retention,
     /// (when, revision then), oldest first: how old history is.
     pub samples: VecDeque<(Duration, i64)>,
+    /// Since boot; leases that ran out are not revoked before, because the disk just failed.
+    pub hold_expiry: Duration,
 }
 
 type Finisher = Box<dyn FnOnce(Result<(), Refusal>)>;
@@ -138,10 +142,11 @@ impl Writer {
             let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
             match state.leases.is_empty() {
                 true => None,
-                false => state
-                    .leases
-                    .next_expiry()
-                    .map(|at| at.saturating_sub(now).clamp(Duration::from_millis(5), LEASE_NAP)),
+                false => state.leases.next_expiry().map(|at| {
+                    at.max(self.hold_expiry)
+                        .saturating_sub(now)
+                        .clamp(Duration::from_millis(5), LEASE_NAP)
+                }),
             }
         };
         let sample = self.samples.front().map(|(at, _)| {
@@ -162,7 +167,10 @@ impl Writer {
         let batch = {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
             let state = &mut *state;
-            let expired = state.leases.expired(now);
+            let expired = match now < self.hold_expiry {
+                true => Vec::new(),
+                false => state.leases.expired(now),
+            };
             if expired.is_empty() && commands.is_empty() {
                 return;
             }
@@ -221,6 +229,9 @@ impl Writer {
             self.note_size();
             self.sample(revision, now);
         }
+        if outcome.is_err() {
+            self.hold_expiry = now.saturating_add(EXPIRY_HOLD);
+        }
         outcome.map_err(|failed| {
             let Failed {
                 committed,
@@ -228,10 +239,6 @@ impl Writer {
                 reason,
             } = failed;
             tracing::error!(%reason, committed, "the embedded store could not be written");
-            if !kept {
-                // Do not spin on a lease that cannot be revoked.
-                std::thread::sleep(Duration::from_millis(20));
-            }
             match (committed, full) {
                 (true, _) => Refusal::Ambiguous(reason),
                 (false, true) => Refusal::NoSpace,
