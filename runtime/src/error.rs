@@ -3,9 +3,10 @@
 
 use std::error::Error;
 use std::fmt;
+use std::sync::Arc;
 
 /// What went wrong with a store operation.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("{act} `{object}`: {kind}")]
 pub struct StoreError {
     /// The verb: `read`, `list`, `write`, `renew the lease of`, ...
@@ -16,7 +17,7 @@ pub struct StoreError {
     pub kind: StoreErrorKind,
     /// What the transport or the store said.
     #[source]
-    pub source: Option<Box<dyn Error + Send + Sync>>,
+    pub source: Option<Arc<dyn Error + Send + Sync>>,
 }
 
 /// The kinds of failure, each with what it means for the caller.
@@ -31,7 +32,7 @@ pub enum StoreErrorKind {
     Ambiguous,
     /// The revision asked for is gone from history.
     Compacted {
-        /// The oldest revision that can still be read.
+        /// The oldest revision that can still be read; 0 when the store did not say.
         at: i64,
     },
     /// The revision asked for is later than the store's: the store is not the one that was read before.
@@ -95,7 +96,7 @@ impl StoreError {
     /// The same error with its cause.
     #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        self.source = Some(source.into());
+        self.source = Some(Arc::from(source.into()));
         self
     }
 
@@ -103,9 +104,7 @@ impl StoreError {
     pub fn is_outage(&self) -> bool {
         matches!(
             self.kind,
-            StoreErrorKind::Unreachable
-                | StoreErrorKind::DeadlineExceeded
-                | StoreErrorKind::Ambiguous
+            StoreErrorKind::Unreachable | StoreErrorKind::DeadlineExceeded | StoreErrorKind::Ambiguous
         )
     }
 

@@ -1,10 +1,41 @@
 //! The store over etcd's API: a real etcd of several endpoints, or the embedded store through its in-process client. It
-//! owns what etcd-client does not do: deadlines, and going on around a dead endpoint.
+//! owns what etcd-client does not do: deadlines, and going on around a dead endpoint (one connection for each, the
+//! working one preferred). Reads are tried again; a write is sent again only when it certainly never left.
 
-use std::path::PathBuf;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::error::StoreError;
+use bytes::Bytes;
+use etcd_client::proto::{PbEvent, PbKeyValue, PbTxnOpResponse, PbWatchResponse};
+use etcd_client::{
+    Certificate, Client, Compare, CompareOp, ConnectOptions, GetOptions, Identity, KvClient, LeaseClient,
+    MaintenanceClient, PutOptions, TlsOptions, TxnOp, WatchClient, WatchOptions,
+};
+use futures::{StreamExt, stream};
+use tokio::time::{Instant, timeout};
+
+use crate::backoff::jitter;
+use crate::error::{StoreError, StoreErrorKind};
+use crate::health::Health;
+use crate::store::{
+    KeyValue, Lease, LeaseLife, Listing, Prefix, Read, Store, StoreStatus, WatchEvent, WatchInput, WatchStream,
+};
+use crate::txn::{Guard, Op, Outcome, Txn};
+
+mod classify;
+
+use classify::{Failure, Fate, classify};
+
+/// Keys per page of a list; fewer where values are large.
+const PAGE: i64 = 500;
+/// The largest answer that is taken: many pages of ordinary documents, and 128 values of the largest size do not fit,
+/// which a list answers with smaller pages.
+const MAX_ANSWER_BYTES: usize = 64 << 20;
+/// How often all endpoints are tried when none can be reached at all.
+const ROUNDS: usize = 3;
 
 /// How to reach etcd.
 #[derive(Clone, Debug)]
@@ -24,10 +55,7 @@ pub struct EtcdOptions {
 impl EtcdOptions {
     /// The endpoints of a list with commas, everything else by default.
     pub fn new(endpoints: &str) -> Self {
-        let endpoints = endpoints
-            .split(',')
-            .map(str::trim)
-            .filter(|e| !e.is_empty());
+        let endpoints = endpoints.split(',').map(str::trim).filter(|e| !e.is_empty());
         Self {
             endpoints: endpoints.map(str::to_owned).collect(),
             tls: None,
@@ -48,18 +76,713 @@ pub struct TlsFiles {
 }
 
 /// The store over etcd's API.
-#[derive(Clone, Debug)]
-pub struct EtcdStore {}
+#[derive(Clone)]
+pub struct EtcdStore {
+    inner: Arc<Inner>,
+}
+
+impl std::fmt::Debug for EtcdStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EtcdStore")
+            .field("endpoints", &self.inner.names())
+            .finish_non_exhaustive()
+    }
+}
+
+struct Inner {
+    members: Vec<Member>,
+    preferred: AtomicUsize,
+    deadline: Duration,
+    health: Health,
+}
+
+#[derive(Clone)]
+struct Member {
+    name: String,
+    kv: KvClient,
+    watch: WatchClient,
+    lease: LeaseClient,
+    maintenance: MaintenanceClient,
+}
+
+impl Member {
+    fn new(name: String, client: &Client) -> Self {
+        Self {
+            name,
+            kv: client.kv_client().max_decoding_message_size(MAX_ANSWER_BYTES),
+            watch: client.watch_client().max_decoding_message_size(MAX_ANSWER_BYTES),
+            lease: client.lease_client(),
+            maintenance: client.maintenance_client(),
+        }
+    }
+}
 
 impl EtcdStore {
     /// Connects, and checks that at least one endpoint answers as etcd does. One name for each failure: unreachable
     /// (all endpoints named), TLS, not etcd, denied.
-    pub async fn connect(_options: EtcdOptions) -> Result<Self, StoreError> {
-        todo!()
+    pub async fn connect(options: EtcdOptions) -> Result<Self, StoreError> {
+        let all = options.endpoints.join(", ");
+        let fail = |kind| StoreError::new("connect to etcd at", all.clone(), kind);
+        if options.endpoints.is_empty() {
+            return Err(fail(StoreErrorKind::Invalid("no endpoint is given".to_owned())));
+        }
+        let tls = options.tls.as_ref().map(read_tls).transpose()?;
+        let mut members = Vec::with_capacity(options.endpoints.len());
+        let mut refused: Option<StoreError> = None;
+        for endpoint in &options.endpoints {
+            match connect_one(endpoint, &options, tls.as_ref()).await {
+                Ok(member) => members.push(member),
+                Err(error) => refused = Some(error),
+            }
+        }
+        if let Some(error) = refused {
+            return Err(error);
+        }
+        let store = Self::over(members, options.deadline);
+        match store.find_one().await {
+            Ok(()) => Ok(store),
+            Err(error) => Err(StoreError {
+                act: "connect to etcd at",
+                object: all,
+                ..error
+            }),
+        }
     }
 
     /// Over a client that is connected already: the embedded store's, in process.
-    pub fn from_client(_client: etcd_client::Client) -> Self {
-        todo!()
+    pub fn from_client(client: etcd_client::Client) -> Self {
+        let member = Member::new("embedded".to_owned(), &client);
+        Self::over(vec![member], Duration::from_secs(5))
     }
+
+    fn over(members: Vec<Member>, deadline: Duration) -> Self {
+        let inner = Inner {
+            members,
+            preferred: AtomicUsize::new(0),
+            deadline,
+            health: Health::default(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Asks all endpoints at once, and prefers the first that answers.
+    async fn find_one(&self) -> Result<(), StoreError> {
+        let ask = |(index, member): (usize, &Member)| {
+            let mut maintenance = member.maintenance.clone();
+            let limit = self.inner.deadline;
+            async move { (index, timeout(limit, maintenance.status()).await) }
+        };
+        let mut answers: stream::FuturesUnordered<_> = self.inner.members.iter().enumerate().map(ask).collect();
+        let mut worst: Option<Failure> = None;
+        while let Some((index, answer)) = answers.next().await {
+            let failure = match answer {
+                Ok(Ok(_)) => {
+                    self.inner.preferred.store(index, Ordering::Relaxed);
+                    self.inner.health.answered();
+                    return Ok(());
+                }
+                Ok(Err(error)) => classify(error),
+                Err(_) => Failure::timeout(),
+            };
+            // The failure that says most is told: a wrong certificate rather than a closed port.
+            let plain = |f: &Failure| matches!(f.kind, StoreErrorKind::Unreachable | StoreErrorKind::DeadlineExceeded);
+            if worst.as_ref().is_none_or(|w| plain(w) && !plain(&failure)) {
+                worst = Some(failure);
+            }
+        }
+        Err(worst
+            .unwrap_or_else(Failure::timeout)
+            .told("connect to etcd at", String::new()))
+    }
+
+    /// Reads, and other acts that may be repeated.
+    async fn repeat<T, F, R>(&self, act: &'static str, object: &[u8], call: F) -> Result<T, StoreError>
+    where
+        F: Fn(Member) -> R,
+        R: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        let inner = &*self.inner;
+        let end = Instant::now() + inner.deadline;
+        let count = inner.members.len();
+        let mut unreachable = 0;
+        loop {
+            let index = inner.preferred.load(Ordering::Relaxed) % count;
+            let left = end.saturating_duration_since(Instant::now());
+            // A member that hangs must not use up the time of the others.
+            let patience = if count == 1 { left } else { left.min(inner.deadline / 4) };
+            let failure = match timeout(patience, call(inner.members[index].clone())).await {
+                Ok(Ok(value)) => {
+                    inner.health.answered();
+                    return Ok(value);
+                }
+                Ok(Err(error)) => classify(error),
+                Err(_) => Failure::timeout(),
+            };
+            if !failure.is_transient() {
+                inner.health.answered();
+                return Err(failure.told(act, text(object)));
+            }
+            inner.pass_over(index);
+            unreachable += usize::from(failure.fate == Fate::NeverSent);
+            let pause = if unreachable % count == 0 {
+                jitter(Duration::from_millis(50), Duration::from_millis(200))
+            } else {
+                Duration::ZERO
+            };
+            let too_late = end.saturating_duration_since(Instant::now()) <= pause;
+            if too_late || unreachable >= count * ROUNDS {
+                inner.health.failed();
+                return Err(failure.told(act, text(object)));
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// A write: sent again only when it was certainly not taken up.
+    async fn once<T, F, R>(&self, act: &'static str, object: &[u8], call: F) -> Result<T, StoreError>
+    where
+        F: Fn(Member) -> R,
+        R: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        let inner = &*self.inner;
+        let end = Instant::now() + inner.deadline;
+        let count = inner.members.len();
+        for attempt in 1.. {
+            let index = inner.preferred.load(Ordering::Relaxed) % count;
+            let left = end.saturating_duration_since(Instant::now());
+            let patience = if count == 1 { left } else { left.min(inner.deadline / 2) };
+            let failure = match timeout(patience, call(inner.members[index].clone())).await {
+                Ok(Ok(value)) => {
+                    inner.health.answered();
+                    return Ok(value);
+                }
+                Ok(Err(error)) => classify(error),
+                Err(_) => Failure::timeout(),
+            };
+            if failure.is_transient() {
+                inner.pass_over(index);
+            } else {
+                inner.health.answered();
+                return Err(failure.told(act, text(object)));
+            }
+            if failure.fate == Fate::Unknown {
+                inner.health.failed();
+                let error = failure.told(act, text(object));
+                return Err(StoreError {
+                    kind: StoreErrorKind::Ambiguous,
+                    ..error
+                });
+            }
+            let pause = if attempt % count == 0 {
+                jitter(Duration::from_millis(50), Duration::from_millis(200))
+            } else {
+                Duration::ZERO
+            };
+            let too_late = end.saturating_duration_since(Instant::now()) <= pause;
+            let given_up = failure.fate == Fate::NeverSent && attempt >= count * ROUNDS;
+            if too_late || given_up {
+                inner.health.failed();
+                return Err(failure.told(act, text(object)));
+            }
+            tokio::time::sleep(pause).await;
+        }
+        unreachable!("the loop over attempts has no end of its own")
+    }
+
+    /// One page of a list. `None`: the answer would be too large.
+    async fn page(&self, prefix: &Prefix, from: &[u8], revision: i64, limit: i64) -> Result<Option<Page>, StoreError> {
+        let answer = self
+            .repeat("list", prefix.as_str().as_bytes(), |mut member| {
+                let options = GetOptions::new()
+                    .with_range(prefix.range_end())
+                    .with_revision(revision)
+                    .with_limit(limit);
+                let from = from.to_vec();
+                async move { member.kv.get(from, Some(options)).await }
+            })
+            .await;
+        let response = match answer {
+            Ok(response) => response.0,
+            Err(error) if limit > 1 && classify::is_too_large_an_answer(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let header = response.header.unwrap_or_default();
+        Ok(Some(Page {
+            revision: header.revision,
+            cluster_id: header.cluster_id,
+            more: response.more,
+            kvs: response.kvs.into_iter().map(key_value).collect(),
+        }))
+    }
+
+    async fn try_list(&self, prefix: &Prefix) -> Result<Listing, StoreError> {
+        let mut limit = PAGE;
+        let mut listing: Option<Listing> = None;
+        let mut from = prefix.as_str().as_bytes().to_vec();
+        loop {
+            let revision = listing.as_ref().map_or(0, |l| l.revision);
+            let Some(page) = self.page(prefix, &from, revision, limit).await? else {
+                limit = (limit / 4).max(1);
+                continue;
+            };
+            let listing = listing.get_or_insert(Listing {
+                revision: page.revision,
+                cluster_id: page.cluster_id,
+                kvs: Vec::new(),
+            });
+            if listing.cluster_id != page.cluster_id {
+                let why = StoreErrorKind::Refused("the endpoints belong to different stores".to_owned());
+                return Err(StoreError::new("list", prefix.as_str(), why));
+            }
+            listing.kvs.extend(page.kvs);
+            match listing.kvs.last() {
+                Some(last) if page.more => from = [last.key.as_slice(), b"\0"].concat(),
+                Some(_) | None => break,
+            }
+        }
+        listing.ok_or_else(|| StoreError::new("list", prefix.as_str(), StoreErrorKind::Unreachable))
+    }
+}
+
+struct Page {
+    revision: i64,
+    cluster_id: u64,
+    more: bool,
+    kvs: Vec<KeyValue>,
+}
+
+impl Inner {
+    fn names(&self) -> Vec<&str> {
+        self.members.iter().map(|m| m.name.as_str()).collect()
+    }
+
+    /// Prefers the endpoint after this one, unless another call has done so already.
+    fn pass_over(&self, index: usize) {
+        let next = (index + 1) % self.members.len();
+        let _ = self
+            .preferred
+            .compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
+}
+
+impl Store for EtcdStore {
+    async fn get(&self, key: &[u8]) -> Result<Read<Option<KeyValue>>, StoreError> {
+        let response = self
+            .repeat("read", key, |mut member| async move { member.kv.get(key, None).await })
+            .await?
+            .0;
+        let header = response.header.unwrap_or_default();
+        Ok(Read {
+            revision: header.revision,
+            cluster_id: header.cluster_id,
+            value: response.kvs.into_iter().next().map(key_value),
+        })
+    }
+
+    async fn get_many(&self, keys: &[Vec<u8>]) -> Result<Read<Vec<Option<KeyValue>>>, StoreError> {
+        let object = keys.first().map_or(b"".as_slice(), |k| k);
+        let response = self
+            .repeat("read", object, |mut member| {
+                let reads: Vec<TxnOp> = keys.iter().map(|key| TxnOp::get(key.clone(), None)).collect();
+                let txn = etcd_client::Txn::new().and_then(reads);
+                async move { member.kv.txn(txn).await }
+            })
+            .await?
+            .0;
+        let header = response.header.unwrap_or_default();
+        let found = response.responses.into_iter().map(|answer| match answer.response {
+            Some(PbTxnOpResponse::ResponseRange(range)) => range.kvs.into_iter().next().map(key_value),
+            Some(_) | None => None,
+        });
+        Ok(Read {
+            revision: header.revision,
+            cluster_id: header.cluster_id,
+            value: found.collect(),
+        })
+    }
+
+    async fn list(&self, prefix: &Prefix) -> Result<Listing, StoreError> {
+        let mut tries = 0;
+        loop {
+            let listing = self.try_list(prefix).await;
+            tries += 1;
+            // The revision of the first page was compacted before the last was read: begin again.
+            match listing {
+                Err(error) if tries < 3 && matches!(error.kind, StoreErrorKind::Compacted { .. }) => {}
+                listing => return listing,
+            }
+        }
+    }
+
+    fn watch(&self, prefix: &Prefix, from_revision: i64) -> WatchStream {
+        let begin = Watching::Begin {
+            store: self.clone(),
+            prefix: prefix.clone(),
+            from: from_revision,
+        };
+        stream::unfold(begin, Watching::next).boxed()
+    }
+
+    async fn submit(&self, txn: &Txn) -> Result<Outcome, StoreError> {
+        let object = txn.writes.first().map_or(b"".as_slice(), |w| w.key.as_slice());
+        let mut keys: Vec<&[u8]> = txn.compares().iter().map(|(key, _)| *key).collect();
+        keys.dedup();
+        let fence = txn.fence.held.as_ref().map(|(key, created)| (key.as_slice(), *created));
+        keys.extend(fence.iter().map(|(key, _)| *key));
+        let response = self
+            .once("write", object, |mut member| {
+                let request = request(txn, &keys);
+                async move { member.kv.txn(request).await }
+            })
+            .await?
+            .0;
+        if response.succeeded {
+            return Ok(Outcome::Committed {
+                revision: response.header.unwrap_or_default().revision,
+            });
+        }
+        let positions = response.responses.into_iter().map(|answer| match answer.response {
+            Some(PbTxnOpResponse::ResponseRange(range)) => {
+                range.kvs.first().map(|kv| (kv.create_revision, kv.mod_revision))
+            }
+            Some(_) | None => None,
+        });
+        let found: std::collections::HashMap<&[u8], Option<(i64, i64)>> = keys.iter().copied().zip(positions).collect();
+        let at = |key: &[u8]| found.get(key).copied().flatten();
+        if fence.is_some_and(|(key, created)| !Guard::CreatedAt(created).holds(at(key))) {
+            return Ok(Outcome::FenceLost);
+        }
+        Ok(Outcome::Conflict {
+            keys: txn.conflicts(at),
+        })
+    }
+
+    async fn lease_grant(&self, ttl: Duration) -> Result<Lease, StoreError> {
+        let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX).max(1);
+        // Repeated at need: a lease that nobody heard of ends by itself.
+        let response = self
+            .repeat(
+                "grant a lease",
+                format!("{seconds} s").as_bytes(),
+                |mut member| async move { member.lease.grant(seconds, None).await },
+            )
+            .await?;
+        Ok(Lease {
+            id: response.id(),
+            ttl: whole_seconds(response.ttl()),
+        })
+    }
+
+    async fn lease_keep_alive(&self, lease: i64) -> Result<(), StoreError> {
+        self.repeat(
+            "renew the lease",
+            format!("{lease:x}").as_bytes(),
+            |mut member| async move {
+                // The client's opening of the stream is one renewal. The stream is not kept: streams break silently.
+                let (keeper, mut answers) = member.lease.keep_alive(lease).await?;
+                drop(keeper);
+                // The store ends its side too, so that nothing is left half open.
+                let _ = answers.message().await;
+                Ok(())
+            },
+        )
+        .await
+    }
+
+    async fn lease_revoke(&self, lease: i64) -> Result<(), StoreError> {
+        let answer = self
+            .repeat(
+                "revoke the lease",
+                format!("{lease:x}").as_bytes(),
+                |mut member| async move { member.lease.revoke(lease).await.map(|_| ()) },
+            )
+            .await;
+        match answer {
+            Err(error) if error.kind == StoreErrorKind::LeaseNotFound => Ok(()),
+            answer => answer,
+        }
+    }
+
+    async fn lease_time_to_live(&self, lease: i64) -> Result<LeaseLife, StoreError> {
+        let object = format!("{lease:x}");
+        let life = self
+            .repeat("read the lease", object.as_bytes(), |mut member| async move {
+                member.lease.time_to_live(lease, None).await
+            })
+            .await?;
+        if life.ttl() < 0 {
+            return Err(StoreError::new("read the lease", object, StoreErrorKind::LeaseNotFound));
+        }
+        Ok(LeaseLife {
+            granted: whole_seconds(life.granted_ttl()),
+            remaining: whole_seconds(life.ttl()),
+        })
+    }
+
+    async fn status(&self) -> Result<StoreStatus, StoreError> {
+        let (endpoint, response) = self
+            .repeat(
+                "read the status of",
+                self.inner.names().join(", ").as_bytes(),
+                |mut member| async move {
+                    let response = member.maintenance.status().await?;
+                    Ok((member.name, response))
+                },
+            )
+            .await?;
+        let header = response.header().map_or((0, 0), |h| (h.revision(), h.cluster_id()));
+        Ok(StoreStatus {
+            endpoint,
+            version: response.version().to_owned(),
+            db_size_bytes: response.db_size(),
+            revision: header.0,
+            cluster_id: header.1,
+            leader: response.leader(),
+            errors: response.errors().to_vec(),
+        })
+    }
+
+    async fn compact(&self, revision: i64) -> Result<(), StoreError> {
+        self.repeat("compact", revision.to_string().as_bytes(), |mut member| async move {
+            member.kv.compact(revision, None).await.map(|_| ())
+        })
+        .await
+    }
+
+    fn health(&self) -> &Health {
+        &self.inner.health
+    }
+}
+
+fn text(object: &[u8]) -> String {
+    String::from_utf8_lossy(object).into_owned()
+}
+
+fn whole_seconds(seconds: i64) -> Duration {
+    Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+}
+
+fn key_value(kv: PbKeyValue) -> KeyValue {
+    KeyValue {
+        key: kv.key,
+        value: Bytes::from(kv.value),
+        create_revision: kv.create_revision,
+        mod_revision: kv.mod_revision,
+        version: kv.version,
+        lease: kv.lease,
+    }
+}
+
+/// The request: the compares, the writes, and, where a compare fails, where its keys are.
+fn request(txn: &Txn, keys: &[&[u8]]) -> etcd_client::Txn {
+    let mut compares: Vec<Compare> = txn
+        .compares()
+        .into_iter()
+        .filter_map(|(key, guard)| compare(key, guard))
+        .collect();
+    if let Some((key, created)) = &txn.fence.held {
+        compares.extend(compare(key, Guard::CreatedAt(*created)));
+    }
+    let writes: Vec<TxnOp> = txn
+        .writes
+        .iter()
+        .map(|write| match &write.op {
+            Op::Put { value, lease } => {
+                let options = (*lease != 0).then(|| PutOptions::new().with_lease(*lease));
+                TxnOp::put(write.key.clone(), value.to_vec(), options)
+            }
+            Op::Delete => TxnOp::delete(write.key.clone(), None),
+        })
+        .collect();
+    let reads: Vec<TxnOp> = keys
+        .iter()
+        .map(|key| TxnOp::get(*key, Some(GetOptions::new().with_keys_only())))
+        .collect();
+    etcd_client::Txn::new().when(compares).and_then(writes).or_else(reads)
+}
+
+fn compare(key: &[u8], guard: Guard) -> Option<Compare> {
+    Some(match guard {
+        Guard::Absent => Compare::create_revision(key, CompareOp::Equal, 0),
+        Guard::Exists => Compare::create_revision(key, CompareOp::Greater, 0),
+        Guard::Unchanged(revision) => Compare::mod_revision(key, CompareOp::Equal, revision),
+        Guard::CreatedAt(revision) => Compare::create_revision(key, CompareOp::Equal, revision),
+        Guard::Any => return None,
+    })
+}
+
+fn read_tls(files: &TlsFiles) -> Result<TlsOptions, StoreError> {
+    let read = |path: &Path| {
+        std::fs::read(path).map_err(|error| {
+            StoreError::new("read the TLS file", path.display().to_string(), StoreErrorKind::Tls).because(error)
+        })
+    };
+    let mut tls = TlsOptions::new().ca_certificate(Certificate::from_pem(read(&files.ca)?));
+    if let Some((certificate, key)) = &files.identity {
+        tls = tls.identity(Identity::from_pem(read(certificate)?, read(key)?));
+    }
+    Ok(tls)
+}
+
+async fn connect_one(endpoint: &str, options: &EtcdOptions, tls: Option<&TlsOptions>) -> Result<Member, StoreError> {
+    let fail = |kind| StoreError::new("connect to etcd at", endpoint, kind);
+    let secure = endpoint.starts_with("https://");
+    if endpoint.contains("://") && !secure && !endpoint.starts_with("http://") {
+        let why = "an endpoint begins with http:// or https://".to_owned();
+        return Err(fail(StoreErrorKind::Invalid(why)));
+    }
+    let mut connect = ConnectOptions::new()
+        .with_connect_timeout(options.connect_timeout)
+        .with_keep_alive(Duration::from_secs(10), Duration::from_secs(3))
+        .with_tcp_keepalive(Duration::from_secs(30))
+        // A watch on a member that lost its leader ends, instead of going silent.
+        .with_require_leader(true);
+    match (secure, tls) {
+        (true, Some(tls)) => connect = connect.with_tls(tls.clone()),
+        (true, None) => {
+            let why = "https:// needs the CA's certificate file".to_owned();
+            return Err(fail(StoreErrorKind::Invalid(why)));
+        }
+        (false, _) => {}
+    }
+    if let Some((name, password)) = &options.user {
+        connect = connect.with_user(name, password).with_auto_token_refresh(true);
+    }
+    // Without a user this sends nothing; with one it asks for a token, from this endpoint.
+    match timeout(options.deadline, Client::connect([endpoint], Some(connect.clone()))).await {
+        Ok(Ok(client)) => Ok(Member::new(endpoint.to_owned(), &client)),
+        Ok(Err(error)) => Err(classify(error).told("connect to etcd at", endpoint.to_owned())),
+        Err(_) => Err(Failure::timeout().told("connect to etcd at", endpoint.to_owned())),
+    }
+}
+
+/// A watch over its life.
+enum Watching {
+    Begin {
+        store: EtcdStore,
+        prefix: Prefix,
+        from: i64,
+    },
+    Open {
+        store: EtcdStore,
+        prefix: Prefix,
+        member: usize,
+        stream: Box<etcd_client::WatchStream>,
+    },
+    Over,
+}
+
+impl Watching {
+    async fn next(self) -> Option<(WatchInput, Self)> {
+        match self {
+            Self::Over => None,
+            Self::Begin { store, prefix, from } => {
+                let index = store.inner.preferred.load(Ordering::Relaxed) % store.inner.members.len();
+                let mut member = store.inner.members[index].clone();
+                let options = WatchOptions::new()
+                    .with_range(prefix.range_end())
+                    .with_start_revision(from)
+                    .with_progress_notify()
+                    .with_fragment();
+                let open = async {
+                    let mut stream = member.watch.watch(prefix.as_str(), Some(options)).await?;
+                    let first = stream.message().await?;
+                    Ok::<_, etcd_client::Error>((stream, first))
+                };
+                match timeout(store.inner.deadline, open).await {
+                    Ok(Ok((stream, first))) => {
+                        let stream = Box::new(stream);
+                        Self::Open {
+                            store,
+                            prefix,
+                            member: index,
+                            stream,
+                        }
+                        .heard(first.map(|r| r.0))
+                    }
+                    Ok(Err(error)) => Self::broken(&store, &prefix, index, classify(error)),
+                    Err(_) => Self::broken(&store, &prefix, index, Failure::timeout()),
+                }
+            }
+            Self::Open {
+                store,
+                prefix,
+                member,
+                mut stream,
+            } => match stream.message().await {
+                Ok(message) => Self::Open {
+                    store,
+                    prefix,
+                    member,
+                    stream,
+                }
+                .heard(message.map(|r| r.0)),
+                Err(error) => Self::broken(&store, &prefix, member, classify(error)),
+            },
+        }
+    }
+
+    fn heard(self, message: Option<PbWatchResponse>) -> Option<(WatchInput, Self)> {
+        let Self::Open {
+            store,
+            prefix,
+            member,
+            stream,
+        } = self
+        else {
+            return None;
+        };
+        let Some(response) = message else {
+            let ended = Failure::ended();
+            return Self::broken(&store, &prefix, member, ended);
+        };
+        store.inner.health.answered();
+        let header = response.header.unwrap_or_default();
+        if response.canceled {
+            let canceled = WatchInput::Canceled {
+                compact_revision: response.compact_revision,
+                reason: response.cancel_reason,
+            };
+            return Some((canceled, Self::Over));
+        }
+        let input = if response.created {
+            WatchInput::Opened {
+                cluster_id: header.cluster_id,
+                revision: header.revision,
+            }
+        } else {
+            WatchInput::Response {
+                cluster_id: header.cluster_id,
+                revision: header.revision,
+                events: response.events.into_iter().filter_map(watch_event).collect(),
+                fragment: response.fragment,
+            }
+        };
+        Some((
+            input,
+            Self::Open {
+                store,
+                prefix,
+                member,
+                stream,
+            },
+        ))
+    }
+
+    fn broken(store: &EtcdStore, prefix: &Prefix, member: usize, failure: Failure) -> Option<(WatchInput, Self)> {
+        store.inner.pass_over(member);
+        let error = failure.told("watch", prefix.as_str().to_owned());
+        Some((WatchInput::Disconnected(error), Self::Over))
+    }
+}
+
+fn watch_event(event: PbEvent) -> Option<WatchEvent> {
+    let kv = event.kv?;
+    Some(match event.r#type {
+        0 => WatchEvent::Put(key_value(kv)),
+        _ => WatchEvent::Delete {
+            key: kv.key,
+            revision: kv.mod_revision,
+        },
+    })
 }

@@ -5,11 +5,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
-use crate::error::StoreError;
-use crate::leader::Lost;
+use crate::backoff::Backoff;
+use crate::boottime::{self, Instant};
+use crate::error::{StoreError, StoreErrorKind};
+use crate::leader::{Lost, is_asked, renew};
 use crate::shutdown::Shutdown;
-use crate::store::Store;
+use crate::store::{KeyValue, Store};
+use crate::txn::{Fence, Guard, Outcome, Txn};
 
 /// What the caller keeps on disk to resume a session after a restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,7 +74,8 @@ impl SessionError {
     pub fn remedy(&self) -> Option<String> {
         match self {
             Self::NodeTaken { same_machine: true, .. } => Some(
-                "stop the other agent of this node; if this machine is a clone, give it its own /etc/machine-id".to_owned(),
+                "stop the other agent of this node; if this machine is a clone, give it its own /etc/machine-id"
+                    .to_owned(),
             ),
             Self::NodeTaken { .. } => Some("choose another --node name, or stop the agent that uses it".to_owned()),
             Self::ShuttingDown { key: _ } => None,
@@ -85,20 +91,171 @@ pub struct Session {
     key: Vec<u8>,
     record: SessionRecord,
     lost: Lost,
+    keeper: JoinHandle<()>,
+    close: watch::Sender<bool>,
 }
+
+/// How much longer than its lease an earlier session of this machine is waited for.
+const SLACK: Duration = Duration::from_secs(2);
 
 /// Opens the session, or resumes the one on record. When this machine's earlier session (with its record lost) is still
 /// leased, waits for its end, at most its time to live; an outage of the store is returned, for the caller to retry.
 pub async fn open<S: Store>(
-    _store: &S,
-    _options: &SessionOptions,
-    _record: Option<SessionRecord>,
-    _shutdown: &Shutdown,
+    store: &S,
+    options: &SessionOptions,
+    record: Option<SessionRecord>,
+    shutdown: &Shutdown,
 ) -> Result<Session, SessionError> {
-    todo!()
+    let key = || String::from_utf8_lossy(&options.key).into_owned();
+    let mut give_up: Option<Instant> = None;
+    loop {
+        let held = match try_open(store, options, record).await {
+            Ok(Tried::Open(session)) => return Ok(session),
+            Ok(Tried::HeldBy(held)) => held,
+            Err(source) => return Err(SessionError::Store { key: key(), source }),
+        };
+        let by = machine_of(&held.value);
+        let same_machine = by.as_deref() == Some(options.machine_id.as_str());
+        // Only our own earlier session is waited for: of another machine nobody knows that it will not come back.
+        let left = match store.lease_time_to_live(held.lease).await {
+            Ok(life) => life.remaining,
+            Err(error) if error.kind == StoreErrorKind::LeaseNotFound => Duration::ZERO,
+            Err(source) => return Err(SessionError::Store { key: key(), source }),
+        };
+        let end = *give_up.get_or_insert_with(|| Instant::now() + left.min(options.ttl * 2) + SLACK);
+        if !same_machine || Instant::now() >= end {
+            return Err(SessionError::NodeTaken {
+                key: key(),
+                by: by.unwrap_or_else(|| "unknown".to_owned()),
+                same_machine,
+            });
+        }
+        tokio::select! {
+            () = shutdown.draining() => return Err(SessionError::ShuttingDown { key: key() }),
+            () = boottime::sleep(Duration::from_millis(500)) => {}
+        }
+    }
+}
+
+enum Tried {
+    Open(Session),
+    HeldBy(KeyValue),
+}
+
+async fn try_open<S: Store>(
+    store: &S,
+    options: &SessionOptions,
+    record: Option<SessionRecord>,
+) -> Result<Tried, StoreError> {
+    if let Some(held) = store.get(&options.key).await?.value {
+        let ours =
+            record.filter(|r| r.create_revision == held.create_revision && r.lease == held.lease && r.lease != 0);
+        let Some(record) = ours else {
+            return Ok(Tried::HeldBy(held));
+        };
+        if renew(store, &options.key, record.lease, record.create_revision).await? {
+            return Ok(Tried::Open(Session::keep(store, options, record)));
+        }
+        // It ended just now; the next look finds the key gone.
+        return Ok(Tried::HeldBy(held));
+    }
+    let lease = store.lease_grant(options.ttl).await?;
+    // Founding the fence itself: the one write of an agent that nothing can fence but the key's absence.
+    let txn =
+        Txn::new(&Fence::nobody()).put_leased(options.key.clone(), options.value.clone(), Guard::Absent, lease.id);
+    let answer = store.commit(txn).await;
+    if let Ok(Outcome::Committed { revision }) = answer {
+        let record = SessionRecord {
+            lease: lease.id,
+            create_revision: revision,
+        };
+        return Ok(Tried::Open(Session::keep(store, options, record)));
+    }
+    // Should the write have been, or still be, taken up: without its lease it is nothing.
+    let _ = store.lease_revoke(lease.id).await;
+    match answer {
+        Err(error) => Err(error),
+        Ok(_) => match store.get(&options.key).await?.value {
+            Some(held) => Ok(Tried::HeldBy(held)),
+            None => Err(StoreError::new(
+                "create",
+                String::from_utf8_lossy(&options.key),
+                StoreErrorKind::DeadlineExceeded,
+            )),
+        },
+    }
+}
+
+/// The machine id in a session's document; nothing else of it is looked at.
+fn machine_of(value: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Document {
+        machine_id: String,
+    }
+    let document: Document = serde_json::from_slice(value).ok()?;
+    Some(document.machine_id.chars().take(64).collect())
+}
+
+/// Renews a session until the store says that it is over.
+async fn keep_alive<S: Store>(
+    store: S,
+    key: Vec<u8>,
+    record: SessionRecord,
+    ttl: Duration,
+    told: watch::Sender<bool>,
+    mut closing: watch::Receiver<bool>,
+) {
+    let mut backoff = Backoff::new(Duration::from_millis(100), ttl / 6);
+    let mut pause = ttl / 3;
+    loop {
+        let renewal = async {
+            boottime::sleep(pause).await;
+            renew(&store, &key, record.lease, record.create_revision).await
+        };
+        tokio::select! {
+            biased;
+            asked = is_asked(&mut closing) => {
+                if asked {
+                    told.send_replace(true);
+                    let _ = store.lease_revoke(record.lease).await;
+                }
+                return;
+            }
+            renewed = renewal => match renewed {
+                Ok(true) => {
+                    backoff.reset();
+                    pause = ttl / 3;
+                }
+                Ok(false) => {
+                    tracing::warn!(key = %String::from_utf8_lossy(&key), "the session is lost: its lease or its key is gone");
+                    told.send_replace(true);
+                    return;
+                }
+                Err(error) => {
+                    // An outage says nothing of the lease: etcd extends all leases when it comes back.
+                    tracing::debug!(%error, "a renewal failed");
+                    pause = backoff.delay();
+                }
+            }
+        }
+    }
 }
 
 impl Session {
+    fn keep<S: Store>(store: &S, options: &SessionOptions, record: SessionRecord) -> Self {
+        let (told, state) = watch::channel(false);
+        let (close, closing) = watch::channel(false);
+        let keeper = keep_alive(store.clone(), options.key.clone(), record, options.ttl, told, closing);
+        Self {
+            key: options.key.clone(),
+            record,
+            lost: Lost { state },
+            keeper: tokio::spawn(keeper),
+            close,
+        }
+    }
+
     /// The full key.
     pub fn key(&self) -> &[u8] {
         &self.key
@@ -130,7 +287,17 @@ impl Session {
     }
 
     /// Ends the session at once: the node is seen to have gone on purpose.
-    pub async fn close(self) {
-        todo!()
+    pub async fn close(mut self) {
+        self.close.send_replace(true);
+        let _ = (&mut self.keeper).await;
     }
 }
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.keeper.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -214,10 +214,7 @@ pub struct StoreStatus {
 /// The store. Cheap to clone; every call ends within the request deadline (5 s by default).
 pub trait Store: Clone + Send + Sync + 'static {
     /// Reads one key, linearizable.
-    fn get(
-        &self,
-        key: &[u8],
-    ) -> impl Future<Output = Result<Read<Option<KeyValue>>, StoreError>> + Send;
+    fn get(&self, key: &[u8]) -> impl Future<Output = Result<Read<Option<KeyValue>>, StoreError>> + Send;
 
     /// Reads up to 128 keys at one revision, linearizable; the answers stand in the order of the keys.
     fn get_many(
@@ -238,21 +235,15 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// Grants a lease; the store chooses the id.
     fn lease_grant(&self, ttl: Duration) -> impl Future<Output = Result<Lease, StoreError>> + Send;
 
-    /// Renews a lease once and returns its new time to live. [`StoreErrorKind::LeaseNotFound`] is the store's word that
+    /// Renews a lease once. [`StoreErrorKind::LeaseNotFound`] is the store's word that
     /// it is over; any other error says nothing about it.
-    fn lease_keep_alive(
-        &self,
-        lease: i64,
-    ) -> impl Future<Output = Result<Duration, StoreError>> + Send;
+    fn lease_keep_alive(&self, lease: i64) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Ends a lease; its keys are deleted.
     fn lease_revoke(&self, lease: i64) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// What is left of a lease.
-    fn lease_time_to_live(
-        &self,
-        lease: i64,
-    ) -> impl Future<Output = Result<LeaseLife, StoreError>> + Send;
+    fn lease_time_to_live(&self, lease: i64) -> impl Future<Output = Result<LeaseLife, StoreError>> + Send;
 
     /// The store about itself.
     fn status(&self) -> impl Future<Output = Result<StoreStatus, StoreError>> + Send;
@@ -271,10 +262,7 @@ pub trait Store: Clone + Send + Sync + 'static {
 
     /// Commits many transactions, as few requests as the store's limits allow. Each keeps its own fate, in the order
     /// given: one in conflict does not hold the others. In which order they come into force is not promised.
-    fn batch(
-        &self,
-        txns: Vec<Txn>,
-    ) -> impl Future<Output = Vec<Result<Outcome, StoreError>>> + Send {
+    fn batch(&self, txns: Vec<Txn>) -> impl Future<Output = Vec<Result<Outcome, StoreError>>> + Send {
         async move { txn::batch(self, txns).await }
     }
 }
