@@ -530,6 +530,10 @@ fn undecodable(path: &Path, error: &DecodeError) -> OpenError {
     }
 }
 
+#[allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "errors of others, most of which mean one thing"
+)]
 fn open_error(path: &Path, error: &DatabaseError) -> OpenError {
     match error {
         DatabaseError::DatabaseAlreadyOpen => OpenError::InUse {
@@ -550,6 +554,7 @@ fn open_error(path: &Path, error: &DatabaseError) -> OpenError {
     }
 }
 
+#[allow(clippy::wildcard_enum_match_arm, reason = "errors of others, few of which mean this")]
 fn is_full(error: &redb::Error) -> bool {
     match error {
         redb::Error::Io(e) => matches!(

@@ -66,7 +66,6 @@ impl Snapshot {
         let Self { head, items, total } = self;
         let start = Some((items, Sha256::new(), head, 0_usize));
         futures::stream::unfold(start, move |state| {
-            let header = header.clone();
             async move {
                 let (mut items, mut hash, mut piece, sent) = state?;
                 while piece.len() < PIECE
