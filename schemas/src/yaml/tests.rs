@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::problem::Code;
 
 fn value(text: &str) -> Value {
     let composed = compose(text);
