@@ -57,6 +57,17 @@ impl Prefix {
         }
     }
 
+    /// One key alone, which does not end in `/`: covers nothing else.
+    pub fn exact(key: impl Into<String>) -> Result<Self, StoreError> {
+        let key = key.into();
+        if !key.is_empty() && !key.ends_with('/') && key.len() <= MAX_KEY_BYTES {
+            Ok(Self(key))
+        } else {
+            let why = StoreErrorKind::Invalid("a key does not end in `/`".to_owned());
+            Err(StoreError::new("use the key", key, why))
+        }
+    }
+
     /// The prefix `self` + `segment` + `/`.
     pub fn child(&self, segment: &str) -> Self {
         Self(format!("{}{}/", self.0, segment.trim_matches('/')))
@@ -69,7 +80,7 @@ impl Prefix {
 
     /// Whether a key lies under it.
     pub fn covers(&self, key: &[u8]) -> bool {
-        key.starts_with(self.0.as_bytes())
+        if self.0.ends_with('/') { key.starts_with(self.0.as_bytes()) } else { key == self.0.as_bytes() }
     }
 
     /// The text, `/` at its end included.
@@ -80,8 +91,9 @@ impl Prefix {
     /// The first key after all keys of the prefix.
     pub fn range_end(&self) -> Vec<u8> {
         let mut end = self.0.clone().into_bytes();
-        if let Some(last) = end.last_mut() {
-            *last += 1; // `/` + 1 is `0`: no carry can happen
+        match end.last_mut() {
+            Some(last) if *last == b'/' => *last += 1, // `/` + 1 is `0`: no carry can happen
+            Some(_) | None => end.push(0),
         }
         end
     }
