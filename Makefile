@@ -35,7 +35,7 @@ bench: ## The speeds that the design asks for, beside what is reached
 	@scripts/bench.sh
 
 schemas: ## Generate manifests/schema/ again
-	REEVE_UPDATE_SCHEMAS=1 cargo test -q -p schemas --test published_schemas
+	REEVE_UPDATE=1 cargo test -q -p schemas --test published
 
 clean: down ## Also remove what was built
 	cargo clean
