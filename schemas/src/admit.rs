@@ -493,7 +493,12 @@ pub(crate) fn point(tree: &Tree, text: &str, path: &[Step], aim: Aim) -> TextSpa
 fn root_place(tree: &Tree, text: &str) -> TextSpan {
     match &tree.content {
         Content::Mapping(entries) if !entries.is_empty() => entries[0].0.span,
-        _ => one_line(text, tree.span),
+        Content::Null
+        | Content::Bool(_)
+        | Content::Number(_)
+        | Content::Text(_)
+        | Content::List(_)
+        | Content::Mapping(_) => one_line(text, tree.span),
     }
 }
 

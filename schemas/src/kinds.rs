@@ -32,6 +32,7 @@ macro_rules! kinds {
 
         /// A document of any kind, typed.
         #[derive(Clone, Debug, PartialEq, Eq)]
+        #[allow(clippy::large_enum_variant)] // Most documents are of the large kind.
         pub enum Document { $($(#[doc = $doc])* $kind(Resource<$spec>),)* }
 
         impl Kind {

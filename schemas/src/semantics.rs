@@ -192,7 +192,7 @@ impl Rules<'_> {
     fn labels(&mut self, path: &[Step], labels: &BTreeMap<String, String>, rules: Labels) {
         for (key, value) in labels {
             let place = [path, path![key.as_str()]].concat();
-            if key.starts_with("reeve.") {
+            if matches!(rules, Labels::Selecting) && key.starts_with("reeve.") {
                 self.say_key(
                     &place,
                     Code::ReservedLabel,

@@ -33,3 +33,27 @@ fn published_schemas_are_current() {
         );
     }
 }
+
+#[test]
+fn every_example_is_admitted() {
+    let mut folders = vec![PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../manifests/examples")];
+    let mut seen = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).into_iter().flatten() {
+            let path = entry.expect("the folder can be read").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path
+                .extension()
+                .is_some_and(|extension| extension == "yaml" || extension == "json")
+            {
+                let text = std::fs::read_to_string(&path).expect("the example can be read");
+                if let Err(problems) = schemas::admit(&text, Some(&path.display().to_string())) {
+                    panic!("{}", problems.render(schemas::Look::default()));
+                }
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 0, "there are examples");
+}
