@@ -1,26 +1,35 @@
-//! The container engine of a node, in our words. The agent's loop calls [`ContainerRuntime`]; `docker` speaks it to a
+//! The container engine of a node, in our words. The agent's loop calls [`ContainerRuntime`]; [`docker`] speaks it to a
 //! real Docker engine, [`fake`] plays one for tests. Every call has a deadline of its own, says what went wrong as a typed
 //! [`ErrorKind`] with the engine's own words (cleaned and shortened), and touches nothing but what it names.
 //! Nothing here decides anything, and nothing here ever removes a volume.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
+pub use planner::node::{ContainerState, Details, Limits, NetworkEnd, Observed};
 use schemas::container::ContainerSpec;
 use schemas::image::ImageRef;
 use schemas::names::{InstanceName, Namespace};
 use schemas::records::{AssignedPort, InstanceCondition};
 
+mod answers;
+mod credentials;
+pub mod docker;
+#[cfg(any(test, feature = "testing"))]
+pub mod fake;
+mod pull;
+pub mod translate;
+mod wire;
+
 /// The oldest engine API that Reeve works with: Docker 20.10.
 pub const OLDEST_API: (u32, u32) = (1, 41);
 
 /// The label that says which cluster a container or network belongs to; its value is the cluster id.
-pub const CLUSTER_LABEL: &str = "reeve.cluster";
+pub use planner::node::LABEL_CLUSTER as CLUSTER_LABEL;
 
 /// What became of a call.
 pub type Result<T> = std::result::Result<T, EngineError>;
@@ -37,7 +46,7 @@ pub trait ContainerRuntime: Send + Sync + 'static {
     fn info(&self) -> BoxFuture<'_, Result<EngineInfo>>;
     /// All containers with the label [`CLUSTER_LABEL`]` = cluster`, in every state, by id; one request, no inspect.
     /// One that cannot be read whole is listed with what could be read.
-    fn list<'a>(&'a self, cluster: &'a str) -> BoxFuture<'a, Result<Vec<Listed>>>;
+    fn list<'a>(&'a self, cluster: &'a str) -> BoxFuture<'a, Result<Vec<Observed>>>;
     /// Everything about one container, by id or name.
     fn inspect<'a>(&'a self, container: &'a str) -> BoxFuture<'a, Result<Inspection>>;
     /// Creates a container and starts nothing. The namespace's network must exist when the spec's network is `bridge`.
@@ -55,8 +64,12 @@ pub trait ContainerRuntime: Send + Sync + 'static {
     fn unpause<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>>;
     /// Gives a container another name.
     fn rename<'a>(&'a self, id: &'a str, name: &'a str) -> BoxFuture<'a, Result<()>>;
-    /// Sets the limits and the restart policy `no`, in place. What the engine discards comes back as conditions.
-    fn update<'a>(&'a self, id: &'a str, limits: &'a Limits) -> BoxFuture<'a, Result<Vec<InstanceCondition>>>;
+    /// Sets the limits as the spec says and the restart policy `no`, in place. What the engine discards comes back as conditions.
+    fn update_limits<'a>(
+        &'a self,
+        id: &'a str,
+        spec: &'a ContainerSpec,
+    ) -> BoxFuture<'a, Result<Vec<InstanceCondition>>>;
     /// Makes sure that the namespace's network exists. Cheap when it is known to.
     fn ensure_network<'a>(&'a self, cluster: &'a str, namespace: &'a Namespace) -> BoxFuture<'a, Result<()>>;
     /// Connects a container to its namespace's network under its names; connected already is a success.
@@ -114,76 +127,18 @@ pub struct EngineInfo {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ImageId(pub String);
 
-/// A container as a list tells it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
-    pub id: String,
-    /// Without the leading `/`; empty when it has none.
-    pub name: String,
-    pub image_id: ImageId,
-    pub state: State,
-    pub labels: BTreeMap<String, String>,
-    /// Networks it is connected to, and its address there (None while it does not run).
-    pub networks: BTreeMap<String, Option<IpAddr>>,
-}
-
-/// The state of a container.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    Created,
-    Running,
-    Paused,
-    /// The engine itself is about to start it again: somebody gave it a restart policy.
-    Restarting,
-    /// It ended; the code where it is known (a list knows it too).
-    Exited {
-        code: Option<i64>,
-    },
-    /// The engine failed to remove it; only removing helps.
-    Dead,
-    Removing,
-    /// A word this release does not know.
-    Unknown,
-}
-
 /// A container as an inspection tells it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Inspection {
-    pub id: String,
-    pub name: String,
+    /// As a list tells it, and with the details.
+    pub observed: Observed,
     pub image_id: ImageId,
-    pub state: State,
     /// The process id of its first process on the host; None when it does not run.
     pub pid: Option<u32>,
-    /// When it last started, in the engine's words: compared, never computed with.
-    pub started_at: String,
-    pub oom_killed: bool,
     /// Why the last start failed, cleaned; empty when it did not.
     pub error: String,
-    pub labels: BTreeMap<String, String>,
-    pub networks: BTreeMap<String, Option<IpAddr>>,
-    /// The limits in force.
-    pub limits: Limits,
-    /// The engine's restart policy: `no` unless somebody changed it.
-    pub restart_policy: String,
     /// The whole answer, for `translate::discrepancies`.
     pub raw: Arc<serde_json::Value>,
-}
-
-/// What can be changed on a running container. None is the engine's default, which is no limit.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Limits {
-    /// Billionths of a core.
-    pub nano_cpus: Option<i64>,
-    pub cpu_shares: Option<i64>,
-    pub cpuset_cpus: Option<String>,
-    pub cpuset_mems: Option<String>,
-    /// Bytes.
-    pub memory: Option<i64>,
-    /// Bytes of memory and swap together; -1 is unlimited.
-    pub memory_swap: Option<i64>,
-    pub blkio_weight: Option<i64>,
-    pub pids_limit: Option<i64>,
 }
 
 /// What to create.
