@@ -1,0 +1,271 @@
+//! Rare acts: `init` makes a store a cluster, `admin ack` lets held removals go, `admin migrate-store` carries a cluster to
+//! another store.
+
+use std::io::Read;
+
+use runtime::{EtcdStore, Guard, KeyValue, Outcome, Prefix, Store, person};
+use schemas::keys::{Key, Root};
+use schemas::records::{Breaker, ClusterId, ClusterMarker, Digest, Moved, Record, SchemaVersion};
+use serde_json::json;
+
+use crate::Verdict;
+use crate::args::{AdminVerb, Common, MigrateArgs};
+use crate::connect::{self, Connection, Marker, connect};
+use crate::edit;
+use crate::failure::{Exit, Failure};
+use crate::output::{self, Format, print};
+
+pub async fn init(common: &Common) -> Verdict {
+    let connection = connect(common).await?;
+    match found(&connection.store, &connection.root).await? {
+        Founded::New(id) => {
+            match common.output {
+                Format::Json => print(&output::json(&json!({ "cluster": id }))),
+                Format::Yaml => print(&output::yaml(&json!({ "cluster": id }))),
+                Format::Name => print(&format!("{id}\n")),
+                Format::Table | Format::Wide => {
+                    print(&format!(
+                        "cluster {id} is made, under `{}` in {}\n",
+                        connection.root, connection.endpoints
+                    ));
+                    print(&format!(
+                        "next: reeve controller --etcd {0}\n      reeve agent --etcd {0}\n",
+                        connection.endpoints
+                    ));
+                }
+            }
+            Ok(Exit::Done)
+        }
+        Founded::There => {
+            let marker = connection.marker_if_any().await?;
+            let which = marker.map_or_else(
+                || "a cluster".to_owned(),
+                |marker| format!("cluster {}", marker.record.id),
+            );
+            Err(Failure::new(
+                Exit::Conflict,
+                format!("the store at {} holds {which} already", connection.endpoints),
+            )
+            .help("use it as it is, or choose another --prefix"))
+        }
+    }
+}
+
+/// How an attempt to found a cluster ended.
+pub enum Founded {
+    New(ClusterId),
+    /// There is one.
+    There,
+}
+
+/// Writes the marker where there is none.
+pub async fn found(store: &EtcdStore, root: &Root) -> Result<Founded, Failure> {
+    let mut random = [0; 16];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut random))
+        .map_err(|error| Failure::new(Exit::Failed, "cannot draw a cluster id from /dev/urandom").because(&error))?;
+    let id = ClusterId::from_random(random);
+    let marker = ClusterMarker {
+        schema_version: SchemaVersion::default(),
+        id: id.clone(),
+        restore_epoch: 1,
+        moved: None,
+    };
+    let txn = person::txn().put(root.key(&Key::Cluster), marker.encode(), Guard::Absent);
+    match store.commit(txn).await? {
+        Outcome::Committed { revision: _ } => Ok(Founded::New(id)),
+        Outcome::FenceLost | Outcome::Conflict { keys: _ } => Ok(Founded::There),
+    }
+}
+
+pub async fn admin(common: &Common, verb: &AdminVerb) -> Verdict {
+    match verb {
+        AdminVerb::Ack { digest } => ack(common, digest).await,
+        AdminVerb::MigrateStore(args) => migrate(common, args).await,
+    }
+}
+
+async fn ack(common: &Common, text: &str) -> Verdict {
+    let connection = connect(common).await?;
+    let marker = connection.marker().await?;
+    let breaker = connection.get(&Key::Breaker).await?;
+    let breaker = breaker
+        .map(|kv| Breaker::decode(&kv.value))
+        .transpose()
+        .map_err(|error| Failure::new(Exit::Failed, "cannot read what the breaker holds").because(&error))?;
+    let held = breaker.and_then(|breaker| breaker.held);
+    let full: Option<Digest> = text.parse().ok();
+    let (digest, number) = match (held, full) {
+        (Some(held), _) if text.len() >= 8 && held.digest.as_str().starts_with(text) => {
+            (held.digest, held.count as usize)
+        }
+        // Of something held a moment ago, or shown by an event.
+        (_, Some(digest)) => (digest, 0),
+        (Some(held), None) => {
+            return Err(
+                Failure::new(Exit::Failed, format!("what is held is {}, not {text}", held.digest))
+                    .help(format!("say yes with `reeve admin ack {}`", &held.digest.as_str()[..8])),
+            );
+        }
+        (None, None) => return Err(Failure::new(Exit::Failed, "nothing is held")),
+    };
+    let ack = edit::ack(digest, number);
+    let txn = person::txn()
+        .require(connection.key(&Key::Cluster), Guard::Unchanged(marker.mod_revision))
+        .put(
+            connection.key(&Key::Ack(ack.digest.to_string())),
+            ack.encode(),
+            Guard::Any,
+        );
+    match connection.store.commit(txn).await? {
+        Outcome::Committed { revision: _ } => {
+            print(&format!(
+                "acknowledged {}: {}\n",
+                &ack.digest.as_str()[..8],
+                output::count(number, "removal")
+            ));
+            Ok(Exit::Done)
+        }
+        Outcome::FenceLost | Outcome::Conflict { keys: _ } => {
+            Err(Failure::new(Exit::Conflict, "the cluster was changed meanwhile"))
+        }
+    }
+}
+
+/// What stays behind: it is bound to leases, or to this store's revisions.
+fn stays(key: &Key) -> bool {
+    match key {
+        Key::Session(_) | Key::Election | Key::Event(_) | Key::Cluster => true,
+        Key::Desired(_)
+        | Key::Status(_)
+        | Key::Accepted(..)
+        | Key::Assignment(_)
+        | Key::Verdict(_)
+        | Key::Cordon(_)
+        | Key::Ack(_)
+        | Key::Breaker
+        | Key::Node(_)
+        | Key::Report(_) => false,
+    }
+}
+
+async fn migrate(common: &Common, args: &MigrateArgs) -> Verdict {
+    let from = connect(common).await?;
+    let marker = from.marker().await?;
+    let tls = connect::tls(args.to_ca.as_ref(), args.to_cert.as_ref(), args.to_key.as_ref())?;
+    let to = Connection {
+        store: connect::open(&args.to, tls).await?,
+        root: from.root.clone(),
+        endpoints: args.to.clone(),
+    };
+    let prefix = Prefix::new(from.root.as_str())?;
+    let there = to.store.list(&prefix).await?;
+    if there.cluster_id
+        == from
+            .store
+            .list(&Prefix::new(from.root.prefix("election"))?)
+            .await?
+            .cluster_id
+    {
+        return Err(Failure::usage("--to is the store the cluster is in already"));
+    }
+    if let Some(kv) = there.kvs.first() {
+        return Err(Failure::new(
+            Exit::Conflict,
+            format!("the store at {} is not empty under `{}`", args.to, to.root),
+        )
+        .detail(format!("such as {}", String::from_utf8_lossy(&kv.key)))
+        .help("choose an empty store; what a failed migration left is deleted with `etcdctl del --prefix`"));
+    }
+    let id = &marker.record.id;
+    if !args.yes {
+        if !output::can_ask() {
+            return Err(
+                Failure::usage("moving a cluster needs a yes, and there is no terminal to ask on")
+                    .help("add --yes if that is meant"),
+            );
+        }
+        if !output::ask(&format!("Move cluster {id} to {}?", args.to)) {
+            return Err(Failure::new(Exit::Failed, "not confirmed; nothing was moved"));
+        }
+    }
+    // From here on the controllers and agents of the old store write nothing: each of their writes compares the marker,
+    // or is made by a process that stops when it sees the move.
+    let endpoints: Vec<String> = args.to.split(',').map(|url| url.trim().to_owned()).collect();
+    let moved = ClusterMarker {
+        moved: Some(Moved { to: endpoints }),
+        ..marker.record.clone()
+    };
+    let moved_at = mark(&from, &moved, marker.mod_revision).await?;
+    match copy(&from, &to, &marker, &prefix).await {
+        Ok(number) => {
+            print(&format!(
+                "cluster {id} is in {} now: {} copied\n",
+                args.to,
+                output::count(number, "key")
+            ));
+            print(&format!("next: stop what uses {}, then\n", from.endpoints));
+            print(&format!(
+                "      reeve controller --etcd {0}\n      reeve agent --etcd {0}\n",
+                args.to
+            ));
+            Ok(Exit::Done)
+        }
+        Err(failure) => {
+            // The old store goes on; what was copied has no marker, so nobody acts on it.
+            let back = mark(&from, &marker.record, moved_at).await;
+            let said = if back.is_ok() {
+                "the cluster stays where it is"
+            } else {
+                "the old store still says that the cluster has moved"
+            };
+            Err(failure.detail(said))
+        }
+    }
+}
+
+async fn mark(connection: &Connection, record: &ClusterMarker, found: i64) -> Result<i64, Failure> {
+    let txn = person::txn().put(connection.key(&Key::Cluster), record.encode(), Guard::Unchanged(found));
+    match connection.store.commit(txn).await? {
+        Outcome::Committed { revision } => Ok(revision),
+        Outcome::FenceLost | Outcome::Conflict { keys: _ } => Err(Failure::new(
+            Exit::Conflict,
+            "the cluster's marker was changed meanwhile; nothing was moved",
+        )),
+    }
+}
+
+async fn copy(from: &Connection, to: &Connection, marker: &Marker, prefix: &Prefix) -> Result<usize, Failure> {
+    let listing = from.store.list(prefix).await?;
+    let goes = |kv: &&KeyValue| kv.lease == 0 && from.root.parse(&kv.key).is_none_or(|key| !stays(&key));
+    let kvs: Vec<&KeyValue> = listing.kvs.iter().filter(goes).collect();
+    let txns = kvs
+        .iter()
+        .map(|kv| person::txn().put(kv.key.clone(), kv.value.clone(), Guard::Absent))
+        .collect();
+    for (kv, outcome) in kvs.iter().zip(to.store.batch(txns).await) {
+        match outcome? {
+            Outcome::Committed { revision: _ } => {}
+            Outcome::FenceLost | Outcome::Conflict { keys: _ } => {
+                let key = String::from_utf8_lossy(&kv.key);
+                return Err(Failure::new(
+                    Exit::Conflict,
+                    format!("`{key}` was written in the new store meanwhile"),
+                ));
+            }
+        }
+    }
+    let record = ClusterMarker {
+        restore_epoch: marker.record.restore_epoch + 1,
+        moved: None,
+        ..marker.record.clone()
+    };
+    let txn = person::txn().put(to.key(&Key::Cluster), record.encode(), Guard::Absent);
+    match to.store.commit(txn).await? {
+        Outcome::Committed { revision: _ } => Ok(kvs.len()),
+        Outcome::FenceLost | Outcome::Conflict { keys: _ } => Err(Failure::new(
+            Exit::Conflict,
+            "the new store became another cluster meanwhile",
+        )),
+    }
+}

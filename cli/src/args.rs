@@ -1,0 +1,529 @@
+//! The command line: every verb and flag, as clap reads them. `main` parses it first thing; the verbs take their part of
+//! it. Nothing here does anything.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use schemas::keys::Root;
+use schemas::names::{Namespace, NodeName, ResourceName};
+use schemas::units::Span;
+
+use crate::output::{Color, Format};
+
+const START: &str = "\
+Five minutes:
+  reeve up                          a whole cluster of one node, here, in one process
+  reeve apply -f hello.yaml         run what the manifest declares, and wait until it does
+  reeve get services                what is declared, and how far it is
+  reeve scale hello=3               change it
+  reeve status --watch              everything, live
+  reeve delete service hello        and take it away
+
+A cluster of many: `reeve init`, `reeve controller` and one `reeve agent` per host, all with --etcd.
+Write manifests with: reeve explain service.spec
+Exit codes: 0 done, 1 differences (plan --exit-code), 2 usage, 3 store unreachable, 4 conflict,
+            6 failed, 7 no node fits, 9 invalid, 124 timed out";
+
+/// Runs containers on a fleet of Docker hosts as declared in etcd.
+#[derive(Debug, Parser)]
+#[command(name = "reeve", version, about, after_help = START, disable_help_subcommand = true, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(subcommand)]
+    pub verb: Option<Verb>,
+}
+
+/// Flags of every verb.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Common options")]
+pub struct Common {
+    /// The store's client URLs; without it, the running `reeve up`, else http://127.0.0.1:2379
+    #[arg(
+        long,
+        global = true,
+        env = "REEVE_ETCD",
+        value_name = "URL,URL",
+        hide_env_values = true
+    )]
+    pub etcd: Option<String>,
+    /// The prefix of all keys
+    #[arg(long, global = true, env = "REEVE_PREFIX", default_value = schemas::keys::DEFAULT_ROOT, value_name = "PREFIX")]
+    pub prefix: Root,
+    /// The CA of the store's certificates, PEM
+    #[arg(long, global = true, env = "REEVE_CA", value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// This client's certificate, PEM
+    #[arg(long, global = true, env = "REEVE_CERT", value_name = "FILE", requires = "key")]
+    pub cert: Option<PathBuf>,
+    /// The key of --cert, PEM
+    #[arg(long, global = true, env = "REEVE_KEY", value_name = "FILE", requires = "cert")]
+    pub key: Option<PathBuf>,
+    /// Where `up` and `agent` keep their data
+    #[arg(long, global = true, env = "REEVE_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// The namespace [default: default]
+    #[arg(short, long, global = true, env = "REEVE_NAMESPACE", value_name = "NAME")]
+    pub namespace: Option<Namespace>,
+    /// What to print
+    #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    pub output: Format,
+    /// When to colour; NO_COLOR is respected
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "WHEN",
+        hide_possible_values = true
+    )]
+    pub color: Color,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Make a store a cluster, once
+    #[command(after_help = "Example: reeve init --etcd https://10.0.0.1:2379")]
+    Init,
+    /// Run a controller; any number may run, one leads
+    #[command(after_help = "Example: reeve controller --etcd http://10.0.0.1:2379,http://10.0.0.2:2379")]
+    Controller(ControllerArgs),
+    /// Run the agent of this host
+    #[command(after_help = "Example: reeve agent --etcd http://10.0.0.1:2379 --node n1 --label zone=a")]
+    Agent(AgentArgs),
+    /// Run everything in one process, with a store of its own
+    #[command(after_help = "Example: reeve up\nCtrl-C stops Reeve and leaves the containers running.")]
+    Up(UpArgs),
+    /// Write documents, show the plan, and wait until they are in force
+    #[command(after_help = "Example: reeve apply -f web.yaml")]
+    Apply(ApplyArgs),
+    /// Show what `apply` would change
+    #[command(after_help = "Example: reeve plan -f web.yaml --exit-code")]
+    Plan(PlanArgs),
+    /// List resources and instances
+    #[command(
+        after_help = "Kinds: services (svc), nodes (no), instances (in), events (ev), all\nExample: reeve get svc -A -o wide"
+    )]
+    Get(GetArgs),
+    /// Say everything about one resource
+    #[command(after_help = "Example: reeve describe service web")]
+    Describe(DescribeArgs),
+    /// Delete resources, and wait until they are gone
+    #[command(after_help = "Example: reeve delete service web\n         reeve delete services --all --yes")]
+    Delete(DeleteArgs),
+    /// Check documents, without a store
+    #[command(after_help = "Example: reeve validate -f manifests/")]
+    Validate(ValidateArgs),
+    /// Explain a key of a manifest
+    #[command(after_help = "Example: reeve explain service.spec.container.ports")]
+    Explain(ExplainArgs),
+    /// Print a kind's JSON Schema
+    #[command(after_help = "Example: reeve schema service > service.json")]
+    Schema(SchemaArgs),
+    /// Show the whole cluster
+    #[command(visible_alias = "st", after_help = "Example: reeve status --watch")]
+    Status(WatchArgs),
+    /// Show what happened
+    #[command(visible_alias = "ev", after_help = "Example: reeve events -w")]
+    Events(EventsArgs),
+    /// Change how many instances a service has
+    #[command(after_help = "Example: reeve scale web=3\n         reeve scale web --replicas 3")]
+    Scale(ScaleArgs),
+    /// Place nothing new on nodes
+    #[command(after_help = "Example: reeve cordon n1")]
+    Cordon(CordonArgs),
+    /// Place on nodes again
+    #[command(after_help = "Example: reeve uncordon n1")]
+    Uncordon(CordonArgs),
+    /// Move everything off nodes, one instance at a time
+    #[command(after_help = "Example: reeve drain n1")]
+    Drain(DrainArgs),
+    /// Take nodes out of the cluster
+    #[command(subcommand)]
+    Node(NodeVerb),
+    /// Rare acts
+    #[command(subcommand)]
+    Admin(AdminVerb),
+    /// Print the version
+    Version,
+    /// Print a completion script
+    #[command(after_help = "Example: reeve completion bash > /etc/bash_completion.d/reeve")]
+    Completion {
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Manifests to read.
+#[derive(Clone, Debug, Args)]
+pub struct Files {
+    /// A file, a directory of .yaml, .yml and .json files, or - for standard input; repeatable
+    #[arg(short = 'f', long = "file", value_name = "PATH", required = true)]
+    pub files: Vec<String>,
+}
+
+/// How to wait.
+#[derive(Clone, Debug, Args)]
+pub struct Waiting {
+    /// How long to wait
+    #[arg(long, value_parser = duration, default_value = "5m", value_name = "DURATION")]
+    pub timeout: Duration,
+    /// Return as soon as it is written
+    #[arg(long)]
+    pub no_wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ApplyArgs {
+    #[command(flatten)]
+    pub files: Files,
+    #[command(flatten)]
+    pub waiting: Waiting,
+    /// Do not ask before instances are removed
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Only if the document's last write is this store revision; 0: only if it does not exist
+    #[arg(long, value_name = "REVISION", value_parser = clap::value_parser!(i64).range(0..))]
+    pub if_revision: Option<i64>,
+}
+
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    #[command(flatten)]
+    pub files: Files,
+    /// End with 1 when there are differences
+    #[arg(long)]
+    pub exit_code: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct GetArgs {
+    /// What to list; KIND or KIND/NAME
+    #[arg(value_name = "KIND")]
+    pub kind: String,
+    /// Only these
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+    /// In all namespaces
+    #[arg(short = 'A', long)]
+    pub all_namespaces: bool,
+    /// Only with these labels: `app=web,tier!=cache,!old`
+    #[arg(short = 'l', long, value_name = "SELECTOR")]
+    pub selector: Option<String>,
+    /// Follow changes
+    #[arg(short, long)]
+    pub watch: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DescribeArgs {
+    /// What; KIND or KIND/NAME
+    #[arg(value_name = "KIND")]
+    pub kind: String,
+    #[arg(value_name = "NAME")]
+    pub name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).multiple(true).args(["kind", "files"]))]
+pub struct DeleteArgs {
+    /// What; KIND or KIND/NAME
+    #[arg(value_name = "KIND", conflicts_with = "files")]
+    pub kind: Option<String>,
+    #[arg(value_name = "NAME", conflicts_with = "files")]
+    pub names: Vec<String>,
+    /// What these manifests declare
+    #[arg(short = 'f', long = "file", value_name = "PATH")]
+    pub files: Vec<String>,
+    /// All of the kind in the namespace
+    #[arg(long, requires = "kind", conflicts_with = "names")]
+    pub all: bool,
+    /// With --all: in all namespaces
+    #[arg(short = 'A', long, requires = "all")]
+    pub all_namespaces: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+    /// What does not exist is no failure
+    #[arg(long)]
+    pub ignore_not_found: bool,
+    #[command(flatten)]
+    pub waiting: Waiting,
+}
+
+#[derive(Debug, Args)]
+pub struct ValidateArgs {
+    #[command(flatten)]
+    pub files: Files,
+}
+
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// A kind, and a path into it
+    #[arg(value_name = "KIND.PATH")]
+    pub path: String,
+}
+
+#[derive(Debug, Args)]
+pub struct SchemaArgs {
+    /// A kind, or `all` for one schema of every kind
+    pub kind: String,
+}
+
+#[derive(Debug, Args)]
+pub struct WatchArgs {
+    /// Follow changes
+    #[arg(short, long)]
+    pub watch: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct EventsArgs {
+    /// Only about this: `service/web`, `web.2`, `node/n1`
+    #[arg(value_name = "ABOUT")]
+    pub about: Option<String>,
+    /// In all namespaces
+    #[arg(short = 'A', long)]
+    pub all_namespaces: bool,
+    /// Follow
+    #[arg(short, long)]
+    pub watch: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ScaleArgs {
+    /// SERVICE, or SERVICE=N
+    #[arg(value_name = "SERVICE")]
+    pub service: String,
+    /// How many
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    pub replicas: Option<u32>,
+    /// Do not ask before instances are removed
+    #[arg(short, long)]
+    pub yes: bool,
+    #[command(flatten)]
+    pub waiting: Waiting,
+}
+
+#[derive(Debug, Args)]
+pub struct CordonArgs {
+    #[arg(value_name = "NODE", required = true)]
+    pub nodes: Vec<NodeName>,
+    /// Why, for those who ask later
+    #[arg(long)]
+    pub note: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct DrainArgs {
+    #[arg(value_name = "NODE", required = true)]
+    pub nodes: Vec<NodeName>,
+    /// Why, for those who ask later
+    #[arg(long)]
+    pub note: Option<String>,
+    #[command(flatten)]
+    pub waiting: Waiting,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum NodeVerb {
+    /// Retire nodes: what they ran goes elsewhere at once
+    #[command(after_help = "Example: reeve node rm n3")]
+    Rm(NodeRmArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct NodeRmArgs {
+    #[arg(value_name = "NODE", required = true)]
+    pub nodes: Vec<NodeName>,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Why, for those who ask later
+    #[arg(long)]
+    pub note: Option<String>,
+    #[command(flatten)]
+    pub waiting: Waiting,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum AdminVerb {
+    /// Say yes to removals that the breaker holds
+    #[command(
+        after_help = "`reeve status` shows the digest; its first 8 digits are enough.\nExample: reeve admin ack 3f1c0a77"
+    )]
+    Ack { digest: String },
+    /// Move the cluster to another store; no container is restarted
+    #[command(
+        after_help = "Stop `reeve up` or the controllers and agents afterwards, and start them with the new --etcd.\nExample: reeve admin migrate-store --to http://10.0.0.1:2379"
+    )]
+    MigrateStore(MigrateArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct MigrateArgs {
+    /// The client URLs of the new store
+    #[arg(long, value_name = "URL,URL")]
+    pub to: String,
+    /// The CA of the new store's certificates, PEM
+    #[arg(long, value_name = "FILE")]
+    pub to_ca: Option<PathBuf>,
+    /// The client certificate for the new store, PEM
+    #[arg(long, value_name = "FILE", requires = "to_key")]
+    pub to_cert: Option<PathBuf>,
+    /// The key of --to-cert, PEM
+    #[arg(long, value_name = "FILE", requires = "to_cert")]
+    pub to_key: Option<PathBuf>,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
+/// How a long-running process logs.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Logging")]
+pub struct LogArgs {
+    /// Which log lines: `info`, `debug`, `agent=debug,warn`
+    #[arg(long, env = "REEVE_LOG", default_value = "info", value_name = "FILTER")]
+    pub log: String,
+    /// How log lines look, on standard error
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    #[default]
+    Human,
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub struct ControllerArgs {
+    /// Where /metrics, /healthz, /readyz and /sd are served
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9463")]
+    pub metrics: SocketAddr,
+    /// HOST:PORT under which others reach that address [default: the address itself]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub advertise: Option<String>,
+    /// This controller's name [default: HOST-PID]
+    #[arg(long, value_name = "NAME")]
+    pub id: Option<String>,
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct AgentArgs {
+    /// The node's name [default: the host's name]
+    #[arg(long, value_name = "NAME", env = "REEVE_NODE")]
+    pub node: Option<NodeName>,
+    /// The Docker engine [default: unix:///var/run/docker.sock]
+    #[arg(long, value_name = "HOST", env = "DOCKER_HOST")]
+    pub docker: Option<String>,
+    /// A label for placement; repeatable
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    pub labels: Vec<(String, String)>,
+    /// Where /metrics, /healthz and /readyz are served
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9464")]
+    pub metrics: SocketAddr,
+    /// HOST:PORT under which Prometheus reaches that address [default: the address itself]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub advertise: Option<String>,
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct UpArgs {
+    /// Where the store listens, for `reeve` and `etcdctl`: a loopback address, or `auto` for a free port
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:2379")]
+    pub listen: String,
+    /// The node's name [default: the host's name]
+    #[arg(long, value_name = "NAME", env = "REEVE_NODE")]
+    pub node: Option<NodeName>,
+    /// The Docker engine [default: unix:///var/run/docker.sock]
+    #[arg(long, value_name = "HOST", env = "DOCKER_HOST")]
+    pub docker: Option<String>,
+    /// A label for placement; repeatable
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    pub labels: Vec<(String, String)>,
+    /// Where the controller's /metrics, /healthz, /readyz and /sd are served; `auto` for a free port
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9463")]
+    pub metrics: String,
+    /// Where the agent's /metrics are served; `auto` for a free port
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9464")]
+    pub agent_metrics: String,
+    /// Which log lines: `info`, `debug`, `agent=debug,warn`
+    #[arg(
+        long,
+        env = "REEVE_LOG",
+        default_value = "warn",
+        value_name = "FILTER",
+        help_heading = "Logging"
+    )]
+    pub log: String,
+    /// How log lines look, on standard error
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT", help_heading = "Logging")]
+    pub log_format: LogFormat,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let span: Span = text
+        .parse()
+        .map_err(|error: schemas::units::UnitError| error.to_string())?;
+    Ok(Duration::from_millis(span.millis))
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("write KEY=VALUE")?;
+    if key.is_empty() || key.len() > 317 || value.len() > 63 {
+        return Err("a key has 1 to 317 characters, a value at most 63".to_owned());
+    }
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+/// `web=3`, or `web` with `--replicas 3`.
+pub fn scale_target(args: &ScaleArgs) -> Result<(ResourceName, u32), String> {
+    let (name, inline) = match args.service.split_once('=') {
+        Some((name, number)) => {
+            let number = number.parse::<u32>().ok().filter(|n| *n <= 100_000);
+            (
+                name,
+                Some(number.ok_or("write a whole number from 0 to 100,000 after the `=`")?),
+            )
+        }
+        None => (args.service.as_str(), None),
+    };
+    let name = name.rsplit_once('/').map_or(name, |(_, name)| name);
+    let name = name
+        .parse()
+        .map_err(|error: schemas::names::NameError| error.to_string())?;
+    match (inline, args.replicas) {
+        (Some(number), None) | (None, Some(number)) => Ok((name, number)),
+        (Some(_), Some(_)) => Err("say how many once: `web=3` or `--replicas 3`".to_owned()),
+        (None, None) => Err("say how many: `reeve scale web=3`".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_and_labels_are_read_as_in_manifests() {
+        assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
+        assert!(duration("soon").is_err());
+        assert_eq!(label("zone=a=b"), Ok(("zone".to_owned(), "a=b".to_owned())));
+        assert!(label("zone").is_err());
+    }
+}

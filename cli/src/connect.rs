@@ -1,0 +1,172 @@
+//! Finding and reaching the store, and making sure that it holds a cluster. Every verb that needs a store begins here.
+
+use std::path::{Path, PathBuf};
+
+use runtime::{EtcdOptions, EtcdStore, KeyValue, Listing, Prefix, Store, TlsFiles};
+use schemas::keys::{Key, Root};
+use schemas::records::{ClusterMarker, Record};
+
+use crate::args::Common;
+use crate::failure::{Exit, Failure};
+
+/// The store without any other word.
+pub const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:2379";
+/// In the data directory of a running `reeve up`: the URL of its store, for people and their tools.
+pub const ENDPOINT_FILE: &str = "endpoint";
+
+fn endpoint_of(data_dir: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(data_dir.join(ENDPOINT_FILE)).ok()?;
+    let url = text.trim();
+    (url.starts_with("http") && url.len() <= 256).then(|| url.to_owned())
+}
+
+/// Where `reeve up` keeps its data when it is not told: `$XDG_DATA_HOME/reeve`, else `~/.local/share/reeve`.
+pub fn default_data_dir() -> PathBuf {
+    let variable = |name| {
+        std::env::var_os(name)
+            .filter(|text| !text.is_empty())
+            .map(PathBuf::from)
+    };
+    variable("XDG_DATA_HOME")
+        .or_else(|| variable("HOME").map(|home| home.join(".local/share")))
+        .map_or_else(|| PathBuf::from("/var/lib/reeve/up"), |dir| dir.join("reeve"))
+}
+
+/// A store that answers.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    pub store: EtcdStore,
+    pub root: Root,
+    /// As told or found, for people.
+    pub endpoints: String,
+}
+
+/// The cluster marker and when it was written: what every write is made conditional on.
+#[derive(Clone, Debug)]
+pub struct Marker {
+    pub record: ClusterMarker,
+    pub mod_revision: i64,
+}
+
+/// Where to connect to, and how that was found out.
+fn endpoints(common: &Common) -> (String, Option<PathBuf>) {
+    if let Some(told) = &common.etcd {
+        return (told.clone(), None);
+    }
+    let dir = common.data_dir.clone().unwrap_or_else(default_data_dir);
+    match endpoint_of(&dir) {
+        Some(url) => (url, Some(dir.join(ENDPOINT_FILE))),
+        None => (DEFAULT_ENDPOINT.to_owned(), None),
+    }
+}
+
+/// TLS as the flags say.
+pub fn tls(ca: Option<&PathBuf>, cert: Option<&PathBuf>, key: Option<&PathBuf>) -> Result<Option<TlsFiles>, Failure> {
+    let identity = cert.zip(key).map(|(cert, key)| (cert.clone(), key.clone()));
+    match (ca, identity) {
+        (Some(ca), identity) => Ok(Some(TlsFiles {
+            ca: ca.clone(),
+            identity,
+        })),
+        (None, None) => Ok(None),
+        (None, Some(_)) => {
+            Err(Failure::usage("--cert needs --ca").help("name the CA that signed the store's certificates"))
+        }
+    }
+}
+
+/// Prepares TLS once per process.
+fn install_crypto() {
+    // Fails only when it was installed before.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+}
+
+/// Connects to a list of endpoints.
+pub async fn open(endpoints: &str, tls: Option<TlsFiles>) -> Result<EtcdStore, Failure> {
+    install_crypto();
+    let mut options = EtcdOptions::new(endpoints);
+    if options.endpoints.is_empty() {
+        return Err(Failure::usage("--etcd names no endpoint").help("write client URLs with commas between them"));
+    }
+    options.tls = tls;
+    Ok(EtcdStore::connect(options).await?)
+}
+
+/// Connects as the flags say.
+pub async fn connect(common: &Common) -> Result<Connection, Failure> {
+    let tls = tls(common.ca.as_ref(), common.cert.as_ref(), common.key.as_ref())?;
+    let (endpoints, file) = endpoints(common);
+    let store = open(&endpoints, tls).await.map_err(|failure| {
+        if failure.exit != Exit::Unreachable || common.etcd.is_some() {
+            return failure;
+        }
+        match file {
+            Some(file) => failure.help(format!(
+                "{} names this endpoint, but `reeve up` does not run there: start it again, or name another store with --etcd",
+                file.display()
+            )),
+            None => failure.help("start a cluster here with `reeve up`, or name a store with --etcd (REEVE_ETCD)"),
+        }
+    })?;
+    Ok(Connection {
+        store,
+        root: common.prefix.clone(),
+        endpoints,
+    })
+}
+
+impl Connection {
+    pub fn key(&self, key: &Key) -> Vec<u8> {
+        self.root.key(key).into_bytes()
+    }
+
+    /// All keys of one class, such as `desired`.
+    pub async fn class(&self, class: &str) -> Result<Listing, Failure> {
+        let prefix = Prefix::new(self.root.prefix(class))?;
+        Ok(self.store.list(&prefix).await?)
+    }
+
+    pub async fn get(&self, key: &Key) -> Result<Option<KeyValue>, Failure> {
+        Ok(self.store.get(&self.key(key)).await?.value)
+    }
+
+    /// The marker, whatever it says.
+    pub async fn marker_if_any(&self) -> Result<Option<Marker>, Failure> {
+        let Some(kv) = self.get(&Key::Cluster).await? else {
+            return Ok(None);
+        };
+        let record = ClusterMarker::decode(&kv.value).map_err(|error| {
+            Failure::new(
+                Exit::Failed,
+                format!("cannot read the cluster marker `{}`", self.root.key(&Key::Cluster)),
+            )
+            .because(&error)
+            .help("another release of reeve, or something that is not reeve, wrote it")
+        })?;
+        Ok(Some(Marker {
+            record,
+            mod_revision: kv.mod_revision,
+        }))
+    }
+
+    /// The marker of a cluster that is here.
+    pub async fn marker(&self) -> Result<Marker, Failure> {
+        let marker = self.marker_if_any().await?.ok_or_else(|| {
+            Failure::new(
+                Exit::Failed,
+                format!("the store at {} holds no cluster under `{}`", self.endpoints, self.root),
+            )
+            .help("make it one with `reeve init`, or name another store with --etcd or another prefix with --prefix")
+        })?;
+        match &marker.record.moved {
+            None => Ok(marker),
+            Some(moved) => {
+                let to = moved.to.join(",");
+                Err(
+                    Failure::new(Exit::Failed, format!("cluster {} has moved to {to}", marker.record.id))
+                        .help(format!("use --etcd {to}")),
+                )
+            }
+        }
+    }
+}

@@ -1,0 +1,436 @@
+//! `reeve describe`: everything about one resource, with why and since when.
+
+use std::fmt::Write as _;
+
+use schemas::keys::ResourceKey;
+use schemas::kinds::Kind;
+use schemas::names::{Namespace, NodeName};
+use schemas::records::{Condition, ConditionStatus};
+use serde_json::{Value, json};
+
+use crate::Verdict;
+use crate::args::{Common, DescribeArgs};
+use crate::connect::connect;
+use crate::failure::{Exit, Failure};
+use crate::get::document;
+use crate::output::{self, Format, Table, Tone, ago, look, print};
+use crate::rows;
+use crate::select::{What, what};
+use crate::status::about;
+use crate::view::{Instance, View, node_key, service_key};
+use crate::wait::refusal_line;
+
+pub async fn describe(common: &Common, args: &DescribeArgs) -> Verdict {
+    let names: Vec<String> = args.name.iter().cloned().collect();
+    let (what, names) = what(&args.kind, &names)?;
+    let [name] = names.as_slice() else {
+        return Err(Failure::usage("describe takes one name").help("for example `reeve describe service web`"));
+    };
+    let namespace = common.namespace.clone().unwrap_or_default();
+    let bad_name = |error: schemas::names::NameError| Failure::usage(error.to_string());
+    let connection = connect(common).await?;
+    connection.marker().await?;
+    let classes = [
+        "desired",
+        "status",
+        "nodes",
+        "sessions",
+        "verdicts",
+        "cordons",
+        "assignments",
+        "reports",
+        "events",
+    ];
+    let view = View::read(&connection, &classes).await?;
+    let told = match what {
+        What::Resource(Kind::Service) => service(
+            &view,
+            &service_key(&namespace, &name.parse().map_err(bad_name)?),
+            common.output,
+        ),
+        What::Resource(Kind::Node) => node(&view, &name.parse().map_err(bad_name)?, common.output),
+        What::Instances => instance(&view, &namespace, name, common.output),
+        What::Events | What::All => return Err(Failure::usage("describe a service, a node or an instance")),
+    };
+    let text = told.ok_or_else(|| {
+        let word = match what {
+            What::Resource(kind) => kind.segment(),
+            What::Instances | What::Events | What::All => "instance",
+        };
+        let place = if what == What::Resource(Kind::Node) {
+            String::new()
+        } else {
+            format!(" in namespace `{namespace}`")
+        };
+        Failure::new(Exit::Failed, format!("there is no {word} `{name}`{place}"))
+            .help("list what there is with `reeve get all -A`")
+    })?;
+    print(&text);
+    Ok(Exit::Done)
+}
+
+fn machine(value: &Value, format: Format) -> String {
+    if format == Format::Yaml {
+        output::yaml(value)
+    } else {
+        output::json(value)
+    }
+}
+
+fn line(text: &mut String, name: &str, value: &str) {
+    if !value.is_empty() {
+        let _ = writeln!(text, "{:<12} {}", format!("{name}:"), crate::failure::printable(value));
+    }
+}
+
+fn service(view: &View, key: &ResourceKey, format: Format) -> Option<String> {
+    let declared = view.declared.get(key);
+    let recorded = view.services.get(key);
+    if declared.is_none() && recorded.is_none() {
+        return None;
+    }
+    let status = recorded.and_then(|status| status.as_ref().ok());
+    let instances = view.instances_of(key);
+    let events = about(view, &key.to_string(), Some(&key.name));
+    if format.is_for_machines() {
+        let problems = declared
+            .and_then(|declared| declared.admitted.as_ref().err())
+            .map(|problems| &problems.problems);
+        let value = json!({
+            "resource": declared.map(|declared| document(view, key, declared)),
+            "status": status,
+            "problems": problems.or(status.map(|status| &status.problems)),
+            "instances": instances.iter().map(|found| json!({
+                "name": found.name.to_string(), "node": found.node, "phase": found.phase(), "ready": found.is_ready(),
+                "assigned": found.assigned, "reported": found.reported,
+            })).collect::<Vec<_>>(),
+            "events": events,
+        });
+        return Some(machine(&value, format));
+    }
+    let state = rows::service_state(view, key);
+    let mut text = String::new();
+    line(&mut text, "Name", key.name.as_str());
+    line(
+        &mut text,
+        "Namespace",
+        key.namespace.as_ref().map_or("", Namespace::as_str),
+    );
+    line(
+        &mut text,
+        "Labels",
+        &view
+            .labels(key)
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect::<Vec<_>>()
+            .join(", "),
+    );
+    if let Some(declared) = declared {
+        let generation = status
+            .and_then(|status| status.generation)
+            .map(|n| format!(", generation {n} in force"))
+            .unwrap_or_default();
+        line(&mut text, "Revision", &format!("{}{generation}", declared.mod_revision));
+    }
+    let style = state.tone.style();
+    let _ = writeln!(text, "{:<12} {style}{}{style:#}", "Status:", state.word);
+    if let Some(status) = status {
+        let counts = status.counts;
+        let counts = format!(
+            "{} desired, {} assigned, {} running, {} ready, {} updated",
+            counts.desired, counts.assigned, counts.running, counts.ready, counts.updated
+        );
+        line(&mut text, "Instances", &counts);
+        conditions(&mut text, &status.conditions);
+    } else if let Some(Err(why)) = recorded {
+        line(&mut text, "Trouble", why);
+    }
+    match declared.map(|declared| &declared.admitted) {
+        Some(Err(problems)) => {
+            let _ = write!(
+                text,
+                "\nProblems (the last good spec stays in force):\n{}",
+                problems.render(look())
+            );
+        }
+        Some(Ok(admitted)) => {
+            if let Some(status) = status.filter(|status| !status.problems.is_empty()) {
+                text.push_str("\nProblems (the last good spec stays in force):\n");
+                status
+                    .problems
+                    .iter()
+                    .for_each(|problem| text.push_str(&format!("  {}\n", problem.line())));
+            }
+            if let Some(spec) = admitted.value.get("spec") {
+                text.push_str("\nSpec:\n");
+                output::yaml(spec)
+                    .lines()
+                    .for_each(|line| text.push_str(&format!("  {line}\n")));
+            }
+        }
+        None => {}
+    }
+    if let Some(status) = status.filter(|status| !status.refusals.is_empty()) {
+        text.push_str("\nRefused by:\n");
+        status
+            .refusals
+            .iter()
+            .for_each(|refusal| text.push_str(&format!("  {}\n", refusal_line(refusal))));
+    }
+    instance_table(&mut text, &instances);
+    event_table(&mut text, &events);
+    Some(text)
+}
+
+fn conditions(text: &mut String, conditions: &[Condition]) {
+    let mut table = Table::new(&["CONDITION", "STATUS", "REASON", "FOR", "MESSAGE"]);
+    for condition in conditions {
+        let Condition {
+            kind,
+            status,
+            reason,
+            message,
+            since,
+        } = condition;
+        let tone = if *status == ConditionStatus::Unknown {
+            Tone::Busy
+        } else {
+            Tone::Plain
+        };
+        table.row(vec![
+            format!("{kind:?}").into(),
+            output::Cell::new(format!("{status:?}"), tone),
+            reason.into(),
+            since.as_deref().and_then(ago).unwrap_or_default().into(),
+            message.into(),
+        ]);
+    }
+    text.push('\n');
+    // Messages are why one asks: they are not cut.
+    text.push_str(&table.render(None));
+}
+
+fn instance_table(text: &mut String, instances: &[Instance<'_>]) {
+    if instances.is_empty() {
+        return;
+    }
+    let mut table = Table::new(rows::INSTANCE_HEAD);
+    instances
+        .iter()
+        .for_each(|found| table.row(rows::instance_row(found, false)));
+    text.push('\n');
+    text.push_str(&table.render(output::limit()));
+    for found in instances {
+        let Some(reported) = found.reported else { continue };
+        if let Some(failing) = &reported.failing {
+            let _ = writeln!(
+                text,
+                "\n{}: {:?}: {}",
+                found.name,
+                failing.reason,
+                crate::failure::printable(&failing.message)
+            );
+            failing
+                .logs
+                .iter()
+                .for_each(|line| text.push_str(&format!("  | {}\n", crate::failure::printable(line))));
+        }
+        for condition in &reported.conditions {
+            let _ = writeln!(
+                text,
+                "{}: {}: {}",
+                found.name,
+                condition.reason,
+                crate::failure::printable(&condition.message)
+            );
+        }
+    }
+}
+
+fn event_table(text: &mut String, events: &[&schemas::records::Event]) {
+    let skip = events.len().saturating_sub(10);
+    if events.is_empty() {
+        return;
+    }
+    let mut table = Table::new(rows::EVENT_HEAD);
+    events
+        .iter()
+        .skip(skip)
+        .for_each(|event| table.row(rows::event_row(event)));
+    text.push('\n');
+    text.push_str(&table.render(output::limit()));
+}
+
+fn node(view: &View, name: &NodeName, format: Format) -> Option<String> {
+    if !view.node_names().contains(name) && view.cordon(name).is_none() {
+        return None;
+    }
+    let status = view.node_statuses.get(name).and_then(|status| status.as_ref().ok());
+    let facts = view.facts.get(name).and_then(|facts| facts.as_ref().ok());
+    let report = view.reports.get(name).and_then(|report| report.as_ref().ok());
+    let cordon = view.cordons.get(name);
+    let declared = view.declared.get(&node_key(name));
+    let mut instances = view.instances();
+    instances.retain(|found| found.node == name);
+    let events = about(view, &format!("_/node/{name}"), None);
+    if format.is_for_machines() {
+        let value = json!({
+            "resource": declared.map(|declared| document(view, &node_key(name), declared)),
+            "name": name, "verdict": view.verdict(name), "status": status, "facts": facts, "cordon": cordon,
+            "conditions": report.map(|report| &report.conditions), "events": events,
+        });
+        return Some(machine(&value, format));
+    }
+    let state = rows::node_state(view, name);
+    let mut text = String::new();
+    line(&mut text, "Name", name.as_str());
+    let style = state.tone.style();
+    let _ = writeln!(text, "{:<12} {style}{}{style:#}", "Status:", state.word);
+    line(&mut text, "Why", &state.message);
+    if let Some(cordon) = cordon {
+        let note = cordon
+            .note
+            .as_deref()
+            .map(|note| format!(": {note}"))
+            .unwrap_or_default();
+        line(
+            &mut text,
+            "Cordon",
+            &format!("{:?} by {}{note}", cordon.mode, cordon.by),
+        );
+    }
+    line(
+        &mut text,
+        "Labels",
+        &view
+            .node_labels(name)
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect::<Vec<_>>()
+            .join(", "),
+    );
+    if let Some(facts) = facts {
+        let engine = &facts.engine;
+        line(
+            &mut text,
+            "Engine",
+            &format!(
+                "{} (API {}), {}/{}",
+                engine.version, engine.api_version, engine.os, engine.arch
+            ),
+        );
+        line(&mut text, "Kernel", &engine.kernel);
+        let addresses: Vec<String> = facts.addresses.host.iter().map(ToString::to_string).collect();
+        line(&mut text, "Addresses", &addresses.join(", "));
+        line(
+            &mut text,
+            "Agent",
+            &format!(
+                "{} {}",
+                facts.agent_version,
+                facts.addresses.agent.as_deref().unwrap_or("")
+            ),
+        );
+        line(
+            &mut text,
+            "Capacity",
+            &format!(
+                "{} CPU, {} memory",
+                facts.capacity.cpu,
+                rows::size(facts.capacity.memory.0)
+            ),
+        );
+    }
+    if let Some(status) = status {
+        let reserved = format!("{} of {} CPU", status.reserved_cpu, status.allocatable_cpu);
+        let memory = format!(
+            "{} of {} memory",
+            rows::size(status.reserved_memory.0),
+            rows::size(status.allocatable_memory.0)
+        );
+        line(&mut text, "Reserved", &format!("{reserved}, {memory}"));
+        conditions(&mut text, &status.conditions);
+    }
+    if let Some(Err(problems)) = declared.map(|declared| &declared.admitted) {
+        let _ = write!(text, "\nProblems of its resource:\n{}", problems.render(look()));
+    }
+    for (what, record) in [
+        (
+            "assignment",
+            view.assignments.get(name).and_then(|record| record.as_ref().err()),
+        ),
+        (
+            "report",
+            view.reports.get(name).and_then(|record| record.as_ref().err()),
+        ),
+        ("facts", view.facts.get(name).and_then(|record| record.as_ref().err())),
+    ] {
+        if let Some(why) = record {
+            line(&mut text, "Trouble", &format!("its {what}: {why}"));
+        }
+    }
+    instance_table(&mut text, &instances);
+    event_table(&mut text, &events);
+    Some(text)
+}
+
+fn instance(view: &View, namespace: &Namespace, name: &str, format: Format) -> Option<String> {
+    let mut found = view.instances();
+    found.retain(|found| found.name.namespace == *namespace && found.name.to_string() == name);
+    if found.is_empty() {
+        return None;
+    }
+    let events = about(view, &format!("{namespace}/{name}"), None);
+    if format.is_for_machines() {
+        let values: Vec<Value> = found
+            .iter()
+            .map(|found| {
+                json!({ "name": name, "node": found.node, "phase": found.phase(), "ready": found.is_ready(),
+                "assigned": found.assigned, "reported": found.reported, "events": events })
+            })
+            .collect();
+        return Some(machine(
+            &if values.len() == 1 {
+                values[0].clone()
+            } else {
+                Value::Array(values)
+            },
+            format,
+        ));
+    }
+    let mut text = String::new();
+    for instance in &found {
+        line(&mut text, "Name", name);
+        line(&mut text, "Namespace", namespace.as_str());
+        line(&mut text, "Node", instance.node.as_str());
+        line(&mut text, "Status", &instance.phase());
+        line(&mut text, "Ready", if instance.is_ready() { "yes" } else { "no" });
+        if let Some(assigned) = instance.assigned {
+            line(
+                &mut text,
+                "Assigned",
+                &format!("{:?}, generation {}", assigned.state, assigned.n),
+            );
+            line(
+                &mut text,
+                "Container",
+                &format!("{} on the engine", instance.name.container(assigned.n)),
+            );
+        }
+        if let Some(reported) = instance.reported {
+            line(&mut text, "Id", reported.container.as_deref().unwrap_or(""));
+            line(&mut text, "Restarts", &reported.restarts.to_string());
+            let addresses: Vec<String> = reported.addresses.iter().map(ToString::to_string).collect();
+            line(&mut text, "Addresses", &addresses.join(", "));
+            line(
+                &mut text,
+                "Ended with",
+                &reported.exit_code.map(|code| code.to_string()).unwrap_or_default(),
+            );
+        }
+    }
+    instance_table(&mut text, &found);
+    event_table(&mut text, &events);
+    Some(text)
+}

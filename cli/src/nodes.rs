@@ -1,0 +1,235 @@
+//! What a person asks of nodes: `cordon`, `uncordon`, `drain`, `node rm`. Each is one key, `cordons/<node>`; the leading
+//! controller does what it says.
+
+use runtime::{Guard, Outcome, Store, person};
+use schemas::keys::Key;
+use schemas::names::NodeName;
+use schemas::records::{Cordon, CordonMode, Record, SchemaVersion};
+
+use crate::Verdict;
+use crate::args::{Common, CordonArgs, DrainArgs, NodeRmArgs, NodeVerb};
+use crate::connect::{Connection, Marker, connect};
+use crate::edit;
+use crate::failure::{Exit, Failure};
+use crate::output::{self, print};
+use crate::view::View;
+use crate::wait::until_empty;
+
+pub async fn cordon(common: &Common, args: &CordonArgs) -> Verdict {
+    let (connection, marker, _) = known(common, &args.nodes).await?;
+    for node in &args.nodes {
+        set(
+            &connection,
+            &marker,
+            node,
+            Some(CordonMode::Cordon),
+            args.note.as_deref(),
+        )
+        .await?;
+        say(
+            common,
+            &format!("node/{node} is cordoned: nothing new is placed there"),
+            node,
+        );
+    }
+    Ok(Exit::Done)
+}
+
+pub async fn uncordon(common: &Common, args: &CordonArgs) -> Verdict {
+    let (connection, marker, _) = known(common, &args.nodes).await?;
+    for node in &args.nodes {
+        let changed = set(&connection, &marker, node, None, None).await?;
+        let now = if changed {
+            "is no longer cordoned"
+        } else {
+            "was not cordoned"
+        };
+        say(common, &format!("node/{node} {now}"), node);
+    }
+    Ok(Exit::Done)
+}
+
+pub async fn drain(common: &Common, args: &DrainArgs) -> Verdict {
+    let (connection, marker, view) = known(common, &args.nodes).await?;
+    for node in &args.nodes {
+        set(
+            &connection,
+            &marker,
+            node,
+            Some(CordonMode::Drain),
+            args.note.as_deref(),
+        )
+        .await?;
+        say(
+            common,
+            &format!("node/{node} is drained: {} to move", running(&view, node)),
+            node,
+        );
+    }
+    if !args.waiting.no_wait {
+        until_empty(
+            &connection,
+            &args.nodes,
+            args.waiting.timeout,
+            common.output.is_for_machines(),
+        )
+        .await?;
+        say_all(common, &args.nodes, "is empty; `reeve uncordon` takes it back into use");
+    }
+    Ok(Exit::Done)
+}
+
+pub async fn node(common: &Common, verb: &NodeVerb) -> Verdict {
+    match verb {
+        NodeVerb::Rm(args) => rm(common, args).await,
+    }
+}
+
+async fn rm(common: &Common, args: &NodeRmArgs) -> Verdict {
+    let (connection, marker, view) = known(common, &args.nodes).await?;
+    let names = args
+        .nodes
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ");
+    let instances: usize = args.nodes.iter().map(|node| on(&view, node)).sum();
+    if !args.yes {
+        let what = format!("{names} and move {} elsewhere", output::count(instances, "instance"));
+        if !output::can_ask() {
+            return Err(
+                Failure::usage(format!("this would retire {what}, and there is no terminal to ask on"))
+                    .help("add --yes if that is meant"),
+            );
+        }
+        if !output::ask(&format!("Retire {what}?")) {
+            return Err(Failure::new(Exit::Failed, "not confirmed; nothing was changed"));
+        }
+    }
+    for node in &args.nodes {
+        set(
+            &connection,
+            &marker,
+            node,
+            Some(CordonMode::Retire),
+            args.note.as_deref(),
+        )
+        .await?;
+        say(
+            common,
+            &format!("node/{node} is retired: {} go elsewhere", running(&view, node)),
+            node,
+        );
+    }
+    if !args.waiting.no_wait {
+        until_empty(
+            &connection,
+            &args.nodes,
+            args.waiting.timeout,
+            common.output.is_for_machines(),
+        )
+        .await?;
+        say_all(
+            common,
+            &args.nodes,
+            "runs nothing any more; stop its agent, or take it back with `reeve uncordon`",
+        );
+    }
+    Ok(Exit::Done)
+}
+
+fn say(common: &Common, line: &str, node: &NodeName) {
+    if common.output.is_for_machines() {
+        print(&format!("node/{node}\n"));
+    } else {
+        print(&format!("{line}\n"));
+    }
+}
+
+fn say_all(common: &Common, nodes: &[NodeName], what: &str) {
+    if !common.output.is_for_machines() {
+        nodes.iter().for_each(|node| print(&format!("node/{node} {what}\n")));
+    }
+}
+
+fn on(view: &View, node: &NodeName) -> usize {
+    view.instances()
+        .iter()
+        .filter(|found| found.node == node && !found.is_absent())
+        .count()
+}
+
+fn running(view: &View, node: &NodeName) -> String {
+    output::count(on(view, node), "instance")
+}
+
+/// Connects, and refuses names that are no node's: a typing error must not wait for a node that never comes.
+async fn known(common: &Common, nodes: &[NodeName]) -> Result<(Connection, Marker, View), Failure> {
+    let connection = connect(common).await?;
+    let marker = connection.marker().await?;
+    let classes = [
+        "desired",
+        "status",
+        "nodes",
+        "sessions",
+        "verdicts",
+        "cordons",
+        "assignments",
+        "reports",
+    ];
+    let view = View::read(&connection, &classes).await?;
+    let names = view.node_names();
+    match nodes
+        .iter()
+        .find(|node| !names.contains(node) && view.cordon(node).is_none())
+    {
+        None => Ok((connection, marker, view)),
+        Some(node) => {
+            Err(Failure::new(Exit::Failed, format!("there is no node `{node}`"))
+                .help("list nodes with `reeve get nodes`"))
+        }
+    }
+}
+
+/// Writes or deletes a node's cordon; whether anything changed.
+async fn set(
+    connection: &Connection,
+    marker: &Marker,
+    node: &NodeName,
+    mode: Option<CordonMode>,
+    note: Option<&str>,
+) -> Result<bool, Failure> {
+    let place = Key::Cordon(node.clone());
+    let found = connection.get(&place).await?;
+    let guard = found
+        .as_ref()
+        .map_or(Guard::Absent, |kv| Guard::Unchanged(kv.mod_revision));
+    let before = found.as_ref().and_then(|kv| Cordon::decode(&kv.value).ok());
+    let key = connection.key(&place);
+    let txn = person::txn().require(connection.key(&Key::Cluster), Guard::Unchanged(marker.mod_revision));
+    let txn = match mode {
+        None if found.is_none() => return Ok(false),
+        None => txn.delete(key, guard),
+        Some(mode) => {
+            if before.is_some_and(|before| before.mode == mode && note.is_none()) {
+                return Ok(false);
+            }
+            let note = note.map(|text| output::cut(text, 1000));
+            let cordon = Cordon {
+                schema_version: SchemaVersion::default(),
+                mode,
+                by: edit::person(),
+                note,
+            };
+            txn.put(key, cordon.encode(), guard)
+        }
+    };
+    match connection.store.commit(txn).await? {
+        Outcome::Committed { revision: _ } => Ok(true),
+        Outcome::FenceLost | Outcome::Conflict { keys: _ } => Err(Failure::new(
+            Exit::Conflict,
+            format!("node/{node} was cordoned, drained or freed by someone else meanwhile"),
+        )
+        .help("look at it with `reeve get nodes`, then run the command again")),
+    }
+}

@@ -1,0 +1,348 @@
+//! What a change comes to, before it is made: the planner's own answer on the store as it is, with the documents laid over
+//! it. `plan` prints it; `apply`, `scale` and `delete` print it and ask where something is removed. Nothing is written.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use planner::cluster::{Action, Change, Reason};
+use schemas::keys::ResourceKey;
+use schemas::names::{InstanceName, Slot};
+use schemas::records::{Digest, Uid};
+
+use crate::connect::Connection;
+use crate::edit::{Edit, Effect};
+use crate::failure::Failure;
+use crate::output::{self, Tone, count};
+use crate::view::{View, title};
+
+/// The most lines a plan takes on the screen.
+const MAX_LINES: usize = 16;
+
+/// The instances of one resource that a change removes.
+#[derive(Clone, Debug)]
+pub struct Removal {
+    pub key: ResourceKey,
+    pub instances: Vec<(Uid, InstanceName)>,
+}
+
+impl Removal {
+    /// What an acknowledgement of exactly this removal names.
+    pub fn digest(&self) -> Digest {
+        Digest::of_removals(self.instances.iter().map(|(uid, name)| (uid, &name.slot)))
+    }
+}
+
+/// What a change comes to.
+#[derive(Debug, Default)]
+pub struct Preview {
+    /// Of the edited resources all, `Keep` too; of others those that this change causes.
+    pub changes: Vec<Change>,
+    pub removals: Vec<Removal>,
+}
+
+/// Asks the planner.
+pub async fn preview(connection: &Connection, edits: &[Edit]) -> Result<Preview, Failure> {
+    let classes = ["assignments", "reports", "verdicts", "sessions"];
+    let view = View::read(connection, &classes).await?;
+    let deleted = edits.iter().filter(|edit| edit.effect == Effect::Delete);
+    let removals = deleted.map(|edit| removal(&view, &edit.key, |_| true)).collect();
+    Ok(Preview {
+        changes: Vec::new(),
+        removals,
+    })
+}
+
+fn removal(view: &View, key: &ResourceKey, goes: impl Fn(&InstanceName) -> bool) -> Removal {
+    let instances = view
+        .instances_of(key)
+        .into_iter()
+        .filter(|instance| !instance.is_absent() && goes(&instance.name));
+    Removal {
+        key: key.clone(),
+        instances: instances
+            .map(|instance| (instance.uid.clone(), instance.name))
+            .collect(),
+    }
+}
+
+/// How many instances are how affected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    create: usize,
+    replace: usize,
+    update: usize,
+    moved: usize,
+    remove: usize,
+    keep: usize,
+    unschedulable: usize,
+}
+
+impl Preview {
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        for change in &self.changes {
+            *match &change.action {
+                Action::Create => &mut totals.create,
+                Action::Replace { fields: _ } => &mut totals.replace,
+                Action::Update { fields: _ } => &mut totals.update,
+                Action::Move { from: _ } => &mut totals.moved,
+                Action::Keep => &mut totals.keep,
+                Action::Remove => &mut totals.remove,
+                Action::Unschedulable => &mut totals.unschedulable,
+            } += 1;
+        }
+        totals
+    }
+
+    /// How many instances are removed.
+    pub fn removed(&self) -> usize {
+        self.removals.iter().map(|removal| removal.instances.len()).sum()
+    }
+
+    /// For people: one line per resource, under it one per group of equal changes.
+    pub fn render(&self, edits: &[Edit]) -> String {
+        let mut lines: Vec<String> = Vec::new();
+        let mut told = BTreeSet::new();
+        for edit in edits {
+            let (word, tone) = match edit.effect {
+                Effect::Create => ("new", Tone::Good),
+                Effect::Change => ("changed", Tone::Busy),
+                Effect::Unchanged => ("unchanged", Tone::Plain),
+                Effect::Delete => ("deleted", Tone::Bad),
+            };
+            let style = tone.style();
+            lines.push(format!("{}: {style}{word}{style:#}", title(&edit.key)));
+            lines.extend(self.groups(&edit.key));
+            told.insert(&edit.key);
+        }
+        let others: BTreeSet<&ResourceKey> = self.changes.iter().map(|change| &change.resource).collect();
+        for other in others.difference(&told) {
+            let groups = self.groups(other);
+            if !groups.is_empty() {
+                lines.push(format!("{}: affected", title(other)));
+                lines.extend(groups);
+            }
+        }
+        if lines.len() > MAX_LINES {
+            let more = lines.len() - (MAX_LINES - 1);
+            lines.truncate(MAX_LINES - 1);
+            lines.push(format!("  ... and {} (all with -o json)", count(more, "more line")));
+        }
+        lines.into_iter().fold(String::new(), |text, line| text + &line + "\n")
+    }
+
+    fn groups(&self, key: &ResourceKey) -> Vec<String> {
+        let mut groups: BTreeMap<(u8, String, String), (Vec<&Slot>, BTreeSet<String>)> = BTreeMap::new();
+        for change in self.changes.iter().filter(|change| change.resource == *key) {
+            let (rank, verb) = match &change.action {
+                Action::Keep => continue,
+                Action::Create => (0, "create".to_owned()),
+                Action::Replace { fields: _ } => (1, "replace".to_owned()),
+                Action::Update { fields: _ } => (2, "update".to_owned()),
+                Action::Move { from: _ } => (3, "move".to_owned()),
+                Action::Remove => (4, "remove".to_owned()),
+                Action::Unschedulable => (5, "cannot place".to_owned()),
+            };
+            let (slots, nodes) = groups.entry((rank, verb, why(change))).or_default();
+            slots.push(&change.instance.slot);
+            let node = match &change.action {
+                Action::Move { from } => {
+                    format!("{from} -> {}", change.node.as_ref().map_or("?", |node| node.as_str()))
+                }
+                _ => change.node.as_ref().map(ToString::to_string).unwrap_or_default(),
+            };
+            if !node.is_empty() {
+                nodes.insert(node);
+            }
+        }
+        let width = output::width();
+        let line = |((rank, verb, why), (slots, nodes)): ((u8, String, String), (Vec<&Slot>, BTreeSet<String>))| {
+            let style = match rank {
+                0 => Tone::Good,
+                4 | 5 => Tone::Bad,
+                _ => Tone::Busy,
+            }
+            .style();
+            let mut text = format!("{}.{}", key.name, slots_text(&slots));
+            if !nodes.is_empty() {
+                let shown: Vec<&str> = nodes.iter().take(3).map(String::as_str).collect();
+                let more = if nodes.len() > 3 {
+                    format!(" and {} more", nodes.len() - 3)
+                } else {
+                    String::new()
+                };
+                let _ = write!(text, " on {}{more}", shown.join(", "));
+            }
+            let _ = write!(text, ": {why}");
+            let text = output::cut(&text, width.saturating_sub(verb.len() + 3));
+            format!("  {style}{verb}{style:#} {text}")
+        };
+        groups.into_iter().map(line).collect()
+    }
+
+    /// One line that counts.
+    pub fn summary(&self) -> String {
+        let Totals {
+            create,
+            replace,
+            update,
+            moved,
+            remove,
+            keep,
+            unschedulable,
+        } = self.totals();
+        let parts = [
+            (create, "to create"),
+            (replace, "to replace"),
+            (update, "to update in place"),
+            (moved, "to move"),
+            (remove, "to remove"),
+            (unschedulable, "without a node"),
+            (keep, "to keep"),
+        ];
+        let parts: Vec<String> = parts
+            .iter()
+            .filter(|(n, _)| *n > 0)
+            .map(|(n, what)| format!("{n} {what}"))
+            .collect();
+        if parts.is_empty() {
+            "no instances".to_owned()
+        } else {
+            parts.join(", ")
+        }
+    }
+}
+
+/// `1-3,5`, or node names.
+fn slots_text(slots: &[&Slot]) -> String {
+    let mut numbers: Vec<u32> = Vec::new();
+    let mut names: Vec<String> = Vec::new();
+    for slot in slots {
+        match slot {
+            Slot::Index(index) => numbers.push(*index),
+            Slot::Node(node) => names.push(node.to_string()),
+        }
+    }
+    numbers.sort_unstable();
+    let mut runs: Vec<(u32, u32)> = Vec::new();
+    for number in numbers {
+        match runs.last_mut() {
+            Some((_, end)) if *end + 1 == number => *end = number,
+            _ => runs.push((number, number)),
+        }
+    }
+    let runs = runs.into_iter().map(|(from, to)| {
+        if from == to {
+            from.to_string()
+        } else {
+            format!("{from}-{to}")
+        }
+    });
+    runs.chain(names).collect::<Vec<_>>().join(",")
+}
+
+/// Why, with the fields that force it.
+fn why(change: &Change) -> String {
+    let fields = match &change.action {
+        Action::Replace { fields } | Action::Update { fields } => Some(fields.join(", ")),
+        Action::Create | Action::Move { from: _ } | Action::Keep | Action::Remove | Action::Unschedulable => None,
+    };
+    let mut text = match (&change.reason, fields) {
+        (Reason::SpecChanged { from: _, to: _ }, Some(fields)) if !fields.is_empty() => format!("{fields} changed"),
+        (reason, _) => reason_text(reason),
+    };
+    // That its turn comes after another's is how every change goes: not news.
+    match &change.waits {
+        None | Some(Reason::WaitsFor { instance: _ }) => {}
+        Some(waits) => {
+            let _ = write!(text, "; {}", reason_text(waits));
+        }
+    }
+    text
+}
+
+/// A reason in words.
+pub fn reason_text(reason: &Reason) -> String {
+    match reason {
+        Reason::NotAssigned => "on no node yet".to_owned(),
+        Reason::SpecChanged { from, to } => format!("spec {from} became {to}"),
+        Reason::ScaledDown { to } => format!("scaled down to {to}"),
+        Reason::ResourceDeleted => "deleted".to_owned(),
+        Reason::NodeNoLongerFits { rule } => format!("its node no longer fits: {rule}"),
+        Reason::NodeDrained => "its node is drained".to_owned(),
+        Reason::NodeRetired => "its node is retired".to_owned(),
+        Reason::NodeLost => "its node is lost".to_owned(),
+        Reason::Duplicate { kept_on } => format!("a duplicate of the one on {kept_on}"),
+        Reason::UpToDate => "up to date".to_owned(),
+        Reason::WaitsFor { instance } => format!("after {instance} is ready"),
+        Reason::ChangeFailed { instance, cause } => format!("the change has stopped at {instance}: {cause:?}"),
+        Reason::NodeUnreachable { node } => format!("waits for node {node} to come back"),
+        Reason::NoNodeFits => "no node fits".to_owned(),
+        Reason::HeldByBreaker { digest } => format!("held until `reeve admin ack {}`", &digest.as_str()[..8]),
+        Reason::NodeHeld { why } => format!("its node is held: {why}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use schemas::kinds::Kind;
+
+    use super::*;
+
+    fn change(slot: u32, action: Action, reason: Reason) -> Change {
+        let namespace = schemas::names::Namespace::default();
+        let name: schemas::names::ResourceName = "web".parse().expect("a name");
+        let resource = ResourceKey {
+            namespace: Some(namespace.clone()),
+            kind: Kind::Service,
+            name: name.clone(),
+        };
+        let instance = InstanceName {
+            namespace,
+            workload: name,
+            slot: Slot::Index(slot),
+        };
+        let node = Some("n1".parse().expect("a name"));
+        Change {
+            resource,
+            instance,
+            node,
+            action,
+            reason,
+            waits: None,
+        }
+    }
+
+    #[test]
+    fn equal_changes_are_one_line_and_kept_ones_are_only_counted() {
+        let replace = Action::Replace {
+            fields: vec!["container.image".to_owned()],
+        };
+        let spec = Reason::SpecChanged { from: 1, to: 2 };
+        let changes = vec![
+            change(1, replace.clone(), spec.clone()),
+            change(2, replace.clone(), spec.clone()),
+            change(3, replace, spec),
+            change(5, Action::Create, Reason::NotAssigned),
+            change(4, Action::Keep, Reason::UpToDate),
+        ];
+        let preview = Preview {
+            removals: Vec::new(),
+            changes,
+        };
+        let text = anstream::adapter::strip_str(&preview.render(&[])).to_string();
+        let lines = [
+            "service/web: affected",
+            "  create web.5 on n1: on no node yet",
+            "  replace web.1-3 on n1: container.image changed",
+        ];
+        assert_eq!(text.lines().collect::<Vec<_>>(), lines);
+        assert_eq!(preview.summary(), "1 to create, 3 to replace, 1 to keep");
+    }
+
+    #[test]
+    fn slots_are_written_as_runs() {
+        let slots = [3, 1, 2, 7].map(Slot::Index);
+        assert_eq!(slots_text(&slots.iter().collect::<Vec<_>>()), "1-3,7");
+    }
+}

@@ -1,0 +1,418 @@
+//! Waiting until what was written is in force: live progress, and at the end a sentence for people and an exit code for
+//! machines. `apply`, `scale`, `delete`, `drain` and `node rm` call it; it looks at statuses only, and decides nothing.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use schemas::keys::{Key, ResourceKey};
+use schemas::kinds::Kind;
+use schemas::names::NodeName;
+use schemas::records::{Condition, ConditionStatus, ConditionType, Refusal, ServiceStatus};
+
+use crate::connect::Connection;
+use crate::failure::{Exit, Failure};
+use crate::follow::Follow;
+use crate::output::{ago, complain, short};
+use crate::view::{View, condition, stopped, title};
+
+/// How long no node may fit before that is the answer: nodes that are about to join get this long.
+const UNSCHEDULABLE_GRACE: Duration = Duration::from_secs(3);
+/// How often lines of progress are printed where nothing can be rewritten.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// What must become true.
+#[derive(Clone, Debug)]
+pub enum Goal {
+    /// The document written at this revision is in force, and all its instances are ready.
+    InForce { key: ResourceKey, revision: i64 },
+    /// Nothing is left of it.
+    Gone { key: ResourceKey },
+}
+
+/// How far a goal is.
+#[derive(Debug)]
+enum Far {
+    Done(String),
+    Waiting(String),
+    /// No node fits; an answer only when it stays so.
+    NoNode(Box<Failure>),
+    Failed(Box<Failure>),
+}
+
+/// One line that says how far things are: rewritten on a terminal, printed now and then elsewhere.
+pub struct Progress {
+    bar: Option<ProgressBar>,
+    quiet: bool,
+    last: String,
+    printed: Instant,
+}
+
+impl Progress {
+    pub fn new(quiet: bool) -> Self {
+        let bar = (!quiet && std::io::stderr().is_terminal()).then(|| {
+            let bar = ProgressBar::new_spinner();
+            if let Ok(style) = ProgressStyle::with_template("{spinner} {wide_msg} {elapsed}") {
+                bar.set_style(style);
+            }
+            bar.enable_steady_tick(Duration::from_millis(120));
+            bar
+        });
+        Self {
+            bar,
+            quiet,
+            last: String::new(),
+            printed: Instant::now(),
+        }
+    }
+
+    pub fn say(&mut self, text: &str) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(text.to_owned());
+        } else if !self.quiet && text != self.last && self.printed.elapsed() >= LINE_EVERY {
+            complain(&format!("{text}\n"));
+            self.printed = Instant::now();
+            text.clone_into(&mut self.last);
+        }
+    }
+
+    /// A line that stays.
+    pub fn done(&mut self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| complain(&format!("{line}\n"))),
+            None if !self.quiet => complain(&format!("{line}\n")),
+            None => {}
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// Waits for all goals; the first that fails ends the waiting.
+pub async fn wait(connection: &Connection, goals: Vec<Goal>, timeout: Duration, quiet: bool) -> Result<(), Failure> {
+    let began = Instant::now();
+    let mut follow = Follow::class(connection, "status").await?;
+    let mut progress = Progress::new(quiet);
+    let mut open: Vec<(Goal, Option<Instant>)> = goals.into_iter().map(|goal| (goal, None)).collect();
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    let mut leaderless = false;
+    loop {
+        let mut says = Vec::new();
+        let mut still = Vec::new();
+        for (goal, since) in open {
+            match far(&follow.view, &goal) {
+                Far::Done(line) => progress.done(&format!("{line} after {}", short(began.elapsed().as_secs()))),
+                Far::Waiting(line) => {
+                    says.push(line);
+                    still.push((goal, None));
+                }
+                Far::NoNode(failure) => {
+                    let since = since.unwrap_or_else(Instant::now);
+                    if since.elapsed() >= UNSCHEDULABLE_GRACE {
+                        return Err(*failure);
+                    }
+                    says.push(failure.message.clone());
+                    still.push((goal, Some(since)));
+                }
+                Far::Failed(failure) => return Err(with_logs(connection, &goal, *failure).await),
+            }
+        }
+        open = still;
+        let Some(first) = says.first() else { return Ok(()) };
+        let more = if says.len() > 1 {
+            format!(" (and {} more)", says.len() - 1)
+        } else {
+            String::new()
+        };
+        let nobody = if leaderless {
+            "; no controller leads: start one with `reeve controller`"
+        } else {
+            ""
+        };
+        let line = format!("{first}{more}{nobody}");
+        progress.say(&line);
+        if began.elapsed() >= timeout {
+            let message = format!("not in force after {}: {line}", short(timeout.as_secs()));
+            return Err(Failure::new(Exit::TimedOut, message)
+                .help("what was written stays and goes on; follow it with `reeve status --watch`, or wait longer with --timeout"));
+        }
+        tokio::select! {
+            changed = follow.changed() => changed?,
+            _ = tick.tick() => {
+                if began.elapsed() > Duration::from_secs(3) {
+                    leaderless = matches!(connection.get(&Key::Election).await, Ok(None));
+                }
+            }
+            _ = tokio::signal::ctrl_c() => {
+                return Err(Failure::new(Exit::Failed, "no longer waiting; what was written stays and goes on")
+                    .help("follow it with `reeve status --watch`"));
+            }
+        }
+    }
+}
+
+fn far(view: &View, goal: &Goal) -> Far {
+    match goal {
+        Goal::Gone { key } => match key.kind {
+            Kind::Service => match view.services.get(key) {
+                None => Far::Done(format!("{} is gone", title(key))),
+                Some(Ok(status)) => Far::Waiting(format!("{}: {} left", title(key), instances(status.counts.assigned))),
+                Some(Err(_)) => Far::Waiting(format!("{}: its instances stop", title(key))),
+            },
+            // A node goes on without its resource.
+            Kind::Node => Far::Done(format!("{} is deleted", title(key))),
+        },
+        Goal::InForce { key, revision } => match key.kind {
+            Kind::Service => match view.services.get(key) {
+                Some(Ok(status)) if status.observed_revision >= *revision => service(key, status),
+                _ => Far::Waiting(format!("{}: waits for the controller", title(key))),
+            },
+            Kind::Node => {
+                let node: Option<NodeName> = key.name.as_str().parse().ok();
+                let status = node.and_then(|node| view.node_statuses.get(&node)?.as_ref().ok());
+                match status.filter(|status| status.observed_revision >= *revision) {
+                    None => Far::Waiting(format!("{}: waits for the controller", title(key))),
+                    Some(status) => match condition(&status.conditions, ConditionType::Accepted) {
+                        Some(refused) if refused.status == ConditionStatus::False => {
+                            Far::Failed(Box::new(refusal(Exit::Invalid, key, "was not accepted", refused)))
+                        }
+                        _ => Far::Done(format!("{} is in force", title(key))),
+                    },
+                }
+            }
+        },
+    }
+}
+
+fn instances(number: u32) -> String {
+    crate::output::count(number as usize, "instance")
+}
+
+fn service(key: &ResourceKey, status: &ServiceStatus) -> Far {
+    let is = |kind, what| condition(&status.conditions, kind).filter(|found| found.status == what);
+    if let Some(refused) = is(ConditionType::Accepted, ConditionStatus::False) {
+        let mut failure = refusal(Exit::Invalid, key, "was not accepted", refused);
+        for problem in &status.problems {
+            failure = failure.detail(problem.line());
+        }
+        return Far::Failed(Box::new(failure));
+    }
+    let counts = status.counts;
+    if let Some(nowhere) = is(ConditionType::Scheduled, ConditionStatus::False) {
+        let mut failure = refusal(Exit::Unschedulable, key, "has instances that no node takes", nowhere);
+        for refusal in &status.refusals {
+            failure = failure.detail(refusal_line(refusal));
+        }
+        let failure =
+            failure.help("give a node what is missing, or change the placement; what is placed already keeps running");
+        return Far::NoNode(Box::new(failure));
+    }
+    if let Some(stopped) = stopped(status) {
+        let failure = refusal(Exit::Failed, key, "failed", stopped);
+        let help = format!(
+            "the change stops there and the other instances keep serving ({} of {} ready); correct the manifest and apply it again",
+            counts.ready, counts.desired
+        );
+        return Far::Failed(Box::new(failure.help(help)));
+    }
+    let ready = is(ConditionType::Ready, ConditionStatus::True).is_some();
+    let progressing = is(ConditionType::Progressing, ConditionStatus::True);
+    if ready && progressing.is_none() {
+        return Far::Done(format!(
+            "{} is ready: {} of {}",
+            title(key),
+            counts.ready,
+            counts.desired
+        ));
+    }
+    let why = progressing
+        .or(condition(&status.conditions, ConditionType::Ready))
+        .map(|found| found.message.as_str());
+    let why = why
+        .filter(|text| !text.is_empty())
+        .map(|text| format!(": {text}"))
+        .unwrap_or_default();
+    let updated = if counts.updated < counts.desired {
+        format!(", {} updated", counts.updated)
+    } else {
+        String::new()
+    };
+    Far::Waiting(format!(
+        "{}: {} of {} ready{updated}{why}",
+        title(key),
+        counts.ready,
+        counts.desired
+    ))
+}
+
+/// `service/web failed: ImageNotFound: ..., for 3s`.
+fn refusal(exit: Exit, key: &ResourceKey, what: &str, found: &Condition) -> Failure {
+    let since = found
+        .since
+        .as_deref()
+        .and_then(ago)
+        .map(|ago| format!(" (for {ago})"))
+        .unwrap_or_default();
+    let Condition {
+        kind: _,
+        status: _,
+        reason,
+        message,
+        since: _,
+    } = found;
+    let message = crate::failure::printable(message);
+    Failure::new(exit, format!("{} {what}: {reason}: {message}{since}", title(key)))
+}
+
+/// A refusal in words: `Cpu: 3 nodes (n1, n2, n3): needs 2, 500m free at most`.
+pub fn refusal_line(refusal: &Refusal) -> String {
+    let Refusal {
+        rule,
+        nodes,
+        detail,
+        sample,
+    } = refusal;
+    let names: Vec<&str> = sample.iter().take(3).map(NodeName::as_str).collect();
+    let more = if *nodes as usize > names.len() { ", ..." } else { "" };
+    format!(
+        "{rule:?}: {} ({}{more}): {detail}",
+        crate::output::count(*nodes as usize, "node"),
+        names.join(", ")
+    )
+}
+
+/// Adds what the failing instances last logged.
+async fn with_logs(connection: &Connection, goal: &Goal, mut failure: Failure) -> Failure {
+    let (Goal::InForce { key, revision: _ } | Goal::Gone { key }) = goal;
+    if key.kind != Kind::Service || failure.exit != Exit::Failed {
+        return failure;
+    }
+    // The sentence stands without them, too.
+    let Ok(view) = View::read(connection, &["reports", "sessions", "verdicts"]).await else {
+        return failure;
+    };
+    let failing = view
+        .instances_of(key)
+        .into_iter()
+        .filter_map(|found| Some((found.name, found.node, found.reported?.failing.as_ref()?)));
+    for (name, node, failing) in failing.take(1) {
+        failure = failure.detail(format!("{name} on {node}: {:?}: {}", failing.reason, failing.message));
+        let skip = failing.logs.len().saturating_sub(5);
+        for line in failing.logs.iter().skip(skip) {
+            failure = failure.detail(format!("| {line}"));
+        }
+    }
+    failure
+}
+
+/// Waits until nothing is left on nodes.
+pub async fn until_empty(
+    connection: &Connection,
+    nodes: &[NodeName],
+    timeout: Duration,
+    quiet: bool,
+) -> Result<(), Failure> {
+    let began = Instant::now();
+    let mut follow = Follow::cluster(connection).await?;
+    let mut progress = Progress::new(quiet);
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        let all = follow.view.instances();
+        // On a node that cannot be heard, what was ordered counts.
+        let left: Vec<String> = all
+            .iter()
+            .filter(|found| nodes.contains(found.node) && (found.heard || !found.is_absent()))
+            .map(|found| format!("{} on {}", found.name, found.node))
+            .collect();
+        let Some(first) = left.first() else { return Ok(()) };
+        let line = format!("{} left, such as {first}", crate::output::count(left.len(), "instance"));
+        progress.say(&line);
+        if began.elapsed() >= timeout {
+            return Err(Failure::new(
+                Exit::TimedOut,
+                format!("not empty after {}: {line}", short(timeout.as_secs())),
+            )
+            .help("it goes on; `reeve get instances -A -o wide` shows why one stays"));
+        }
+        tokio::select! {
+            changed = follow.changed() => changed?,
+            _ = tick.tick() => {}
+            _ = tokio::signal::ctrl_c() => {
+                return Err(Failure::new(Exit::Failed, "no longer waiting; what was written stays and goes on"));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use schemas::names::Namespace;
+    use schemas::records::{Counts, SchemaVersion};
+
+    use super::*;
+
+    fn status(conditions: &[(ConditionType, ConditionStatus, &str)]) -> ServiceStatus {
+        let conditions = conditions.iter().map(|(kind, status, reason)| Condition {
+            kind: *kind,
+            status: *status,
+            reason: (*reason).to_owned(),
+            message: "because".to_owned(),
+            since: None,
+        });
+        ServiceStatus {
+            schema_version: SchemaVersion::default(),
+            observed_revision: 5,
+            generation: Some(1),
+            uid: None,
+            counts: Counts {
+                desired: 3,
+                assigned: 3,
+                running: 3,
+                ready: 2,
+                updated: 3,
+            },
+            conditions: conditions.collect(),
+            problems: Vec::new(),
+            refusals: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_service_is_done_only_when_it_is_ready_and_nothing_progresses() {
+        use ConditionStatus::{False, True};
+        use ConditionType::{Accepted, Progressing, Ready, Scheduled};
+        let key = crate::view::service_key(&Namespace::default(), &"web".parse().expect("a name"));
+        let exit = |conditions: &[(ConditionType, ConditionStatus, &str)]| match service(&key, &status(conditions)) {
+            Far::Done(_) => Exit::Done,
+            Far::Waiting(_) => Exit::TimedOut,
+            Far::NoNode(failure) | Far::Failed(failure) => failure.exit,
+        };
+        assert_eq!(
+            exit(&[(Ready, True, "Ready"), (Progressing, False, "Complete")]),
+            Exit::Done
+        );
+        assert_eq!(
+            exit(&[(Ready, True, "Ready"), (Progressing, True, "Changing")]),
+            Exit::TimedOut
+        );
+        assert_eq!(
+            exit(&[(Ready, False, "Starting"), (Progressing, False, "Complete")]),
+            Exit::TimedOut
+        );
+        assert_eq!(
+            exit(&[(Ready, False, "x"), (Progressing, False, "ImageNotFound")]),
+            Exit::Failed
+        );
+        assert_eq!(
+            exit(&[(Scheduled, False, "NoNodeFits"), (Progressing, True, "x")]),
+            Exit::Unschedulable
+        );
+        assert_eq!(exit(&[(Accepted, False, "Invalid"), (Ready, True, "x")]), Exit::Invalid);
+    }
+}
