@@ -43,12 +43,8 @@ impl Default for ControlOptions {
 
 /// Runs until the shutdown drains, then waits for what runs; aborting drops what runs. A failure (or a panic) of an item
 /// is logged and tried again after its back-off.
-pub async fn run<K, E, F, R>(
-    queue: Queue<K>,
-    options: ControlOptions,
-    shutdown: Shutdown,
-    reconcile: F,
-) where
+pub async fn run<K, E, F, R>(queue: Queue<K>, options: ControlOptions, shutdown: Shutdown, reconcile: F)
+where
     K: Clone + Eq + Hash + Ord + Debug + Send + 'static,
     E: Display + Send + 'static,
     F: Fn(K) -> R,
@@ -109,10 +105,11 @@ fn settle<K, E>(
         failing.remove(&item);
         return;
     };
-    let backoff = failing
-        .entry(item.clone())
-        .or_insert_with(|| options.backoff.clone());
+    let backoff = failing.entry(item.clone()).or_insert_with(|| options.backoff.clone());
     let delay = backoff.delay();
     tracing::warn!(?item, %reason, failures = backoff.failures(), ?delay, "reconcile failed");
     queue.add_after(item, delay);
 }
+
+#[cfg(test)]
+mod tests;

@@ -474,3 +474,6 @@ fn share(answer: &Result<Outcome, StoreError>, txn: &Txn) -> Result<Outcome, Sto
         keys: keys.iter().filter(ours).cloned().collect(),
     })
 }
+
+#[cfg(test)]
+mod tests;

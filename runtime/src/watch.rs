@@ -116,8 +116,9 @@ impl Machine {
             (State::Listing, Input::Watch(_) | Input::Silence | Input::Gap) => {
                 (Vec::new(), Action::List { after_failure: false })
             }
-            (State::Watching { .. }, Input::Listed(_) | Input::ListFailed | Input::Gap) => self.list_again(),
-            (State::Watching { .. }, Input::Silence) => self.resume(),
+            (State::Watching { .. }, Input::Listed(_) | Input::ListFailed | Input::Gap | Input::Silence) => {
+                self.list_again()
+            }
             (
                 State::Watching {
                     complete,
@@ -155,7 +156,11 @@ impl Machine {
                     compact_revision,
                     reason,
                 } if compact_revision != 0 || reason.is_empty() => self.list_again(),
-                WatchInput::Canceled { .. } | WatchInput::Disconnected(_) => self.resume(),
+                // The same connection, so the same store: it can go on where it was.
+                WatchInput::Canceled { .. } => self.resume(),
+                // What answers next may be a store restored from a backup, with new revisions past the one we know: only
+                // a list cannot be deceived.
+                WatchInput::Disconnected(_) => self.list_again(),
             },
         }
     }
@@ -212,6 +217,10 @@ impl Machine {
             if revision < last {
                 return self.list_again();
             }
+            if fragment && revision > last && last > complete {
+                // What is whole may be seen; the last revision of a fragment is not, and stays behind this.
+                events.push(Event::Synced { revision: last });
+            }
             last = revision;
             events.push(match change {
                 WatchEvent::Put(kv) => Event::Apply(kv),
@@ -224,7 +233,7 @@ impl Machine {
             (false, false) => last,
             (false, true) => complete.max(last - 1),
         };
-        if now > complete {
+        if now > complete && !fragment {
             events.push(Event::Synced { revision: now });
         }
         if let Some(position) = &mut self.position {

@@ -1,1 +1,93 @@
+//! Sessions on the in-memory store under tokio's paused clock.
 
+use super::*;
+use crate::memory::MemoryStore;
+
+const KEY: &str = "/reeve/sessions/n1";
+
+fn options(machine: &str) -> SessionOptions {
+    SessionOptions {
+        key: KEY.as_bytes().to_vec(),
+        machine_id: machine.to_owned(),
+        value: Bytes::from(format!(r#"{{"machineId":"{machine}"}}"#)),
+        ttl: Duration::from_secs(15),
+    }
+}
+
+async fn try_it(store: &MemoryStore, machine: &str, record: Option<SessionRecord>) -> Result<Session, SessionError> {
+    open(store, &options(machine), record, &Shutdown::new()).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_outlasts_outages_and_is_lost_only_by_the_stores_word() {
+    let store = MemoryStore::new();
+    let session = try_it(&store, "m1", None).await.expect("opens");
+    store.set_down(true);
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert!(!session.is_lost());
+    store.set_down(false);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(!session.is_lost());
+    store.expire_lease(session.lease());
+    tokio::time::timeout(Duration::from_secs(10), session.lost().lost())
+        .await
+        .expect("it notices");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_twin_with_the_same_machine_id_is_refused_while_the_first_lives() {
+    let store = MemoryStore::new();
+    let first = try_it(&store, "m1", None).await.expect("opens");
+    let refused = try_it(&store, "m1", None).await.expect_err("it is held");
+    assert!(matches!(&refused, SessionError::NodeTaken { by, same_machine: true, key: _ } if by == "m1"));
+    assert!(refused.remedy().is_some_and(|r| r.contains("clone")));
+    assert!(!first.is_lost());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_lost_its_record_waits_for_its_own_lease_to_end() {
+    let store = MemoryStore::new();
+    let first = try_it(&store, "m1", None).await.expect("opens");
+    let (old, lease) = (first.create_revision(), first.lease());
+    drop(first);
+    let opening = tokio::spawn({
+        let store = store.clone();
+        async move { try_it(&store, "m1", None).await }
+    });
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(!opening.is_finished());
+    store.expire_lease(lease);
+    let second = opening.await.expect("no panic").expect("opens");
+    assert!(second.create_revision() > old);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_of_another_life_resumes_nothing() {
+    let store = MemoryStore::new();
+    let first = try_it(&store, "m1", None).await.expect("opens");
+    let stale = SessionRecord {
+        lease: first.lease(),
+        create_revision: first.create_revision() - 1,
+    };
+    assert!(matches!(
+        try_it(&store, "m1", Some(stale)).await,
+        Err(SessionError::NodeTaken { .. })
+    ));
+    // A key that someone put by hand, without a lease, is not ours to take.
+    store.delete(KEY);
+    store.put(KEY, "by hand");
+    let unleased = SessionRecord {
+        lease: 0,
+        create_revision: store.revision(),
+    };
+    let refused = try_it(&store, "m1", Some(unleased)).await.expect_err("it is held");
+    assert!(matches!(refused, SessionError::NodeTaken { by, .. } if by == "unknown"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unreachable_store_is_told_at_once() {
+    let store = MemoryStore::new();
+    store.set_down(true);
+    let failed = try_it(&store, "m1", None).await.expect_err("no store");
+    assert!(matches!(failed, SessionError::Store { source, .. } if source.is_outage()));
+}
