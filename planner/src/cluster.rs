@@ -1,8 +1,44 @@
 //! Who runs what where, for the whole cluster: a [`Snapshot`] of the store in, a [`Plan`] out. The leading controller calls
 //! it on every pass and `reeve plan` calls it with a manifest laid over the snapshot, so a person sees what the leader will do.
+//! Total (any snapshot), deterministic, resting (its own effects change nothing more), and it stays put.
 
+mod accept;
+mod explain;
+mod memory;
+mod output;
+mod pass;
+mod place;
 mod snapshot;
 mod types;
+mod verdicts;
+mod world;
 
+pub use output::removal_digest;
 pub use snapshot::{AcceptedEntry, AcceptedHistory, DesiredBody, DesiredEntry, NodeEntry, Snapshot, Stored};
-pub use types::{AcceptedWrite, Action, AssignmentWrite, Change, Deletion, Guard, Notice, Plan, Reason, Status, VerdictsOut};
+pub use types::{AcceptedWrite, Action, AssignmentWrite, Change, Guard, Notice, Plan, Reason, Removal, Status, VerdictsOut};
+pub use verdicts::{BREAKER_WINDOW_MS, refill, verdicts};
+
+/// What a plan leaves out for speed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlanOptions {
+    /// Whether instances that simply stay are listed among the changes: people want to see them, the leader does not.
+    pub list_keeps: bool,
+    /// Whether every choice of a node looks at all nodes. Slow; it chooses the same, which tests prove.
+    pub exhaustive: bool,
+}
+
+impl Default for PlanOptions {
+    fn default() -> Self {
+        Self { list_keeps: true, exhaustive: false }
+    }
+}
+
+/// What to do with the cluster now, and what comes of it in the end.
+pub fn plan(snapshot: &Snapshot) -> Plan {
+    plan_with(snapshot, PlanOptions::default())
+}
+
+/// As [`plan`], with less or more listed.
+pub fn plan_with(snapshot: &Snapshot, options: PlanOptions) -> Plan {
+    pass::Pass::run(snapshot, options.exhaustive).into_plan(options)
+}

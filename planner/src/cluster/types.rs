@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use schemas::keys::ResourceKey;
-use schemas::names::{InstanceName, NodeName};
+use schemas::names::{InstanceName, NodeName, Slot};
+use schemas::problem::Problem;
 use schemas::records::{
-    Accepted, Assignment, Breaker, Digest, EventType, FailingReason, NodeStatus, ServiceStatus, Uid, VerdictRecord,
+    Accepted, Assignment, Breaker, Condition, Digest, EventType, FailingReason, NodeStatus, ServiceStatus, Uid, VerdictRecord,
 };
 use serde::Serialize;
+
+use super::snapshot::Snapshot;
 
 /// What to do with the cluster now, and what will come of it in the end.
 #[derive(Clone, Debug)]
@@ -29,10 +32,27 @@ pub struct Plan {
     pub ended: Vec<ResourceKey>,
     /// What the breaker record ought to be.
     pub breaker: Breaker,
-    /// Acknowledgements that are used up or whose instances are gone.
+    /// Acknowledgements that match no removal of this pass: used up, or their instances are gone. A person's ack must
+    /// be written in one txn with the change it is about, or after it, so that no pass sees it alone.
     pub spent_acks: Vec<Digest>,
+    /// The instances this pass takes away for good, or would if the breaker let it: what acknowledgements are about.
+    pub removals: Vec<Removal>,
     /// Things a person should hear of as events.
     pub notices: Vec<Notice>,
+}
+
+impl Plan {
+    /// Whether executing it writes nothing.
+    #[must_use]
+    pub fn rests(&self, snapshot: &Snapshot) -> bool {
+        self.accepted.is_empty()
+            && self.forgotten.is_empty()
+            && self.assignments.is_empty()
+            && self.ended.is_empty()
+            && self.spent_acks.is_empty()
+            && self.breaker == snapshot.breaker
+            && self.statuses.iter().all(|(key, status)| status.is_stored(key, snapshot))
+    }
 }
 
 /// A status of either kind.
@@ -40,6 +60,75 @@ pub struct Plan {
 pub enum Status {
     Service(ServiceStatus),
     Node(NodeStatus),
+}
+
+impl Status {
+    /// Whether the store holds this status already; `since`, which the writer keeps, is not compared.
+    #[must_use]
+    pub fn is_stored(&self, key: &ResourceKey, snapshot: &Snapshot) -> bool {
+        match self {
+            Self::Service(status) => {
+                let stored = snapshot.service_statuses.get(key).and_then(|stored| stored.value.as_ref().ok());
+                stored.is_some_and(|stored| {
+                    let ServiceStatus { schema_version, observed_revision, generation, uid, counts, conditions, problems, refusals } = status;
+                    *schema_version == stored.schema_version
+                        && *observed_revision == stored.observed_revision
+                        && *generation == stored.generation
+                        && *uid == stored.uid
+                        && *counts == stored.counts
+                        && same_conditions(conditions, &stored.conditions)
+                        && same_problems(problems, &stored.problems)
+                        && *refusals == stored.refusals
+                })
+            }
+            Self::Node(status) => {
+                let name = key.name.as_str().parse::<NodeName>().ok();
+                let stored = name.and_then(|name| snapshot.node_statuses.get(&name)).and_then(|stored| stored.value.as_ref().ok());
+                stored.is_some_and(|stored| {
+                    let NodeStatus {
+                        schema_version,
+                        observed_revision,
+                        generation,
+                        verdict,
+                        instances,
+                        ready,
+                        allocatable_cpu,
+                        allocatable_memory,
+                        reserved_cpu,
+                        reserved_memory,
+                        conditions,
+                        problems,
+                    } = status;
+                    *schema_version == stored.schema_version
+                        && *observed_revision == stored.observed_revision
+                        && *generation == stored.generation
+                        && *verdict == stored.verdict
+                        && *instances == stored.instances
+                        && *ready == stored.ready
+                        && *allocatable_cpu == stored.allocatable_cpu
+                        && *allocatable_memory == stored.allocatable_memory
+                        && *reserved_cpu == stored.reserved_cpu
+                        && *reserved_memory == stored.reserved_memory
+                        && same_conditions(conditions, &stored.conditions)
+                        && same_problems(problems, &stored.problems)
+                })
+            }
+        }
+    }
+}
+
+/// Equal as they are stored: where a problem lies in a text is not.
+fn same_problems(new: &[Problem], stored: &[Problem]) -> bool {
+    let place = |p: &Problem| (p.line, p.column, p.end_line, p.end_column, p.code);
+    new.len() == stored.len()
+        && new.iter().zip(stored).all(|(a, b)| {
+            place(a) == place(b) && a.file == b.file && a.path == b.path && a.message == b.message && a.remedy == b.remedy
+        })
+}
+
+fn same_conditions(new: &[Condition], stored: &[Condition]) -> bool {
+    new.len() == stored.len()
+        && new.iter().zip(stored).all(|(a, b)| (a.kind, a.status) == (b.kind, b.status) && a.reason == b.reason && a.message == b.message)
 }
 
 /// One instance's change, for people.
@@ -140,11 +229,19 @@ pub enum Guard {
     SessionAbsent(NodeName),
 }
 
-/// A resource life that has ended in full.
+/// An instance that is taken away and not replaced first.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Deletion {
+pub struct Removal {
     pub key: ResourceKey,
     pub uid: Uid,
+    pub slot: Slot,
+    pub node: NodeName,
+    pub reason: Reason,
+    /// Whether the resource's own documents ask for it (deleted, fewer replicas, other placement), so that an
+    /// acknowledgement of that resource's removals covers it.
+    pub own: bool,
+    /// Whether the breaker holds it.
+    pub held: bool,
 }
 
 /// Something to tell people once, as an event.

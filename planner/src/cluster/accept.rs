@@ -1,0 +1,238 @@
+//! Acceptance: which spec of each resource is in force. Takes valid desired values that differ from the last accepted
+//! record as new ones, keeps the last good spec where a value is invalid, and takes a resource as deleted only when a
+//! complete list lacks it. The first step of [`super::plan`].
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use schemas::keys::ResourceKey;
+use schemas::kinds::Kind;
+use schemas::names::{Namespace, ResourceName};
+use schemas::node::NodeSpec;
+use schemas::records::{Accepted, AcceptedBody, AssignedState, Digest, Record, SchemaVersion, Uid};
+use schemas::service::ServiceSpec;
+
+use super::snapshot::{AcceptedHistory, DesiredBody, DesiredEntry, Snapshot};
+use super::types::{AcceptedWrite, Guard};
+
+/// Numbers above this are taken from no report: a node that lies must not use up the numbers.
+pub(super) const MAX_REPORTED: u64 = 1 << 48;
+
+/// One resource's name, and what is in force under it.
+#[derive(Debug)]
+pub(super) struct Life<'a> {
+    pub key: &'a ResourceKey,
+    pub desired: Option<&'a DesiredEntry>,
+    pub history: Option<&'a AcceptedHistory>,
+    pub standing: Standing<'a>,
+}
+
+#[derive(Debug)]
+pub(super) enum Standing<'a> {
+    /// No spec was ever accepted.
+    Never,
+    Live(InForce<'a>),
+    /// The last accepted record, or the one of this pass, is a deletion.
+    Deleted,
+    /// The last accepted record cannot be read: nothing of the resource changes.
+    Held { why: String },
+}
+
+#[derive(Debug)]
+pub(super) struct InForce<'a> {
+    pub n: u64,
+    pub uid: Cow<'a, Uid>,
+    pub digest: Cow<'a, Digest>,
+    pub body: Body<'a>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Body<'a> {
+    Service(&'a ServiceSpec),
+    Node(&'a NodeSpec),
+}
+
+/// The typed body of a desired value, when it is valid and of its key's kind.
+fn desired_body<'a>(key: &ResourceKey, entry: &'a DesiredEntry) -> Option<Body<'a>> {
+    match (&entry.body, key.kind) {
+        (DesiredBody::Service(spec), Kind::Service) => Some(Body::Service(spec)),
+        (DesiredBody::Node(spec), Kind::Node) => Some(Body::Node(spec)),
+        (DesiredBody::Service(_) | DesiredBody::Node(_) | DesiredBody::Invalid(_), _) => None,
+    }
+}
+
+/// The readable record with this number, if it is about its number and of this kind.
+pub(super) fn record<'a>(history: &'a AcceptedHistory, key: &ResourceKey, n: u64) -> Option<(&'a Accepted, &'a Digest)> {
+    let entry = history.records.get(&n)?;
+    let record: &Accepted = entry.value.as_ref().ok()?;
+    let kind = matches!(
+        (&record.body, key.kind),
+        (AcceptedBody::Deleted, _) | (AcceptedBody::Service(_), Kind::Service) | (AcceptedBody::Node(_), Kind::Node)
+    );
+    (record.n == n && kind).then_some((record, &entry.digest))
+}
+
+fn body_of(record: &Accepted) -> Option<Body<'_>> {
+    match &record.body {
+        AcceptedBody::Service(spec) => Some(Body::Service(spec)),
+        AcceptedBody::Node(spec) => Some(Body::Node(spec)),
+        AcceptedBody::Deleted => None,
+    }
+}
+
+/// What must be recorded for one resource, before its number is known.
+enum Due<'a> {
+    Spec { body: Body<'a>, entry: &'a DesiredEntry, uid: Option<&'a Uid> },
+    Deletion { last: &'a Accepted },
+}
+
+/// What is in force under every name that is desired or was ever accepted, in order of keys; and the records to create.
+/// With `hold` nothing new is accepted: the store may have gone back.
+pub(super) fn accept(snapshot: &Snapshot, hold: bool) -> (Vec<Life<'_>>, Vec<AcceptedWrite>) {
+    let mut lives = Vec::with_capacity(snapshot.desired.len().max(snapshot.accepted.len()));
+    let mut due: Vec<(usize, Due<'_>)> = Vec::new();
+    let mut desired = snapshot.desired.iter().peekable();
+    let mut accepted = snapshot.accepted.iter().peekable();
+    loop {
+        let order = match (desired.peek(), accepted.peek()) {
+            (None, None) => break,
+            (Some(_), None) => std::cmp::Ordering::Less,
+            (None, Some(_)) => std::cmp::Ordering::Greater,
+            (Some((left, _)), Some((right, _))) => left.cmp(right),
+        };
+        let from_desired = if order.is_le() { desired.next() } else { None };
+        let from_accepted = if order.is_ge() { accepted.next() } else { None };
+        let Some(key) = from_desired.map(|(key, _)| key).or(from_accepted.map(|(key, _)| key)) else { break };
+        let entry = from_desired.map(|(_, entry)| entry);
+        let history = from_accepted.map(|(_, history)| history);
+        let (standing, next) = stand(key, entry, history, snapshot.complete, hold);
+        if let Some(next) = next {
+            due.push((lives.len(), next));
+        }
+        lives.push(Life { key, desired: entry, history, standing });
+    }
+    let writes = number(snapshot, &mut lives, due);
+    (lives, writes)
+}
+
+fn stand<'a>(
+    key: &ResourceKey,
+    entry: Option<&'a DesiredEntry>,
+    history: Option<&'a AcceptedHistory>,
+    complete: bool,
+    hold: bool,
+) -> (Standing<'a>, Option<Due<'a>>) {
+    let wanted = entry.and_then(|entry| desired_body(key, entry).map(|body| (entry, body)));
+    let Some((history, last)) = history.and_then(|history| history.records.last_key_value().map(|(n, _)| (history, *n))) else {
+        let due = wanted.filter(|_| !hold).map(|(entry, body)| Due::Spec { body, entry, uid: None });
+        return (Standing::Never, due);
+    };
+    let Some((record, digest)) = record(history, key, last) else {
+        let cause = history.records.get(&last).and_then(|entry| entry.value.as_ref().err());
+        let cause = cause.map_or("it is not about its key", String::as_str);
+        let why = format!("accepted record {last} of {key} cannot be read ({cause}); restore it, or remove its key");
+        return (Standing::Held { why }, None);
+    };
+    let Some(in_force) = body_of(record) else {
+        let due = wanted.filter(|_| !hold).map(|(entry, body)| Due::Spec { body, entry, uid: None });
+        return (Standing::Deleted, due);
+    };
+    let due = match (entry, wanted) {
+        (None, _) => complete.then_some(Due::Deletion { last: record }),
+        (Some(_), None) => None,
+        (Some(_), Some((entry, body))) => {
+            let same = body == in_force && entry.labels == record.labels && entry.annotations == record.annotations;
+            (!same).then_some(Due::Spec { body, entry, uid: Some(&record.uid) })
+        }
+    };
+    let live = InForce { n: last, uid: Cow::Borrowed(&record.uid), digest: Cow::Borrowed(digest), body: in_force };
+    (Standing::Live(live), due.filter(|_| !hold))
+}
+
+/// What assignments and reports know of a name whose next record is due.
+#[derive(Default)]
+struct Seen<'a> {
+    highest: u64,
+    /// The uid that assignments (else reports) give it, for a life whose records are gone.
+    assigned_uid: Option<&'a Uid>,
+    reported_uid: Option<&'a Uid>,
+}
+
+fn number<'a>(snapshot: &'a Snapshot, lives: &mut [Life<'a>], due: Vec<(usize, Due<'a>)>) -> Vec<AcceptedWrite> {
+    if due.is_empty() {
+        return Vec::new();
+    }
+    let mut seen: BTreeMap<(&Namespace, &ResourceName), Seen<'a>> = due
+        .iter()
+        .filter(|(life, _)| lives[*life].key.kind == Kind::Service)
+        .filter_map(|(life, _)| Some(((lives[*life].key.namespace.as_ref()?, &lives[*life].key.name), Seen::default())))
+        .collect();
+    if !seen.is_empty() {
+        for entry in snapshot.nodes.values() {
+            let assignment = entry.assignment.as_ref().and_then(|stored| stored.value.as_ref().ok());
+            for assigned in assignment.into_iter().flat_map(|assignment| &assignment.instances) {
+                if let Some(seen) = seen.get_mut(&(&assigned.namespace, &assigned.workload)) {
+                    seen.highest = seen.highest.max(assigned.n);
+                    if assigned.state != AssignedState::Absent {
+                        seen.assigned_uid = seen.assigned_uid.max(Some(&assigned.uid));
+                    }
+                }
+            }
+            let report = entry.report.as_ref().and_then(|stored| stored.value.as_ref().ok());
+            for reported in report.into_iter().flat_map(|report| &report.instances) {
+                if let Some(seen) = seen.get_mut(&(&reported.namespace, &reported.workload)) {
+                    let next = reported.next.as_ref().map_or(0, |next| next.n);
+                    for n in [reported.n, next] {
+                        seen.highest = if n <= MAX_REPORTED { seen.highest.max(n) } else { seen.highest };
+                    }
+                    seen.reported_uid = seen.reported_uid.max(Some(&reported.uid));
+                }
+            }
+        }
+    }
+    let mut writes = Vec::with_capacity(due.len());
+    for (index, due) in due {
+        let life = &mut lives[index];
+        let nothing = Seen::default();
+        let seen = life.key.namespace.as_ref().and_then(|namespace| seen.get(&(namespace, &life.key.name))).unwrap_or(&nothing);
+        let stored = life.history.and_then(|history| history.records.last_key_value()).map(|(n, _)| *n);
+        let n = seen.highest.max(stored.unwrap_or(0)).saturating_add(1);
+        let (record, guard) = match due {
+            Due::Spec { body, entry, uid } => {
+                let remembered = if stored.is_none() { seen.assigned_uid.or(seen.reported_uid) } else { None };
+                let uid = uid.or(remembered).cloned().unwrap_or_else(|| Uid::derive(&snapshot.cluster.id, life.key, n));
+                let accepted = match body {
+                    Body::Service(spec) => AcceptedBody::Service(Box::new(spec.clone())),
+                    Body::Node(spec) => AcceptedBody::Node(spec.clone()),
+                };
+                let record = Accepted {
+                    schema_version: SchemaVersion::default(),
+                    n,
+                    uid: uid.clone(),
+                    desired_revision: entry.mod_revision,
+                    labels: entry.labels.clone(),
+                    annotations: entry.annotations.clone(),
+                    body: accepted,
+                };
+                let digest = Cow::Owned(Digest::of(&record.encode()));
+                life.standing = Standing::Live(InForce { n, uid: Cow::Owned(uid), digest, body });
+                (record, Guard::DesiredAt { key: life.key.clone(), mod_revision: entry.mod_revision })
+            }
+            Due::Deletion { last } => {
+                life.standing = Standing::Deleted;
+                let record = Accepted {
+                    schema_version: SchemaVersion::default(),
+                    n,
+                    uid: last.uid.clone(),
+                    desired_revision: last.desired_revision,
+                    labels: BTreeMap::new(),
+                    annotations: BTreeMap::new(),
+                    body: AcceptedBody::Deleted,
+                };
+                (record, Guard::DesiredAbsent(life.key.clone()))
+            }
+        };
+        writes.push(AcceptedWrite { key: life.key.clone(), record, guard });
+    }
+    writes
+}

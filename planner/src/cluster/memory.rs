@@ -1,0 +1,447 @@
+//! What runs where, as far as anybody knows: the instances of all nodes, from assignments and reports both, as one dense
+//! array, chained by the slot they fill. Built once per pass; nothing is allocated per instance.
+
+use schemas::keys::ResourceKey;
+use schemas::kinds::Kind;
+use schemas::names::{Namespace, NodeName, Slot};
+use schemas::records::{AcceptedBody, Assigned, AssignedState, Phase, ReportedInstance, Uid};
+use schemas::service::{Mode, ServiceSpec};
+
+use super::accept::{Body, InForce, Life, Standing};
+use super::types::Guard;
+use super::world::{NONE, Node, Nodes};
+
+/// The most slots one service can have; the schema admits no more.
+const MAX_REPLICAS: u32 = 100_000;
+/// Slot numbers above this are nodes: `NODE_SLOT + index`.
+const NODE_SLOT: u64 = 1 << 32;
+
+/// One instance that a node's assignment or report knows.
+#[derive(Clone, Debug)]
+pub(super) struct Inst {
+    pub node: u32,
+    /// [`NONE`] when no accepted record knows its uid.
+    pub svc: u32,
+    /// See [`SlotTable`].
+    pub slot: u64,
+    /// Where in the node's assignment; [`NONE`] when it is only reported.
+    pub assigned: u32,
+    /// Where in the node's report; [`NONE`] when it is only assigned.
+    pub reported: u32,
+    /// The number it is assigned; the reported one when it is only reported.
+    pub n: u64,
+    /// Its assigned state; what the report amounts to when it is only reported.
+    pub was: AssignedState,
+    pub to: To,
+    pub to_n: u64,
+    /// The next instance in the same chain.
+    pub next: u32,
+    pub seen: Seen,
+}
+
+/// What the report says, as far as decisions need it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Seen {
+    /// A container may be there: not only on its way.
+    pub live: bool,
+    pub running: bool,
+    /// Ready, on a node that is there.
+    pub ready: bool,
+    /// The assigned number is in force, ready, and nothing fails.
+    pub settled: bool,
+    pub in_force: bool,
+    pub prepared: bool,
+    pub orphaned: bool,
+    /// The report is about this assignment or a newer one, and does not list it.
+    pub confirmed_gone: bool,
+}
+
+/// What becomes of an instance in its node's assignment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum To {
+    /// As it is.
+    Stay,
+    Be(AssignedState),
+    /// Not listed any more.
+    Out,
+}
+
+impl Inst {
+    /// The state it will be assigned; None when it will not be listed.
+    pub(super) fn state(&self) -> Option<AssignedState> {
+        match self.to {
+            To::Stay => Some(self.was),
+            To::Be(state) => Some(state),
+            To::Out => None,
+        }
+    }
+    /// Whether it will hold its place on its node.
+    pub(super) fn stays(&self) -> bool {
+        matches!(self.state(), Some(AssignedState::Present | AssignedState::Prepared))
+    }
+}
+
+/// How many instances a service wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// Slots 1 to this.
+    Count(u32),
+    /// One on every node that fits.
+    PerNode,
+}
+
+/// A service with an accepted spec in force, or with a deletion.
+pub(super) struct Svc<'a> {
+    pub key: &'a ResourceKey,
+    pub namespace: &'a Namespace,
+    pub life: usize,
+    /// What is in force; None when deleted, held, or never accepted.
+    pub spec: Option<&'a ServiceSpec>,
+    pub deleted: bool,
+    pub n: u64,
+    /// What scaling down and changes of placement rest on; None when the desired value is not there, and so nothing is taken.
+    pub guard: Option<Guard>,
+    pub wanted: Wanted,
+    /// The first of its slots in [`Memory::heads`], and how many there are.
+    pub first: usize,
+    pub slots: u32,
+    /// Chains of instances in slots beyond, and of earlier lives.
+    pub beyond: u32,
+    pub ended: u32,
+    /// Its constraint set.
+    pub set: u32,
+    /// CPU and memory one instance reserves.
+    pub need: (i64, i64),
+}
+
+/// Instances and services.
+pub(super) struct Memory<'a> {
+    pub insts: Vec<Inst>,
+    /// For each node, where its instances begin in `insts`; one more at the end.
+    pub starts: Vec<u32>,
+    pub svcs: Vec<Svc<'a>>,
+    /// For every slot of every service, its first instance.
+    pub heads: Vec<u32>,
+    /// Nodes that slots are named after and that are no nodes now.
+    odd: Vec<NodeName>,
+    uids: Uids,
+}
+
+/// From a uid to its service: sorted by the uid's first 16 digits, with an index over the first bits.
+struct Uids {
+    sorted: Vec<(u64, u64, u32, bool)>,
+    index: Vec<u32>,
+    shift: u32,
+}
+
+fn digits(text: &str) -> u64 {
+    text.bytes().fold(0, |sum, b| (sum << 4) | u64::from(if b.is_ascii_digit() { b - b'0' } else { b.wrapping_sub(b'a').wrapping_add(10) & 15 }))
+}
+
+fn halves(uid: &Uid) -> (u64, u64) {
+    let text = uid.as_str();
+    (digits(text.get(..16).unwrap_or("")), digits(text.get(16..).unwrap_or("")))
+}
+
+impl Uids {
+    fn new(mut sorted: Vec<(u64, u64, u32, bool)>) -> Self {
+        // A uid that two names claim is the first one's.
+        sorted.sort_unstable_by_key(|(high, low, svc, current)| (*high, *low, !*current, *svc));
+        sorted.dedup_by_key(|(high, low, _, _)| (*high, *low));
+        let bits = (usize::BITS - sorted.len().leading_zeros()).clamp(1, 20);
+        let shift = 64 - bits;
+        let mut index = vec![0_u32; (1 << bits) + 1];
+        for (high, ..) in &sorted {
+            index[usize::try_from(high >> shift).unwrap_or(0) + 1] += 1;
+        }
+        for at in 1..index.len() {
+            index[at] += index[at - 1];
+        }
+        Self { sorted, index, shift }
+    }
+    /// The service, and whether this is its current life.
+    fn find(&self, uid: &Uid) -> Option<(u32, bool)> {
+        let (high, low) = halves(uid);
+        let bucket = usize::try_from(high >> self.shift).ok()?;
+        let range = self.sorted.get(self.index[bucket] as usize..self.index[bucket + 1] as usize)?;
+        let at = range.binary_search_by_key(&(high, low), |(high, low, ..)| (*high, *low)).ok()?;
+        Some((range[at].2, range[at].3))
+    }
+}
+
+fn svc<'a>(life: &Life<'a>, index: usize, nodes: u32, first: usize) -> Option<Svc<'a>> {
+    let key = life.key;
+    let namespace = key.namespace.as_ref().filter(|_| key.kind == Kind::Service)?;
+    let (spec, n) = match &life.standing {
+        Standing::Live(InForce { n, body: Body::Service(spec), .. }) => (Some(*spec), *n),
+        Standing::Live(InForce { body: Body::Node(_), .. }) | Standing::Never | Standing::Deleted | Standing::Held { .. } => (None, 0),
+    };
+    let (wanted, slots) = match spec.map(|spec| (spec.mode, spec.replicas.unwrap_or(1).min(MAX_REPLICAS))) {
+        Some((Mode::Replicated, count)) => (Wanted::Count(count), count),
+        Some((Mode::Global, _)) => (Wanted::PerNode, nodes),
+        None => (Wanted::Count(0), 0),
+    };
+    let reserved = spec.map(|spec| spec.container.resources.reserved()).unwrap_or_default();
+    Some(Svc {
+        key,
+        namespace,
+        life: index,
+        spec,
+        deleted: matches!(life.standing, Standing::Deleted),
+        n,
+        guard: life.desired.map(|entry| Guard::DesiredAt { key: key.clone(), mod_revision: entry.mod_revision }),
+        wanted,
+        first,
+        slots,
+        beyond: NONE,
+        ended: NONE,
+        set: NONE,
+        need: (i64::from(reserved.0.millis), i64::try_from(reserved.1.0).unwrap_or(i64::MAX)),
+    })
+}
+
+fn index(at: usize) -> u32 {
+    u32::try_from(at).unwrap_or(NONE)
+}
+
+impl<'a> Memory<'a> {
+    pub(super) fn new(lives: &[Life<'a>], nodes: &Nodes<'a>) -> Self {
+        let mut svcs = Vec::with_capacity(lives.len());
+        let mut first = 0;
+        let mut uids = Vec::with_capacity(lives.len());
+        for (at, life) in lives.iter().enumerate() {
+            let Some(svc) = svc(life, at, index(nodes.list.len()), first) else { continue };
+            first += svc.slots as usize;
+            let current = match &life.standing {
+                Standing::Live(live) => Some(&*live.uid),
+                // What the last readable record says is the life that is held.
+                Standing::Held { .. } => life.history.and_then(|history| {
+                    history.records.values().rev().find_map(|entry| entry.value.as_ref().ok()).map(|record| &record.uid)
+                }),
+                Standing::Never | Standing::Deleted => None,
+            };
+            let mut last: Option<&Uid> = None;
+            for record in life.history.into_iter().flat_map(|history| history.records.values()).filter_map(|entry| entry.value.as_ref().ok()) {
+                if last != Some(&record.uid) && current != Some(&record.uid) {
+                    let (high, low) = halves(&record.uid);
+                    uids.push((high, low, index(svcs.len()), false));
+                }
+                last = Some(&record.uid);
+            }
+            if let Some(uid) = current {
+                let (high, low) = halves(uid);
+                uids.push((high, low, index(svcs.len()), true));
+            }
+            svcs.push(svc);
+        }
+        let mut memory =
+            Self { insts: Vec::new(), starts: Vec::new(), svcs, heads: vec![NONE; first], odd: Vec::new(), uids: Uids::new(uids) };
+        let count = nodes.list.iter().map(|node| node.assignment.map_or(0, |a| a.instances.len())).sum();
+        memory.insts.reserve(count);
+        memory.starts.reserve(nodes.list.len() + 1);
+        for (at, node) in nodes.list.iter().enumerate() {
+            memory.starts.push(index(memory.insts.len()));
+            memory.read(index(at), node, nodes);
+        }
+        memory.starts.push(index(memory.insts.len()));
+        memory
+    }
+
+    /// Reads one node's assignment and report side by side.
+    fn read(&mut self, at: u32, node: &Node<'a>, nodes: &Nodes<'a>) {
+        let assigned: &[Assigned] = node.assignment.map_or(&[], |assignment| &assignment.instances);
+        let reported: &[ReportedInstance] = node.report.map_or(&[], |report| &report.instances);
+        let newest = node.report.zip(node.assignment).is_some_and(|(report, assignment)| report.applied >= assignment.order);
+        // Both are sorted alike, so that the same place usually holds the same instance; else the report is sorted here.
+        let mut sorted: Option<Vec<u32>> = None;
+        let mut taken = 0_usize;
+        let mut matched: Vec<bool> = Vec::new();
+        let name = |one: &'a ReportedInstance| (&one.uid, &one.slot);
+        for (place, entry) in assigned.iter().enumerate() {
+            let same = |one: &&ReportedInstance| one.uid == entry.uid && one.slot == entry.slot;
+            let found = if sorted.is_none() && reported.get(taken).as_ref().is_some_and(same) {
+                taken += 1;
+                Some(taken - 1)
+            } else {
+                let order = sorted.get_or_insert_with(|| {
+                    let mut order: Vec<u32> = (0..index(reported.len())).collect();
+                    order.sort_by(|a, b| name(&reported[*a as usize]).cmp(&name(&reported[*b as usize])));
+                    matched = vec![false; reported.len()];
+                    matched[..taken].fill(true);
+                    order
+                });
+                let found = order.binary_search_by(|one| name(&reported[*one as usize]).cmp(&(&entry.uid, &entry.slot)));
+                found.ok().map(|found| order[found] as usize)
+            };
+            if let (Some(found), true) = (found, sorted.is_some()) {
+                matched[found] = true;
+            }
+            self.add(at, node, nodes, Some((place, entry)), found.map(|found| (found, &reported[found])), newest);
+        }
+        for (place, entry) in reported.iter().enumerate() {
+            let known = if sorted.is_some() { matched[place] } else { place < taken };
+            if !known {
+                self.add(at, node, nodes, None, Some((place, entry)), newest);
+            }
+        }
+    }
+
+    fn add(
+        &mut self,
+        at: u32,
+        node: &Node<'a>,
+        nodes: &Nodes<'a>,
+        assigned: Option<(usize, &'a Assigned)>,
+        reported: Option<(usize, &'a ReportedInstance)>,
+        newest: bool,
+    ) {
+        let said = reported.map(|(_, one)| one);
+        let (uid, slot) = match (assigned, said) {
+            (Some((_, one)), _) => (&one.uid, &one.slot),
+            (None, Some(one)) => (&one.uid, &one.slot),
+            (None, None) => return,
+        };
+        let n = assigned.map(|(_, one)| one.n).or(said.map(|one| one.n)).unwrap_or(0);
+        let was = match (assigned, said) {
+            (Some((_, one)), _) => one.state,
+            (None, Some(one)) if one.container.is_none() && matches!(one.phase, Phase::Pending | Phase::Pulling { .. } | Phase::Prepared) => {
+                AssignedState::Prepared
+            }
+            (None, _) => AssignedState::Present,
+        };
+        let (svc, current) = self.uids.find(uid).unwrap_or((NONE, false));
+        let slot = if svc == NONE { 0 } else { self.code(slot, nodes) };
+        let mut seen = said.map_or(Seen::default(), |one| {
+            let in_force = one.n == n && one.next.is_none();
+            Seen {
+                live: !matches!(one.phase, Phase::Pending | Phase::Pulling { .. } | Phase::Prepared),
+                running: one.phase == Phase::Running,
+                ready: one.ready && node.reachable(),
+                settled: one.ready && in_force && one.failing.is_none() && one.phase == Phase::Running,
+                in_force,
+                prepared: one.phase == Phase::Prepared && one.n == n && one.failing.is_none(),
+                orphaned: one.phase == Phase::Orphaned,
+                confirmed_gone: false,
+            }
+        });
+        seen.confirmed_gone = newest && said.is_none();
+        let place = |place: Option<usize>| place.map_or(NONE, index);
+        let mut inst = Inst {
+            node: at,
+            svc,
+            slot,
+            assigned: place(assigned.map(|(place, _)| place)),
+            reported: place(reported.map(|(place, _)| place)),
+            n,
+            was,
+            to: To::Stay,
+            to_n: n,
+            next: NONE,
+            seen,
+        };
+        if assigned.is_some() {
+            if was == AssignedState::Absent && seen.confirmed_gone && node.held.is_none() {
+                inst.to = To::Out;
+            }
+        } else if svc == NONE || (node.rewrite && seen.orphaned) {
+            inst.to = To::Out;
+        }
+        let here = index(self.insts.len());
+        if let Some(svc) = self.svcs.get_mut(svc as usize) {
+            let head = match (current, Self::place(svc, slot)) {
+                (true, Some(place)) => &mut self.heads[place],
+                (true, None) => &mut svc.beyond,
+                (false, _) => &mut svc.ended,
+            };
+            // A second entry of the same instance on the same node is the first one's shadow.
+            if current && *head != NONE && self.insts[*head as usize].node == at && self.insts[*head as usize].slot == slot {
+                inst.to = To::Out;
+                inst.svc = NONE;
+            } else {
+                inst.next = *head;
+                *head = here;
+            }
+        }
+        self.insts.push(inst);
+    }
+
+    /// Where a slot's chain begins, when the service wants that slot.
+    fn place(svc: &Svc<'_>, slot: u64) -> Option<usize> {
+        let offset = match svc.wanted {
+            Wanted::Count(_) if (1..=u64::from(svc.slots)).contains(&slot) => slot - 1,
+            Wanted::PerNode if (NODE_SLOT..NODE_SLOT + u64::from(svc.slots)).contains(&slot) => slot - NODE_SLOT,
+            Wanted::Count(_) | Wanted::PerNode => return None,
+        };
+        usize::try_from(offset).ok().map(|offset| svc.first + offset)
+    }
+
+    /// The code of the slot at this place of a service.
+    pub(super) fn code_at(svc: &Svc<'_>, offset: u32) -> u64 {
+        match svc.wanted {
+            Wanted::Count(_) => u64::from(offset) + 1,
+            Wanted::PerNode => NODE_SLOT + u64::from(offset),
+        }
+    }
+
+    fn code(&mut self, slot: &Slot, nodes: &Nodes<'_>) -> u64 {
+        match slot {
+            Slot::Index(number) => u64::from(*number),
+            Slot::Node(name) => {
+                let at = nodes.find(name).map_or_else(
+                    || {
+                        let known = self.odd.iter().position(|odd| odd == name).unwrap_or_else(|| {
+                            self.odd.push(name.clone());
+                            self.odd.len() - 1
+                        });
+                        nodes.list.len() + known
+                    },
+                    |found| found as usize,
+                );
+                NODE_SLOT + at as u64
+            }
+        }
+    }
+
+    /// The slot of a code.
+    pub(super) fn slot(&self, code: u64, nodes: &Nodes<'_>) -> Slot {
+        match code.checked_sub(NODE_SLOT).and_then(|at| usize::try_from(at).ok()) {
+            None => Slot::Index(u32::try_from(code).unwrap_or(NONE)),
+            Some(at) => match nodes.list.get(at) {
+                Some(node) => Slot::Node(node.name.clone()),
+                None => Slot::Node(self.odd[at - nodes.list.len()].clone()),
+            },
+        }
+    }
+
+    /// The instances of a chain.
+    pub(super) fn chain(&self, head: u32) -> Chain<'_> {
+        Chain { insts: &self.insts, next: head }
+    }
+    /// The instances in the slot at this place of a service.
+    pub(super) fn in_slot(&self, svc: usize, offset: u32) -> Chain<'_> {
+        self.chain(self.heads[self.svcs[svc].first + offset as usize])
+    }
+}
+
+/// See [`Memory::chain`].
+pub(super) struct Chain<'m> {
+    insts: &'m [Inst],
+    next: u32,
+}
+impl<'m> Iterator for Chain<'m> {
+    type Item = (u32, &'m Inst);
+    fn next(&mut self) -> Option<Self::Item> {
+        let here = self.next;
+        let inst = self.insts.get(here as usize)?;
+        self.next = inst.next;
+        Some((here, inst))
+    }
+}
+
+/// The service spec of an accepted record, when that is one.
+pub(super) fn service_of(body: &AcceptedBody) -> Option<&ServiceSpec> {
+    match body {
+        AcceptedBody::Service(spec) => Some(spec),
+        AcceptedBody::Node(_) | AcceptedBody::Deleted => None,
+    }
+}

@@ -1,0 +1,707 @@
+//! Lays out what a pass has decided as a [`Plan`]: assignments that differ from the stored ones, changes for people,
+//! statuses with their conditions and refusals, and what may be forgotten.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use schemas::keys::ResourceKey;
+use schemas::kinds::Kind;
+use schemas::names::NodeName;
+use schemas::problem::Problem;
+use schemas::records::{
+    Accepted, AcceptedBody, Assigned, AssignedState, Assignment, Condition, ConditionStatus, ConditionType, CordonMode, Counts, Digest,
+    EventType, NodeStatus, Order, SchemaVersion, ServiceStatus, Verdict,
+};
+use schemas::units::{ByteSize, Cpu};
+
+use super::accept::{MAX_REPORTED, Standing, record};
+use super::memory::{Inst, To, Wanted};
+use super::pass::{Pass, Story, Tally};
+use super::place::New;
+use super::snapshot::{DesiredBody, DesiredEntry};
+use super::types::{Action, AssignmentWrite, Change, Notice, Plan, Reason, Removal, Status};
+use super::world::NONE;
+use super::{PlanOptions, explain};
+
+/// How many accepted records of a resource are kept for people to go back to.
+const KEPT_RECORDS: usize = 20;
+/// How many problems a status lists.
+const LISTED: usize = 20;
+
+impl<'a> Pass<'a> {
+    pub(super) fn into_plan(mut self, options: PlanOptions) -> Plan {
+        let assignments = self.assignments();
+        let removals = self.removal_list();
+        let mut statuses = BTreeMap::new();
+        let mut notices = Vec::new();
+        let refusals = explain::refusals(&mut self);
+        let mut remaining = vec![0_u32; self.memory.svcs.len()];
+        let mut node_counts = vec![(0_u32, 0_u32); self.nodes.list.len()];
+        let mut room = vec![(0_i64, 0_i64); self.nodes.list.len()];
+        for inst in &self.memory.insts {
+            if inst.state().is_some() {
+                if let Some(count) = remaining.get_mut(inst.svc as usize) {
+                    *count += 1;
+                }
+            }
+            if inst.stays() {
+                let counts = &mut node_counts[inst.node as usize];
+                counts.0 += 1;
+                counts.1 += u32::from(inst.seen.ready);
+            }
+        }
+        for (new, _) in &self.news {
+            node_counts[new.node as usize].0 += 1;
+        }
+        for (at, node) in self.nodes.list.iter().enumerate() {
+            let (cpu, memory) = node.allocatable();
+            room[at] = (cpu - self.placer.free[at].0, memory.saturating_sub(self.placer.free[at].1));
+        }
+        let mut ended = Vec::new();
+        for at in 0..self.memory.svcs.len() {
+            let svc = &self.memory.svcs[at];
+            let key = svc.key.clone();
+            let nothing_left = remaining[at] == 0 && self.lives[svc.life].desired.is_none();
+            match &self.lives[svc.life].standing {
+                Standing::Deleted | Standing::Never if nothing_left => {
+                    if self.snapshot.service_statuses.contains_key(&key) && self.snapshot.complete {
+                        ended.push(key);
+                    }
+                }
+                Standing::Deleted | Standing::Never | Standing::Live(_) | Standing::Held { .. } => {
+                    let status = self.service_status(at, remaining[at], refusals.get(&(at as u32)).cloned().unwrap_or_default());
+                    let stored = self.snapshot.service_statuses.get(&key).and_then(|stored| stored.value.as_ref().ok());
+                    notice(&mut notices, &status.conditions, stored.map(|stored| &stored.conditions[..]), &key.to_string(), None);
+                    statuses.insert(key, Status::Service(status));
+                }
+            }
+        }
+        self.node_statuses(&mut statuses, &mut ended, &mut notices, &node_counts, &room);
+        if self.snapshot.complete {
+            for key in self.snapshot.service_statuses.keys() {
+                if !statuses.contains_key(key) && !ended.contains(key) {
+                    ended.push(key.clone());
+                }
+            }
+        }
+        let changes = self.changes(options);
+        let forgotten = self.forgotten();
+        Plan {
+            changes,
+            accepted: self.accepted,
+            forgotten,
+            assignments,
+            statuses,
+            ended,
+            breaker: self.breaker,
+            spent_acks: self.spent_acks,
+            removals,
+            notices,
+        }
+    }
+
+    // ---- assignments ----------------------------------------------------------------------------------------------
+
+    fn assignments(&self) -> Vec<AssignmentWrite> {
+        let mut news: BTreeMap<u32, Vec<&(New, AssignedState)>> = BTreeMap::new();
+        for new in &self.news {
+            news.entry(new.0.node).or_default().push(new);
+        }
+        let mut writes = Vec::new();
+        for (at, node) in self.nodes.list.iter().enumerate() {
+            if node.held.is_some() && !node.rewrite {
+                continue;
+            }
+            let id = u32::try_from(at).unwrap_or(NONE);
+            let from = self.memory.starts[at] as usize;
+            let insts = &self.memory.insts[from..self.memory.starts[at + 1] as usize];
+            let here = news.get(&id).map_or(&[][..], Vec::as_slice);
+            let changed = |inst: &Inst| inst.to != To::Stay && (inst.assigned != NONE || inst.to != To::Out) || inst.assigned == NONE && inst.state().is_some();
+            if here.is_empty() && !node.rewrite && !insts.iter().any(changed) {
+                continue;
+            }
+            let mut instances: Vec<Assigned> = insts
+                .iter()
+                .enumerate()
+                .filter_map(|(offset, inst)| self.assigned(u32::try_from(from + offset).unwrap_or(NONE), inst))
+                .chain(here.iter().filter_map(|(new, state)| self.assigned_new(new, *state)))
+                .collect();
+            let place = |one: &Assigned| (one.namespace.clone(), one.workload.clone(), one.slot.clone(), one.uid.clone());
+            instances.sort_by(|a, b| {
+                (&a.namespace, &a.workload, &a.slot, &a.uid, a.state).cmp(&(&b.namespace, &b.workload, &b.slot, &b.uid, b.state))
+            });
+            // A new instance in a slot whose old entry on this very node is still listed takes its place.
+            instances.dedup_by(|next, kept| {
+                let same = place(next) == place(kept);
+                if same && kept.state == AssignedState::Absent {
+                    std::mem::swap(next, kept);
+                }
+                same
+            });
+            if node.assignment.is_some_and(|stored| stored.instances == instances) {
+                continue;
+            }
+            let watermark = node.entry.session.as_ref().and_then(|stored| stored.value.as_ref().ok()).map(|session| session.watermark.generation);
+            let generation = node.entry.highest_order().generation.max(watermark.filter(|mark| *mark <= MAX_REPORTED).unwrap_or(0));
+            let order = Order {
+                restore_epoch: self.snapshot.cluster.restore_epoch,
+                epoch: self.snapshot.epoch,
+                generation: generation.saturating_add(1),
+            };
+            writes.push(AssignmentWrite {
+                assignment: Assignment {
+                    schema_version: SchemaVersion::default(),
+                    cluster: self.snapshot.cluster.id.clone(),
+                    node: node.name.clone(),
+                    order,
+                    instances,
+                },
+                stored_mod_revision: node.entry.assignment.as_ref().map_or(0, |stored| stored.mod_revision),
+                guards: self.guards.get(&id).into_iter().flatten().cloned().collect(),
+            });
+        }
+        writes
+    }
+
+    /// The entry of an instance that was known before.
+    fn assigned(&self, at: u32, inst: &Inst) -> Option<Assigned> {
+        let state = inst.state()?;
+        let node = &self.nodes.list[inst.node as usize];
+        let mut entry = if let Some(stored) = node.assignment.and_then(|assignment| assignment.instances.get(inst.assigned as usize)) {
+            stored.clone()
+        } else {
+            let reported = self.reported(inst)?;
+            let svc = self.memory.svcs.get(inst.svc as usize)?;
+            let life = &self.lives[svc.life];
+            let known = life.history.and_then(|history| record(history, life.key, reported.n)).map(|(_, digest)| digest.clone());
+            Assigned {
+                namespace: svc.namespace.clone(),
+                kind: svc.key.kind,
+                workload: svc.key.name.clone(),
+                uid: reported.uid.clone(),
+                slot: reported.slot.clone(),
+                state,
+                n: reported.n,
+                digest: known.unwrap_or_else(|| reported.digest.clone()),
+                ports: reported.ports.clone(),
+            }
+        };
+        entry.state = state;
+        if state != AssignedState::Absent && inst.to_n != inst.n {
+            let live = self.in_force(inst.svc as usize)?;
+            entry.n = live.n;
+            entry.digest = live.digest.clone().into_owned();
+        }
+        if let Some(ports) = self.ports.get(&at) {
+            entry.ports.clone_from(ports);
+        }
+        Some(entry)
+    }
+
+    fn assigned_new(&self, new: &New, state: AssignedState) -> Option<Assigned> {
+        let svc = &self.memory.svcs[new.want.svc as usize];
+        let live = self.in_force(new.want.svc as usize)?;
+        Some(Assigned {
+            namespace: svc.namespace.clone(),
+            kind: svc.key.kind,
+            workload: svc.key.name.clone(),
+            uid: live.uid.clone().into_owned(),
+            slot: self.memory.slot(new.want.slot, &self.nodes),
+            state,
+            n: live.n,
+            digest: live.digest.clone().into_owned(),
+            ports: new.ports.clone(),
+        })
+    }
+
+    fn removal_list(&self) -> Vec<Removal> {
+        let mut list: Vec<Removal> = self
+            .removals
+            .iter()
+            .filter_map(|judged| {
+                let inst = &self.memory.insts[judged.inst as usize];
+                Some(Removal {
+                    key: self.memory.svcs.get(inst.svc as usize)?.key.clone(),
+                    uid: self.uid(inst)?.clone(),
+                    slot: self.memory.slot(inst.slot, &self.nodes),
+                    node: self.nodes.list[inst.node as usize].name.clone(),
+                    reason: judged.reason.clone(),
+                    own: judged.own,
+                    held: judged.held,
+                })
+            })
+            .collect();
+        list.sort_by(|a, b| (&a.key, &a.slot, &a.node).cmp(&(&b.key, &b.slot, &b.node)));
+        list
+    }
+
+    // ---- changes for people ---------------------------------------------------------------------------------------
+
+    fn changes(&self, options: PlanOptions) -> Vec<Change> {
+        let mut placed: BTreeMap<(u32, u64), &New> = BTreeMap::new();
+        for (new, _) in &self.news {
+            placed.insert((new.want.svc, new.want.slot), new);
+        }
+        let mut unplaced: BTreeSet<(u32, u64)> = BTreeSet::new();
+        for (svc, slots) in &self.unplaced {
+            unplaced.extend(slots.iter().map(|slot| (*svc, *slot)));
+        }
+        let name = |node: u32| self.nodes.list[node as usize].name.clone();
+        let mut changes: Vec<(u32, u64, Change)> = Vec::new();
+        let mut tell = |svc: u32, slot: u64, node: Option<NodeName>, action: Action, reason: Reason, waits: Option<Reason>| {
+            let resource = self.memory.svcs[svc as usize].key.clone();
+            changes.push((svc, slot, Change { resource, instance: self.name(svc, slot), node, action, reason, waits }));
+        };
+        for (&(svc, slot), story) in &self.stories {
+            let new = placed.get(&(svc, slot)).map(|new| name(new.node));
+            let fails = unplaced.contains(&(svc, slot));
+            let here = self.holder(svc, slot);
+            let to = self.memory.svcs[svc as usize].n;
+            match story {
+                Story::Create { waits } => {
+                    let node = new.or(here.map(name));
+                    tell(svc, slot, node, Action::Create, Reason::NotAssigned, waits.clone());
+                }
+                Story::Move { from, reason, waits } => {
+                    let inst = &self.memory.insts[*from as usize];
+                    let waits = if fails { Some(Reason::NoNodeFits) } else { waits.clone() };
+                    let node = new.or_else(|| self.prepared(svc, slot).map(name));
+                    tell(svc, slot, node, Action::Move { from: name(inst.node) }, reason.clone(), waits);
+                }
+                Story::Replace { from, fields, waits } => {
+                    let action = Action::Replace { fields: fields.clone() };
+                    tell(svc, slot, here.map(name), action, Reason::SpecChanged { from: *from, to }, waits.clone());
+                }
+                Story::Update { from, fields } => {
+                    let action = Action::Update { fields: fields.clone() };
+                    tell(svc, slot, here.map(name), action, Reason::SpecChanged { from: *from, to }, None);
+                }
+            }
+        }
+        for &(svc, slot) in unplaced.iter().filter(|at| !self.stories.contains_key(at)) {
+            tell(svc, slot, None, Action::Unschedulable, Reason::NoNodeFits, None);
+        }
+        for judged in &self.removals {
+            let inst = &self.memory.insts[judged.inst as usize];
+            let held = self.breaker.held.as_ref().filter(|_| judged.held);
+            let waits = held.map(|held| Reason::HeldByBreaker { digest: held.digest.clone() });
+            tell(inst.svc, inst.slot, Some(name(inst.node)), Action::Remove, judged.reason.clone(), waits);
+        }
+        let judged: BTreeSet<u32> = self.removals.iter().map(|judged| judged.inst).collect();
+        for (at, inst) in self.memory.insts.iter().enumerate() {
+            let at = u32::try_from(at).unwrap_or(NONE);
+            if inst.svc == NONE || inst.to == To::Out || judged.contains(&at) {
+                continue;
+            }
+            if inst.state() == Some(AssignedState::Absent) {
+                let moved = matches!(self.stories.get(&(inst.svc, inst.slot)), Some(Story::Move { .. }));
+                if inst.was != AssignedState::Absent && !moved {
+                    let node = &self.nodes.list[inst.node as usize];
+                    let reason = if node.verdict == Verdict::Retired {
+                        Reason::NodeRetired
+                    } else if node.drained() {
+                        Reason::NodeDrained
+                    } else {
+                        Reason::NodeNoLongerFits { rule: "NotNeeded".to_owned() }
+                    };
+                    tell(inst.svc, inst.slot, Some(name(inst.node)), Action::Remove, reason, None);
+                }
+            } else if options.list_keeps && inst.state() == Some(AssignedState::Present) && !self.stories.contains_key(&(inst.svc, inst.slot)) {
+                tell(inst.svc, inst.slot, Some(name(inst.node)), Action::Keep, Reason::UpToDate, None);
+            }
+        }
+        changes.sort_by(|a, b| (a.0, a.1, &a.2.node).cmp(&(b.0, b.1, &b.2.node)));
+        changes.into_iter().map(|(_, _, change)| change).collect()
+    }
+
+    fn in_slot_with(&self, svc: u32, slot: u64, state: AssignedState) -> Option<u32> {
+        let one = &self.memory.svcs[svc as usize];
+        let offset = match one.wanted {
+            Wanted::Count(_) => u32::try_from(slot).ok()?.checked_sub(1)?,
+            Wanted::PerNode => u32::try_from(slot & u64::from(u32::MAX)).ok()?,
+        };
+        if offset >= one.slots {
+            return None;
+        }
+        self.memory.in_slot(svc as usize, offset).find(|(_, inst)| inst.state() == Some(state)).map(|(_, inst)| inst.node)
+    }
+    fn holder(&self, svc: u32, slot: u64) -> Option<u32> {
+        self.in_slot_with(svc, slot, AssignedState::Present)
+    }
+    fn prepared(&self, svc: u32, slot: u64) -> Option<u32> {
+        self.in_slot_with(svc, slot, AssignedState::Prepared)
+    }
+
+    // ---- statuses -------------------------------------------------------------------------------------------------
+
+    fn service_status(&self, at: usize, remaining: u32, refusals: Vec<schemas::records::Refusal>) -> ServiceStatus {
+        let svc = &self.memory.svcs[at];
+        let life = &self.lives[svc.life];
+        let mut tally = self.tallies[at].clone();
+        let id = u32::try_from(at).unwrap_or(NONE);
+        tally.unplaced = self.unplaced.get(&id).map_or(0, |slots| u32::try_from(slots.len()).unwrap_or(u32::MAX));
+        let created = self.news_of(id);
+        tally.assigned += created;
+        let live = self.in_force(at);
+        let counts = Counts {
+            desired: tally.desired,
+            assigned: tally.assigned,
+            running: tally.running,
+            ready: tally.ready,
+            updated: tally.updated,
+        };
+        let mut conditions = vec![self.accepted_condition(life.desired, &life.standing)];
+        if live.is_some() {
+            conditions.push(scheduled(&tally));
+            conditions.push(self.ready_condition(id, &tally));
+        }
+        if live.is_some() || remaining > 0 {
+            conditions.push(self.progressing(id, &tally, created, remaining));
+        }
+        conditions.sort_by_key(|condition| condition.kind);
+        ServiceStatus {
+            schema_version: SchemaVersion::default(),
+            observed_revision: life.desired.map_or(0, |entry| entry.mod_revision),
+            generation: live.map(|live| live.n),
+            uid: live.map(|live| live.uid.clone().into_owned()),
+            counts,
+            conditions,
+            problems: problems(life.desired),
+            refusals,
+        }
+    }
+
+    fn news_of(&self, svc: u32) -> u32 {
+        // Sorted by priority, not by service: few passes place anything.
+        let count = self.news.iter().filter(|(new, state)| new.want.svc == svc && *state == AssignedState::Present).count();
+        u32::try_from(count).unwrap_or(u32::MAX)
+    }
+
+    fn accepted_condition(&self, desired: Option<&DesiredEntry>, standing: &Standing<'_>) -> Condition {
+        let kind = ConditionType::Accepted;
+        if let Standing::Held { why } = standing {
+            return condition(kind, ConditionStatus::False, "Unreadable", format!("{why}; until then nothing of it changes"));
+        }
+        if let Some(why) = &self.nodes.hold_all {
+            return condition(kind, ConditionStatus::Unknown, "StoreHeld", why.clone());
+        }
+        let in_force = matches!(standing, Standing::Live(_));
+        match desired.map(|entry| &entry.body) {
+            Some(DesiredBody::Invalid(problems)) => {
+                let first = problems.first().map_or_else(|| "it cannot be read".to_owned(), Problem::line);
+                let last = if in_force { "; the last good spec stays in force" } else { "; nothing runs until it is put right" };
+                condition(kind, ConditionStatus::False, "Invalid", format!("{first}{last}"))
+            }
+            Some(_) if in_force => condition(kind, ConditionStatus::True, "Valid", "the spec is valid and in force"),
+            Some(_) => condition(kind, ConditionStatus::False, "Invalid", "the document is not about its key's kind; put it under the right key"),
+            None if in_force => condition(kind, ConditionStatus::Unknown, "ListIncomplete", "the desired value is missing, and the list is not known to be complete: the last spec stays in force"),
+            None => condition(kind, ConditionStatus::False, "Deleted", "the resource is deleted"),
+        }
+    }
+
+    fn ready_condition(&self, svc: u32, tally: &Tally) -> Condition {
+        let kind = ConditionType::Ready;
+        if tally.ready >= tally.desired {
+            return condition(kind, ConditionStatus::True, "AllReady", format!("{} of {} instances are ready", tally.ready, tally.desired));
+        }
+        let count = format!("{} of {} instances are ready", tally.ready, tally.desired);
+        if let Some((slot, reason, message, _)) = &tally.failing {
+            let text = format!("{count}; {}: {message}", self.name(svc, *slot));
+            return condition(kind, ConditionStatus::False, &format!("{reason:?}"), text);
+        }
+        let (reason, more) = if tally.away > 0 {
+            ("NodeUnreachable", format!("; {} on nodes that are not there", tally.away))
+        } else if tally.unplaced > 0 {
+            ("NoNodeFits", format!("; no node fits {}", tally.unplaced))
+        } else {
+            ("NotReady", String::new())
+        };
+        condition(kind, ConditionStatus::False, reason, format!("{count}{more}"))
+    }
+
+    fn progressing(&self, svc: u32, tally: &Tally, created: u32, remaining: u32) -> Condition {
+        let kind = ConditionType::Progressing;
+        let stopped = |reason: &str, message: String| condition(kind, ConditionStatus::False, reason, message);
+        let held = self.removals.iter().filter(|judged| judged.held && self.memory.insts[judged.inst as usize].svc == svc).count();
+        if let (Some(breaker), true) = (&self.breaker.held, held > 0) {
+            let text = format!("{held} removals wait for a person: more than {} in ten minutes; run `reeve ack {}`", breaker.budget, breaker.digest);
+            return stopped("HeldByBreaker", text);
+        }
+        if self.in_force(svc as usize).is_none() {
+            return condition(kind, ConditionStatus::True, "Deleting", format!("{remaining} instances are not gone yet"));
+        }
+        if let Some((slot, reason, message, true)) = &tally.failing {
+            let rest = if tally.pending > 0 { format!("; {} more keep their spec", tally.pending) } else { String::new() };
+            return stopped(&format!("{reason:?}"), format!("{}: {message}{rest}", self.name(svc, *slot)));
+        }
+        if let Some((slot, port)) = tally.port_taken {
+            return stopped("HostPort", format!("{}: port {port} of its node is taken; choose another, or `auto`", self.name(svc, slot)));
+        }
+        let all = tally.pending + tally.unsettled + tally.moving + tally.waiting + created;
+        if all > tally.pending_away {
+            return condition(kind, ConditionStatus::True, "Updating", format!("{} of {} instances are up to date", tally.updated, tally.desired));
+        }
+        if tally.pending_away > 0 {
+            let text = format!("{} instances change when their nodes are back", tally.pending_away);
+            return condition(kind, ConditionStatus::True, "NodeUnreachable", text);
+        }
+        if tally.unplaced > 0 {
+            return stopped("NoNodeFits", format!("no node fits {} of {} instances", tally.unplaced, tally.desired));
+        }
+        stopped("Complete", "all instances are as desired".to_owned())
+    }
+
+    fn node_statuses(
+        &self,
+        statuses: &mut BTreeMap<ResourceKey, Status>,
+        ended: &mut Vec<ResourceKey>,
+        notices: &mut Vec<Notice>,
+        counts: &[(u32, u32)],
+        room: &[(i64, i64)],
+    ) {
+        let mut put = |name: &str, status: NodeStatus| {
+            let Ok(resource) = name.parse() else { return };
+            let key = ResourceKey { namespace: None, kind: Kind::Node, name: resource };
+            let node = name.parse::<NodeName>().ok();
+            let stored = node.as_ref().and_then(|node| self.snapshot.node_statuses.get(node)).and_then(|stored| stored.value.as_ref().ok());
+            notice(notices, &status.conditions, stored.map(|stored| &stored.conditions[..]), &key.to_string(), node.clone());
+            statuses.insert(key, Status::Node(status));
+        };
+        let mut known: BTreeSet<&str> = BTreeSet::new();
+        for (at, node) in self.nodes.list.iter().enumerate() {
+            known.insert(node.name.as_str());
+            let life = node.life.map(|life| &self.lives[life]);
+            let mut conditions: Vec<Condition> = Vec::new();
+            conditions.extend(life.map(|life| self.accepted_condition(life.desired, &life.standing)));
+            conditions.push(self.node_ready(at));
+            let nothing_new = node.cordon.is_some() || node.spec.is_some_and(|spec| spec.unschedulable);
+            let (status, reason, message) = match node.cordon {
+                Some((CordonMode::Cordon, _)) => (ConditionStatus::True, "Cordoned", "a person cordoned it; `reeve uncordon` undoes that"),
+                Some((CordonMode::Drain, _)) => (ConditionStatus::True, "Draining", "a person drains it; `reeve uncordon` undoes that"),
+                Some((CordonMode::Retire, _)) => (ConditionStatus::True, "Retired", "a person retired it"),
+                None if nothing_new => (ConditionStatus::True, "Unschedulable", "its Node resource says unschedulable"),
+                None => (ConditionStatus::False, "Open", "instances may be placed here"),
+            };
+            conditions.push(condition(ConditionType::Cordoned, status, reason, message));
+            conditions.sort_by_key(|condition| condition.kind);
+            let (cpu, memory) = node.allocatable();
+            let cpu_of = |value: i64| Cpu { millis: u32::try_from(value.max(0)).unwrap_or(u32::MAX) };
+            let bytes_of = |value: i64| ByteSize(u64::try_from(value.max(0)).unwrap_or(0));
+            let status = NodeStatus {
+                schema_version: SchemaVersion::default(),
+                observed_revision: life.and_then(|life| life.desired).map_or(0, |entry| entry.mod_revision),
+                generation: life.and_then(|life| live_n(&life.standing)),
+                verdict: node.verdict,
+                instances: counts[at].0,
+                ready: counts[at].1,
+                allocatable_cpu: cpu_of(cpu),
+                allocatable_memory: bytes_of(memory),
+                reserved_cpu: cpu_of(room[at].0),
+                reserved_memory: bytes_of(room[at].1),
+                conditions,
+                problems: problems(life.and_then(|life| life.desired)),
+            };
+            put(node.name.as_str(), status);
+        }
+        for life in self.lives.iter().filter(|life| life.key.kind == Kind::Node && !known.contains(life.key.name.as_str())) {
+            if life.desired.is_none() && !matches!(life.standing, Standing::Held { .. } | Standing::Live(_)) {
+                continue;
+            }
+            let ready = condition(ConditionType::Ready, ConditionStatus::False, "NoAgent", "no agent has registered under this name; start one with `reeve agent`");
+            let status = NodeStatus {
+                schema_version: SchemaVersion::default(),
+                observed_revision: life.desired.map_or(0, |entry| entry.mod_revision),
+                generation: live_n(&life.standing),
+                verdict: Verdict::Unreachable,
+                instances: 0,
+                ready: 0,
+                allocatable_cpu: Cpu::default(),
+                allocatable_memory: ByteSize::default(),
+                reserved_cpu: Cpu::default(),
+                reserved_memory: ByteSize::default(),
+                conditions: vec![self.accepted_condition(life.desired, &life.standing), ready],
+                problems: problems(life.desired),
+            };
+            put(life.key.name.as_str(), status);
+        }
+        if self.snapshot.complete {
+            for name in self.snapshot.node_statuses.keys() {
+                let Ok(resource) = name.as_str().parse() else { continue };
+                let key = ResourceKey { namespace: None, kind: Kind::Node, name: resource };
+                if !statuses.contains_key(&key) {
+                    ended.push(key);
+                }
+            }
+        }
+    }
+
+    fn node_ready(&self, at: usize) -> Condition {
+        let node = &self.nodes.list[at];
+        let kind = ConditionType::Ready;
+        if let Some(why) = &node.held {
+            return condition(kind, ConditionStatus::False, "Held", format!("nothing of it changes: {why}"));
+        }
+        let (reason, message) = match node.verdict {
+            Verdict::Unreachable => ("Unreachable", "its agent has no session: it has stopped, or cannot reach the store"),
+            Verdict::Lost => ("Lost", "it has been away for too long: its instances go elsewhere"),
+            Verdict::Retired => ("Retired", "a person retired it: its instances go elsewhere"),
+            Verdict::Ready if node.facts.is_none() => {
+                return condition(kind, ConditionStatus::False, "NoFacts", "its agent has not said what the host has; nothing is placed here");
+            }
+            Verdict::Ready => {
+                let said = node.report.map_or(&[][..], |report| &report.conditions);
+                if let Some(first) = said.first() {
+                    let reason = if first.reason.is_empty() || !first.reason.bytes().all(|b| b.is_ascii_alphanumeric()) { "AgentCondition" } else { &first.reason };
+                    return condition(kind, ConditionStatus::False, reason, clip(&first.message));
+                }
+                let from = self.memory.starts[at] as usize;
+                let orphans: Vec<String> = self.memory.insts[from..self.memory.starts[at + 1] as usize]
+                    .iter()
+                    .filter(|inst| inst.assigned == NONE && inst.to == To::Out)
+                    .filter_map(|inst| self.reported(inst))
+                    .map(|reported| format!("{}/{}", reported.namespace, reported.name()))
+                    .collect();
+                if !orphans.is_empty() {
+                    let listed = orphans.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
+                    let message = format!("its agent is there; it runs {} that no record knows ({listed}): they are kept until a person removes them", orphans.len());
+                    return condition(kind, ConditionStatus::True, "ReadyWithOrphans", message);
+                }
+                return condition(kind, ConditionStatus::True, "Ready", "its agent is there");
+            }
+        };
+        condition(kind, ConditionStatus::False, reason, message)
+    }
+
+    // ---- what may be forgotten ------------------------------------------------------------------------------------
+
+    fn forgotten(&self) -> Vec<(ResourceKey, u64)> {
+        if !self.snapshot.complete || self.nodes.hold_all.is_some() {
+            return Vec::new();
+        }
+        let mut forgotten = Vec::new();
+        let many = |life: &super::accept::Life<'_>| life.history.is_some_and(|history| history.records.len() > KEPT_RECORDS);
+        if !self.lives.iter().any(many) {
+            return forgotten;
+        }
+        let mut referred: BTreeSet<(&str, &str, u64)> = BTreeSet::new();
+        let crowded: BTreeSet<(&str, &str)> = self
+            .lives
+            .iter()
+            .filter(|life| many(life))
+            .map(|life| (life.key.namespace.as_ref().map_or("_", |namespace| namespace.as_str()), life.key.name.as_str()))
+            .collect();
+        for node in &self.nodes.list {
+            for one in node.assignment.into_iter().flat_map(|assignment| &assignment.instances) {
+                if crowded.contains(&(one.namespace.as_str(), one.workload.as_str())) {
+                    referred.insert((one.namespace.as_str(), one.workload.as_str(), one.n));
+                }
+            }
+            for one in node.report.into_iter().flat_map(|report| &report.instances) {
+                if crowded.contains(&(one.namespace.as_str(), one.workload.as_str())) {
+                    let next = one.next.as_ref().map_or(one.n, |next| next.n);
+                    for n in [one.n, next] {
+                        referred.insert((one.namespace.as_str(), one.workload.as_str(), n));
+                    }
+                }
+            }
+        }
+        let readable = self.nodes.list.iter().all(|node| {
+            !node.entry.assignment.as_ref().is_some_and(|stored| stored.value.is_err())
+                && !node.entry.report.as_ref().is_some_and(|stored| stored.value.is_err())
+        });
+        if !readable {
+            // What cannot be read may refer to anything.
+            return forgotten;
+        }
+        for life in self.lives.iter().filter(|life| many(life)) {
+            let Some(history) = life.history else { continue };
+            let namespace = life.key.namespace.as_ref().map_or("_", |namespace| namespace.as_str());
+            let deletion = |entry: &super::snapshot::AcceptedEntry| {
+                entry.value.as_ref().is_ok_and(|record: &std::sync::Arc<Accepted>| record.body == AcceptedBody::Deleted)
+            };
+            let last_deletion = history.records.iter().rev().find(|(_, entry)| deletion(entry)).map(|(n, _)| *n);
+            for (n, entry) in history.records.iter().rev().skip(KEPT_RECORDS) {
+                let kept = Some(*n) == last_deletion || entry.value.is_err() || referred.contains(&(namespace, life.key.name.as_str(), *n));
+                if !kept {
+                    forgotten.push((life.key.clone(), *n));
+                }
+            }
+        }
+        forgotten
+    }
+}
+
+fn live_n(standing: &Standing<'_>) -> Option<u64> {
+    match standing {
+        Standing::Live(live) => Some(live.n),
+        Standing::Never | Standing::Deleted | Standing::Held { .. } => None,
+    }
+}
+
+fn scheduled(tally: &Tally) -> Condition {
+    let kind = ConditionType::Scheduled;
+    if tally.unplaced > 0 {
+        let text = format!("no node fits {} of {} instances; the refusals say why", tally.unplaced, tally.desired);
+        return condition(kind, ConditionStatus::False, "NoNodeFits", text);
+    }
+    if tally.assigned < tally.desired {
+        return condition(kind, ConditionStatus::False, "Waiting", format!("{} of {} instances have a node", tally.assigned, tally.desired));
+    }
+    condition(kind, ConditionStatus::True, "AllPlaced", "every instance has a node")
+}
+
+fn condition(kind: ConditionType, status: ConditionStatus, reason: &str, message: impl Into<String>) -> Condition {
+    Condition { kind, status, reason: reason.to_owned(), message: message.into(), since: None }
+}
+
+/// The first 300 characters, without control characters: what nodes write is not trusted.
+fn clip(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
+}
+
+fn problems(desired: Option<&DesiredEntry>) -> Vec<Problem> {
+    match desired.map(|entry| &entry.body) {
+        Some(DesiredBody::Invalid(problems)) => problems.iter().take(LISTED).cloned().collect(),
+        Some(DesiredBody::Service(_) | DesiredBody::Node(_)) | None => Vec::new(),
+    }
+}
+
+/// Tells of conditions whose status or reason is another than the stored one.
+fn notice(notices: &mut Vec<Notice>, new: &[Condition], stored: Option<&[Condition]>, about: &str, node: Option<NodeName>) {
+    for one in new {
+        let before = stored.and_then(|stored| stored.iter().find(|other| other.kind == one.kind));
+        if before.is_some_and(|before| (before.status, &before.reason) == (one.status, &one.reason)) {
+            continue;
+        }
+        let reason = match one.kind {
+            ConditionType::Accepted => "AcceptedChanged",
+            ConditionType::Scheduled => "ScheduledChanged",
+            ConditionType::Ready => "ReadyChanged",
+            ConditionType::Progressing => "ProgressingChanged",
+            ConditionType::Cordoned => "CordonedChanged",
+        };
+        let fine = match one.kind {
+            ConditionType::Accepted | ConditionType::Scheduled | ConditionType::Ready => one.status == ConditionStatus::True,
+            ConditionType::Progressing => one.status == ConditionStatus::True || one.reason == "Complete",
+            ConditionType::Cordoned => true,
+        };
+        // What has only just begun is not ready yet, which is no news.
+        if stored.is_none() && (one.kind == ConditionType::Cordoned || one.kind == ConditionType::Ready && one.reason == "NotReady") {
+            continue;
+        }
+        notices.push(Notice {
+            kind: if fine { EventType::Normal } else { EventType::Warning },
+            reason,
+            message: format!("{}: {}", one.reason, one.message),
+            about: about.to_owned(),
+            node: node.clone(),
+        });
+    }
+}
+
+/// The digest a person's yes to all removals of one resource names: those of its own documents, as this plan has them.
+/// None when the plan removes nothing of it. Write the acknowledgement in one txn with the change itself.
+#[must_use]
+pub fn removal_digest(plan: &Plan, key: &ResourceKey) -> Option<Digest> {
+    let mine: Vec<&Removal> = plan.removals.iter().filter(|removal| removal.own && removal.key == *key).collect();
+    (!mine.is_empty()).then(|| Digest::of_removals(mine.iter().map(|removal| (&removal.uid, &removal.slot))))
+}

@@ -1,0 +1,661 @@
+//! Choosing nodes. Services with equal constraints share one [`Set`], whose fitting nodes lie in heaps, one for each
+//! combination of spread domains; a service is placed by one session over its set, so that an instance costs a few heap
+//! steps and not a look at every node. Filters: resources, host ports, constraints, taints, spread, affinities. Scores:
+//! preferences, then fewest instances of the service, then fewest instances, then name.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::net::IpAddr;
+
+use schemas::container::{HostPort, PortSpec, Protocol};
+use schemas::names::{Namespace, ResourceName};
+use schemas::placement::{Affinity, Expression, Placement, TaintEffect, Toleration, WhenUnsatisfiable};
+use schemas::records::{AssignedPort, RefusalRule};
+
+use super::memory::{Memory, Wanted};
+use super::world::{NODE_LABEL, NONE, Nodes, holds};
+
+/// Ports of `auto`.
+const AUTO_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
+
+/// What equal constraints have in common.
+pub(super) struct Set<'a> {
+    pub placement: &'a Placement,
+    pub tolerations: &'a [Toleration],
+    names: BTreeSet<&'a str>,
+    /// Whether a node's name counts, not only its class.
+    by_name: bool,
+    /// Whether anything binds instances that run already.
+    pub binds: bool,
+    /// For each class: what its labels and roles break, and its taints.
+    classes: Vec<Option<(Option<RefusalRule>, bool, i64)>>,
+    /// For each spread: the domain of each node, and how many there are.
+    domains: Vec<(Vec<u32>, u32)>,
+    groups: Option<Vec<Group>>,
+}
+
+/// Fitting nodes with the same domains, the best on top.
+struct Group {
+    domains: Vec<u32>,
+    heap: BinaryHeap<Reverse<Rank>>,
+}
+
+/// Lower is better: less score, fewer instances of the service, fewer instances, name.
+type Rank = (i64, u32, u32, u32);
+
+/// The ports of one node that are taken.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ports(BTreeMap<(Protocol, u16), Vec<Option<IpAddr>>>);
+
+fn wildcard(ip: Option<IpAddr>) -> bool {
+    ip.is_none_or(|ip| ip.is_unspecified())
+}
+
+impl Ports {
+    fn taken(&self, protocol: Protocol, port: u16, ip: Option<IpAddr>) -> bool {
+        self.0.get(&(protocol, port)).is_some_and(|held| wildcard(ip) || held.iter().any(|other| wildcard(*other) || *other == ip))
+    }
+    pub(super) fn take(&mut self, ports: &[AssignedPort]) {
+        for port in ports {
+            self.0.entry((port.protocol, port.host_port)).or_default().push(port.host_ip);
+        }
+    }
+    pub(super) fn give_back(&mut self, ports: &[AssignedPort]) {
+        for port in ports {
+            if let Some(held) = self.0.get_mut(&(port.protocol, port.host_port)) {
+                if let Some(at) = held.iter().position(|ip| *ip == port.host_ip) {
+                    held.swap_remove(at);
+                }
+                if held.is_empty() {
+                    self.0.remove(&(port.protocol, port.host_port));
+                }
+            }
+        }
+    }
+    /// The ports an instance would hold here, those it held before first; Err with the port that is taken.
+    pub(super) fn choose(&self, wanted: &[PortSpec], held: &[AssignedPort]) -> Result<Vec<AssignedPort>, u16> {
+        let mut chosen: Vec<AssignedPort> = Vec::new();
+        let clashes = |chosen: &[AssignedPort], protocol, port, ip| {
+            chosen.iter().any(|c| c.protocol == protocol && c.host_port == port && (wildcard(c.host_ip) || wildcard(ip) || c.host_ip == ip))
+        };
+        for spec in wanted {
+            let host_port = match spec.host_port {
+                None => continue,
+                Some(HostPort::Fixed(port)) => {
+                    if self.taken(spec.protocol, port, spec.host_ip) || clashes(&chosen, spec.protocol, port, spec.host_ip) {
+                        return Err(port);
+                    }
+                    port
+                }
+                Some(HostPort::Auto) => {
+                    let before = held.iter().find(|h| {
+                        h.container_port == spec.container_port && h.protocol == spec.protocol && AUTO_PORTS.contains(&h.host_port)
+                    });
+                    let free = |port: &u16| {
+                        !self.taken(spec.protocol, *port, spec.host_ip) && !clashes(&chosen, spec.protocol, *port, spec.host_ip)
+                    };
+                    let port = before.map(|held| held.host_port).filter(free).or_else(|| AUTO_PORTS.into_iter().find(free));
+                    port.ok_or(0_u16)?
+                }
+            };
+            chosen.push(AssignedPort {
+                container_port: spec.container_port,
+                protocol: spec.protocol,
+                host_ip: spec.host_ip,
+                host_port,
+            });
+        }
+        Ok(chosen)
+    }
+}
+
+/// Something to place.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Want {
+    pub svc: u32,
+    pub slot: u64,
+    /// The instance that moves; [`NONE`] for one that runs nowhere.
+    pub from: u32,
+}
+
+/// A place that was found.
+#[derive(Clone, Debug)]
+pub(super) struct New {
+    pub want: Want,
+    pub node: u32,
+    pub ports: Vec<AssignedPort>,
+}
+
+/// A required nearness or distance, as sets of domains.
+struct Term {
+    domains: Option<Vec<u32>>,
+    present: BTreeSet<u32>,
+    /// Whether a node must be in `present`, else it must not.
+    near: bool,
+    /// Whether placing this very service adds to `present`.
+    own: bool,
+    /// The other service.
+    name: String,
+}
+
+impl Term {
+    fn domain(&self, node: u32) -> u32 {
+        self.domains.as_ref().map_or(node, |domains| domains[node as usize])
+    }
+    fn admits(&self, node: u32) -> bool {
+        let domain = self.domain(node);
+        if self.near {
+            // The first of a service that wants to be near itself may be anywhere.
+            (self.own && self.present.is_empty()) || (domain != NONE && self.present.contains(&domain))
+        } else {
+            domain == NONE || !self.present.contains(&domain)
+        }
+    }
+}
+
+/// What one service needs while it is placed.
+pub(super) struct Session<'a> {
+    set: usize,
+    need: (i64, i64),
+    ports: &'a [PortSpec],
+    most: u32,
+    terms: Vec<Term>,
+    /// Weighted terms: their nearness is liked (positive) or disliked.
+    liked: Vec<(i64, Term)>,
+    /// Instances of the service by domain, for each spread; and whether a domain counts for the minimum.
+    spread: Vec<Vec<u32>>,
+    counted: Vec<Vec<bool>>,
+}
+
+/// The free room of all nodes, and the constraint sets.
+pub(super) struct Placer<'a> {
+    pub sets: Vec<Set<'a>>,
+    pub free: Vec<(i64, i64)>,
+    pub total: Vec<u32>,
+    /// Instances of the service in session by node.
+    own: Vec<u32>,
+    ports: Vec<Option<Ports>>,
+    /// Services that must not be near others, by whom they avoid.
+    avoided: BTreeMap<(&'a Namespace, &'a ResourceName), Vec<(u32, &'a Affinity)>>,
+    /// Nodes of what this pass has placed, by service.
+    placed: BTreeMap<u32, Vec<u32>>,
+    /// Whether every choice looks at every node: slow, and plainly right. Tests compare the two.
+    pub exhaustive: bool,
+}
+
+impl<'a> Placer<'a> {
+    pub(super) fn new(nodes: &Nodes<'a>, memory: &mut Memory<'a>) -> Self {
+        type Key<'a> = (
+            (&'a [schemas::names::NodeName], &'a [ResourceName], &'a [Expression]),
+            (&'a [schemas::placement::Preference], &'a [schemas::placement::Spread], &'a [Toleration]),
+        );
+        let mut known: BTreeMap<Key<'a>, u32> = BTreeMap::new();
+        let mut sets: Vec<Set<'a>> = Vec::new();
+        let mut avoided: BTreeMap<(&'a Namespace, &'a ResourceName), Vec<(u32, &'a Affinity)>> = BTreeMap::new();
+        for (at, svc) in memory.svcs.iter_mut().enumerate() {
+            let Some(spec) = svc.spec else { continue };
+            let placement = &spec.placement;
+            let key: Key<'a> = (
+                (&placement.node_names, &placement.roles, &placement.required),
+                (&placement.preferred, &placement.spread, &spec.tolerations),
+            );
+            svc.set = *known.entry(key).or_insert_with(|| {
+                let by_label = |expression: &Expression| expression.key == NODE_LABEL;
+                sets.push(Set {
+                    placement,
+                    tolerations: &spec.tolerations,
+                    names: placement.node_names.iter().map(|name| name.as_str()).collect(),
+                    by_name: !placement.node_names.is_empty()
+                        || placement.required.iter().any(by_label)
+                        || placement.preferred.iter().any(|preference| by_label(&preference.expression)),
+                    binds: !(placement.node_names.is_empty() && placement.roles.is_empty() && placement.required.is_empty()),
+                    classes: vec![None; nodes.classes.len()],
+                    domains: Vec::new(),
+                    groups: None,
+                });
+                u32::try_from(sets.len() - 1).unwrap_or(NONE)
+            });
+            for term in placement.anti_affinity.iter().filter(|term| term.weight.is_none()) {
+                avoided.entry((svc.namespace, &term.service)).or_default().push((u32::try_from(at).unwrap_or(NONE), term));
+            }
+        }
+        let count = nodes.list.len();
+        Self {
+            sets,
+            free: nodes.list.iter().map(super::world::Node::allocatable).collect(),
+            total: vec![0; count],
+            own: vec![0; count],
+            ports: vec![None; count],
+            avoided,
+            placed: BTreeMap::new(),
+            exhaustive: false,
+        }
+    }
+
+    /// What of node names, roles and required expressions this node breaks: they bind always.
+    pub(super) fn broken(&mut self, nodes: &Nodes<'a>, set: u32, node: u32) -> Option<RefusalRule> {
+        let Some(set) = self.sets.get_mut(set as usize) else { return None };
+        if !set.binds {
+            return None;
+        }
+        if !set.names.is_empty() && !set.names.contains(nodes.list[node as usize].name.as_str()) {
+            return Some(RefusalRule::NodeName);
+        }
+        set.of_class(nodes, node).0
+    }
+
+    /// Whether this node may be chosen at all, and its score, lower being better; room and other instances left aside.
+    pub(super) fn fits(&mut self, nodes: &Nodes<'a>, set: u32, node: u32) -> Option<i64> {
+        if !nodes.list[node as usize].schedulable() || self.broken(nodes, set, node).is_some() {
+            return None;
+        }
+        let (_, tolerated, score) = self.sets[set as usize].of_class(nodes, node);
+        tolerated.then_some(score)
+    }
+
+    fn ports(&mut self, nodes: &Nodes<'a>, memory: &Memory<'a>, node: u32) -> &mut Ports {
+        let at = node as usize;
+        self.ports[at].get_or_insert_with(|| {
+            let mut ports = Ports::default();
+            for inst in &memory.insts[memory.starts[at] as usize..memory.starts[at + 1] as usize] {
+                if inst.stays() {
+                    ports.take(held_ports(nodes, inst));
+                }
+            }
+            ports
+        })
+    }
+
+    /// Chooses ports for an instance that stays on its node under a new spec, and takes them.
+    pub(super) fn exchange_ports(
+        &mut self,
+        nodes: &Nodes<'a>,
+        memory: &Memory<'a>,
+        inst: u32,
+        wanted: &[PortSpec],
+    ) -> Result<Vec<AssignedPort>, u16> {
+        let inst = &memory.insts[inst as usize];
+        let held = held_ports(nodes, inst);
+        let ports = self.ports(nodes, memory, inst.node);
+        ports.give_back(held);
+        let chosen = ports.choose(wanted, held);
+        ports.take(chosen.as_deref().unwrap_or(held));
+        chosen
+    }
+
+    /// The nodes on which a service has, or gets, an instance.
+    fn nodes_of(&self, memory: &Memory<'a>, svc: u32) -> Vec<u32> {
+        let one = &memory.svcs[svc as usize];
+        let heads = memory.heads[one.first..one.first + one.slots as usize].iter().copied().chain([one.beyond]);
+        let mut found: Vec<u32> =
+            heads.flat_map(|head| memory.chain(head)).filter(|(_, inst)| inst.stays()).map(|(_, inst)| inst.node).collect();
+        found.extend(self.placed.get(&svc).into_iter().flatten());
+        found
+    }
+
+    fn term(&self, nodes: &Nodes<'a>, memory: &Memory<'a>, target: Option<u32>, affinity: &Affinity, name: &ResourceName, near: bool, own: bool) -> Term {
+        let topology = affinity.topology_key.as_deref();
+        let domains = topology.filter(|key| *key != NODE_LABEL).map(|key| nodes.domains(key).0);
+        let mut term = Term { domains, present: BTreeSet::new(), near, own, name: name.to_string() };
+        for node in target.map(|target| self.nodes_of(memory, target)).into_iter().flatten() {
+            let domain = term.domain(node);
+            if domain != NONE {
+                term.present.insert(domain);
+            }
+        }
+        term
+    }
+
+    /// Begins placing a service. Ended by [`Placer::end`].
+    pub(super) fn begin(&mut self, nodes: &Nodes<'a>, memory: &Memory<'a>, svc: u32) -> Option<Session<'a>> {
+        let one = &memory.svcs[svc as usize];
+        let spec = one.spec?;
+        let set = one.set as usize;
+        if self.sets[set].domains.len() < spec.placement.spread.len() {
+            self.sets[set].domains = spec.placement.spread.iter().map(|spread| nodes.domains(&spread.topology_key)).collect();
+        }
+        let find = |name: &ResourceName| {
+            let at = memory.svcs.binary_search_by(|other| (other.namespace, &other.key.name).cmp(&(one.namespace, name)));
+            at.ok().and_then(|at| u32::try_from(at).ok())
+        };
+        let (mut terms, mut liked) = (Vec::new(), Vec::new());
+        for (near, list) in [(true, &spec.placement.affinity), (false, &spec.placement.anti_affinity)] {
+            for affinity in list {
+                let target = find(&affinity.service);
+                let term = self.term(nodes, memory, target, affinity, &affinity.service, near, target == Some(svc));
+                match affinity.weight {
+                    None => terms.push(term),
+                    Some(weight) => liked.push((if near { -i64::from(weight) } else { i64::from(weight) }, term)),
+                }
+            }
+        }
+        for (other, affinity) in self.avoided.get(&(one.namespace, &one.key.name)).cloned().unwrap_or_default() {
+            if other != svc {
+                let name = &memory.svcs[other as usize].key.name;
+                terms.push(self.term(nodes, memory, Some(other), affinity, name, false, false));
+            }
+        }
+        let mine = self.nodes_of(memory, svc);
+        for node in &mine {
+            self.own[*node as usize] += 1;
+        }
+        let mut spread = Vec::new();
+        let mut counted = Vec::new();
+        for (domains, count) in &self.sets[set].domains {
+            let mut counts = vec![0_u32; *count as usize];
+            for node in &mine {
+                let domain = domains[*node as usize];
+                if domain != NONE {
+                    counts[domain as usize] += 1;
+                }
+            }
+            spread.push(counts);
+            counted.push(vec![false; *count as usize]);
+        }
+        if self.sets[set].groups.is_none() {
+            self.group(nodes, one.set);
+        }
+        for group in self.sets[set].groups.iter().flatten() {
+            for (counted, domain) in counted.iter_mut().zip(&group.domains) {
+                if *domain != NONE {
+                    counted[*domain as usize] = true;
+                }
+            }
+        }
+        Some(Session {
+            set,
+            need: one.need,
+            ports: &spec.container.ports,
+            most: spec.placement.max_per_node.unwrap_or(u32::MAX),
+            terms,
+            liked,
+            spread,
+            counted,
+        })
+    }
+
+    /// Sorts the set's fitting nodes into heaps.
+    fn group(&mut self, nodes: &Nodes<'a>, set: u32) {
+        let mut groups: BTreeMap<Vec<u32>, Vec<Reverse<Rank>>> = BTreeMap::new();
+        let mut plain: Vec<Reverse<Rank>> = Vec::new();
+        for node in 0..u32::try_from(nodes.list.len()).unwrap_or(NONE) {
+            let Some(score) = self.fits(nodes, set, node) else { continue };
+            let rank = Reverse((score, 0, self.total[node as usize], node));
+            let domains = &self.sets[set as usize].domains;
+            if domains.is_empty() {
+                plain.push(rank);
+            } else {
+                let tuple: Vec<u32> = domains.iter().map(|(of, _)| of[node as usize]).collect();
+                groups.entry(tuple).or_default().push(rank);
+            }
+        }
+        if !plain.is_empty() {
+            groups.insert(Vec::new(), plain);
+        }
+        let groups = groups.into_iter().map(|(domains, ranks)| Group { domains, heap: BinaryHeap::from(ranks) }).collect();
+        self.sets[set as usize].groups = Some(groups);
+    }
+
+    /// What refuses this node for one more instance, room, ports, counts and affinities considered; None when nothing does.
+    pub(super) fn refused(&mut self, nodes: &Nodes<'a>, memory: &Memory<'a>, session: &Session<'a>, node: u32) -> Option<RefusalRule> {
+        let (cpu, bytes) = self.free[node as usize];
+        if cpu < session.need.0 && session.need.0 > 0 {
+            return Some(RefusalRule::Cpu);
+        }
+        if bytes < session.need.1 && session.need.1 > 0 {
+            return Some(RefusalRule::Memory);
+        }
+        if self.own[node as usize] >= session.most {
+            return Some(RefusalRule::MaxPerNode);
+        }
+        for term in &session.terms {
+            if !term.admits(node) {
+                return Some(if term.near { RefusalRule::Affinity } else { RefusalRule::AntiAffinity });
+            }
+        }
+        let published = session.ports.iter().any(|port| port.host_port.is_some());
+        if published && self.ports(nodes, memory, node).choose(session.ports, &[]).is_err() {
+            return Some(RefusalRule::HostPort);
+        }
+        None
+    }
+
+    /// Whether the spreads admit one more in these domains; and by how much it worsens those that only wish.
+    pub(super) fn skew(&self, session: &Session<'a>, domains: impl Fn(usize) -> u32) -> Option<i64> {
+        let mut worse = 0;
+        for (at, spread) in self.sets[session.set].placement.spread.iter().enumerate() {
+            let domain = domains(at);
+            let must = spread.when_unsatisfiable == WhenUnsatisfiable::DoNotSchedule;
+            if domain == NONE {
+                if must {
+                    return None;
+                }
+                worse += i64::from(u32::MAX);
+                continue;
+            }
+            let counts = &session.spread[at];
+            let least = counts.iter().zip(&session.counted[at]).filter(|(_, counted)| **counted).map(|(count, _)| *count).min().unwrap_or(0);
+            let count = counts[domain as usize];
+            if must && u64::from(count) + 1 > u64::from(least) + u64::from(spread.max_skew.unwrap_or(1)) {
+                return None;
+            }
+            if !must {
+                worse += i64::from(count.saturating_sub(least));
+            }
+        }
+        Some(worse)
+    }
+
+    /// The domain of a node for one of the set's spreads.
+    pub(super) fn spread_domain(&self, session: &Session<'a>, at: usize, node: u32) -> u32 {
+        self.sets[session.set].domains[at].0[node as usize]
+    }
+
+    fn take(&mut self, nodes: &Nodes<'a>, memory: &Memory<'a>, session: &mut Session<'a>, want: Want, node: u32) -> New {
+        let at = node as usize;
+        self.free[at].0 -= session.need.0;
+        self.free[at].1 = self.free[at].1.saturating_sub(session.need.1);
+        self.total[at] += 1;
+        self.own[at] += 1;
+        self.placed.entry(want.svc).or_default().push(node);
+        for (counts, (domains, _)) in session.spread.iter_mut().zip(&self.sets[session.set].domains) {
+            if domains[at] != NONE {
+                counts[domains[at] as usize] += 1;
+            }
+        }
+        for term in session.terms.iter_mut().chain(session.liked.iter_mut().map(|(_, term)| term)).filter(|term| term.own) {
+            let domain = term.domain(node);
+            if domain != NONE {
+                term.present.insert(domain);
+            }
+        }
+        let ports = if session.ports.is_empty() {
+            Vec::new()
+        } else {
+            let held = self.ports(nodes, memory, node);
+            let chosen = held.choose(session.ports, &[]).unwrap_or_default();
+            held.take(&chosen);
+            chosen
+        };
+        New { want, node, ports }
+    }
+
+    /// Places all wants of one service; those for which no node fits stay None.
+    pub(super) fn place(&mut self, nodes: &Nodes<'a>, memory: &Memory<'a>, wants: &[Want]) -> Vec<Option<New>> {
+        let Some(svc) = wants.first().map(|want| want.svc) else { return Vec::new() };
+        let Some(mut session) = self.begin(nodes, memory, svc) else { return vec![None; wants.len()] };
+        let found = if memory.svcs[svc as usize].wanted == Wanted::PerNode {
+            wants.iter().map(|want| self.place_on_own_node(nodes, memory, &mut session, *want)).collect()
+        } else if self.exhaustive || !session.liked.is_empty() {
+            wants.iter().map(|want| self.place_by_scan(nodes, memory, &mut session, *want)).collect()
+        } else {
+            self.place_by_heap(nodes, memory, &mut session, wants)
+        };
+        self.end(memory, svc);
+        found
+    }
+
+    /// Every rule but those of the node alone and of its room that refuses this node, and which service is why.
+    pub(super) fn refusals_by_others(
+        &mut self,
+        nodes: &Nodes<'a>,
+        memory: &Memory<'a>,
+        session: &Session<'a>,
+        node: u32,
+    ) -> Vec<(RefusalRule, Option<String>)> {
+        let mut found = Vec::new();
+        if self.own[node as usize] >= session.most {
+            found.push((RefusalRule::MaxPerNode, None));
+        }
+        if self.skew(session, |at| self.spread_domain(session, at, node)).is_none() {
+            found.push((RefusalRule::Spread, None));
+        }
+        for term in session.terms.iter().filter(|term| !term.admits(node)) {
+            let rule = if term.near { RefusalRule::Affinity } else { RefusalRule::AntiAffinity };
+            found.push((rule, Some(term.name.clone())));
+        }
+        found.dedup_by_key(|(rule, _)| *rule);
+        let published = session.ports.iter().any(|port| port.host_port.is_some());
+        if published && self.ports(nodes, memory, node).choose(session.ports, &[]).is_err() {
+            found.push((RefusalRule::HostPort, None));
+        }
+        found
+    }
+
+    /// Ends a session.
+    pub(super) fn end(&mut self, memory: &Memory<'a>, svc: u32) {
+        for node in self.nodes_of(memory, svc) {
+            self.own[node as usize] = 0;
+        }
+    }
+
+    fn place_on_own_node(&mut self, nodes: &Nodes<'a>, memory: &Memory<'a>, session: &mut Session<'a>, want: Want) -> Option<New> {
+        let node = u32::try_from(want.slot & u64::from(u32::MAX)).ok()?;
+        if self.refused(nodes, memory, session, node).is_some() {
+            return None;
+        }
+        Some(self.take(nodes, memory, session, want, node))
+    }
+
+    fn place_by_scan(&mut self, nodes: &Nodes<'a>, memory: &Memory<'a>, session: &mut Session<'a>, want: Want) -> Option<New> {
+        let set = u32::try_from(session.set).unwrap_or(NONE);
+        let mut best: Option<(i64, i64, u32, u32, u32)> = None;
+        for node in 0..u32::try_from(nodes.list.len()).unwrap_or(NONE) {
+            let Some(score) = self.fits(nodes, set, node) else { continue };
+            let Some(worse) = self.skew(session, |at| self.spread_domain(session, at, node)) else { continue };
+            let near = |(weight, term): &(i64, Term)| {
+                let domain = term.domain(node);
+                if domain != NONE && term.present.contains(&domain) { *weight } else { 0 }
+            };
+            let score = score + session.liked.iter().map(near).sum::<i64>();
+            let rank = (score, worse, self.own[node as usize], self.total[node as usize], node);
+            if best.is_none_or(|best| rank < best) && self.refused(nodes, memory, session, node).is_none() {
+                best = Some(rank);
+            }
+        }
+        best.map(|(.., node)| self.take(nodes, memory, session, want, node))
+    }
+
+    fn place_by_heap(&mut self, nodes: &Nodes<'a>, memory: &Memory<'a>, session: &mut Session<'a>, wants: &[Want]) -> Vec<Option<New>> {
+        let Some(mut groups) = self.sets[session.set].groups.take() else { return vec![None; wants.len()] };
+        // Nodes that hold an instance of this service, by group; and those taken off the heaps, to be put back.
+        let mut touched: Vec<BinaryHeap<Reverse<Rank>>> = groups.iter().map(|_| BinaryHeap::new()).collect();
+        let mut aside: Vec<(usize, i64, u32)> = Vec::new();
+        let mut found = Vec::with_capacity(wants.len());
+        for want in wants {
+            let mut best: Option<(i64, i64, u32, u32, u32, usize, bool)> = None;
+            for (at, group) in groups.iter_mut().enumerate() {
+                let Some(worse) = self.skew(session, |spread| group.domains[spread]) else { continue };
+                // The best of those without an instance of this service.
+                while let Some(Reverse((score, _, total, node))) = group.heap.peek().copied() {
+                    let (own, now) = (self.own[node as usize], self.total[node as usize]);
+                    if total != now && own == 0 {
+                        group.heap.pop();
+                        group.heap.push(Reverse((score, 0, now, node)));
+                        continue;
+                    }
+                    if own == 0 && self.refused(nodes, memory, session, node).is_none() {
+                        break;
+                    }
+                    group.heap.pop();
+                    aside.push((at, score, node));
+                    if own > 0 {
+                        touched[at].push(Reverse((score, own, now, node)));
+                    }
+                }
+                while let Some(Reverse((.., node))) = touched[at].peek().copied() {
+                    if self.refused(nodes, memory, session, node).is_none() {
+                        break;
+                    }
+                    touched[at].pop();
+                }
+                let tops = [(group.heap.peek(), false), (touched[at].peek(), true)];
+                for (top, old) in tops {
+                    let Some(Reverse((score, own, total, node))) = top else { continue };
+                    let rank = (*score, worse, *own, *total, *node, at, old);
+                    if best.is_none_or(|best| rank < best) {
+                        best = Some(rank);
+                    }
+                }
+            }
+            let Some((score, _, _, _, node, at, old)) = best else {
+                found.resize(wants.len(), None);
+                break;
+            };
+            if old {
+                touched[at].pop();
+            } else {
+                groups[at].heap.pop();
+                aside.push((at, score, node));
+            }
+            found.push(Some(self.take(nodes, memory, session, *want, node)));
+            touched[at].push(Reverse((score, self.own[node as usize], self.total[node as usize], node)));
+        }
+        for (at, score, node) in aside {
+            groups[at].heap.push(Reverse((score, 0, self.total[node as usize], node)));
+        }
+        self.sets[session.set].groups = Some(groups);
+        found
+    }
+}
+
+impl Set<'_> {
+    /// What a node's class breaks, whether its taints are tolerated, and its score, lower being better.
+    fn of_class(&mut self, nodes: &Nodes<'_>, node: u32) -> (Option<RefusalRule>, bool, i64) {
+        let class = nodes.list[node as usize].class as usize;
+        if self.by_name {
+            return self.judge(nodes, node);
+        }
+        if let Some(known) = self.classes[class] {
+            return known;
+        }
+        let judged = self.judge(nodes, node);
+        self.classes[class] = Some(judged);
+        judged
+    }
+
+    fn judge(&self, nodes: &Nodes<'_>, node: u32) -> (Option<RefusalRule>, bool, i64) {
+        let class = &nodes.classes[nodes.list[node as usize].class as usize];
+        let label = |expression: &Expression| holds(expression, nodes.label(node, &expression.key));
+        let broken = if !self.placement.roles.is_empty() && !self.placement.roles.iter().any(|role| class.roles.contains(role)) {
+            Some(RefusalRule::Role)
+        } else if !self.placement.required.iter().all(label) {
+            Some(RefusalRule::RequiredExpression)
+        } else {
+            None
+        };
+        let minded = |effect| class.taints.iter().filter(move |t| t.effect == effect && !self.tolerations.iter().any(|one| one.covers(t)));
+        let liked: i64 = self.placement.preferred.iter().filter(|one| label(&one.expression)).map(|one| i64::from(one.weight)).sum();
+        let disliked = i64::try_from(minded(TaintEffect::PreferNoSchedule).count()).unwrap_or(i64::MAX / 1_000).saturating_mul(100);
+        (broken, minded(TaintEffect::NoSchedule).next().is_none(), disliked - liked)
+    }
+}
+
+/// The ports an instance holds on its node.
+pub(super) fn held_ports<'a>(nodes: &Nodes<'a>, inst: &super::memory::Inst) -> &'a [AssignedPort] {
+    let node = &nodes.list[inst.node as usize];
+    if let Some(assigned) = node.assignment.and_then(|assignment| assignment.instances.get(inst.assigned as usize)) {
+        return &assigned.ports;
+    }
+    node.report.and_then(|report| report.instances.get(inst.reported as usize)).map_or(&[], |reported| &reported.ports)
+}

@@ -1,0 +1,267 @@
+//! The nodes of a snapshot as dense arrays: who they are, what may be trusted of their records, how they look to
+//! placement. Nodes with equal labels, roles and taints form a class, so that constraints are evaluated once per class.
+
+use std::collections::BTreeMap;
+
+use schemas::kinds::Kind;
+use schemas::names::{NodeName, ResourceName};
+use schemas::node::NodeSpec;
+use schemas::placement::{Expression, Operator, Taint};
+use schemas::records::{Assignment, CordonMode, NodeFacts, Order, Report, Verdict};
+
+use super::accept::{Body, Life, MAX_REPORTED, Standing};
+use super::snapshot::{NodeEntry, Snapshot, Stored};
+use super::verdicts::is_node;
+
+/// No index.
+pub(super) const NONE: u32 = u32::MAX;
+
+/// The pseudo label whose value is the node's own name.
+pub(super) const NODE_LABEL: &str = "reeve.node";
+
+/// One node, and which of its records can be relied on.
+pub(super) struct Node<'a> {
+    pub name: &'a NodeName,
+    pub entry: &'a NodeEntry,
+    pub facts: Option<&'a NodeFacts>,
+    pub assignment: Option<&'a Assignment>,
+    pub report: Option<&'a Report>,
+    pub verdict: Verdict,
+    pub cordon: Option<(CordonMode, i64)>,
+    /// Why nothing of this node may change now.
+    pub held: Option<String>,
+    /// Its assignment is missing or unreadable, and is written anew from its report in this pass.
+    pub rewrite: bool,
+    /// All its records are gone, though it had some: nobody knows what it runs.
+    pub forgotten: bool,
+    /// What people say of it; None when nothing is in force.
+    pub spec: Option<&'a NodeSpec>,
+    /// Whether its labels, roles and taints are all known: facts readable, Node resource not held.
+    pub known: bool,
+    pub class: u32,
+    /// Its Node resource, among the lives.
+    pub life: Option<usize>,
+}
+
+impl Node<'_> {
+    /// Whether its agent is there, and its records are in order.
+    pub(super) fn reachable(&self) -> bool {
+        self.verdict == Verdict::Ready && self.held.is_none()
+    }
+    /// Whether something new may be placed here, as far as the node alone is concerned.
+    pub(super) fn schedulable(&self) -> bool {
+        self.reachable() && self.cordon.is_none() && self.known && self.facts.is_some() && !self.spec.is_some_and(|spec| spec.unschedulable)
+    }
+    pub(super) fn drained(&self) -> bool {
+        matches!(self.cordon, Some((CordonMode::Drain, _)))
+    }
+    /// Whether what it ran goes elsewhere at once.
+    pub(super) fn gone(&self) -> bool {
+        matches!(self.verdict, Verdict::Lost | Verdict::Retired)
+    }
+    /// CPU in thousandths and memory in bytes for instances: capacity less what is reserved for the host.
+    pub(super) fn allocatable(&self) -> (i64, i64) {
+        let Some(facts) = self.facts else { return (0, 0) };
+        let reserved = self.spec.map(|spec| (spec.reserved.cpu.unwrap_or_default(), spec.reserved.memory.unwrap_or_default()));
+        let (cpu, memory) = reserved.unwrap_or_default();
+        let bytes = facts.capacity.memory.0.saturating_sub(memory.0);
+        (i64::from(facts.capacity.cpu.millis.saturating_sub(cpu.millis)), i64::try_from(bytes).unwrap_or(i64::MAX))
+    }
+}
+
+/// Equal nodes, as constraints see them.
+pub(super) struct Class<'a> {
+    pub labels: BTreeMap<&'a str, &'a str>,
+    pub roles: &'a [ResourceName],
+    pub taints: &'a [Taint],
+}
+
+pub(super) struct Nodes<'a> {
+    /// In order of names.
+    pub list: Vec<Node<'a>>,
+    pub classes: Vec<Class<'a>>,
+    /// The store has gone back, as several nodes show: nothing may change at all.
+    pub hold_all: Option<String>,
+    /// A live node nobody knows the instances of: creating others now could double them.
+    pub gap: Option<u32>,
+}
+
+fn readable<T>(stored: Option<&Stored<T>>) -> Option<&T> {
+    stored.and_then(|stored| stored.value.as_ref().ok())
+}
+
+/// The nodes of the snapshot, without what the Node resources say: see [`Nodes::describe`].
+pub(super) fn nodes(snapshot: &Snapshot) -> Nodes<'_> {
+    let ours = (snapshot.cluster.restore_epoch, snapshot.epoch);
+    let mut list = Vec::with_capacity(snapshot.nodes.len());
+    let (mut ahead, mut reporting, mut gap) = (0_usize, 0_usize, None);
+    for (name, entry) in &snapshot.nodes {
+        if !is_node(entry) {
+            continue;
+        }
+        let cordon = entry.cordon.as_ref().map(|stored| {
+            let mode = stored.value.as_ref().map_or(CordonMode::Cordon, |cordon| cordon.mode);
+            (mode, stored.mod_revision)
+        });
+        let verdict = match (cordon, readable(entry.verdict.as_ref()).map(|record| record.verdict)) {
+            (Some((CordonMode::Retire, _)), _) => Verdict::Retired,
+            (_, Some(Verdict::Ready)) => Verdict::Ready,
+            (_, Some(Verdict::Lost)) if entry.session.is_none() => Verdict::Lost,
+            (_, Some(Verdict::Lost | Verdict::Unreachable | Verdict::Retired) | None) => Verdict::Unreachable,
+        };
+        let facts = readable(entry.facts.as_ref()).filter(|facts| facts.node == *name && facts.cluster == snapshot.cluster.id);
+        let assignment: Option<&Assignment> = readable(entry.assignment.as_ref())
+            .map(|assignment| &**assignment)
+            .filter(|assignment| assignment.node == *name && assignment.cluster == snapshot.cluster.id);
+        let report: Option<&Report> = readable(entry.report.as_ref())
+            .map(|report| &**report)
+            .filter(|report| report.node == *name && report.cluster == snapshot.cluster.id);
+        let watermark = readable(entry.session.as_ref())
+            .filter(|session| session.node == *name && session.cluster == snapshot.cluster.id)
+            .map_or(Order::default(), |session| session.watermark);
+        let applied = report.map_or(watermark, |report| report.applied.max(watermark));
+        let is_ahead = (applied.restore_epoch, applied.epoch) > ours
+            || applied.generation > MAX_REPORTED
+            || assignment.is_some_and(|assignment| applied > assignment.order);
+        reporting += usize::from(report.is_some());
+        ahead += usize::from(is_ahead);
+        let mut node = Node {
+            name,
+            entry,
+            facts,
+            assignment,
+            report,
+            verdict,
+            cordon,
+            held: None,
+            rewrite: false,
+            forgotten: false,
+            spec: None,
+            known: facts.is_some(),
+            class: 0,
+            life: None,
+        };
+        if is_ahead {
+            node.held = Some(format!(
+                "its agent says it has applied assignment {} of epoch {}, which the store does not hold; if the store was restored, run `reeve admin accept-store`",
+                applied.generation, applied.epoch
+            ));
+        } else if let Some(assignment) = assignment.filter(|a| (a.order.restore_epoch, a.order.epoch) > ours) {
+            let order = assignment.order;
+            node.held = Some(format!("its assignment is of epoch {}, newer than this controller's", order.epoch));
+        } else if entry.report.is_some() && report.is_none() {
+            node.held = Some("its report cannot be read, or is about another node or cluster; restart its agent".to_owned());
+        } else if assignment.is_none() {
+            let had = entry.assignment.is_some() || applied != Order::default();
+            let lists = report.is_some_and(|report| !report.instances.is_empty());
+            if report.is_some() && (had || lists) {
+                node.rewrite = true;
+                node.held = Some("its assignment was missing or unreadable, and is being written anew from its report".to_owned());
+            } else if had {
+                node.forgotten = true;
+                node.held = Some("its assignment and its report are missing or unreadable; restart its agent so that it reports".to_owned());
+                if verdict == Verdict::Ready {
+                    gap = gap.or(u32::try_from(list.len()).ok());
+                }
+            }
+        }
+        list.push(node);
+    }
+    let hold_all = (ahead >= 3 || (ahead > 0 && ahead * 2 > reporting.max(list.len()))).then(|| {
+        format!("{ahead} nodes have applied assignments that the store does not hold: the store has gone back; run `reeve admin accept-store` to go on from it")
+    });
+    if let Some(why) = &hold_all {
+        for node in &mut list {
+            node.rewrite = false;
+            node.held = node.held.take().or_else(|| Some(why.clone()));
+        }
+    }
+    Nodes { list, classes: Vec::new(), hold_all, gap }
+}
+
+impl<'a> Nodes<'a> {
+    /// Lays what people say of nodes over what agents say, and sorts nodes into classes.
+    pub(super) fn describe(&mut self, lives: &[Life<'a>]) {
+        let mut said = lives.iter().enumerate().filter(|(_, life)| life.key.kind == Kind::Node).peekable();
+        type Look<'a> = (Option<&'a BTreeMap<String, String>>, Option<(&'a BTreeMap<String, String>, &'a [ResourceName], &'a [Taint])>);
+        let mut known: BTreeMap<Look<'a>, u32> = BTreeMap::new();
+        for node in &mut self.list {
+            while said.next_if(|(_, life)| life.key.name.as_str() < node.name.as_str()).is_some() {}
+            if let Some((index, life)) = said.next_if(|(_, life)| life.key.name.as_str() == node.name.as_str()) {
+                node.life = Some(index);
+                match &life.standing {
+                    Standing::Live(live) => {
+                        node.spec = match live.body {
+                            Body::Node(spec) => Some(spec),
+                            Body::Service(_) => None,
+                        }
+                    }
+                    Standing::Held { .. } => node.known = false,
+                    Standing::Never | Standing::Deleted => {}
+                }
+            }
+            let facts = node.facts.map(|facts| &facts.labels);
+            let spec = node.spec.filter(|spec| !spec.labels.is_empty() || !spec.roles.is_empty() || !spec.taints.is_empty());
+            let look: Look<'a> = (facts, spec.map(|spec| (&spec.labels, &spec.roles[..], &spec.taints[..])));
+            node.class = *known.entry(look).or_insert_with(|| {
+                let mut labels: BTreeMap<&str, &str> = BTreeMap::new();
+                for (key, value) in facts.into_iter().flatten().chain(spec.into_iter().flat_map(|spec| &spec.labels)) {
+                    labels.insert(key, value);
+                }
+                let (roles, taints): (&[ResourceName], &[Taint]) = spec.map_or((&[], &[]), |spec| (&spec.roles, &spec.taints));
+                self.classes.push(Class { labels, roles, taints });
+                u32::try_from(self.classes.len() - 1).unwrap_or(NONE)
+            });
+        }
+    }
+
+    /// The dense index of a node's name.
+    pub(super) fn find(&self, name: &NodeName) -> Option<u32> {
+        self.list.binary_search_by(|node| node.name.cmp(name)).ok().and_then(|index| u32::try_from(index).ok())
+    }
+
+    /// The value of a label on a node, with the pseudo label.
+    pub(super) fn label(&self, node: u32, key: &str) -> Option<&'a str> {
+        let node = &self.list[node as usize];
+        if key == NODE_LABEL { Some(node.name.as_str()) } else { self.classes[node.class as usize].labels.get(key).copied() }
+    }
+
+    /// For every node, the number of its value of this label; [`NONE`] where it has none; and how many values there are.
+    pub(super) fn domains(&self, key: &str) -> (Vec<u32>, u32) {
+        if key == NODE_LABEL {
+            let count = u32::try_from(self.list.len()).unwrap_or(NONE);
+            return ((0..count).collect(), count);
+        }
+        let mut values: BTreeMap<&str, u32> = BTreeMap::new();
+        let by_class: Vec<u32> = self
+            .classes
+            .iter()
+            .map(|class| match class.labels.get(key) {
+                Some(value) => {
+                    let next = u32::try_from(values.len()).unwrap_or(NONE);
+                    *values.entry(value).or_insert(next)
+                }
+                None => NONE,
+            })
+            .collect();
+        let count = u32::try_from(values.len()).unwrap_or(NONE);
+        (self.list.iter().map(|node| by_class[node.class as usize]).collect(), count)
+    }
+}
+
+/// Whether an expression holds for a label's value.
+pub(super) fn holds(expression: &Expression, value: Option<&str>) -> bool {
+    let number = |text: &str| text.parse::<i64>().ok();
+    let compare = |test: fn(i64, i64) -> bool| {
+        let bound = expression.values.first().and_then(|bound| number(bound));
+        value.and_then(number).zip(bound).is_some_and(|(value, bound)| test(value, bound))
+    };
+    match expression.operator {
+        Operator::In => value.is_some_and(|value| expression.values.iter().any(|one| one == value)),
+        Operator::NotIn => value.is_none_or(|value| expression.values.iter().all(|one| one != value)),
+        Operator::Exists => value.is_some(),
+        Operator::DoesNotExist => value.is_none(),
+        Operator::Gt => compare(|value, bound| value > bound),
+        Operator::Lt => compare(|value, bound| value < bound),
+    }
+}
