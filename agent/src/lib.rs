@@ -1,2 +1,22 @@
-//! agent
+//! The agent of one node: it observes Docker and the node's assignment, asks `planner::node` what to do, executes that
+//! through [`engine`], and reports. Statically stable: with the store gone it keeps what it was last assigned running,
+//! from its own disk. `reeve agent` and `reeve up` call [`run`].
+//!
+//! ```text
+//! register (store) --assignment, specs--> run <--list, events, probes-- engine
+//!        ^---------report, events---------/ \--steps--> execute
+//! ```
+
+mod disk;
 pub mod engine;
+mod events_out;
+mod execute;
+mod ledger;
+mod observe;
+pub mod probe;
+mod register;
+mod report;
+mod run;
+
+pub use disk::DiskError;
+pub use run::{AgentError, AgentOptions, run};

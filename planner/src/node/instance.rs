@@ -126,11 +126,11 @@ impl<'a, 'o> Walk<'a, 'o> {
             if !intended {
                 let Some(spec) = self.spec(&labels.spec()) else { return false };
                 let Ok(spec) = spec else { continue };
-                let Some(details) = &candidate.details else {
+                if candidate.details.is_none() {
                     self.out.inspect.insert(candidate.id.clone());
                     return false;
-                };
-                if details.image != spec.container.image.as_str() {
+                }
+                if candidate.image != spec.container.image.as_str() {
                     continue;
                 }
             }
@@ -188,8 +188,8 @@ impl<'a, 'o> Walk<'a, 'o> {
         }
         let id = container.id.clone();
         let op = match container.state {
-            ContainerState::Running | ContainerState::Restarting | ContainerState::Unknown if self.entry.kill => Op::Kill { id },
-            ContainerState::Running | ContainerState::Restarting | ContainerState::Unknown => Op::Stop { id, grace: self.grace() },
+            ContainerState::Running | ContainerState::Restarting if self.entry.kill => Op::Kill { id },
+            ContainerState::Running | ContainerState::Restarting => Op::Stop { id, grace: self.grace() },
             ContainerState::Paused => Op::Unpause { id },
             ContainerState::Created | ContainerState::Exited { .. } | ContainerState::Dead => Op::Remove { id },
             ContainerState::Removing => {
@@ -377,7 +377,7 @@ impl<'a, 'o> Walk<'a, 'o> {
         self.deadline(spec);
         match self.world.in_the_way(self.key, &in_force.ports) {
             None => {}
-            Some(InTheWay::Predecessor(_) | InTheWay::PortGoes(_)) => return self.report(Phase::Pending, None, None),
+            Some(InTheWay::Predecessor | InTheWay::PortGoes) => return self.report(Phase::Pending, None, None),
             Some(InTheWay::PortStays(other, port)) => {
                 let message = format!("port {port} of this node is held by {other}: choose another hostPort for one of them");
                 self.failing = Some(failing(n, FailingReason::PortTaken, &message));
@@ -485,7 +485,6 @@ impl<'a, 'o> Walk<'a, 'o> {
                 self.waits(self.input.now_ms + REMOVING_MS);
                 (Phase::Pending, None)
             }
-            ContainerState::Unknown => (Phase::Running, None),
         }
     }
 

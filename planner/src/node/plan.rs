@@ -130,9 +130,9 @@ struct Holder<'a> {
 /// What an instance must wait for before it is created.
 pub(super) enum InTheWay<'a> {
     /// Another life of its slot still has a container.
-    Predecessor(&'a InstanceKey),
-    /// This one holds a port of its, and goes.
-    PortGoes(&'a InstanceKey),
+    Predecessor,
+    /// An instance that goes holds a port of its.
+    PortGoes,
     /// This one holds a port of its, and stays.
     PortStays(&'a InstanceKey, u16),
 }
@@ -158,8 +158,7 @@ impl<'a> World<'a> {
                 ContainerState::Running
                 | ContainerState::Paused
                 | ContainerState::Restarting
-                | ContainerState::Removing
-                | ContainerState::Unknown => false,
+                | ContainerState::Removing => false,
             });
             let goes = match goals.get(key) {
                 Some(Goal::Absent) => true,
@@ -186,12 +185,12 @@ impl<'a> World<'a> {
             let other = holder.key;
             other.namespace == key.namespace && other.workload == key.workload && other.slot == key.slot
         };
-        if let Some(holder) = others().find(|holder| same_slot(holder) && holder.goes) {
-            return Some(InTheWay::Predecessor(holder.key));
+        if others().any(|holder| same_slot(&holder) && holder.goes) {
+            return Some(InTheWay::Predecessor);
         }
         others().filter(|holder| holder.up).find_map(|holder| {
             let port = ports.iter().find(|port| holder.ports.iter().any(|held| overlap(port, held)))?;
-            Some(if holder.goes { InTheWay::PortGoes(holder.key) } else { InTheWay::PortStays(holder.key, port.host_port) })
+            Some(if holder.goes { InTheWay::PortGoes } else { InTheWay::PortStays(holder.key, port.host_port) })
         })
     }
 

@@ -119,6 +119,8 @@ pub struct Observed {
     pub name: String,
     pub labels: BTreeMap<String, String>,
     pub state: ContainerState,
+    /// The image as it was given at create. A list may show an id instead; an inspection never does.
+    pub image: String,
     /// The networks it is connected to.
     pub networks: BTreeMap<String, NetworkEnd>,
     /// What only an inspection tells; the last one, or None before the first.
@@ -154,8 +156,6 @@ pub enum ContainerState {
     /// The engine failed to remove it.
     Dead,
     Removing,
-    /// A word this release does not know: treated as running, and never started.
-    Unknown,
 }
 
 /// What only an inspection tells.
@@ -165,25 +165,26 @@ pub struct Details {
     pub started_at: Option<String>,
     pub exit_code: Option<i64>,
     pub oom_killed: bool,
-    /// The image as it was given at create.
-    pub image: String,
     /// `no` unless someone changed it.
     pub restart_policy: String,
     pub limits: Limits,
 }
 
-/// Limits that the engine can change on a running container, and so can anyone by hand. None is no limit.
+/// Limits that the engine can change on a running container, and so can anyone by hand. 0 is no limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Limits {
-    pub nano_cpus: Option<i64>,
-    pub cpu_shares: Option<i64>,
-    pub cpuset_cpus: Option<String>,
-    pub cpuset_mems: Option<String>,
-    pub memory: Option<i64>,
-    pub memory_swap: Option<i64>,
-    pub blkio_weight: Option<i64>,
-    pub pids_limit: Option<i64>,
+    pub nano_cpus: i64,
+    pub cpu_shares: i64,
+    pub cpu_quota: i64,
+    pub cpu_period: i64,
+    pub cpuset_cpus: String,
+    pub cpuset_mems: String,
+    pub memory: i64,
+    pub memory_swap: i64,
+    pub memory_reservation: i64,
+    pub blkio_weight: i64,
+    pub pids_limit: i64,
 }
 
 /// What is known of an image reference on this node. One that is not in the map was not looked up yet.

@@ -1,0 +1,115 @@
+//! Runs one step of the node planner against the engine, and says how it ended. It decides nothing: what an answer means
+//! for the instance is the planner's to say. A create whose answer is lost is resolved by reading back, never repeated.
+
+use planner::node::{ContainerState, Failure, Op, OpOutcome, OwnLabels, PullFailure, Step};
+use schemas::container::NetworkMode;
+use schemas::records::{ClusterId, FailingReason, InstanceCondition};
+
+use crate::engine::{ContainerRuntime, CreateRequest, EngineError, ErrorKind};
+
+/// Runs a step. `created` is told at once when a container was created, before it is started.
+pub async fn execute(engine: &dyn ContainerRuntime, cluster: &ClusterId, step: &Step, created: impl FnOnce(OpOutcome) + Send) -> OpOutcome {
+    let done = match &step.op {
+        Op::Create { .. } => return create(engine, cluster, step, created).await,
+        Op::Start { id } => return start(engine, id).await,
+        Op::Stop { id, grace } => engine.stop(id, grace.to_std()).await,
+        Op::Kill { id } => engine.kill(id).await,
+        Op::Remove { id } => engine.remove(id).await,
+        Op::Unpause { id } => engine.unpause(id).await,
+        Op::Rename { id, to } => engine.rename(id, to).await,
+        Op::UpdateLimits { id, spec } => engine.update_limits(id, &spec.container).await.map(drop),
+        Op::Connect { id } => connect(engine, cluster, step, id).await,
+    };
+    match done {
+        Ok(()) => OpOutcome::Done,
+        Err(error) => OpOutcome::Failed(failure(&step.op, &error)),
+    }
+}
+
+async fn connect(engine: &dyn ContainerRuntime, cluster: &ClusterId, step: &Step, id: &str) -> crate::engine::Result<()> {
+    engine.ensure_network(cluster.as_str(), &step.instance.namespace).await?;
+    engine.connect(id, &step.instance.name()).await
+}
+
+async fn create(engine: &dyn ContainerRuntime, cluster: &ClusterId, step: &Step, created: impl FnOnce(OpOutcome) + Send) -> OpOutcome {
+    let Op::Create { name, labels, spec, ports } = &step.op else { return OpOutcome::Done };
+    let failed = |error: &EngineError| OpOutcome::Failed(failure(&step.op, error));
+    if spec.container.network_mode == NetworkMode::Bridge
+        && let Err(error) = engine.ensure_network(cluster.as_str(), &step.instance.namespace).await
+    {
+        return failed(&error);
+    }
+    let map = labels.to_map();
+    let instance = labels.instance_name();
+    let request = CreateRequest { name, instance: &instance, spec: &spec.container, labels: &map, ports };
+    let (id, conditions) = match engine.create(request).await {
+        Ok(made) => (made.id, made.conditions),
+        Err(error) => match read_back(engine, name, labels, &error).await {
+            Some(id) => (id, Vec::new()),
+            None => return failed(&error),
+        },
+    };
+    let conditions: Vec<InstanceCondition> = conditions;
+    created(OpOutcome::Created { id: id.clone(), conditions });
+    start(engine, &id).await
+}
+
+/// After a create whose answer was lost, or that found the name taken: the container of that name, if it is the very one.
+async fn read_back(engine: &dyn ContainerRuntime, name: &str, labels: &OwnLabels, error: &EngineError) -> Option<String> {
+    if !matches!(error.kind, ErrorKind::Conflict { .. } | ErrorKind::Timeout | ErrorKind::Unavailable) {
+        return None;
+    }
+    let found = engine.inspect(name).await.ok()?.observed;
+    (found.name == name && found.own().as_ref() == Some(labels)).then_some(found.id)
+}
+
+async fn start(engine: &dyn ContainerRuntime, id: &str) -> OpOutcome {
+    let Err(error) = engine.start(id).await else { return OpOutcome::Done };
+    if matches!(error.kind, ErrorKind::Timeout | ErrorKind::Unavailable)
+        && let Ok(found) = engine.inspect(id).await
+        && found.observed.state == ContainerState::Running
+    {
+        return OpOutcome::Done;
+    }
+    OpOutcome::Failed(failure(&Op::Start { id: id.to_owned() }, &error))
+}
+
+/// What a failed call means for people and for the planner.
+fn failure(op: &Op, error: &EngineError) -> Failure {
+    let reason = match (&error.kind, op) {
+        (ErrorKind::Unavailable, _) => FailingReason::EngineUnavailable,
+        (ErrorKind::NoSpace, _) => FailingReason::DiskFull,
+        (ErrorKind::PortTaken { .. }, _) => FailingReason::PortTaken,
+        (ErrorKind::ImageNotFound, _) => FailingReason::ImageNotFound,
+        (ErrorKind::Conflict { .. }, Op::Create { .. } | Op::Rename { .. }) => FailingReason::NameTaken,
+        (_, Op::Create { .. }) => FailingReason::CreateFailed,
+        (_, Op::Stop { .. } | Op::Kill { .. } | Op::Remove { .. }) => FailingReason::StopFailed,
+        (_, Op::Start { .. } | Op::Unpause { .. } | Op::Rename { .. } | Op::UpdateLimits { .. } | Op::Connect { .. }) => FailingReason::StartFailed,
+    };
+    Failure { reason, message: sentence(error) }
+}
+
+/// A failed pull, and when it is tried again: `delay_ms` after `now_ms`.
+pub fn pull_failure(error: &EngineError, now_ms: u64, delay_ms: u64) -> PullFailure {
+    let reason = match error.kind {
+        ErrorKind::ImageNotFound | ErrorKind::NotFound => FailingReason::ImageNotFound,
+        ErrorKind::Denied => FailingReason::ImageDenied,
+        ErrorKind::NoSpace => FailingReason::DiskFull,
+        ErrorKind::Unavailable => FailingReason::EngineUnavailable,
+        ErrorKind::Timeout
+        | ErrorKind::Conflict { .. }
+        | ErrorKind::PortTaken { .. }
+        | ErrorKind::Registry
+        | ErrorKind::Refused
+        | ErrorKind::TooOld
+        | ErrorKind::Other => FailingReason::ImagePullFailed,
+    };
+    PullFailure { reason, message: sentence(error), retry_ms: now_ms.saturating_add(delay_ms) }
+}
+
+/// The error and its remedy as one sentence.
+#[must_use]
+pub fn sentence(error: &EngineError) -> String {
+    format!("{error}; {}", error.remedy())
+}
+

@@ -1,0 +1,60 @@
+//! The ledger as a file: `ledger.json`. Read once at start, written before any step that makes or forgets a container.
+
+use planner::node::{InstanceKey, Ledger, LedgerEntry};
+use schemas::records::{ClusterId, SchemaVersion};
+use serde::{Deserialize, Serialize};
+
+use crate::disk::{DataDir, DiskError};
+
+const FILE: &str = "ledger.json";
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct LedgerFile {
+    schema_version: SchemaVersion,
+    cluster: ClusterId,
+    /// The boot in which its moments were taken.
+    boot_id: String,
+    instances: Vec<Line>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Line {
+    instance: InstanceKey,
+    #[serde(flatten)]
+    entry: LedgerEntry,
+}
+
+/// Reads the ledger; empty when there is none. Moments of an earlier boot are cleared.
+pub fn load(dir: &DataDir, cluster: &ClusterId, boot_id: &str) -> Result<Ledger, DiskError> {
+    let Some(file) = dir.read_json::<LedgerFile>(FILE)? else { return Ok(Ledger::default()) };
+    if file.cluster != *cluster {
+        let why = format!("it is of cluster {}, this agent of {cluster}", file.cluster);
+        return Err(DiskError::Damaged { path: dir.path().join(FILE), why });
+    }
+    let same_boot = file.boot_id == boot_id;
+    let line = |Line { instance, mut entry }: Line| {
+        if !same_boot {
+            entry.forget_moments();
+        }
+        (instance, entry)
+    };
+    Ok(Ledger { entries: file.instances.into_iter().map(line).collect() })
+}
+
+/// Writes the ledger; on return it is on disk.
+pub fn save(dir: &DataDir, cluster: &ClusterId, boot_id: &str, ledger: &Ledger) -> Result<(), DiskError> {
+    let line = |(instance, entry): (&InstanceKey, &LedgerEntry)| Line { instance: instance.clone(), entry: entry.clone() };
+    let file = LedgerFile {
+        schema_version: SchemaVersion::default(),
+        cluster: cluster.clone(),
+        boot_id: boot_id.to_owned(),
+        instances: ledger.entries.iter().map(line).collect(),
+    };
+    dir.write_json(FILE, &file)
+}
+
+/// Sets a damaged ledger aside. What it owned is then adopted by name, labels and inspection.
+pub fn set_aside(dir: &DataDir) {
+    dir.set_aside(FILE);
+}

@@ -1,0 +1,415 @@
+//! The agent's end of the store: its session, its node's facts, the assignment it watches, the accepted specs it fetches,
+//! its report and its events. A task of its own, so that no outage of the store ever delays a container. All it writes is
+//! fenced by the session; all it reads is handed to the loop as values, to be judged there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use planner::node::SpecId;
+use runtime::backoff::Backoff;
+use runtime::boottime::{self, Instant};
+use runtime::session::{self, SessionError, SessionOptions};
+use runtime::{
+    Fence, Guard, Outcome, Prefix, ReflectOptions, Reader, Session, SessionRecord, Shutdown, Store, StoreError, StoreErrorKind, Txn,
+};
+use schemas::keys::{Key, Root};
+use schemas::names::NodeName;
+use schemas::records::{self, Assignment, ClusterId, ClusterMarker, Digest, NodeFacts, Order, Record, Report, SchemaVersion};
+use tokio::sync::{mpsc, watch};
+
+use crate::events_out::{Bucket, Told};
+use crate::report;
+
+/// Events live this long.
+const EVENT_TTL: Duration = Duration::from_secs(3600);
+/// Events of this long share a lease.
+const LEASE_BUCKET: Duration = Duration::from_secs(600);
+
+/// What the loop is told.
+#[derive(Debug)]
+pub enum News {
+    /// The store has, or has no, fault that a person must know; the condition's reason and message.
+    Trouble(Option<(&'static str, String)>),
+    /// What stands under the node's assignment key. That nothing stands there is never said.
+    Offered(Result<Arc<Assignment>, String>),
+    /// An accepted spec: its bytes, which have the digest asked for; or why it cannot be had.
+    Spec(SpecId, Result<Bytes, String>),
+    /// A session is open: to be kept on disk.
+    Session(SessionRecord),
+}
+
+/// What the loop tells.
+#[derive(Clone, Debug)]
+pub struct Wants {
+    pub report: watch::Receiver<Option<Arc<Report>>>,
+    pub specs: watch::Receiver<BTreeSet<SpecId>>,
+    pub facts: watch::Receiver<Option<Arc<NodeFacts>>>,
+    /// The order in force, for the session's watermark.
+    pub applied: watch::Receiver<Order>,
+}
+
+/// Who the agent is to the store.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    pub root: Root,
+    pub node: NodeName,
+    pub cluster: ClusterId,
+    pub machine_id: String,
+    pub boot_id: String,
+    pub session_ttl: Duration,
+}
+
+/// Reads the cluster marker. Ok(None): the store has none.
+pub async fn marker<S: Store>(store: &S, root: &Root) -> Result<Option<Result<ClusterMarker, String>>, StoreError> {
+    let read = store.get(root.key(&Key::Cluster).as_bytes()).await?;
+    Ok(read.value.map(|kv| ClusterMarker::decode(&kv.value).map_err(|error| chain(&error))))
+}
+
+/// An error with its causes, in one line.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// Keeps the agent's end of the store until the shutdown drains. Outages are waited out.
+pub async fn link<S: Store>(
+    store: S,
+    identity: Identity,
+    record: Option<SessionRecord>,
+    wants: Wants,
+    events: mpsc::Receiver<Told>,
+    news: mpsc::Sender<News>,
+    shutdown: Shutdown,
+) {
+    let mut link = Link { store, identity, record, wants, events, news, leases: EventLeases::default(), written: Written::Unknown };
+    tokio::select! {
+        () = shutdown.draining() => {}
+        () = link.run(&shutdown) => {}
+    }
+    // A last report, so that what the loop did while it drained is known; the session is left to run out.
+}
+
+struct Link<S> {
+    store: S,
+    identity: Identity,
+    record: Option<SessionRecord>,
+    wants: Wants,
+    events: mpsc::Receiver<Told>,
+    news: mpsc::Sender<News>,
+    leases: EventLeases,
+    written: Written,
+}
+
+/// What is known of our own report in the store.
+enum Written {
+    Unknown,
+    Known { report: Option<Report>, guard: Guard, at: Instant },
+}
+
+/// The lease that events of one bucket of time share.
+#[derive(Default)]
+struct EventLeases {
+    current: Option<(i64, Instant)>,
+    count: u64,
+}
+
+impl<S: Store> Link<S> {
+    async fn run(&mut self, shutdown: &Shutdown) {
+        let mut backoff = Backoff::default();
+        loop {
+            let trouble = match self.connect(shutdown).await {
+                Ok(session) => {
+                    backoff.reset();
+                    self.tell(News::Trouble(None)).await;
+                    self.serve(&session, shutdown).await;
+                    tracing::warn!(node = %self.identity.node, "the session is lost; opening another");
+                    continue;
+                }
+                Err(trouble) => trouble,
+            };
+            if let Some((reason, message)) = trouble {
+                self.tell(News::Trouble(Some((reason, message)))).await;
+            }
+            boottime::sleep(backoff.delay()).await;
+        }
+    }
+
+    async fn tell(&self, news: News) {
+        let _ = self.news.send(news).await;
+    }
+
+    /// Checks that the store is of our cluster, and opens or resumes the session. The error is a condition, or None for a
+    /// mere outage.
+    async fn connect(&mut self, shutdown: &Shutdown) -> Result<Session, Option<(&'static str, String)>> {
+        let outage = |error: &StoreError| {
+            tracing::warn!(error = chain(error), remedy = error.remedy(), "the store cannot be used; what runs is kept");
+            None
+        };
+        let wrong = |message: String| Some(("WrongCluster", message));
+        match marker(&self.store, &self.identity.root).await {
+            Err(error) => return Err(outage(&error)),
+            Ok(None) => return Err(wrong("the store has no cluster: check --etcd and the prefix; nothing is taken from it".to_owned())),
+            Ok(Some(Err(why))) => return Err(wrong(why)),
+            Ok(Some(Ok(marker))) if marker.id != self.identity.cluster => {
+                return Err(wrong(format!(
+                    "the store is of cluster {}, this agent of {}: check --etcd, or give the agent an empty --data-dir",
+                    marker.id, self.identity.cluster
+                )));
+            }
+            Ok(Some(Ok(ClusterMarker { moved: Some(moved), .. }))) => {
+                return Err(wrong(format!("the cluster has moved to {}: start the agent with --etcd of that store", moved.to.join(","))));
+            }
+            Ok(Some(Ok(_))) => {}
+        }
+        let value = records::SessionRecord {
+            schema_version: SchemaVersion::default(),
+            cluster: self.identity.cluster.clone(),
+            node: self.identity.node.clone(),
+            machine_id: self.identity.machine_id.clone(),
+            boot_id: self.identity.boot_id.clone(),
+            watermark: *self.wants.applied.borrow(),
+        };
+        let options = SessionOptions {
+            key: self.key(&Key::Session(self.identity.node.clone())),
+            machine_id: self.identity.machine_id.clone(),
+            value: value.encode().into(),
+            ttl: self.identity.session_ttl,
+        };
+        match session::open(&self.store, &options, self.record, shutdown).await {
+            Ok(session) => {
+                self.record = Some(session.record());
+                self.tell(News::Session(session.record())).await;
+                Ok(session)
+            }
+            Err(error @ SessionError::NodeTaken { .. }) => {
+                let remedy = error.remedy().unwrap_or_default();
+                let message = format!("{error}; {remedy}");
+                tracing::error!(%message, "another agent speaks for this node");
+                Err(Some(("NodeTaken", message)))
+            }
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "no session; what runs is kept");
+                Err(None)
+            }
+        }
+    }
+
+    fn key(&self, key: &Key) -> Vec<u8> {
+        self.identity.root.key(key).into_bytes()
+    }
+
+    /// Serves until the session is lost.
+    async fn serve(&mut self, session: &Session, shutdown: &Shutdown) {
+        let fence = Fence::session(session);
+        let lost = session.lost();
+        self.written = Written::Unknown;
+        let key = self.identity.root.key(&Key::Assignment(self.identity.node.clone()));
+        let prefix = Prefix::exact(key.clone()).expect("a key of ours does not end in `/`");
+        let mut assignment = runtime::reflect(self.store.clone(), prefix, ReflectOptions::default(), shutdown);
+        let mut backoff = Backoff::default();
+        let mut bucket = Bucket::new(50, 10, 0);
+        let began = Instant::now();
+        let mut due = Due { facts: true, specs: true };
+        // After a failure nothing is tried before this.
+        let mut hold: Option<Instant> = None;
+        loop {
+            if lost.is_lost() {
+                return;
+            }
+            let wake = match hold {
+                Some(moment) if moment > Instant::now() => Some(moment),
+                Some(_) | None => match self.write_out(&fence, &mut due).await {
+                    Ok(Step::Lost) => return,
+                    Ok(Step::Done(wait)) => {
+                        backoff.reset();
+                        hold = None;
+                        wait.map(|wait| Instant::now() + wait)
+                    }
+                    Err(error) => {
+                        tracing::warn!(error = chain(&error), remedy = error.remedy(), "the store failed; it is tried again");
+                        hold = Some(Instant::now() + backoff.delay());
+                        hold
+                    }
+                },
+            };
+            tokio::select! {
+                () = lost.lost() => return,
+                changed = assignment.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.offer(&assignment, key.as_bytes()).await;
+                }
+                changed = self.wants.report.changed() => if changed.is_err() { return },
+                changed = self.wants.facts.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    due.facts = true;
+                }
+                changed = self.wants.specs.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    due.specs = true;
+                }
+                Some(told) = self.events.recv() => {
+                    let now = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+                    if bucket.take(now) {
+                        self.write_event(&fence, told).await;
+                    }
+                }
+                () = sleep_until(wake) => {}
+            }
+        }
+    }
+
+    /// Says what stands under the assignment's key. A key that is not there says nothing.
+    async fn offer(&self, reader: &Reader, key: &[u8]) {
+        let Some(kv) = reader.snapshot().and_then(|cache| cache.keys.get(key).cloned()) else { return };
+        let offered = Assignment::decode(&kv.value).map(Arc::new).map_err(|error| chain(&error));
+        self.tell(News::Offered(offered)).await;
+    }
+
+    /// Brings specs in, and facts and report out. Says how long until there may be more to do.
+    async fn write_out(&mut self, fence: &Fence, due: &mut Due) -> Result<Step, StoreError> {
+        if due.specs {
+            self.fetch_specs().await?;
+            due.specs = false;
+        }
+        let facts = self.wants.facts.borrow_and_update().clone();
+        if let Some(facts) = facts.filter(|_| due.facts) {
+            let key = self.key(&Key::Node(self.identity.node.clone()));
+            let known = self.store.get(&key).await?.value;
+            let value = facts.encode();
+            if known.as_ref().is_none_or(|kv| kv.value != value) {
+                let guard = known.map_or(Guard::Absent, |kv| Guard::Unchanged(kv.mod_revision));
+                if self.store.commit(Txn::new(fence).put(key, value, guard)).await? == Outcome::FenceLost {
+                    return Ok(Step::Lost);
+                }
+            }
+            due.facts = false;
+        }
+        self.write_report(fence).await
+    }
+
+    async fn write_report(&mut self, fence: &Fence) -> Result<Step, StoreError> {
+        let Some(report) = self.wants.report.borrow_and_update().clone() else { return Ok(Step::Done(None)) };
+        let key = self.key(&Key::Report(self.identity.node.clone()));
+        if matches!(self.written, Written::Unknown) {
+            let found = self.store.get(&key).await?.value;
+            let guard = found.as_ref().map_or(Guard::Absent, |kv| Guard::Unchanged(kv.mod_revision));
+            let known = found.and_then(|kv| Report::decode(&kv.value).ok());
+            // What an earlier process wrote was written long enough ago.
+            self.written = Written::Known { report: known, guard, at: Instant::now() };
+            if let Written::Known { report: None, .. } = &self.written {
+                tracing::debug!("no report of this node in the store yet");
+            }
+        }
+        let Written::Known { report: known, guard, at } = &self.written else { return Ok(Step::Done(None)) };
+        let ago = at.elapsed();
+        match report::due(known.as_ref(), &report, ago) {
+            None => return Ok(Step::Done(None)),
+            Some(wait) if !wait.is_zero() => return Ok(Step::Done(Some(wait))),
+            Some(_) => {}
+        }
+        let txn = Txn::new(fence).put(key, report.encode(), *guard);
+        self.written = match self.store.commit(txn).await {
+            Ok(Outcome::Committed { revision }) => {
+                Written::Known { report: Some(Report::clone(&report)), guard: Guard::Unchanged(revision), at: Instant::now() }
+            }
+            Ok(Outcome::FenceLost) => return Ok(Step::Lost),
+            Ok(Outcome::Conflict { .. }) => {
+                self.written = Written::Unknown;
+                return Ok(Step::Done(Some(report::BETWEEN_WRITES)));
+            }
+            Err(error) => {
+                self.written = Written::Unknown;
+                return Err(error);
+            }
+        };
+        Ok(Step::Done(None))
+    }
+
+    async fn fetch_specs(&mut self) -> Result<(), StoreError> {
+        let wanted = self.wants.specs.borrow_and_update().clone();
+        for chunk in wanted.into_iter().collect::<Vec<_>>().chunks(64) {
+            let keys: Vec<Vec<u8>> = chunk.iter().map(|id| self.key(&Key::Accepted(id.resource.clone(), id.n))).collect();
+            let found = self.store.get_many(&keys).await?.value;
+            for (id, kv) in chunk.iter().zip(found) {
+                let bytes = match kv {
+                    None => Err(format!("the store has no accepted record {} of {}: apply it again", id.n, id.resource)),
+                    Some(kv) if Digest::of(&kv.value) != id.digest => {
+                        Err(format!("the accepted record {} of {} in the store is not the one assigned: apply it again", id.n, id.resource))
+                    }
+                    Some(kv) => Ok(kv.value),
+                };
+                self.tell(News::Spec(id.clone(), bytes)).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes an event, or drops it: events are for people, and the next one comes.
+    async fn write_event(&mut self, fence: &Fence, (namespace, event): Told) {
+        if let Err(error) = self.try_write_event(fence, &namespace, &event).await {
+            tracing::debug!(error = chain(&error), "an event was dropped");
+            if error.kind == StoreErrorKind::LeaseNotFound {
+                self.leases.current = None;
+            }
+        }
+    }
+
+    async fn try_write_event(&mut self, fence: &Fence, namespace: &str, event: &records::Event) -> Result<(), StoreError> {
+        let lease = match self.leases.current {
+            Some((lease, since)) if since.elapsed() < LEASE_BUCKET => lease,
+            Some(_) | None => {
+                let lease = self.store.lease_grant(EVENT_TTL).await?.id;
+                self.leases.current = Some((lease, Instant::now()));
+                lease
+            }
+        };
+        self.leases.count += 1;
+        // The time first, so that a list of events is in order.
+        let id = format!("{namespace}/{}-{}-{}", event.time, self.identity.node, self.leases.count);
+        let key = self.key(&Key::Event(id));
+        let _ = self.store.commit(Txn::new(fence).put_leased(key, event.encode(), Guard::Absent, lease)).await?;
+        Ok(())
+    }
+}
+
+/// What is to be done once, and not again until it changes.
+struct Due {
+    facts: bool,
+    specs: bool,
+}
+
+enum Step {
+    Done(Option<Duration>),
+    Lost,
+}
+
+async fn sleep_until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => boottime::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Labels of a node: what its person gave, with the engine's words for system and architecture.
+#[must_use]
+pub fn labels(given: &BTreeMap<String, String>, os: &str, arch: &str) -> BTreeMap<String, String> {
+    let mut labels = given.clone();
+    labels.insert("reeve.os".to_owned(), os.to_owned());
+    labels.insert("reeve.arch".to_owned(), arch.to_owned());
+    labels
+}
