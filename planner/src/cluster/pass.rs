@@ -522,6 +522,13 @@ impl<'a> Pass<'a> {
                     self.make_absent(inst, None);
                 }
             }
+            let one = &self.memory.svcs[svc as usize];
+            let (set, global) = (one.set, one.wanted == Wanted::PerNode);
+            if global && view.present.is_none() && !self.eligible(set, offset) {
+                // It had an instance, and wants none any more.
+                self.tallies[svc as usize].desired -= 1;
+                continue;
+            }
             let usable = view.prepared.filter(|inst| self.still_good(svc, *inst));
             match (view.present, view.prepared, view.leaving) {
                 (Some(present), prepared, _) => {

@@ -153,8 +153,7 @@ pub(super) fn nodes(snapshot: &Snapshot) -> Nodes<'_> {
             node.held = Some("its report cannot be read, or is about another node or cluster; restart its agent".to_owned());
         } else if assignment.is_none() {
             let had = entry.assignment.is_some() || applied != Order::default();
-            let lists = report.is_some_and(|report| !report.instances.is_empty());
-            if report.is_some() && (had || lists) {
+            if report.is_some() && had {
                 node.rewrite = true;
                 node.held = Some("its assignment was missing or unreadable, and is being written anew from its report".to_owned());
             } else if had {

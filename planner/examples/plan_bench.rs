@@ -1,0 +1,217 @@
+//! Times the cluster planner: cold plans, quiet ones, and after one lost node, at 1,000 and 5,000 nodes. Snapshots are
+//! built in memory first, so that what is timed is from snapshot to plan. `cargo run --release -p planner --example plan_bench`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use planner::cluster::{
+    AcceptedEntry, AcceptedHistory, DesiredBody, DesiredEntry, NodeEntry, Plan, PlanOptions, Snapshot, Status, Stored, plan_with, verdicts,
+};
+use schemas::keys::ResourceKey;
+use schemas::kinds::Kind;
+use schemas::names::NodeName;
+use schemas::records::{
+    Accepted, AcceptedBody, Addresses, Assignment, Breaker, Capacity, ClusterId, ClusterMarker, Digest, Engine, NodeFacts, Order, Phase,
+    Record, Report, ReportedInstance, SchemaVersion, SessionRecord, Uid, Verdict, VerdictRecord,
+};
+use schemas::service::ServiceSpec;
+use schemas::units::{ByteSize, Cpu};
+
+fn stored<T>(value: T) -> Stored<T> {
+    Stored { create_revision: 1, mod_revision: 1, value: Ok(value) }
+}
+
+fn spec(at: usize, replicas: usize) -> ServiceSpec {
+    let placement = match at % 4 {
+        0 => serde_json::json!({}),
+        1 => serde_json::json!({ "required": [{ "key": "disk", "operator": "In", "values": ["ssd"] }] }),
+        2 => serde_json::json!({ "spread": [{ "topologyKey": "zone", "maxSkew": 2 }] }),
+        _ => serde_json::json!({ "spread": [{ "topologyKey": "zone" }], "preferred": [{ "weight": 10, "expression": { "key": "disk", "operator": "In", "values": ["ssd"] } }] }),
+    };
+    serde_json::from_value(serde_json::json!({
+        "replicas": replicas,
+        "container": { "image": "registry.example/app:1", "resources": { "requests": { "cpu": "50m", "memory": "64Mi" } } },
+        "placement": placement,
+    }))
+    .expect("a service")
+}
+
+fn snapshot(nodes: usize, services: usize, replicas: usize) -> Snapshot {
+    let cluster = ClusterMarker { schema_version: SchemaVersion::default(), id: ClusterId::from_random([1; 16]), restore_epoch: 0, moved: None };
+    let mut snapshot = Snapshot {
+        revision: 1_000,
+        cluster: cluster.clone(),
+        epoch: 5,
+        complete: true,
+        desired: BTreeMap::new(),
+        accepted: BTreeMap::new(),
+        nodes: BTreeMap::new(),
+        service_statuses: BTreeMap::new(),
+        node_statuses: BTreeMap::new(),
+        acks: BTreeMap::new(),
+        breaker: Breaker::default(),
+    };
+    for at in 0..nodes {
+        let name: NodeName = format!("node-{at:05}").parse().expect("a name");
+        let facts = NodeFacts {
+            schema_version: SchemaVersion::default(),
+            cluster: cluster.id.clone(),
+            node: name.clone(),
+            capacity: Capacity { cpu: Cpu { millis: 8_000 }, memory: ByteSize(16 << 30) },
+            addresses: Addresses::default(),
+            engine: Engine::default(),
+            agent_version: "0.1.0".to_owned(),
+            labels: [("zone", ["a", "b", "c"][at % 3]), ("disk", ["ssd", "hdd"][at % 2]), ("reeve.os", "linux"), ("reeve.arch", "amd64")]
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .into(),
+        };
+        let session = SessionRecord {
+            schema_version: SchemaVersion::default(),
+            cluster: cluster.id.clone(),
+            node: name.clone(),
+            machine_id: String::new(),
+            boot_id: String::new(),
+            watermark: Order::default(),
+        };
+        let verdict = VerdictRecord { schema_version: SchemaVersion::default(), verdict: Verdict::Ready, reason: "test".to_owned() };
+        let report = Report {
+            schema_version: SchemaVersion::default(),
+            cluster: cluster.id.clone(),
+            node: name.clone(),
+            applied: Order::default(),
+            instances: Vec::new(),
+            conditions: Vec::new(),
+        };
+        let entry = NodeEntry {
+            facts: Some(stored(facts)),
+            session: Some(stored(session)),
+            verdict: Some(stored(verdict)),
+            cordon: None,
+            assignment: None,
+            report: Some(stored(Arc::new(report))),
+        };
+        snapshot.nodes.insert(name, entry);
+    }
+    for at in 0..services {
+        let key = ResourceKey {
+            namespace: Some(format!("team-{}", at % 20).parse().expect("a name")),
+            kind: Kind::Service,
+            name: format!("service-{at:05}").parse().expect("a name"),
+        };
+        let spec = spec(at, replicas);
+        let record = Accepted {
+            schema_version: SchemaVersion::default(),
+            n: 1,
+            uid: Uid::derive(&cluster.id, &key, 1),
+            desired_revision: 1,
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            body: AcceptedBody::Service(Box::new(spec.clone())),
+        };
+        let entry = AcceptedEntry { digest: Digest::of(&record.encode()), value: Ok(Arc::new(record)) };
+        snapshot.accepted.insert(key.clone(), AcceptedHistory { records: [(1, entry)].into() });
+        let desired = DesiredEntry {
+            create_revision: 1,
+            mod_revision: 1,
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            body: DesiredBody::Service(Arc::new(spec)),
+        };
+        snapshot.desired.insert(key, desired);
+    }
+    snapshot
+}
+
+/// Executes a plan, and lets every agent obey at once.
+fn obey(snapshot: &mut Snapshot, plan: &Plan) {
+    for write in &plan.assignments {
+        let assignment: &Assignment = &write.assignment;
+        let entry = snapshot.nodes.entry(assignment.node.clone()).or_default();
+        let instances = assignment
+            .instances
+            .iter()
+            .filter(|one| one.state != schemas::records::AssignedState::Absent)
+            .map(|one| ReportedInstance {
+                namespace: one.namespace.clone(),
+                kind: one.kind,
+                workload: one.workload.clone(),
+                uid: one.uid.clone(),
+                slot: one.slot.clone(),
+                n: one.n,
+                digest: one.digest.clone(),
+                phase: Phase::Running,
+                ready: true,
+                container: Some("0123456789ab".to_owned()),
+                restarts: 0,
+                ports: one.ports.clone(),
+                addresses: Vec::new(),
+                exit_code: None,
+                next: None,
+                failing: None,
+                conditions: Vec::new(),
+            })
+            .collect();
+        let report = Report {
+            schema_version: SchemaVersion::default(),
+            cluster: snapshot.cluster.id.clone(),
+            node: assignment.node.clone(),
+            applied: assignment.order,
+            instances,
+            conditions: Vec::new(),
+        };
+        entry.assignment = Some(stored(Arc::new(assignment.clone())));
+        entry.report = Some(stored(Arc::new(report)));
+    }
+    for (key, status) in &plan.statuses {
+        match status {
+            Status::Service(status) => {
+                snapshot.service_statuses.insert(key.clone(), stored(status.clone()));
+            }
+            Status::Node(status) => {
+                snapshot.node_statuses.insert(key.name.as_str().parse().expect("a name"), stored(status.clone()));
+            }
+        }
+    }
+    snapshot.breaker = plan.breaker.clone();
+}
+
+fn time(snapshot: &Snapshot, runs: usize) -> (Duration, Plan) {
+    let options = PlanOptions { list_keeps: false, ..PlanOptions::default() };
+    let mut times = Vec::new();
+    let mut last = plan_with(snapshot, options);
+    for _ in 0..runs {
+        let start = Instant::now();
+        let plan = plan_with(snapshot, options);
+        times.push(start.elapsed());
+        last = plan;
+    }
+    times.sort();
+    (times[times.len() / 2], last)
+}
+
+fn main() {
+    println!("{:>6} {:>9} {:>9} {:>11} {:>11} {:>13}", "nodes", "services", "replicas", "cold ms", "quiet ms", "lost node ms");
+    for (nodes, services, replicas) in [(1_000, 30, 1_000), (1_000, 3_000, 10), (5_000, 150, 1_000), (5_000, 15_000, 10)] {
+        let mut snapshot = snapshot(nodes, services, replicas);
+        let (cold, plan) = time(&snapshot, 5);
+        obey(&mut snapshot, &plan);
+        for _ in 0..3 {
+            let (_, plan) = time(&snapshot, 1);
+            obey(&mut snapshot, &plan);
+        }
+        let (quiet, plan) = time(&snapshot, 9);
+        assert!(plan.assignments.is_empty() && plan.rests(&snapshot), "it rests");
+        let placed: usize = snapshot.nodes.values().filter_map(|entry| entry.assignment.as_ref()).map(|a| a.value.as_ref().map_or(0, |a| a.instances.len())).sum();
+        assert_eq!(placed, services * replicas);
+        let first = snapshot.nodes.values_mut().next().expect("a node");
+        first.session = None;
+        let lost = VerdictRecord { schema_version: SchemaVersion::default(), verdict: Verdict::Lost, reason: "test".to_owned() };
+        first.verdict = Some(stored(lost));
+        let _ = verdicts(&snapshot);
+        let (after, plan) = time(&snapshot, 9);
+        assert!(!plan.assignments.is_empty());
+        let ms = |time: Duration| format!("{:.1}", time.as_secs_f64() * 1_000.0);
+        println!("{nodes:>6} {services:>9} {replicas:>9} {:>11} {:>11} {:>13}", ms(cold), ms(quiet), ms(after));
+    }
+}
