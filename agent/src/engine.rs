@@ -17,6 +17,8 @@ use schemas::names::{InstanceName, Namespace};
 use schemas::records::{AssignedPort, InstanceCondition};
 
 mod answers;
+#[cfg(test)]
+mod contract;
 mod credentials;
 pub mod docker;
 #[cfg(any(test, feature = "testing"))]

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -35,10 +36,13 @@ pub struct Prober {
     engine: Arc<dyn ContainerRuntime>,
     board: Arc<Board>,
     running: Mutex<BTreeMap<String, Running>>,
+    next: AtomicU64,
 }
 
 struct Running {
     target: ProbeTarget,
+    /// Which run this is: only its own results count.
+    number: u64,
     task: AbortHandle,
 }
 
@@ -51,7 +55,8 @@ impl Drop for Running {
 /// What the checks last said; wakes the loop when that changes.
 #[derive(Default)]
 struct Board {
-    results: Mutex<BTreeMap<String, Probe>>,
+    /// By container: which run may write, and what it last said.
+    results: Mutex<BTreeMap<String, (u64, Option<Probe>)>>,
     changed: Arc<Notify>,
 }
 
@@ -66,6 +71,7 @@ impl Prober {
                 changed,
             }),
             running: Mutex::default(),
+            next: AtomicU64::new(0),
         }
     }
 
@@ -73,13 +79,17 @@ impl Prober {
     pub fn keep(&self, targets: &BTreeMap<String, ProbeTarget>) {
         let mut running = lock(&self.running);
         running.retain(|id, one| targets.get(id) == Some(&one.target));
-        lock(&self.board.results).retain(|id, _| running.contains_key(id));
+        let mut results = lock(&self.board.results);
+        results.retain(|id, (number, _)| running.get(id).is_some_and(|one| one.number == *number));
         for (id, target) in targets {
             if running.contains_key(id) {
                 continue;
             }
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            results.insert(id.clone(), (number, None));
             let probing = run(
                 id.clone(),
+                number,
                 target.clone(),
                 Arc::clone(&self.engine),
                 Arc::clone(&self.board),
@@ -89,6 +99,7 @@ impl Prober {
                 id.clone(),
                 Running {
                     target: target.clone(),
+                    number,
                     task,
                 },
             );
@@ -98,16 +109,23 @@ impl Prober {
     /// The last result of every probed container that has one, by id.
     #[must_use]
     pub fn results(&self) -> BTreeMap<String, Probe> {
-        lock(&self.board.results).clone()
+        let results = lock(&self.board.results);
+        results
+            .iter()
+            .filter_map(|(id, (_, result))| Some((id.clone(), result.clone()?)))
+            .collect()
     }
 }
 
 impl Board {
-    /// Only for a container that is still probed: a check that ends late must not bring its result back.
-    fn put(&self, id: &str, result: Probe) {
+    /// A run that was ended, but not yet stopped, must not bring its result back.
+    fn put(&self, id: &str, number: u64, result: Probe) {
         let mut results = lock(&self.results);
-        let differs = results.get(id) != Some(&result);
-        results.insert(id.to_owned(), result);
+        let Some((_, last)) = results.get_mut(id).filter(|(owner, _)| *owner == number) else {
+            return;
+        };
+        let differs = last.as_ref() != Some(&result);
+        *last = Some(result);
         drop(results);
         if differs {
             self.changed.notify_one();
@@ -154,7 +172,7 @@ impl Judge {
     }
 }
 
-async fn run(id: String, target: ProbeTarget, engine: Arc<dyn ContainerRuntime>, board: Arc<Board>) {
+async fn run(id: String, number: u64, target: ProbeTarget, engine: Arc<dyn ContainerRuntime>, board: Arc<Board>) {
     let begun = Instant::now();
     let check = &target.check;
     let start_period = check.start_period.map_or(Duration::ZERO, Span::to_std);
@@ -169,7 +187,7 @@ async fn run(id: String, target: ProbeTarget, engine: Arc<dyn ContainerRuntime>,
         let result = judge.after(outcome, starting);
         let settled = result != Probe::Unknown;
         if settled {
-            board.put(&id, result);
+            board.put(&id, number, result);
         }
         // Failures count at the person's interval; only the wait for the first success within a start period is shorter.
         let next = if settled || healthy_before || !starting {

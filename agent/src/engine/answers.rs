@@ -186,7 +186,12 @@ pub(super) fn limits(host: &Value) -> Limits {
         cpuset_cpus: text(&host["CpusetCpus"]),
         cpuset_mems: text(&host["CpusetMems"]),
         memory: bytes("Memory"),
-        memory_swap: bytes("MemorySwap"),
+        // Unlimited beside a memory limit, none beside none.
+        memory_swap: match number("MemorySwap") {
+            swap if swap < UNLIMITED_BYTES => swap,
+            _ if bytes("Memory") == 0 => 0,
+            _ => -1,
+        },
         memory_reservation: bytes("MemoryReservation"),
         blkio_weight: unless("BlkioWeight", DEFAULT_BLKIO_WEIGHT),
         pids_limit: number("PidsLimit").max(0),

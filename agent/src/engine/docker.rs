@@ -652,13 +652,16 @@ fn update_body(desired: &Limits, observed: &Limits, cpus: u32) -> Value {
         observed.memory_reservation,
         reservation,
     );
-    if desired.memory_swap == 0 && (desired.memory != 0 || observed.memory != 0 || observed.memory_swap != 0) {
-        // The engine's own default beside a memory limit, and no limit beside none.
-        let swap = if desired.memory == 0 {
-            -1
-        } else {
-            desired.memory.saturating_mul(2)
-        };
+    // "-1" reaches no running container: what is unlimited is a number beyond any host here.
+    let swap = match (desired.memory_swap, desired.memory) {
+        (-1, _) => NO_MEMORY_LIMIT,
+        (0, 0) if observed.memory == 0 && observed.memory_swap == 0 => 0,
+        (0, 0) => NO_MEMORY_LIMIT,
+        // The engine's own default beside a memory limit.
+        (0, memory) => memory.saturating_mul(2),
+        (swap, _) => swap,
+    };
+    if swap != 0 {
         body.insert("MemorySwap".into(), json!(swap));
     }
     if desired.cpuset_cpus.is_empty() && !observed.cpuset_cpus.is_empty() {

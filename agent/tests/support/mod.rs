@@ -26,7 +26,12 @@ pub struct Process(Child);
 
 impl Process {
     pub fn start(command: &mut Command) -> Self {
-        Self(command.stdin(Stdio::null()).spawn().unwrap_or_else(|error| panic!("start {command:?}: {error}")))
+        Self(
+            command
+                .stdin(Stdio::null())
+                .spawn()
+                .unwrap_or_else(|error| panic!("start {command:?}: {error}")),
+        )
     }
     pub fn id(&self) -> u32 {
         self.0.id()
@@ -65,7 +70,10 @@ impl Engine {
     pub fn start() -> Self {
         let directory = std::env::temp_dir().join(format!("reeve-engine-{}-{}", std::process::id(), unique()));
         std::fs::create_dir_all(&directory).expect("a directory for the engine");
-        let mut engine = Self { process: None, directory };
+        let mut engine = Self {
+            process: None,
+            directory,
+        };
         engine.run();
         engine.import(IMAGE);
         engine
@@ -76,17 +84,23 @@ impl Engine {
         let log = std::fs::File::create(at("dockerd.log")).expect("a log file");
         let mut command = Command::new("dockerd");
         command
-            .arg("--data-root").arg(at("data"))
-            .arg("--exec-root").arg(at("exec"))
-            .arg("--pidfile").arg(at("pid"))
-            .arg("-H").arg(self.address())
+            .arg("--data-root")
+            .arg(at("data"))
+            .arg("--exec-root")
+            .arg(at("exec"))
+            .arg("--pidfile")
+            .arg(at("pid"))
+            .arg("-H")
+            .arg(self.address())
             // Engines side by side must not share the default bridge; the tests use networks of their own.
             .arg("--bridge=none")
             .arg("--insecure-registry=127.0.0.0/8")
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log);
         self.process = Some(Process::start(&mut command));
-        wait("dockerd to answer", Duration::from_secs(60), || self.docker(&["version"]).is_ok());
+        wait("dockerd to answer", Duration::from_secs(60), || {
+            self.docker(&["version"]).is_ok()
+        });
     }
 
     /// `unix:///...`.
@@ -100,10 +114,19 @@ impl Engine {
 
     /// The engine's own client; its output, or what it said on failing.
     pub fn docker(&self, arguments: &[&str]) -> Result<String, String> {
-        let output = Command::new("docker").arg("-H").arg(self.address()).args(arguments).stdin(Stdio::null()).output();
+        let output = Command::new("docker")
+            .arg("-H")
+            .arg(self.address())
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output();
         let output = output.map_err(|error| error.to_string())?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+        if output.status.success() {
+            Ok(text(&output.stdout))
+        } else {
+            Err(text(&output.stderr))
+        }
     }
 
     /// Makes a small image under this name.
@@ -113,16 +136,37 @@ impl Engine {
             for name in ["bin", "tmp", "etc", "data", "www"] {
                 std::fs::create_dir_all(tree.join(name)).expect("the tree of an image");
             }
-            std::fs::copy("/usr/bin/busybox", tree.join("bin/busybox")).or_else(|_| std::fs::copy("/bin/busybox", tree.join("bin/busybox"))).expect("busybox-static is installed");
-            for tool in ["sh", "sleep", "httpd", "wget", "nc", "cat", "echo", "true", "false", "id", "hostname", "nslookup", "kill", "ls", "touch"] {
+            std::fs::copy("/usr/bin/busybox", tree.join("bin/busybox"))
+                .or_else(|_| std::fs::copy("/bin/busybox", tree.join("bin/busybox")))
+                .expect("busybox-static is installed");
+            for tool in [
+                "sh", "sleep", "httpd", "wget", "nc", "cat", "echo", "true", "false", "id", "hostname", "nslookup",
+                "kill", "ls", "touch",
+            ] {
                 std::os::unix::fs::symlink("busybox", tree.join("bin").join(tool)).expect("a link");
             }
-            std::fs::write(tree.join("etc/passwd"), "root:x:0:0:root:/:/bin/sh\nweb:x:1000:1000::/:/bin/sh\n").expect("passwd");
+            std::fs::write(
+                tree.join("etc/passwd"),
+                "root:x:0:0:root:/:/bin/sh\nweb:x:1000:1000::/:/bin/sh\n",
+            )
+            .expect("passwd");
             std::fs::write(tree.join("etc/group"), "root:x:0:\nweb:x:1000:\naudio:x:29:\n").expect("group");
         }
-        let mut tar = Command::new("tar").arg("-C").arg(&tree).args(["-c", "."]).stdout(Stdio::piped()).spawn().expect("tar");
+        let mut tar = Command::new("tar")
+            .arg("-C")
+            .arg(&tree)
+            .args(["-c", "."])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("tar");
         let out = tar.stdout.take().expect("tar's output");
-        let import = Command::new("docker").arg("-H").arg(self.address()).args(["import", "-", image]).stdin(out).output().expect("docker import");
+        let import = Command::new("docker")
+            .arg("-H")
+            .arg(self.address())
+            .args(["import", "-", image])
+            .stdin(out)
+            .output()
+            .expect("docker import");
         assert!(import.status.success(), "{}", String::from_utf8_lossy(&import.stderr));
         let _ended = tar.wait();
     }
@@ -155,10 +199,18 @@ impl Drop for Engine {
         // Mounts of containers that could not be removed would keep the directory.
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         let prefix = self.directory.display().to_string();
-        let mut ours: Vec<&str> = mounts.lines().filter_map(|line| line.split_whitespace().nth(1)).filter(|path| path.starts_with(&prefix)).collect();
+        let mut ours: Vec<&str> = mounts
+            .lines()
+            .filter_map(|line| line.split_whitespace().nth(1))
+            .filter(|path| path.starts_with(&prefix))
+            .collect();
         ours.sort_by_key(|path| std::cmp::Reverse(path.len()));
         for path in ours {
-            let _unmounted = Command::new("umount").arg("-l").arg(path).stderr(Stdio::null()).status();
+            let _unmounted = Command::new("umount")
+                .arg("-l")
+                .arg(path)
+                .stderr(Stdio::null())
+                .status();
         }
         let _removed = std::fs::remove_dir_all(&self.directory);
     }
@@ -171,7 +223,10 @@ fn unique() -> u64 {
 
 /// A free port of loopback.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
+    TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("a free port")
+        .port()
 }
 
 /// A real registry on loopback, which wants the user `reeve` and the password `secret`.
@@ -186,7 +241,11 @@ impl Registry {
         let directory = tempfile::tempdir().expect("a directory for the registry");
         let port = free_port();
         let at = |name: &str| directory.path().join(name);
-        std::fs::write(at("htpasswd"), "reeve:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n").expect("htpasswd");
+        std::fs::write(
+            at("htpasswd"),
+            "reeve:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n",
+        )
+        .expect("htpasswd");
         let config = format!(
             "version: 0.1\nlog: {{ level: error }}\nstorage: {{ filesystem: {{ rootdirectory: {} }} }}\nhttp: {{ addr: \"127.0.0.1:{port}\" }}\nauth: {{ htpasswd: {{ realm: reeve, path: {} }} }}\n",
             at("data").display(),
@@ -195,10 +254,20 @@ impl Registry {
         std::fs::write(at("config.yml"), config).expect("the registry's configuration");
         let log = std::fs::File::create(at("log")).expect("a log file");
         let mut command = Command::new("docker-registry");
-        command.arg("serve").arg(at("config.yml")).stdout(log.try_clone().expect("a second handle")).stderr(log);
+        command
+            .arg("serve")
+            .arg(at("config.yml"))
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log);
         let process = Process::start(&mut command);
-        wait("the registry to listen", Duration::from_secs(20), || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
-        Self { _process: process, port, _directory: directory }
+        wait("the registry to listen", Duration::from_secs(20), || {
+            std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
+        Self {
+            _process: process,
+            port,
+            _directory: directory,
+        }
     }
 
     /// `127.0.0.1:port`.
@@ -212,7 +281,18 @@ impl Registry {
         let config = engine.directory().join("push");
         let config = config.to_str().expect("a path");
         let login = Command::new("docker")
-            .args(["--config", config, "-H", &engine.address(), "login", "-u", "reeve", "-p", "secret", &self.host()])
+            .args([
+                "--config",
+                config,
+                "-H",
+                &engine.address(),
+                "login",
+                "-u",
+                "reeve",
+                "-p",
+                "secret",
+                &self.host(),
+            ])
             .output()
             .expect("docker login");
         assert!(login.status.success(), "{}", String::from_utf8_lossy(&login.stderr));
