@@ -1,0 +1,541 @@
+//! From a [`Plan`] to the store, and nothing decided on the way: [`prepare`] lists the fenced transactions of a pass,
+//! pure; [`Batch::commit`] sends them in an order that is safe to break off anywhere.
+//!
+//! Every transaction compares the leader's key, the cluster's marker, and the revision of what it overwrites. First goes
+//! what removals spend of their budget, then accepted records, then assignments (one transaction per node, with what its
+//! removals rest on), then what is for people, then what is forgotten. A small pass sends the first three as one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use planner::cluster::{AcceptedWrite, AssignmentWrite, Guard as Rests, Plan, Snapshot, Status};
+use runtime::{Fence, Guard, KeyMap, Outcome, Store, StoreError, StoreErrorKind, Txn};
+use schemas::keys::{Key, ResourceKey, Root};
+use schemas::names::NodeName;
+use schemas::records::{Assigned, Assignment, Breaker, Condition, Record, VerdictRecord};
+
+use crate::observe::Observer;
+
+/// The most facts that the removals of one assignment may rest on; the rest waits for the next pass. A transaction has
+/// at most 127 compares, some of them for the fence, the marker and the assignment itself.
+const MAX_GUARDS: usize = 100;
+/// A pass of at most so many writes, and so many bytes, sends them as one transaction: one commit of the store instead of
+/// two between a manifest and its containers.
+const SMALL_WRITES: usize = 16;
+const SMALL_BYTES: usize = 256 << 10;
+
+/// What a write is about; a label of the metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Class {
+    /// The removal budget.
+    Breaker,
+    /// Accepted specs and deletions, and the deletion of old ones.
+    Accepted,
+    /// Nodes' assignments.
+    Assignment,
+    /// Statuses of resources and nodes.
+    Status,
+    /// Nodes' verdicts.
+    Verdict,
+    /// Acknowledgements that are used up.
+    Ack,
+    /// All keys of a node that is gone.
+    Node,
+}
+
+impl Class {
+    /// Every class.
+    pub const ALL: [Self; 7] = [
+        Self::Breaker,
+        Self::Accepted,
+        Self::Assignment,
+        Self::Status,
+        Self::Verdict,
+        Self::Ack,
+        Self::Node,
+    ];
+
+    /// As the metrics call it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Breaker => "breaker",
+            Self::Accepted => "accepted",
+            Self::Assignment => "assignment",
+            Self::Status => "status",
+            Self::Verdict => "verdict",
+            Self::Ack => "ack",
+            Self::Node => "node",
+        }
+    }
+}
+
+/// One transaction of a pass, before it is fenced.
+#[derive(Clone, Debug)]
+struct Step {
+    class: Class,
+    requires: Vec<(String, Guard)>,
+    /// A key, its new value (none deletes it), and what it must be now.
+    writes: Vec<(String, Option<Bytes>, Guard)>,
+    /// The accepted record it creates.
+    creates: Option<(ResourceKey, u64)>,
+    /// The accepted records of this pass that it refers to: it is left out when one of them is not created.
+    refers: Vec<(ResourceKey, u64)>,
+    /// Whether it removes instances, and so spends what the breaker grants.
+    removes: bool,
+}
+
+/// All writes of one pass.
+#[derive(Clone, Debug)]
+#[must_use = "a batch does nothing until it is committed"]
+pub struct Batch {
+    fence: Fence,
+    /// The marker's key, and how it was seen: required by every transaction.
+    marker: (String, Guard),
+    budget: Vec<Step>,
+    accepted: Vec<Step>,
+    assignments: Vec<Step>,
+    /// What people read, and what is forgotten.
+    rest: Vec<Step>,
+    /// Something was left for the next pass, which is due at once.
+    pub unfinished: bool,
+}
+
+/// How a batch ended.
+#[derive(Clone, Debug, Default)]
+pub struct Committed {
+    /// The highest revision at which something of it was written: no pass before the cache has reached it.
+    pub revision: Option<i64>,
+    /// Writes by class and outcome: `committed`, `conflict`, `failed`, `fenced`, `refused`.
+    pub counts: BTreeMap<(Class, &'static str), u64>,
+    /// The leadership is lost.
+    pub fence_lost: bool,
+    /// Something was found otherwise than the plan assumed: plan again.
+    pub conflicts: usize,
+    /// The first failure of the store: what comes after it was not sent.
+    pub error: Option<StoreError>,
+    /// Writes that no store would take, such as an assignment over 1 MiB. They hurt themselves only.
+    pub refused: Vec<StoreError>,
+    /// Removals are in force, or may be: what the plan spends is spent.
+    pub removed: bool,
+}
+
+/// What all transactions of a pass are made of.
+pub struct Base<'a> {
+    root: &'a Root,
+    keys: &'a KeyMap,
+    fence: &'a Fence,
+}
+
+impl<'a> Base<'a> {
+    /// Of the state that an observer has seen.
+    #[must_use]
+    pub const fn new(observer: &'a Observer, fence: &'a Fence) -> Self {
+        Self {
+            root: observer.root(),
+            keys: observer.keys(),
+            fence,
+        }
+    }
+
+    fn batch(&self) -> Batch {
+        Batch {
+            fence: self.fence.clone(),
+            marker: self.as_seen(&Key::Cluster),
+            budget: Vec::new(),
+            accepted: Vec::new(),
+            assignments: Vec::new(),
+            rest: Vec::new(),
+            unfinished: false,
+        }
+    }
+
+    /// A key, and the demand that it is still as it was seen.
+    fn as_seen(&self, key: &Key) -> (String, Guard) {
+        let key = self.root.key(key);
+        let guard = self
+            .keys
+            .get(key.as_bytes())
+            .map_or(Guard::Absent, |kv| Guard::Unchanged(kv.mod_revision));
+        (key, guard)
+    }
+
+    /// The step that writes one key, if it is as it was seen.
+    fn put(&self, class: Class, key: &Key, value: Vec<u8>) -> Step {
+        let (key, guard) = self.as_seen(key);
+        let mut step = Step::new(class);
+        step.writes.push((key, Some(value.into()), guard));
+        step
+    }
+
+    /// The step that deletes those of the keys that were seen; none if there is none.
+    fn delete(&self, class: Class, keys: &[Key]) -> Option<Step> {
+        let mut step = Step::new(class);
+        let seen = keys
+            .iter()
+            .map(|key| self.as_seen(key))
+            .filter(|(_, guard)| *guard != Guard::Absent);
+        step.writes.extend(seen.map(|(key, guard)| (key, None, guard)));
+        (!step.writes.is_empty()).then_some(step)
+    }
+
+    fn rests_on(&self, step: &mut Step, rests: &Rests) {
+        let (key, guard) = match rests {
+            Rests::DesiredAbsent(key) => (Key::Desired(key.clone()), Guard::Absent),
+            Rests::DesiredAt { key, mod_revision } => (Key::Desired(key.clone()), Guard::Unchanged(*mod_revision)),
+            Rests::CordonAt { node, mod_revision } => (Key::Cordon(node.clone()), Guard::Unchanged(*mod_revision)),
+            Rests::SessionAbsent(node) => (Key::Session(node.clone()), Guard::Absent),
+        };
+        step.requires.push((self.root.key(&key), guard));
+    }
+}
+
+/// The writes of new verdicts, and of nodes that are forgotten in full.
+pub fn prepare_verdicts(base: &Base<'_>, writes: &[(NodeName, VerdictRecord)], forget: &[NodeName]) -> Batch {
+    let mut batch = base.batch();
+    for (node, record) in writes {
+        batch
+            .rest
+            .push(base.put(Class::Verdict, &Key::Verdict(node.clone()), record.encode()));
+    }
+    for node in forget {
+        let keys = [Key::Node, Key::Report, Key::Assignment, Key::Verdict, Key::Cordon].map(|key| key(node.clone()));
+        if let Some(mut step) = base.delete(Class::Node, &keys) {
+            base.rests_on(&mut step, &Rests::SessionAbsent(node.clone()));
+            batch.rest.push(step);
+        }
+    }
+    batch
+}
+
+/// The writes that bring the store to what a plan says. `now` is the leader's time for people, RFC 3339 in UTC.
+/// Only what differs is written: an empty batch is what a steady state gives.
+pub fn prepare(base: &Base<'_>, snapshot: &Snapshot, plan: &Plan, now: &str) -> Batch {
+    let mut batch = base.batch();
+    let stored_breaker = base.keys.get(base.root.key(&Key::Breaker).as_bytes());
+    let breaker = plan.breaker.encode();
+    let is_default = plan.breaker == Breaker::default();
+    if stored_breaker.map_or(!is_default, |kv| kv.value != breaker) {
+        batch.budget.push(base.put(Class::Breaker, &Key::Breaker, breaker));
+    }
+    for AcceptedWrite { key, record, guard } in &plan.accepted {
+        let mut step = Step::new(Class::Accepted);
+        base.rests_on(&mut step, guard);
+        let path = base.root.key(&Key::Accepted(key.clone(), record.n));
+        step.writes.push((path, Some(record.encode().into()), Guard::Absent));
+        step.creates = Some((key.clone(), record.n));
+        batch.accepted.push(step);
+    }
+    let created: BTreeSet<(&ResourceKey, u64)> =
+        plan.accepted.iter().map(|write| (&write.key, write.record.n)).collect();
+    for write in &plan.assignments {
+        let (step, whole) = assignment(base, snapshot, write, &created);
+        batch.unfinished |= !whole;
+        batch.assignments.push(step);
+    }
+    for (key, status) in &plan.statuses {
+        batch.rest.extend(status_step(base, snapshot, key, status, now));
+    }
+    let forgotten = plan.ended.iter().map(|key| (Class::Status, Key::Status(key.clone())));
+    let forgotten = forgotten.chain(
+        plan.spent_acks
+            .iter()
+            .map(|digest| (Class::Ack, Key::Ack(digest.to_string()))),
+    );
+    let forgotten = forgotten.chain(
+        plan.forgotten
+            .iter()
+            .map(|(key, n)| (Class::Accepted, Key::Accepted(key.clone(), *n))),
+    );
+    batch
+        .rest
+        .extend(forgotten.filter_map(|(class, key)| base.delete(class, &[key])));
+    batch
+}
+
+/// One node's assignment; and whether it is all of what was planned for it.
+fn assignment(
+    base: &Base<'_>,
+    snapshot: &Snapshot,
+    write: &AssignmentWrite,
+    created: &BTreeSet<(&ResourceKey, u64)>,
+) -> (Step, bool) {
+    let AssignmentWrite {
+        assignment,
+        stored_mod_revision,
+        guards,
+    } = write;
+    let guards: BTreeSet<&Rests> = guards.iter().collect();
+    let stored = snapshot
+        .nodes
+        .get(&assignment.node)
+        .and_then(|node| node.assignment.as_ref());
+    let stored = stored.and_then(|stored| stored.value.as_ref().ok());
+    let (kept, left) = split(&guards);
+    let whole = left.is_empty();
+    let reduced = if whole {
+        None
+    } else {
+        Some(without(assignment, stored.map(|a| a.as_ref()), &left))
+    };
+    let assignment = reduced.as_ref().unwrap_or(assignment);
+
+    let mut step = Step::new(Class::Assignment);
+    for guard in &kept {
+        base.rests_on(&mut step, guard);
+    }
+    let path = base.root.key(&Key::Assignment(assignment.node.clone()));
+    let guard = if *stored_mod_revision == 0 {
+        Guard::Absent
+    } else {
+        Guard::Unchanged(*stored_mod_revision)
+    };
+    step.writes.push((path, Some(assignment.encode().into()), guard));
+    step.removes = !kept.is_empty();
+    if !created.is_empty() {
+        let refers = assignment
+            .instances
+            .iter()
+            .map(|instance| (resource(instance), instance.n));
+        let refers: BTreeSet<(ResourceKey, u64)> = refers.filter(|(key, n)| created.contains(&(key, *n))).collect();
+        step.refers = refers.into_iter().collect();
+    }
+    (step, whole)
+}
+
+/// The facts that fit in one transaction, and the resources whose facts do not.
+fn split<'a>(guards: &BTreeSet<&'a Rests>) -> (Vec<&'a Rests>, BTreeSet<&'a ResourceKey>) {
+    let about = |guard: &'a Rests| match guard {
+        Rests::DesiredAbsent(key) | Rests::DesiredAt { key, mod_revision: _ } => Some(key),
+        Rests::CordonAt { .. } | Rests::SessionAbsent(_) => None,
+    };
+    let mut kept: Vec<&Rests> = guards.iter().copied().filter(|guard| about(guard).is_none()).collect();
+    let mut left = BTreeSet::new();
+    let mut resources = BTreeSet::new();
+    for guard in guards.iter().copied() {
+        let Some(key) = about(guard) else { continue };
+        if left.contains(key) || (kept.len() >= MAX_GUARDS && !resources.contains(key)) {
+            left.insert(key);
+        } else {
+            resources.insert(key);
+            kept.push(guard);
+        }
+    }
+    (kept, left)
+}
+
+/// An assignment in which the instances of some resources stay as they are stored.
+fn without(assignment: &Assignment, stored: Option<&Assignment>, left: &BTreeSet<&ResourceKey>) -> Assignment {
+    let stays = |instance: &&Assigned| left.contains(&resource(instance));
+    let mut instances: Vec<Assigned> = assignment.instances.iter().filter(|i| !stays(i)).cloned().collect();
+    instances.extend(
+        stored
+            .iter()
+            .flat_map(|stored| stored.instances.iter())
+            .filter(stays)
+            .cloned(),
+    );
+    instances.sort_by(|a, b| {
+        (&a.namespace, &a.workload, &a.slot, &a.uid).cmp(&(&b.namespace, &b.workload, &b.slot, &b.uid))
+    });
+    Assignment {
+        instances,
+        ..assignment.clone()
+    }
+}
+
+fn resource(instance: &Assigned) -> ResourceKey {
+    ResourceKey {
+        namespace: Some(instance.namespace.clone()),
+        kind: instance.kind,
+        name: instance.workload.clone(),
+    }
+}
+
+/// The write of one status, if it differs from the stored one in more than `since`.
+fn status_step(base: &Base<'_>, snapshot: &Snapshot, key: &ResourceKey, status: &Status, now: &str) -> Option<Step> {
+    if status.is_stored(key, snapshot) {
+        return None;
+    }
+    let value = match status {
+        Status::Service(status) => {
+            let old = snapshot
+                .service_statuses
+                .get(key)
+                .and_then(|stored| stored.value.as_ref().ok());
+            let mut new = status.clone();
+            carry_since(&mut new.conditions, old.map(|old| old.conditions.as_slice()), now);
+            new.encode()
+        }
+        Status::Node(status) => {
+            let node = key.name.as_str().parse::<NodeName>().ok()?;
+            let old = snapshot
+                .node_statuses
+                .get(&node)
+                .and_then(|stored| stored.value.as_ref().ok());
+            let mut new = status.clone();
+            carry_since(&mut new.conditions, old.map(|old| old.conditions.as_slice()), now);
+            new.encode()
+        }
+    };
+    Some(base.put(Class::Status, &Key::Status(key.clone()), value))
+}
+
+/// A condition whose status and reason are as before began when it began; any other begins now.
+fn carry_since(new: &mut [Condition], old: Option<&[Condition]>, now: &str) {
+    for condition in new {
+        let before = old.and_then(|old| old.iter().find(|before| before.kind == condition.kind));
+        let unchanged = before.filter(|before| before.status == condition.status && before.reason == condition.reason);
+        condition.since = unchanged
+            .and_then(|before| before.since.clone())
+            .or_else(|| Some(now.to_owned()));
+    }
+}
+
+impl Step {
+    const fn new(class: Class) -> Self {
+        Self {
+            class,
+            requires: Vec::new(),
+            writes: Vec::new(),
+            creates: None,
+            refers: Vec::new(),
+            removes: false,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.writes
+            .iter()
+            .map(|(key, value, _)| key.len() + value.as_ref().map_or(0, Bytes::len))
+            .sum()
+    }
+}
+
+impl Batch {
+    /// Whether there is nothing to write.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many writes there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.budget.len() + self.accepted.len() + self.assignments.len() + self.rest.len()
+    }
+
+    fn txn<'a>(&self, steps: impl IntoIterator<Item = &'a Step>) -> Txn {
+        let mut txn = Txn::new(&self.fence).require(self.marker.0.clone(), self.marker.1);
+        for step in steps {
+            for (key, guard) in &step.requires {
+                txn = txn.require(key.clone(), *guard);
+            }
+            for (key, value, guard) in &step.writes {
+                txn = match value {
+                    Some(value) => txn.put(key.clone(), value.clone(), *guard),
+                    None => txn.delete(key.clone(), *guard),
+                };
+            }
+        }
+        txn
+    }
+
+    /// The first three groups, where they are few enough to be one transaction.
+    fn first(&self) -> Option<Vec<&Step>> {
+        let steps: Vec<&Step> = self
+            .budget
+            .iter()
+            .chain(&self.accepted)
+            .chain(&self.assignments)
+            .collect();
+        let bytes: usize = steps.iter().map(|step| step.bytes()).sum();
+        let compares: usize = steps.iter().map(|step| step.requires.len() + step.writes.len()).sum();
+        let small = steps.len() <= SMALL_WRITES && bytes <= SMALL_BYTES && compares <= MAX_GUARDS;
+        (small && steps.len() > 1).then_some(steps)
+    }
+
+    /// Sends it. `together` allows to send a small pass as one transaction; it is refused after a conflict, so that one
+    /// resource that changes all the time cannot hold up the others.
+    pub async fn commit<S: Store>(self, store: &S, together: bool) -> Committed {
+        let mut done = Committed::default();
+        match self.first().filter(|_| together) {
+            Some(steps) => {
+                let outcome = store.commit(self.txn(steps.iter().copied())).await;
+                for step in steps {
+                    done.note(step, &outcome);
+                }
+            }
+            None => {
+                self.send(store, &mut done, &self.budget).await;
+                let refused = self.send(store, &mut done, &self.accepted).await;
+                let fits = |step: &&Step| !step.refers.iter().any(|referred| refused.contains(referred));
+                self.send(store, &mut done, self.assignments.iter().filter(fits)).await;
+            }
+        }
+        self.send(store, &mut done, &self.rest).await;
+        done
+    }
+
+    /// Sends steps, unless something has failed before; returns the accepted records that were not created.
+    async fn send<'a, S: Store>(
+        &self,
+        store: &S,
+        done: &mut Committed,
+        steps: impl IntoIterator<Item = &'a Step>,
+    ) -> BTreeSet<(ResourceKey, u64)> {
+        let mut refused = BTreeSet::new();
+        let steps: Vec<&Step> = steps.into_iter().collect();
+        if steps.is_empty() || done.fence_lost || done.error.is_some() {
+            return refused;
+        }
+        let outcomes = store.batch(steps.iter().map(|step| self.txn([*step])).collect()).await;
+        for (step, outcome) in steps.iter().zip(outcomes) {
+            if !done.note(step, &outcome) {
+                refused.extend(step.creates.clone());
+            }
+        }
+        refused
+    }
+}
+
+impl Committed {
+    /// Counts one outcome; whether the step is in force.
+    fn note(&mut self, step: &Step, outcome: &Result<Outcome, StoreError>) -> bool {
+        let word = match outcome {
+            Ok(Outcome::Committed { revision }) => {
+                self.revision = self.revision.max(Some(*revision));
+                self.removed |= step.removes;
+                "committed"
+            }
+            Ok(Outcome::FenceLost) => {
+                self.fence_lost = true;
+                "fenced"
+            }
+            Ok(Outcome::Conflict { keys }) => {
+                // The cache must reach what was found, or the same plan is made again.
+                let found = keys
+                    .iter()
+                    .filter_map(|conflict| conflict.found.map(|(_, modified)| modified))
+                    .max();
+                self.revision = self.revision.max(found);
+                self.conflicts += 1;
+                "conflict"
+            }
+            Err(error) if matches!(error.kind, StoreErrorKind::TooLarge { .. } | StoreErrorKind::Invalid(_)) => {
+                self.refused.push(error.clone());
+                "refused"
+            }
+            Err(error) => {
+                self.removed |= step.removes && error.is_outage();
+                self.error.get_or_insert_with(|| error.clone());
+                "failed"
+            }
+        };
+        *self.counts.entry((step.class, word)).or_default() += 1;
+        word == "committed"
+    }
+}
+
+#[cfg(test)]
+mod tests;

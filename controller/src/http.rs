@@ -1,0 +1,288 @@
+//! What a controller serves over HTTP, for people's tools: `/metrics`, `/healthz`, `/readyz`, and `/sd`, Prometheus' HTTP
+//! service discovery. Only GET; it reads the cache and writes nothing. A connection that brings nothing for two minutes
+//! is closed, and there are at most 64 of them, so that no client can tie the controller down.
+//!
+//! `/sd` lists this controller, the leading one (its address is in the election key), and every agent that registered
+//! one. Standby controllers keep no key in the store and so are found only by asking them: give Prometheus the URL of each
+//! controller, or of one address that reaches any of them.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use runtime::{Health, Prefix, Reader};
+use schemas::keys::{Key, Root};
+use schemas::records::{NodeFacts, Record};
+use serde::Serialize;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Sleep;
+
+use crate::metrics::Metrics;
+
+/// A store that has not answered for this long counts as away.
+pub const STORE_SILENCE: Duration = Duration::from_secs(10);
+/// Connections at once.
+const CONNECTIONS: usize = 64;
+/// How long a connection may bring nothing new; over the usual minute between two scrapes.
+const IDLE: Duration = Duration::from_secs(120);
+
+/// What the handlers read.
+#[derive(Clone, Debug)]
+pub struct Served {
+    /// Counters, and the leader's last pass.
+    pub metrics: Arc<Metrics>,
+    /// The cache.
+    pub cache: Reader,
+    /// When the store last answered.
+    pub store: Health,
+    /// Where the keys stand.
+    pub root: Root,
+    /// `host:port` under which others reach this server.
+    pub address: String,
+}
+
+/// Serves until dropped.
+pub async fn serve(listener: TcpListener, served: Served) {
+    let app = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/sd", get(discovery))
+        .fallback(|| async { (StatusCode::NOT_FOUND, "there are /metrics, /healthz, /readyz and /sd\n") })
+        .with_state(served);
+    let bounded = Bounded {
+        listener,
+        room: Arc::new(Semaphore::new(CONNECTIONS)),
+    };
+    if let Err(error) = axum::serve(bounded, app).await {
+        tracing::error!(%error, "the HTTP server has ended");
+    }
+}
+
+async fn metrics(State(served): State<Served>) -> Response {
+    let text = served.metrics.text(&served.store, served.cache.snapshot().as_ref());
+    (
+        [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
+        text,
+    )
+        .into_response()
+}
+
+/// Ready: the store was read in full, it answers, and it may be acted on. A standby is ready too.
+async fn ready(State(served): State<Served>) -> (StatusCode, &'static str) {
+    let answers = served
+        .store
+        .last_answer()
+        .is_some_and(|last| last.elapsed() < STORE_SILENCE);
+    match (served.cache.snapshot().is_some(), answers) {
+        (false, _) => (StatusCode::SERVICE_UNAVAILABLE, "the store has not been read yet\n"),
+        (true, false) => (StatusCode::SERVICE_UNAVAILABLE, "the store does not answer\n"),
+        (true, true) if served.metrics.is_held() => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the store may not be acted on; see the log\n",
+        ),
+        (true, true) => (StatusCode::OK, "ok\n"),
+    }
+}
+
+/// One entry of Prometheus' HTTP service discovery.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Target {
+    targets: Vec<String>,
+    labels: BTreeMap<&'static str, String>,
+}
+
+async fn discovery(State(served): State<Served>) -> Response {
+    let targets = targets(&served);
+    let text = serde_json::to_vec(&targets).unwrap_or_else(|_| b"[]".to_vec());
+    ([(header::CONTENT_TYPE, "application/json")], text).into_response()
+}
+
+fn targets(served: &Served) -> Vec<Target> {
+    let mut targets = vec![target("controller", &served.address, None)];
+    let Some(cache) = served.cache.snapshot() else {
+        return targets;
+    };
+    let election = cache.keys.get(served.root.key(&Key::Election).as_bytes());
+    let holder = election.and_then(|kv| serde_json::from_slice::<runtime::leader::Holder>(&kv.value).ok());
+    let leader = holder.as_ref().and_then(|holder| holder_address(&holder.holder));
+    if let Some(address) = leader.filter(|address| *address != served.address) {
+        targets.push(target("controller", address, None));
+    }
+    let Ok(nodes) = Prefix::new(served.root.prefix("nodes")) else {
+        return targets;
+    };
+    for kv in cache.keys.under(&nodes) {
+        let Some(Key::Node(node)) = served.root.parse(&kv.key) else {
+            continue;
+        };
+        let facts = NodeFacts::decode(&kv.value).ok().filter(|facts| facts.node == node);
+        let Some(address) = facts
+            .and_then(|facts| facts.addresses.agent)
+            .filter(|address| is_address(address))
+        else {
+            continue;
+        };
+        targets.push(target("agent", &address, Some(node.to_string())));
+    }
+    targets
+}
+
+/// Both as meta labels, for who relabels, and as plain ones, for who does not.
+fn target(component: &str, address: &str, node: Option<String>) -> Target {
+    let mut labels = BTreeMap::from([
+        ("__meta_reeve_component", component.to_owned()),
+        ("component", component.to_owned()),
+    ]);
+    if let Some(node) = node {
+        labels.insert("__meta_reeve_node", node.clone());
+        labels.insert("node", node);
+    }
+    Target {
+        targets: vec![address.to_owned()],
+        labels,
+    }
+}
+
+/// How a controller calls itself in the election key, so that the others find its HTTP server.
+#[must_use]
+pub fn holder(id: &str, address: Option<&str>) -> String {
+    let mut text: String = id.chars().filter(|c| !c.is_control()).take(200).collect();
+    if let Some(address) = address {
+        let _ = write!(text, " at {address}");
+    }
+    text
+}
+
+fn holder_address(holder: &str) -> Option<&str> {
+    holder
+        .rsplit_once(" at ")
+        .map(|(_, address)| address)
+        .filter(|address| is_address(address))
+}
+
+/// `host:port` of a plain form: what nodes and others write is not to be trusted with more.
+fn is_address(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return false;
+    };
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']');
+    port.parse::<u16>().is_ok_and(|port| port > 0) && !host.is_empty() && text.len() <= 260 && host.chars().all(plain)
+}
+
+/// Accepts so many connections at once, each with an idle limit.
+struct Bounded {
+    listener: TcpListener,
+    room: Arc<Semaphore>,
+}
+
+impl axum::serve::Listener for Bounded {
+    type Io = Connection;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Connection, SocketAddr) {
+        let room = Arc::clone(&self.room).acquire_owned().await;
+        let (stream, address) = <TcpListener as axum::serve::Listener>::accept(&mut self.listener).await;
+        // The semaphore is never closed.
+        let connection = Connection {
+            stream,
+            idle: Box::pin(tokio::time::sleep(IDLE)),
+            _room: room.ok(),
+        };
+        (connection, address)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+/// A connection that ends when nothing was answered on it for [`IDLE`]: reading alone, byte by byte, does not keep it.
+struct Connection {
+    stream: TcpStream,
+    idle: Pin<Box<Sleep>>,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl Connection {
+    fn check_idle(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        match self.idle.as_mut().poll(context) {
+            Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
+            Poll::Pending => Ok(()),
+        }
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.check_idle(context)?;
+        Pin::new(&mut self.stream).poll_read(context, into)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.check_idle(context)?;
+        let wrote = Pin::new(&mut self.stream).poll_write(context, bytes);
+        if matches!(wrote, Poll::Ready(Ok(count)) if count > 0) {
+            self.idle.as_mut().reset(tokio::time::Instant::now() + IDLE);
+        }
+        wrote
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_addresses_are_handed_to_prometheus() {
+        for good in ["10.0.0.1:9464", "n1.example:80", "[::1]:9464", "localhost:1"] {
+            assert!(is_address(good), "{good}");
+        }
+        for bad in [
+            "",
+            ":80",
+            "a",
+            "a:0",
+            "a:70000",
+            "a/b:80",
+            "http://a:80",
+            "a b:80",
+            "a\n:80",
+            "u@a:80",
+            &format!("{}:80", "a".repeat(300)),
+        ] {
+            assert!(!is_address(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_leader_is_found_by_what_it_writes_into_the_election_key() {
+        assert_eq!(
+            holder_address(&holder("host at home:17", Some("10.0.0.1:9465"))),
+            Some("10.0.0.1:9465")
+        );
+        assert_eq!(holder_address(&holder("host:17", None)), None);
+    }
+}

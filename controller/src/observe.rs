@@ -1,0 +1,860 @@
+//! From the store to what the planner may know: a [`Snapshot`] of one revision. The loop feeds an [`Observer`] with
+//! each state of its cache, the CLI calls [`snapshot_from_listing`]; both see the same. Every value is decoded
+//! defensively: what cannot be read is said in its place, what is not ours is noted, and nothing else is disturbed.
+//!
+//! The observer keeps what it decoded: a new state of the cache costs a walk over its keys and the decoding of those that
+//! changed. The result never depends on the way there; a test compares it with a fresh one.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+
+use planner::cluster::{AcceptedEntry, AcceptedHistory, DesiredBody, DesiredEntry, NodeEntry, Snapshot, Stored};
+use runtime::{Cache, KeyMap, KeyValue, Listing, Position};
+use schemas::admit;
+use schemas::keys::{Key, ResourceKey, Root};
+use schemas::kinds::{Document, Kind};
+use schemas::names::NodeName;
+use schemas::records::{
+    Accepted, AcceptedBody, Ack, Assignment, Breaker, ClusterId, ClusterMarker, Cordon, Digest, NodeFacts, NodeStatus,
+    Record, Report, ServiceStatus, SessionRecord, VerdictRecord,
+};
+
+/// What an unreadable breaker counts as: spent beyond any budget, so that removals wait until it is refilled.
+const ALL_SPENT: u32 = 1_000_000;
+
+/// Why nothing at all may be decided from the store as it is now.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Hold {
+    /// The marker is missing: a store that was never set up, or was wiped.
+    #[error("the store has no cluster under `{root}`: the key `{root}cluster` is missing")]
+    NoCluster {
+        /// The prefix of all keys.
+        root: Root,
+    },
+    /// The marker cannot be read.
+    #[error("the cluster's marker cannot be read: {why}")]
+    MarkerUnreadable {
+        /// Why.
+        why: String,
+    },
+    /// It is the marker of another cluster than before.
+    #[error("the store is now that of cluster {found}; this controller works for {ours}")]
+    OtherCluster {
+        /// The cluster it works for.
+        ours: ClusterId,
+        /// The cluster found.
+        found: ClusterId,
+    },
+    /// The cluster has gone to another store.
+    #[error("the cluster has moved to {}", .to.join(","))]
+    Moved {
+        /// The endpoints of its store now.
+        to: Vec<String>,
+    },
+    /// The store answered from an older state than before, or is another one.
+    #[error("the store has gone back: it was at revision {seen}, restore epoch {epoch}")]
+    WentBack {
+        /// The highest revision seen.
+        seen: i64,
+        /// The restore epoch then.
+        epoch: u64,
+    },
+}
+
+impl Hold {
+    /// What a person can do about it.
+    #[must_use]
+    pub fn remedy(&self) -> Option<String> {
+        Some(match self {
+            Self::NoCluster { root } if root.as_str() == schemas::keys::DEFAULT_ROOT => {
+                "create it with `reeve init`; if there was one, restore the store from a backup".to_owned()
+            }
+            Self::NoCluster { root: _ } => {
+                "check --prefix; create a cluster with `reeve init`; if there was one, restore the store from a backup"
+                    .to_owned()
+            }
+            Self::MarkerUnreadable { .. } => {
+                "upgrade reeve if a newer release wrote it; else restore the key from a backup".to_owned()
+            }
+            Self::OtherCluster { .. } => {
+                "check --etcd and --prefix; restart the controller if this is meant".to_owned()
+            }
+            Self::Moved { to } => format!("use --etcd {}", to.join(",")),
+            Self::WentBack { .. } => {
+                "restore the newest backup; or take the store as it is with `reeve admin accept-store`".to_owned()
+            }
+        })
+    }
+
+    /// Whether waiting cannot mend it, so that the controller ends.
+    #[must_use]
+    pub fn is_for_good(&self) -> bool {
+        match self {
+            Self::OtherCluster { .. } | Self::Moved { .. } => true,
+            Self::NoCluster { .. } | Self::MarkerUnreadable { .. } | Self::WentBack { .. } => false,
+        }
+    }
+}
+
+/// A key under our prefix with something wrong: it is nothing of ours, or its record cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyNote {
+    /// The key, as text: what is not UTF-8 or not printable is escaped, and shortened to 200 characters.
+    pub key: String,
+    /// What is wrong with it, and what to do.
+    pub why: String,
+}
+
+impl fmt::Display for KeyNote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}`: {}", self.key, self.why)
+    }
+}
+
+/// Everything seen in one state of the store.
+#[derive(Clone, Debug)]
+pub struct Observed {
+    /// For the planner.
+    pub snapshot: Snapshot,
+    /// Keys under our prefix that are nothing of ours, in order.
+    pub foreign: Vec<KeyNote>,
+    /// Records of ours that cannot be read, in order.
+    pub unreadable: Vec<KeyNote>,
+    /// Who leads, as the election key says.
+    pub leader: Option<String>,
+}
+
+/// Takes one complete list of all keys under the root: what `reeve plan`, `get` and `status` work on.
+///
+/// # Errors
+/// When the list is not that of a cluster this build may act on.
+pub fn snapshot_from_listing(root: &Root, listing: &Listing) -> Result<Observed, Hold> {
+    let mut observer = Observer::new(root.clone());
+    let keys = listing.kvs.iter().map(|kv| Arc::new(kv.clone())).collect();
+    let state = State {
+        revision: listing.revision,
+        cluster_id: listing.cluster_id,
+        went_back: None,
+        keys: KeyMap::from_unsorted(keys),
+    };
+    observer.observe(&state)?;
+    let epoch = observer.stored_epoch;
+    observer.set_epoch(epoch);
+    let (foreign, unreadable) = (observer.foreign().collect(), observer.unreadable().collect());
+    Ok(Observed {
+        snapshot: observer.snapshot,
+        foreign,
+        unreadable,
+        leader: observer.leader,
+    })
+}
+
+/// The store at one revision, complete: a list, or a reflector's cache.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// The revision.
+    pub revision: i64,
+    /// Which store.
+    pub cluster_id: u64,
+    /// What the reflector saw of the store's going back: the latest place before that.
+    pub went_back: Option<Position>,
+    /// All keys under the root, events left out.
+    pub keys: KeyMap,
+}
+
+impl From<&Cache> for State {
+    fn from(cache: &Cache) -> Self {
+        Self {
+            revision: cache.revision,
+            cluster_id: cache.cluster_id,
+            went_back: cache.went_back,
+            keys: cache.keys.clone(),
+        }
+    }
+}
+
+/// The newest place in the store's history that this process has seen.
+#[derive(Clone, Debug)]
+struct Watermark {
+    store: u64,
+    revision: i64,
+    cluster: ClusterId,
+    restore_epoch: u64,
+}
+
+/// Follows a cache and keeps its decoded form.
+#[derive(Debug)]
+pub struct Observer {
+    root: Root,
+    /// What the snapshot was made from.
+    keys: KeyMap,
+    marker: Option<Stored<ClusterMarker>>,
+    snapshot: Snapshot,
+    foreign: BTreeMap<Vec<u8>, String>,
+    unreadable: BTreeMap<Vec<u8>, String>,
+    leader: Option<String>,
+    stored_epoch: i64,
+    watermark: Option<Watermark>,
+    /// The restore epoch under which the store went back; over when the marker's is higher.
+    went_back: Option<(i64, u64)>,
+    /// What the reflector saw of going back that a person has accepted since.
+    accepted_back: Option<Position>,
+    decoded: u64,
+}
+
+impl Observer {
+    /// One that has seen nothing.
+    #[must_use]
+    pub fn new(root: Root) -> Self {
+        let nobody = ClusterMarker {
+            schema_version: Default::default(),
+            id: ClusterId::from_random([0; 16]),
+            restore_epoch: 0,
+            moved: None,
+        };
+        let snapshot = Snapshot {
+            revision: 0,
+            cluster: nobody,
+            epoch: 0,
+            complete: false,
+            desired: BTreeMap::new(),
+            accepted: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            service_statuses: BTreeMap::new(),
+            node_statuses: BTreeMap::new(),
+            acks: BTreeMap::new(),
+            breaker: Breaker::default(),
+        };
+        Self {
+            root,
+            keys: KeyMap::default(),
+            marker: None,
+            snapshot,
+            foreign: BTreeMap::new(),
+            unreadable: BTreeMap::new(),
+            leader: None,
+            stored_epoch: 0,
+            watermark: None,
+            went_back: None,
+            accepted_back: None,
+            decoded: 0,
+        }
+    }
+
+    /// One that has seen nothing but where the store was: what replaces this one after a fault in a pass.
+    #[must_use]
+    pub fn fresh(&self) -> Self {
+        Self {
+            watermark: self.watermark.clone(),
+            went_back: self.went_back,
+            accepted_back: self.accepted_back,
+            ..Self::new(self.root.clone())
+        }
+    }
+
+    /// Takes a newer state of the cache. Afterwards [`Observer::snapshot`] is of that revision, and complete.
+    ///
+    /// # Errors
+    /// When nothing may be decided from this state. The decoded values are kept, and later states are taken as always.
+    pub fn observe(&mut self, state: &State) -> Result<(), Hold> {
+        self.snapshot.complete = false;
+        let marker = self.marker_of(state);
+        if let Some(Ok(new)) = marker.as_ref().map(|stored| &stored.value)
+            && new.id != self.snapshot.cluster.id
+        {
+            // Records are checked against the cluster's id when they are decoded.
+            *self = self.fresh();
+            self.snapshot.cluster = new.clone();
+        }
+        self.follow(&state.keys);
+        self.marker = marker;
+        self.snapshot.revision = state.revision;
+        let marker = self.judge(state)?;
+        self.watermark = Some(Watermark {
+            store: state.cluster_id,
+            revision: state.revision,
+            cluster: marker.id.clone(),
+            restore_epoch: marker.restore_epoch,
+        });
+        self.went_back = None;
+        self.snapshot.cluster = marker;
+        self.snapshot.complete = true;
+        Ok(())
+    }
+
+    /// The snapshot of the last state; for decisions only after `observe` succeeded.
+    #[must_use]
+    pub const fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// Who reads the snapshot as a leader says under which epoch it writes.
+    pub const fn set_epoch(&mut self, epoch: i64) {
+        self.snapshot.epoch = epoch;
+    }
+
+    /// What the planner shall take as spent of the removal budget, in place of what is stored; the stored one is
+    /// returned by [`Observer::stored_breaker`].
+    pub const fn set_spent(&mut self, spent: u32) {
+        self.snapshot.breaker.spent = spent;
+    }
+
+    /// The breaker as stored; `None` when it is not there or unreadable.
+    #[must_use]
+    pub fn stored_breaker(&self) -> Option<Breaker> {
+        let kv = self.keys.get(self.root.key(&Key::Breaker).as_bytes())?;
+        Breaker::decode(&kv.value).ok()
+    }
+
+    /// Where the keys stand.
+    #[must_use]
+    pub const fn root(&self) -> &Root {
+        &self.root
+    }
+
+    /// The state that the snapshot was made from.
+    #[must_use]
+    pub const fn keys(&self) -> &KeyMap {
+        &self.keys
+    }
+
+    /// Who leads, as the election key says.
+    #[must_use]
+    pub fn leader(&self) -> Option<&str> {
+        self.leader.as_deref()
+    }
+
+    /// Keys under the root that are nothing of ours.
+    pub fn foreign(&self) -> impl Iterator<Item = KeyNote> + '_ {
+        self.foreign.iter().map(|(key, why)| KeyNote {
+            key: printable(key),
+            why: why.clone(),
+        })
+    }
+
+    /// How many foreign keys there are.
+    #[must_use]
+    pub fn foreign_count(&self) -> usize {
+        self.foreign.len()
+    }
+
+    /// Records of ours that cannot be read.
+    pub fn unreadable(&self) -> impl Iterator<Item = KeyNote> + '_ {
+        self.unreadable.iter().map(|(key, why)| KeyNote {
+            key: printable(key),
+            why: why.clone(),
+        })
+    }
+
+    /// How many records of ours cannot be read.
+    #[must_use]
+    pub fn unreadable_count(&self) -> usize {
+        self.unreadable.len()
+    }
+
+    /// How many values were decoded so far.
+    #[must_use]
+    pub const fn decoded(&self) -> u64 {
+        self.decoded
+    }
+
+    fn marker_of(&self, state: &State) -> Option<Stored<ClusterMarker>> {
+        let kv = state.keys.get(self.root.key(&Key::Cluster).as_bytes())?;
+        Some(stored(
+            kv,
+            ClusterMarker::decode(&kv.value).map_err(|error| chain(&error)),
+        ))
+    }
+
+    /// Whether this state may be acted on.
+    fn judge(&mut self, state: &State) -> Result<ClusterMarker, Hold> {
+        let marker = match &self.marker {
+            None => {
+                return Err(Hold::NoCluster {
+                    root: self.root.clone(),
+                });
+            }
+            Some(Stored { value: Err(why), .. }) => return Err(Hold::MarkerUnreadable { why: why.clone() }),
+            Some(Stored { value: Ok(marker), .. }) => marker.clone(),
+        };
+        if let Some(moved) = &marker.moved {
+            return Err(Hold::Moved { to: moved.to.clone() });
+        }
+        if let Some(seen) = &self.watermark {
+            if marker.id != seen.cluster {
+                return Err(Hold::OtherCluster {
+                    ours: seen.cluster.clone(),
+                    found: marker.id,
+                });
+            }
+            let lower = state.cluster_id != seen.store || state.revision < seen.revision;
+            if lower || marker.restore_epoch < seen.restore_epoch {
+                self.went_back.get_or_insert((seen.revision, seen.restore_epoch));
+            }
+        }
+        // The reflector sees what falls between two looks of ours.
+        if let Some(position) = state.went_back.filter(|position| self.accepted_back != Some(*position)) {
+            let epoch = self
+                .watermark
+                .as_ref()
+                .map_or(marker.restore_epoch, |seen| seen.restore_epoch);
+            self.went_back.get_or_insert((position.revision, epoch));
+        }
+        match self.went_back {
+            Some((seen, epoch)) if marker.restore_epoch <= epoch => Err(Hold::WentBack { seen, epoch }),
+            // Either nothing is wrong, or a person has accepted the store as it is.
+            Some(_) | None => {
+                self.accepted_back = state.went_back;
+                Ok(marker)
+            }
+        }
+    }
+
+    /// Brings the decoded values from the keys they were made from to these.
+    fn follow(&mut self, keys: &KeyMap) {
+        let mut gone = Vec::new();
+        let mut changed = Vec::new();
+        let (mut old, mut new) = (self.keys.iter().peekable(), keys.iter().peekable());
+        loop {
+            match (old.peek(), new.peek()) {
+                (None, None) => break,
+                (Some(before), None) => {
+                    gone.push(Arc::clone(before));
+                    old.next();
+                }
+                (None, Some(now)) => {
+                    changed.push(Arc::clone(now));
+                    new.next();
+                }
+                (Some(before), Some(now)) if Arc::ptr_eq(before, now) => {
+                    old.next();
+                    new.next();
+                }
+                (Some(before), Some(now)) => match before.key.cmp(&now.key) {
+                    std::cmp::Ordering::Less => {
+                        gone.push(Arc::clone(before));
+                        old.next();
+                    }
+                    std::cmp::Ordering::Greater => {
+                        changed.push(Arc::clone(now));
+                        new.next();
+                    }
+                    std::cmp::Ordering::Equal => {
+                        // After a re-list every value is a new copy; after a restore, revisions can mean other values.
+                        if before != now {
+                            changed.push(Arc::clone(now));
+                        }
+                        old.next();
+                        new.next();
+                    }
+                },
+            }
+        }
+        drop((old, new));
+        for kv in gone {
+            self.take_out(&kv.key);
+        }
+        for kv in changed {
+            self.put_in(&kv);
+        }
+        self.keys = keys.clone();
+    }
+
+    fn take_out(&mut self, key: &[u8]) {
+        self.unreadable.remove(key);
+        let Some(parsed) = self.root.parse(key) else {
+            self.foreign.remove(key);
+            return;
+        };
+        let snapshot = &mut self.snapshot;
+        match parsed {
+            Key::Cluster | Key::Event(_) => {}
+            Key::Desired(resource) => {
+                snapshot.desired.remove(&resource);
+            }
+            Key::Status(resource) => match resource.kind {
+                Kind::Service => {
+                    snapshot.service_statuses.remove(&resource);
+                }
+                Kind::Node => {
+                    if let Ok(node) = resource.name.as_str().parse::<NodeName>() {
+                        snapshot.node_statuses.remove(&node);
+                    }
+                    self.foreign.remove(key);
+                }
+            },
+            Key::Accepted(resource, n) => {
+                if let Some(history) = snapshot.accepted.get_mut(&resource) {
+                    history.records.remove(&n);
+                    if history.records.is_empty() {
+                        snapshot.accepted.remove(&resource);
+                    }
+                }
+            }
+            Key::Ack(text) => {
+                if let Ok(digest) = text.parse::<Digest>() {
+                    snapshot.acks.remove(&digest);
+                }
+            }
+            Key::Breaker => snapshot.breaker = Breaker::default(),
+            Key::Election => (self.leader, self.stored_epoch) = (None, 0),
+            Key::Assignment(node) => self.node(node, |entry| entry.assignment = None),
+            Key::Verdict(node) => self.node(node, |entry| entry.verdict = None),
+            Key::Cordon(node) => self.node(node, |entry| entry.cordon = None),
+            Key::Node(node) => self.node(node, |entry| entry.facts = None),
+            Key::Report(node) => self.node(node, |entry| entry.report = None),
+            Key::Session(node) => self.node(node, |entry| entry.session = None),
+        }
+    }
+
+    fn put_in(&mut self, kv: &KeyValue) {
+        let Some(parsed) = self.root.parse(&kv.key) else {
+            self.foreign.insert(kv.key.clone(), why_foreign(&self.root, &kv.key));
+            return;
+        };
+        self.decoded += 1;
+        self.unreadable.remove(&kv.key);
+        let cluster = self.snapshot.cluster.id.clone();
+        let why = match parsed {
+            Key::Cluster | Key::Event(_) => None,
+            Key::Desired(resource) => {
+                let entry = desired(&resource, kv);
+                self.snapshot.desired.insert(resource, entry);
+                None
+            }
+            Key::Status(resource) => self.put_status(resource, kv),
+            Key::Accepted(resource, n) => {
+                let entry = accepted(&resource, n, kv);
+                let why = entry.value.as_ref().err().cloned();
+                self.snapshot
+                    .accepted
+                    .entry(resource)
+                    .or_insert_with(AcceptedHistory::default)
+                    .records
+                    .insert(n, entry);
+                why
+            }
+            Key::Ack(text) => self.put_ack(&text, kv),
+            Key::Breaker => match Breaker::decode(&kv.value) {
+                Ok(breaker) => {
+                    self.snapshot.breaker = breaker;
+                    None
+                }
+                Err(error) => {
+                    self.snapshot.breaker = Breaker {
+                        spent: ALL_SPENT,
+                        ..Breaker::default()
+                    };
+                    Some(format!("{}; it is written anew", chain(&error)))
+                }
+            },
+            Key::Election => {
+                self.stored_epoch = kv.create_revision;
+                let holder: Option<runtime::leader::Holder> = serde_json::from_slice(&kv.value).ok();
+                self.leader =
+                    Some(holder.map_or_else(|| "unknown".to_owned(), |h| h.holder.chars().take(300).collect()));
+                None
+            }
+            Key::Assignment(node) => {
+                let value = about(
+                    Assignment::decode(&kv.value),
+                    |a| (&a.cluster, &a.node),
+                    &cluster,
+                    &node,
+                );
+                let value = remedied(value, "it is held, and written anew from its report");
+                let why = value.as_ref().err().cloned();
+                self.node(node, |entry| entry.assignment = Some(stored(kv, value.map(Arc::new))));
+                why
+            }
+            Key::Report(node) => {
+                let value = about(Report::decode(&kv.value), |r| (&r.cluster, &r.node), &cluster, &node);
+                let value = remedied(
+                    value,
+                    "its agent writes it anew with its next change; check the agent's version",
+                );
+                let why = value.as_ref().err().cloned();
+                self.node(node, |entry| entry.report = Some(stored(kv, value.map(Arc::new))));
+                why
+            }
+            Key::Node(node) => {
+                let value = about(NodeFacts::decode(&kv.value), |f| (&f.cluster, &f.node), &cluster, &node);
+                let value = remedied(value, "restart the node's agent, which writes it anew");
+                let why = value.as_ref().err().cloned();
+                self.node(node, |entry| entry.facts = Some(stored(kv, value)));
+                why
+            }
+            Key::Session(node) => {
+                let value = about(
+                    SessionRecord::decode(&kv.value),
+                    |s| (&s.cluster, &s.node),
+                    &cluster,
+                    &node,
+                );
+                let value = remedied(value, "delete the key; the node's agent opens it again");
+                let why = value.as_ref().err().cloned();
+                // One without a lease would never end: it is no word of an agent's.
+                let leased = kv.lease != 0;
+                self.node(node, |entry| entry.session = leased.then(|| stored(kv, value)));
+                let unleased = || Some("it hangs on no lease, so no agent keeps it; delete the key".to_owned());
+                if leased { why } else { unleased() }
+            }
+            Key::Verdict(node) => {
+                let value = remedied(
+                    VerdictRecord::decode(&kv.value).map_err(|error| chain(&error)),
+                    "it is written anew",
+                );
+                let why = value.as_ref().err().cloned();
+                self.node(node, |entry| entry.verdict = Some(stored(kv, value)));
+                why
+            }
+            Key::Cordon(node) => {
+                let value = Cordon::decode(&kv.value).map_err(|error| chain(&error));
+                let value = remedied(value, "set it again with `reeve cordon`, `drain` or `uncordon`");
+                let why = value.as_ref().err().cloned();
+                self.node(node, |entry| entry.cordon = Some(stored(kv, value)));
+                why
+            }
+        };
+        if let Some(why) = why {
+            self.unreadable.insert(kv.key.clone(), why);
+        }
+    }
+
+    fn put_status(&mut self, resource: ResourceKey, kv: &KeyValue) -> Option<String> {
+        match resource.kind {
+            Kind::Service => {
+                let value = remedied(
+                    ServiceStatus::decode(&kv.value).map_err(|error| chain(&error)),
+                    "it is written anew",
+                );
+                let why = value.as_ref().err().cloned();
+                self.snapshot.service_statuses.insert(resource, stored(kv, value));
+                why
+            }
+            Kind::Node => {
+                let Ok(node) = resource.name.as_str().parse::<NodeName>() else {
+                    let why = "no node has such a name; delete the key".to_owned();
+                    self.foreign.insert(kv.key.clone(), why);
+                    return None;
+                };
+                let value = remedied(
+                    NodeStatus::decode(&kv.value).map_err(|error| chain(&error)),
+                    "it is written anew",
+                );
+                let why = value.as_ref().err().cloned();
+                self.snapshot.node_statuses.insert(node, stored(kv, value));
+                why
+            }
+        }
+    }
+
+    fn put_ack(&mut self, text: &str, kv: &KeyValue) -> Option<String> {
+        let remedy = "delete the key, and acknowledge again with `reeve admin ack`";
+        let Ok(digest) = text.parse::<Digest>() else {
+            return Some(format!("its name is not the digest of a set of removals; {remedy}"));
+        };
+        // An ack that was good before must not stay in force when its value is overwritten.
+        self.snapshot.acks.remove(&digest);
+        match Ack::decode(&kv.value) {
+            Ok(ack) if ack.digest == digest => {
+                self.snapshot.acks.insert(digest, ack);
+                None
+            }
+            Ok(_) => Some(format!("it is about another set of removals than its key; {remedy}")),
+            Err(error) => Some(format!("{}; {remedy}", chain(&error))),
+        }
+    }
+
+    fn node(&mut self, node: NodeName, change: impl FnOnce(&mut NodeEntry)) {
+        let entry = self.snapshot.nodes.entry(node.clone()).or_default();
+        change(entry);
+        let NodeEntry {
+            facts,
+            session,
+            verdict,
+            cordon,
+            assignment,
+            report,
+        } = entry;
+        let nothing = facts.is_none()
+            && session.is_none()
+            && verdict.is_none()
+            && cordon.is_none()
+            && assignment.is_none()
+            && report.is_none();
+        if nothing {
+            self.snapshot.nodes.remove(&node);
+        }
+    }
+}
+
+fn stored<T>(kv: &KeyValue, value: Result<T, String>) -> Stored<T> {
+    Stored {
+        create_revision: kv.create_revision,
+        mod_revision: kv.mod_revision,
+        value,
+    }
+}
+
+/// An error with all its causes, in one line.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    let clean = text
+        .chars()
+        .map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c });
+    clean.take(500).collect()
+}
+
+fn remedied<T>(value: Result<T, String>, remedy: &str) -> Result<T, String> {
+    value.map_err(|why| format!("{why}; {remedy}"))
+}
+
+/// Refuses a record that is about another cluster or node than its key.
+fn about<T: Record>(
+    decoded: Result<T, schemas::records::RecordError>,
+    of: impl Fn(&T) -> (&ClusterId, &NodeName),
+    cluster: &ClusterId,
+    node: &NodeName,
+) -> Result<T, String> {
+    let record = decoded.map_err(|error| chain(&error))?;
+    let (its_cluster, its_node) = of(&record);
+    if its_node != node {
+        return Err(format!(
+            "read {}: it is about `{its_node}`, its key about `{node}`",
+            T::WHAT
+        ));
+    }
+    if its_cluster != cluster {
+        return Err(format!(
+            "read {}: it is of cluster {its_cluster}, this is {cluster}",
+            T::WHAT
+        ));
+    }
+    Ok(record)
+}
+
+fn desired(resource: &ResourceKey, kv: &KeyValue) -> DesiredEntry {
+    let admitted = if kv.lease == 0 {
+        admit::admit_stored(resource, &kv.value)
+    } else {
+        Err(admit::leased(resource))
+    };
+    let (labels, annotations, body) = match admitted.map(|admitted| admitted.document) {
+        Ok(Document::Service(service)) => {
+            let metadata = service.metadata;
+            (
+                metadata.labels,
+                metadata.annotations,
+                DesiredBody::Service(Arc::new(service.spec)),
+            )
+        }
+        Ok(Document::Node(node)) => {
+            let metadata = node.metadata;
+            (
+                metadata.labels,
+                metadata.annotations,
+                DesiredBody::Node(Arc::new(node.spec)),
+            )
+        }
+        Err(problems) => (
+            BTreeMap::new(),
+            BTreeMap::new(),
+            DesiredBody::Invalid(problems.problems),
+        ),
+    };
+    DesiredEntry {
+        create_revision: kv.create_revision,
+        mod_revision: kv.mod_revision,
+        labels,
+        annotations,
+        body,
+    }
+}
+
+fn accepted(resource: &ResourceKey, n: u64, kv: &KeyValue) -> AcceptedEntry {
+    let value = Accepted::decode(&kv.value)
+        .map_err(|error| chain(&error))
+        .and_then(|record| {
+            let fits = match (&record.body, resource.kind) {
+                (AcceptedBody::Service(_), Kind::Service)
+                | (AcceptedBody::Node(_), Kind::Node)
+                | (AcceptedBody::Deleted, _) => true,
+                (AcceptedBody::Service(_), Kind::Node) | (AcceptedBody::Node(_), Kind::Service) => false,
+            };
+            if fits && record.n == n {
+                Ok(Arc::new(record))
+            } else {
+                Err(format!(
+                    "read {}: it is about something else than its key",
+                    Accepted::WHAT
+                ))
+            }
+        });
+    let value = remedied(
+        value,
+        "restore the key from a backup, or put the resource again with a change",
+    );
+    AcceptedEntry {
+        digest: Digest::of(&kv.value),
+        value,
+    }
+}
+
+/// A key for people: escaped where it is not printable, and at most 200 characters.
+fn printable(key: &[u8]) -> String {
+    let mut text: String = key.escape_ascii().take(201).map(char::from).collect();
+    if text.len() > 200 {
+        text.truncate(199);
+        text.push('~');
+    }
+    text
+}
+
+/// What is wrong with a key that is nothing of ours.
+fn why_foreign(root: &Root, key: &[u8]) -> String {
+    let rest = key.strip_prefix(root.as_str().as_bytes()).unwrap_or(key);
+    let Some(place) = rest.strip_prefix(b"desired/".as_slice()) else {
+        return "it is no key of Reeve's; delete it, or keep it outside this prefix".to_owned();
+    };
+    let Ok(place) = std::str::from_utf8(place) else {
+        return "it is not UTF-8; delete it".to_owned();
+    };
+    let parts: Vec<&str> = place.split('/').collect();
+    let &[namespace, kind, name] = parts.as_slice() else {
+        return "it is not `desired/<namespace>/<kind>/<name>`; put the resource with `reeve apply`, and delete this key".to_owned();
+    };
+    let Some(kind) = Kind::from_segment(kind) else {
+        let kinds: Vec<&str> = Kind::ALL.iter().map(|kind| kind.segment()).collect();
+        let found = printable(kind.as_bytes());
+        return format!(
+            "`{found}` is no kind; known here: {}; delete the key, or upgrade reeve",
+            kinds.join(", ")
+        );
+    };
+    if kind.namespaced() && namespace.parse::<schemas::names::Namespace>().is_err() {
+        let found = printable(namespace.as_bytes());
+        return format!(
+            "`{found}` is no namespace: 1 to 63 of a-z, 0-9 and -; delete the key, and put it under a right one"
+        );
+    }
+    if !kind.namespaced() && namespace != "_" {
+        return format!(
+            "a {} has no namespace; put it under `desired/_/{}/`, and delete this key",
+            kind.name(),
+            kind.segment()
+        );
+    }
+    let found = printable(name.as_bytes());
+    format!("`{found}` is no name: 1 to 63 of a-z, 0-9 and -; delete the key, and put it under a right one")
+}
+
+#[cfg(test)]
+mod tests;
