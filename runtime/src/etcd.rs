@@ -122,6 +122,20 @@ impl EtcdStore {
     /// (all endpoints named), TLS, not etcd, denied.
     pub async fn connect(options: EtcdOptions) -> Result<Self, StoreError> {
         let all = options.endpoints.join(", ");
+        let store = Self::prepare(options).await?;
+        match store.find_one().await {
+            Ok(()) => Ok(store),
+            Err(error) => Err(StoreError {
+                act: "connect to etcd at",
+                object: all,
+                ..error
+            }),
+        }
+    }
+
+    /// As [`Self::connect`], and asks nothing yet: for who must start while the store is gone (agents, controllers).
+    pub async fn prepare(options: EtcdOptions) -> Result<Self, StoreError> {
+        let all = options.endpoints.join(", ");
         let fail = |kind| StoreError::new("connect to etcd at", all.clone(), kind);
         if options.endpoints.is_empty() {
             return Err(fail(StoreErrorKind::Invalid("no endpoint is given".to_owned())));
@@ -135,18 +149,12 @@ impl EtcdStore {
                 Err(error) => refused = Some(error),
             }
         }
-        if let Some(error) = refused {
+        // With a user each endpoint is asked for a token first: a dead one is left out while another answers. Without,
+        // nothing is sent here, and only a wrong URL or wrong TLS material fails.
+        if let Some(error) = refused.filter(|e| members.is_empty() || !e.is_outage()) {
             return Err(error);
         }
-        let store = Self::over(members, options.deadline);
-        match store.find_one().await {
-            Ok(()) => Ok(store),
-            Err(error) => Err(StoreError {
-                act: "connect to etcd at",
-                object: all,
-                ..error
-            }),
-        }
+        Ok(Self::over(members, options.deadline))
     }
 
     /// Over a client that is connected already: the embedded store's, in process.

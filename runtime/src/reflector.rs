@@ -8,7 +8,7 @@ use futures::StreamExt;
 use tokio::sync::watch;
 
 use crate::backoff::Backoff;
-use crate::boottime;
+use crate::boottime::{self, Instant};
 use crate::map::KeyMap;
 use crate::shutdown::Shutdown;
 use crate::store::{KeyValue, Prefix, Store, WatchInput, WatchStream};
@@ -90,12 +90,13 @@ async fn follow<S: Store>(store: S, prefix: Prefix, options: ReflectOptions, pub
     let mut writer = Writer::new(skip);
     let mut action = Machine::start();
     let mut open: Option<WatchStream> = None;
+    let mut last_failure = None;
     loop {
         let input = match action {
             Action::List { after_failure } => {
                 drop(open.take());
                 if after_failure {
-                    boottime::sleep(backoff.delay()).await;
+                    pause(&mut backoff, &mut last_failure).await;
                 }
                 match store.list(&prefix).await {
                     Ok(listing) => Input::Listed(listing),
@@ -109,7 +110,7 @@ async fn follow<S: Store>(store: S, prefix: Prefix, options: ReflectOptions, pub
             Action::Watch { from, after_failure } => {
                 if after_failure {
                     drop(open.take());
-                    boottime::sleep(backoff.delay()).await;
+                    pause(&mut backoff, &mut last_failure).await;
                 }
                 open = Some(store.watch(&prefix, from));
                 action = Action::Read;
@@ -151,6 +152,16 @@ async fn follow<S: Store>(store: S, prefix: Prefix, options: ReflectOptions, pub
             }
         }
     }
+}
+
+/// Waits after a failure. One that comes after a good while is the first of its row again.
+async fn pause(backoff: &mut Backoff, last_failure: &mut Option<Instant>) {
+    const GOOD_WHILE: Duration = Duration::from_secs(60);
+    if last_failure.is_some_and(|at| at.elapsed() > GOOD_WHILE) {
+        backoff.reset();
+    }
+    boottime::sleep(backoff.delay()).await;
+    *last_failure = Some(Instant::now());
 }
 
 /// The one writer of a cache: applies events, and gives out each state that readers may see.

@@ -192,11 +192,13 @@ fn spawn(arguments: &[String], log: &PathBuf) -> Result<Child, String> {
         .stdin(Stdio::null())
         .stdout(output)
         .stderr(errors);
-    command.spawn().map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => {
-            panic!("`etcd` is not in PATH: install it (Debian: apt-get install etcd-server)")
-        }
-        _ => error.to_string(),
+    command.spawn().map_err(|error| {
+        let missing = error.kind() == std::io::ErrorKind::NotFound;
+        assert!(
+            !missing,
+            "`etcd` is not in PATH: install it (Debian: apt-get install etcd-server)"
+        );
+        error.to_string()
     })
 }
 

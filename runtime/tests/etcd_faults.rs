@@ -210,7 +210,8 @@ async fn each_wrong_endpoint_is_told_apart_with_a_remedy() {
             let _ = stream
                 .write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
                 .await;
-            let _ = stream.read(&mut [0; 1024]).await;
+            // As web servers do, linger: a reset could overtake the answer.
+            while let Ok(1..) = stream.read(&mut [0; 1024]).await {}
         }
     });
     let error = EtcdStore::connect(EtcdOptions::new(&web))

@@ -69,7 +69,17 @@ pub(super) fn classify(error: ClientError) -> Failure {
         // The client's own error does not chain its cause; the status does.
         ClientError::GRpcStatus(status) => Some(Box::new(status)),
         ClientError::TransportError(error) => Some(Box::new(error)),
-        other => Some(Box::new(other)),
+        ClientError::InvalidArgs(_)
+        | ClientError::InvalidUri(_)
+        | ClientError::IoError(_)
+        | ClientError::WatchError(_)
+        | ClientError::Utf8Error(_)
+        | ClientError::LeaseKeepAliveError(_)
+        | ClientError::ElectError(_)
+        | ClientError::InvalidMetadataValue(_)
+        | ClientError::EndpointError(_)
+        | ClientError::EndpointsNotManaged
+        | ClientError::Internal(_) => Some(Box::new(error)),
     };
     Failure { kind, fate, source }
 }

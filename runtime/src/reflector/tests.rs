@@ -142,3 +142,51 @@ async fn the_cache_stays_while_the_store_is_away() {
     shutdown.drain();
     assert_eq!(reader.synced_to(revision + 1).await, Err(Ended));
 }
+
+#[test]
+fn an_event_that_does_not_continue_the_cache_is_a_gap() {
+    let kv = |create_revision, mod_revision, version| KeyValue {
+        key: b"/reeve/a".to_vec(),
+        value: bytes::Bytes::new(),
+        create_revision,
+        mod_revision,
+        version,
+        lease: 0,
+    };
+    let position = Position {
+        cluster_id: 1,
+        revision: 10,
+    };
+    let done = || Event::InitDone {
+        position,
+        went_back: None,
+    };
+    let deleted = |key: &str| Event::Delete {
+        key: key.as_bytes().to_vec(),
+        revision: 12,
+    };
+    let cases = [
+        ("the next version", Event::Apply(kv(5, 12, 4)), true),
+        ("the same again", Event::Apply(kv(5, 9, 3)), true),
+        ("a version was missed", Event::Apply(kv(5, 12, 5)), false),
+        ("a deletion was missed", Event::Apply(kv(12, 12, 1)), false),
+        ("a deletion", deleted("/reeve/a"), true),
+        ("a deletion of what was never seen", deleted("/reeve/b"), false),
+    ];
+    for (name, event, continues) in cases {
+        let mut writer = Writer::new(Vec::new());
+        for event in [Event::Init, Event::InitApply(kv(5, 9, 3)), done()] {
+            writer.apply(event).expect("a list has no gap");
+        }
+        assert_eq!(writer.apply(event).is_ok(), continues, "{name}");
+    }
+    let mut empty = Writer::new(Vec::new());
+    empty
+        .apply(Event::Init)
+        .and_then(|_| empty.apply(done()))
+        .expect("a list has no gap");
+    assert!(
+        empty.apply(Event::Apply(kv(5, 12, 2))).is_err(),
+        "a creation was missed"
+    );
+}

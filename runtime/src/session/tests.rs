@@ -91,3 +91,14 @@ async fn an_unreachable_store_is_told_at_once() {
     let failed = try_it(&store, "m1", None).await.expect_err("no store");
     assert!(matches!(failed, SessionError::Store { source, .. } if source.is_outage()));
 }
+
+#[tokio::test(start_paused = true)]
+async fn another_machine_is_refused_without_waiting() {
+    let store = MemoryStore::new();
+    let first = try_it(&store, "m1", None).await.expect("opens");
+    let begun = Instant::now();
+    let refused = try_it(&store, "m2", None).await.expect_err("it is held");
+    assert!(matches!(&refused, SessionError::NodeTaken { by, same_machine: false, key: _ } if by == "m1"));
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert!(!first.is_lost());
+}
