@@ -92,6 +92,15 @@ pub async fn open(endpoints: &str, tls: Option<TlsFiles>) -> Result<EtcdStore, F
     Ok(EtcdStore::connect(options).await?)
 }
 
+/// The store as the flags say, whether it answers or not.
+pub async fn prepare(common: &Common) -> Result<EtcdStore, Failure> {
+    install_crypto();
+    let (endpoints, _) = endpoints(common);
+    let mut options = EtcdOptions::new(&endpoints);
+    options.tls = tls(common.ca.as_ref(), common.cert.as_ref(), common.key.as_ref())?;
+    Ok(EtcdStore::prepare(options).await?)
+}
+
 /// Connects as the flags say.
 pub async fn connect(common: &Common) -> Result<Connection, Failure> {
     let tls = tls(common.ca.as_ref(), common.cert.as_ref(), common.key.as_ref())?;

@@ -62,7 +62,7 @@ pub async fn delete(common: &Common, args: &DeleteArgs) -> Verdict {
                 .removals
                 .iter()
                 .find(|removal| removal.key == edit.key)
-                .map_or(0, |found| found.instances.len());
+                .map_or(0, |found| found.instances);
             let stops = match (edit.key.kind, stops) {
                 (Kind::Service, stops) => format!(": stops {}", output::count(stops, "instance")),
                 (Kind::Node, _) => ": the node itself stays; take it out with `reeve node rm`".to_owned(),

@@ -225,7 +225,7 @@ pub async fn commit(
                 Effect::Create | Effect::Change | Effect::Unchanged => txn.put(key, edit.bytes.clone(), guard),
             };
             if let Some(removal) = removals.iter().find(|removal| removal.key == edit.key) {
-                let ack = ack(removal.digest(), removal.instances.len());
+                let ack = ack(removal.digest.clone(), removal.instances);
                 txn = txn.put(
                     connection.key(&Key::Ack(ack.digest.to_string())),
                     ack.encode(),

@@ -6,12 +6,14 @@ mod apply;
 mod args;
 mod check;
 mod connect;
+mod daemons;
 mod delete;
 mod describe;
 mod edit;
 mod failure;
 mod follow;
 mod get;
+mod logging;
 mod manifest;
 mod nodes;
 mod output;
@@ -19,6 +21,7 @@ mod preview;
 mod rows;
 mod select;
 mod status;
+mod up;
 mod view;
 mod wait;
 
@@ -59,7 +62,14 @@ fn run(common: &args::Common, verb: &Verb) -> Verdict {
         Verb::Validate(args) => check::validate(common, args),
         Verb::Explain(args) => check::explain(args),
         Verb::Schema(args) => check::schema(args),
-        Verb::Controller(_) | Verb::Agent(_) | Verb::Up(_) => Err(Failure::new(Exit::Failed, "not there yet")),
+        Verb::Controller(_) | Verb::Agent(_) | Verb::Up(_) => {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+            let runtime = runtime.map_err(|error| Failure::new(Exit::Failed, "cannot start").because(&error))?;
+            let verdict = runtime.block_on(serve(common, verb));
+            // What still runs has had its time.
+            runtime.shutdown_background();
+            verdict
+        }
         Verb::Init
         | Verb::Apply(_)
         | Verb::Plan(_)
@@ -78,6 +88,16 @@ fn run(common: &args::Common, verb: &Verb) -> Verdict {
             let runtime = runtime.map_err(|error| Failure::new(Exit::Failed, "cannot start").because(&error))?;
             runtime.block_on(ask(common, verb))
         }
+    }
+}
+
+/// The verbs that run until a signal.
+async fn serve(common: &args::Common, verb: &Verb) -> Verdict {
+    match verb {
+        Verb::Controller(args) => daemons::controller(common, args).await,
+        Verb::Agent(args) => daemons::agent(common, args).await,
+        Verb::Up(args) => up::up(common, args).await,
+        _ => Err(Failure::usage("this verb does not run on")),
     }
 }
 

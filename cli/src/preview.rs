@@ -3,17 +3,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::sync::Arc;
 
-use planner::cluster::{Action, Change, Reason};
+use planner::cluster::{self, Action, Change, DesiredBody, DesiredEntry, Reason, Snapshot, Status};
+use runtime::{Prefix, Store};
 use schemas::keys::ResourceKey;
-use schemas::names::{InstanceName, Slot};
-use schemas::records::{Digest, Uid};
+use schemas::kinds::Document;
+use schemas::names::Slot;
+use schemas::records::{Digest, Refusal};
 
 use crate::connect::Connection;
 use crate::edit::{Edit, Effect};
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::output::{self, Tone, count};
-use crate::view::{View, title};
+use crate::view::title;
+use crate::wait::refusal_line;
 
 /// The most lines a plan takes on the screen.
 const MAX_LINES: usize = 16;
@@ -22,14 +26,9 @@ const MAX_LINES: usize = 16;
 #[derive(Clone, Debug)]
 pub struct Removal {
     pub key: ResourceKey,
-    pub instances: Vec<(Uid, InstanceName)>,
-}
-
-impl Removal {
+    pub instances: usize,
     /// What an acknowledgement of exactly this removal names.
-    pub fn digest(&self) -> Digest {
-        Digest::of_removals(self.instances.iter().map(|(uid, name)| (uid, &name.slot)))
-    }
+    pub digest: Digest,
 }
 
 /// What a change comes to.
@@ -38,30 +37,98 @@ pub struct Preview {
     /// Of the edited resources all, `Keep` too; of others those that this change causes.
     pub changes: Vec<Change>,
     pub removals: Vec<Removal>,
+    /// Why instances find no node, by resource.
+    refusals: BTreeMap<ResourceKey, Vec<Refusal>>,
 }
 
-/// Asks the planner.
+/// Asks the planner what the leader would do.
 pub async fn preview(connection: &Connection, edits: &[Edit]) -> Result<Preview, Failure> {
-    let classes = ["assignments", "reports", "verdicts", "sessions"];
-    let view = View::read(connection, &classes).await?;
-    let deleted = edits.iter().filter(|edit| edit.effect == Effect::Delete);
-    let removals = deleted.map(|edit| removal(&view, &edit.key, |_| true)).collect();
+    let listing = connection.store.list(&Prefix::new(connection.root.as_str())?).await?;
+    let observed = controller::snapshot_from_listing(&connection.root, &listing).map_err(|hold| {
+        let failure = Failure::new(Exit::Failed, "cannot plan").because(&hold);
+        match hold.remedy() {
+            Some(remedy) => failure.help(remedy),
+            None => failure,
+        }
+    })?;
+    let mut before = observed.snapshot;
+    if before.epoch == 0 {
+        // Nobody leads now; whoever leads next does so in an epoch after all that is written.
+        before.epoch = before.revision + 1;
+    }
+    let before = before;
+    let mut after = before.clone();
+    lay_over(&mut after, edits);
+    let plan = cluster::plan(&after);
+    let edited: BTreeSet<&ResourceKey> = edits.iter().map(|edit| &edit.key).collect();
+    let others = plan
+        .changes
+        .iter()
+        .any(|change| !edited.contains(&change.resource) && change.action != Action::Keep);
+    // What happens anyway is not this change's doing.
+    let anyway = if others {
+        cluster::plan(&before).changes
+    } else {
+        Vec::new()
+    };
+    let anyway: BTreeMap<_, _> = anyway
+        .iter()
+        .map(|change| ((&change.resource, &change.instance), change))
+        .collect();
+    let removals = edits.iter().filter_map(|edit| {
+        let digest = cluster::removal_digest(&plan, &edit.key)?;
+        let own = plan
+            .removals
+            .iter()
+            .filter(|removal| removal.own && removal.key == edit.key);
+        Some(Removal {
+            key: edit.key.clone(),
+            instances: own.count(),
+            digest,
+        })
+    });
+    let removals = removals.collect();
+    let refusals = plan.statuses.iter().filter_map(|(key, status)| match status {
+        Status::Service(status) if !status.refusals.is_empty() => Some((key.clone(), status.refusals.clone())),
+        Status::Service(_) | Status::Node(_) => None,
+    });
+    let refusals = refusals.collect();
+    let caused = |change: &Change| {
+        edited.contains(&change.resource)
+            || (change.action != Action::Keep && anyway.get(&(&change.resource, &change.instance)) != Some(&change))
+    };
+    let changes = plan.changes.iter().filter(|change| caused(change)).cloned().collect();
     Ok(Preview {
-        changes: Vec::new(),
+        changes,
         removals,
+        refusals,
     })
 }
 
-fn removal(view: &View, key: &ResourceKey, goes: impl Fn(&InstanceName) -> bool) -> Removal {
-    let instances = view
-        .instances_of(key)
-        .into_iter()
-        .filter(|instance| !instance.is_absent() && goes(&instance.name));
-    Removal {
-        key: key.clone(),
-        instances: instances
-            .map(|instance| (instance.uid.clone(), instance.name))
-            .collect(),
+/// The edits as if they were written.
+fn lay_over(snapshot: &mut Snapshot, edits: &[Edit]) {
+    snapshot.revision += 1;
+    for edit in edits.iter().filter(|edit| edit.effect != Effect::Unchanged) {
+        let Some(document) = &edit.document else {
+            snapshot.desired.remove(&edit.key);
+            continue;
+        };
+        let created = snapshot
+            .desired
+            .get(&edit.key)
+            .map_or(snapshot.revision, |entry| entry.create_revision);
+        let metadata = document.metadata();
+        let entry = DesiredEntry {
+            create_revision: created,
+            mod_revision: snapshot.revision,
+            labels: metadata.labels.clone(),
+            annotations: metadata.annotations.clone(),
+            body: match document {
+                Document::Service(service) => DesiredBody::Service(Arc::new(service.spec.clone())),
+                Document::Node(node) => DesiredBody::Node(Arc::new(node.spec.clone())),
+            },
+        };
+        snapshot.desired.insert(edit.key.clone(), entry);
     }
 }
 
@@ -96,7 +163,7 @@ impl Preview {
 
     /// How many instances are removed.
     pub fn removed(&self) -> usize {
-        self.removals.iter().map(|removal| removal.instances.len()).sum()
+        self.removals.iter().map(|removal| removal.instances).sum()
     }
 
     /// For people: one line per resource, under it one per group of equal changes.
@@ -177,7 +244,21 @@ impl Preview {
             let text = output::cut(&text, width.saturating_sub(verb.len() + 3));
             format!("  {style}{verb}{style:#} {text}")
         };
-        groups.into_iter().map(line).collect()
+        let mut lines: Vec<String> = groups.into_iter().map(line).collect();
+        if self
+            .changes
+            .iter()
+            .any(|change| change.resource == *key && change.action == Action::Unschedulable)
+        {
+            let refusals = self.refusals.get(key).map(Vec::as_slice).unwrap_or_default();
+            lines.extend(
+                refusals
+                    .iter()
+                    .take(5)
+                    .map(|refusal| format!("    {}", refusal_line(refusal))),
+            );
+        }
+        lines
     }
 
     /// One line that counts.
@@ -286,6 +367,7 @@ pub fn reason_text(reason: &Reason) -> String {
 #[cfg(test)]
 mod tests {
     use schemas::kinds::Kind;
+    use schemas::names::InstanceName;
 
     use super::*;
 
@@ -326,10 +408,7 @@ mod tests {
             change(5, Action::Create, Reason::NotAssigned),
             change(4, Action::Keep, Reason::UpToDate),
         ];
-        let preview = Preview {
-            removals: Vec::new(),
-            changes,
-        };
+        let preview = Preview { changes, ..Preview::default() };
         let text = anstream::adapter::strip_str(&preview.render(&[])).to_string();
         let lines = [
             "service/web: affected",

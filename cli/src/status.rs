@@ -197,10 +197,11 @@ fn warnings(view: &View) -> Vec<String> {
             &held.digest.as_str()[..8]
         ));
     }
-    if let Some(first) = view.foreign.first() {
+    if !view.foreign.is_empty() {
+        let what = count(view.foreign.len(), "key");
         warnings.push(format!(
-            "{} under the prefix are nothing of Reeve's and are ignored, such as {first}",
-            count(view.foreign.len(), "key")
+            "{what} under the prefix: nothing of Reeve's, ignored: {}",
+            some(&view.foreign)
         ));
     }
     let records = view
@@ -223,10 +224,17 @@ fn warnings(view: &View) -> Vec<String> {
         .chain(reports)
         .chain(facts)
         .collect();
-    if let Some(first) = unreadable.first() {
-        warnings.push(format!("{} cannot be read: {first}", count(unreadable.len(), "record")));
+    if !unreadable.is_empty() {
+        let what = count(unreadable.len(), "record");
+        warnings.push(format!("{what} cannot be read: {}", some(&unreadable)));
     }
     warnings
+}
+
+/// The first few.
+fn some(texts: &[String]) -> String {
+    let more = if texts.len() > 4 { ", ..." } else { "" };
+    texts.iter().take(4).map(String::as_str).collect::<Vec<_>>().join(", ") + more
 }
 
 fn value(view: &View, marker: &Marker, connection: &Connection) -> Value {

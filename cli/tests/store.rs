@@ -6,6 +6,9 @@ use std::process::{Command, Output};
 
 use runtime::embedded::{Embedded, OpenOptions};
 use runtime::{EtcdStore, Guard, Store, person};
+use schemas::kinds::Document;
+use schemas::names::Slot;
+use schemas::records::{Accepted, AcceptedBody, ClusterMarker, Digest, Record, SchemaVersion, Uid};
 use tempfile::TempDir;
 
 /// A store on loopback; it ends with the test.
@@ -178,7 +181,7 @@ fn invalid_documents_write_nothing_at_all() {
     );
     let before = lab.revision();
     let (_, err) = lab.exits(9, &["apply", "-f", &file]);
-    assert!(err.contains("both.yaml:16:13") && err.contains("two"), "{err}");
+    assert!(err.contains("both.yaml:17:13") && err.contains("two"), "{err}");
     assert_eq!(lab.revision(), before);
 }
 
@@ -319,19 +322,38 @@ fn a_deletion_asks_and_takes_only_what_is_named() {
     lab.exits(0, &["delete", "services", "--all", "--yes"]);
 }
 
-/// What a controller and an agent would have written of two instances of `web` on `n1`.
-fn run_two(lab: &Lab) {
-    let uid = "0123456789abcdef0123456789abcdef";
-    let digest = "a".repeat(64);
+/// What a controller and an agent would have written of two instances of `web` on `n1`; returns their uid.
+fn run_two(lab: &Lab) -> Uid {
     let cluster = lab.value("/reeve/cluster").expect("a marker");
-    let id = serde_json::from_str::<serde_json::Value>(&cluster).expect("JSON")["id"].clone();
+    let marker = ClusterMarker::decode(cluster.as_bytes()).expect("a marker");
+    let admitted = schemas::admit::admit(WEB, None).expect("a valid document").remove(0);
+    let Document::Service(service) = admitted.document.clone() else {
+        panic!("a service")
+    };
+    let key = admitted.key();
+    let uid = Uid::derive(&marker.id, &key, 1);
+    let accepted = Accepted {
+        schema_version: SchemaVersion::default(),
+        n: 1,
+        uid: uid.clone(),
+        desired_revision: lab.revision(),
+        labels: service.metadata.labels,
+        annotations: service.metadata.annotations,
+        body: AcceptedBody::Service(Box::new(service.spec)),
+    }
+    .encode();
+    lab.put(
+        "/reeve/accepted/default/service/web/1",
+        &String::from_utf8_lossy(&accepted),
+    );
+    let digest = Digest::of(&accepted);
     let one = |slot: &str| {
         serde_json::json!({ "namespace": "default", "kind": "service", "workload": "web", "uid": uid, "slot": slot, "n": 1,
             "digest": digest, "state": "present", "phase": "running", "ready": true })
     };
     let order = serde_json::json!({ "restoreEpoch": 1, "epoch": 1, "generation": 1 });
     let instances = [one("1"), one("2")];
-    let body = serde_json::json!({ "schemaVersion": 1, "cluster": id, "node": "n1", "order": order, "applied": order,
+    let body = serde_json::json!({ "schemaVersion": 1, "cluster": marker.id, "node": "n1", "order": order, "applied": order,
         "instances": instances });
     lab.put("/reeve/assignments/n1", &body.to_string());
     lab.put("/reeve/reports/n1", &body.to_string());
@@ -339,6 +361,7 @@ fn run_two(lab: &Lab) {
         "/reeve/verdicts/n1",
         r#"{"schemaVersion":1,"verdict":"ready","reason":"its session lives"}"#,
     );
+    uid
 }
 
 #[test]
@@ -365,12 +388,14 @@ fn a_deletion_acknowledges_exactly_the_removals_it_showed() {
     let lab = Lab::new();
     let file = lab.file("web.yaml", WEB);
     lab.exits(0, &["apply", "-f", &file, "--no-wait"]);
-    run_two(&lab);
+    let uid = run_two(&lab);
+    let fewer = lab.file("fewer.yaml", &WEB.replace("replicas: 2", "replicas: 1"));
+    let (out, err) = lab.exits(2, &["apply", "-f", &fewer, "--no-wait"]);
+    assert!(out.contains("remove web.2") && err.contains("--yes"), "{out}{err}");
     let (out, _) = lab.exits(0, &["delete", "service", "web", "--yes", "--no-wait"]);
     assert!(out.contains("stops 2 instances"), "{out}");
-    let uid: schemas::records::Uid = "0123456789abcdef0123456789abcdef".parse().expect("a uid");
-    let slots = [schemas::names::Slot::Index(1), schemas::names::Slot::Index(2)];
-    let digest = schemas::records::Digest::of_removals(slots.iter().map(|slot| (&uid, slot)));
+    let slots = [Slot::Index(1), Slot::Index(2)];
+    let digest = Digest::of_removals(slots.iter().map(|slot| (&uid, slot)));
     let ack = lab.value(&format!("/reeve/acks/{digest}")).expect("an acknowledgement");
     assert!(ack.contains("\"count\":2") && ack.contains("ann@"), "{ack}");
 }

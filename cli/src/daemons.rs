@@ -1,0 +1,145 @@
+//! `reeve controller` and `reeve agent`: the flags become options, the rest is those crates'. Both start while the store
+//! is gone and wait for it; the first signal ends them in good order, the second at once.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+
+use agent::engine::docker::Docker;
+use agent::engine::{ContainerRuntime, EngineError, ErrorKind};
+use controller::ControllerOptions;
+use runtime::Shutdown;
+use schemas::names::NodeName;
+
+use crate::Verdict;
+use crate::args::{AgentArgs, Common, ControllerArgs};
+use crate::connect;
+use crate::edit::hostname;
+use crate::failure::{Exit, Failure};
+use crate::logging;
+
+pub async fn controller(common: &Common, args: &ControllerArgs) -> Verdict {
+    logging::start(&args.log.log, args.log.log_format)?;
+    let shutdown = signals()?;
+    let store = connect::prepare(common).await?;
+    let id = args
+        .id
+        .clone()
+        .unwrap_or_else(|| format!("{}-{}", hostname(), std::process::id()));
+    let mut options = ControllerOptions::new(store, common.prefix.clone(), id.clone());
+    options.http_addr = Some(args.metrics);
+    options.advertise = args.advertise.clone();
+    tracing::info!(controller = id, metrics = %args.metrics, version = env!("CARGO_PKG_VERSION"), "controller starts");
+    let run = controller::run(options, shutdown.clone());
+    until_aborted(&shutdown, run)
+        .await
+        .map_or(Ok(()), |ended| ended.map_err(|error| of_controller(&error)))?;
+    tracing::info!("controller has ended");
+    Ok(Exit::Done)
+}
+
+pub async fn agent(common: &Common, args: &AgentArgs) -> Verdict {
+    logging::start(&args.log.log, args.log.log_format)?;
+    let shutdown = signals()?;
+    let node = node_name(args.node.as_ref())?;
+    let engine = engine(args.docker.as_deref())?;
+    match engine.version().await {
+        Ok(version) => tracing::info!(engine = version.version, address = engine.address(), "engine found"),
+        // After a reboot the engine may come later than its agent.
+        Err(error) if error.kind == ErrorKind::Unavailable || error.kind == ErrorKind::Timeout => {
+            tracing::warn!(error = %error, remedy = error.remedy(), "the engine does not answer yet");
+        }
+        Err(error) => return Err(of_engine(&error)),
+    }
+    let store = connect::prepare(common).await?;
+    let data_dir = common.data_dir.clone().unwrap_or_else(|| "/var/lib/reeve/agent".into());
+    let mut options = agent::AgentOptions::new(node.clone(), data_dir);
+    options.root = common.prefix.clone();
+    options.labels = args.labels.iter().cloned().collect::<BTreeMap<_, _>>();
+    options.http = Some(args.metrics);
+    options.advertise = args.advertise.clone();
+    options.version = env!("CARGO_PKG_VERSION").to_owned();
+    tracing::info!(%node, metrics = %args.metrics, version = env!("CARGO_PKG_VERSION"), "agent starts");
+    let engine: Arc<dyn ContainerRuntime> = engine;
+    let run = agent::run(options, store, engine, shutdown.clone());
+    until_aborted(&shutdown, run)
+        .await
+        .map_or(Ok(()), |ended| ended.map_err(|error| of_agent(&error)))?;
+    tracing::info!("agent has ended; its containers keep running");
+    Ok(Exit::Done)
+}
+
+/// SIGINT and SIGTERM.
+pub fn signals() -> Result<Shutdown, Failure> {
+    Shutdown::on_signals().map_err(|error| Failure::new(Exit::Failed, "cannot listen for signals").because(&error))
+}
+
+/// None when the second signal came first.
+async fn until_aborted<T>(shutdown: &Shutdown, run: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        ended = run => Some(ended),
+        () = shutdown.aborting() => None,
+    }
+}
+
+/// The engine as told, else DOCKER_HOST, else the usual socket. Nothing is asked of it yet.
+pub fn engine(told: Option<&str>) -> Result<Arc<Docker>, Failure> {
+    agent::engine::docker::connect(told.filter(|text| !text.is_empty())).map_err(Failure::usage)
+}
+
+pub fn of_engine(error: &EngineError) -> Failure {
+    Failure::new(Exit::Failed, format!("cannot {}", error.act))
+        .because(&Said(error.said.clone()))
+        .help(error.remedy())
+}
+
+/// An engine's own words as a cause.
+#[derive(Debug)]
+struct Said(String);
+
+impl std::fmt::Display for Said {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+impl std::error::Error for Said {}
+
+pub fn of_controller(error: &controller::ControllerError) -> Failure {
+    let failure = Failure::new(Exit::Failed, format!("cannot {error}"));
+    let failure = std::error::Error::source(error)
+        .map(|source| failure_because(&failure, source))
+        .unwrap_or(failure);
+    match error.remedy() {
+        Some(remedy) => failure.help(remedy),
+        None => failure,
+    }
+}
+
+pub fn of_agent(error: &agent::AgentError) -> Failure {
+    let failure = Failure::new(Exit::Failed, format!("cannot {error}"));
+    std::error::Error::source(error)
+        .map(|source| failure_because(&failure, source))
+        .unwrap_or(failure)
+}
+
+fn failure_because(failure: &Failure, source: &(dyn std::error::Error + 'static)) -> Failure {
+    Failure::new(failure.exit, failure.message.clone()).because(source)
+}
+
+/// The node's name: as told, else the host's, up to its first dot.
+pub fn node_name(told: Option<&NodeName>) -> Result<NodeName, Failure> {
+    if let Some(told) = told {
+        return Ok(told.clone());
+    }
+    let host = hostname();
+    let first = host.split('.').next().unwrap_or_default().to_ascii_lowercase();
+    let label: String = first
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .collect();
+    let label = label.trim_matches('-').to_owned();
+    let name = label.parse().or_else(|_| format!("node-{label}").parse());
+    name.map_err(|_| {
+        Failure::usage(format!("this host's name, `{host}`, cannot be a node's")).help("name the node with --node")
+    })
+}
