@@ -131,6 +131,9 @@ impl<S: Store> Link<S> {
                     backoff.reset();
                     self.tell(News::Trouble(None)).await;
                     self.serve(&session, shutdown).await;
+                    if self.news.is_closed() {
+                        return;
+                    }
                     tracing::warn!(node = %self.identity.node, "the session is lost; opening another");
                     continue;
                 }

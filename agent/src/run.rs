@@ -23,6 +23,7 @@ use schemas::records::{
 use schemas::units::{ByteSize, Cpu};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
 
 use crate::disk::{DataDir, DiskError};
 use crate::engine::{ContainerRuntime, Event, Inspection, Result as EngineResult};
@@ -220,9 +221,10 @@ pub async fn run<S: Store>(options: AgentOptions, store: S, engine: Arc<dyn Cont
         events,
     };
     agent.load();
-    let link = tokio::spawn(register::link(store, identity, session, wants, events_rx, news_tx, shutdown.clone()));
+    // Dropped with this future, whoever drops it.
+    let mut link = JoinSet::new();
+    link.spawn(register::link(store, identity, session, wants, events_rx, news_tx, shutdown.clone()));
     agent.serve(ends, news, &probed, &shutdown).await;
-    link.abort();
     Ok(())
 }
 
@@ -1001,3 +1003,6 @@ fn host_addresses() -> Vec<std::net::IpAddr> {
     };
     from("0.0.0.0:0", "192.0.2.1:9").into_iter().chain(from("[::]:0", "[2001:db8::1]:9")).collect()
 }
+
+#[cfg(test)]
+mod tests;
