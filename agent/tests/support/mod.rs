@@ -98,9 +98,16 @@ impl Engine {
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log);
         self.process = Some(Process::start(&mut command));
-        wait("dockerd to answer", Duration::from_secs(60), || {
-            self.docker(&["version"]).is_ok()
-        });
+        let begun = Instant::now();
+        while self.docker(&["version"]).is_err() {
+            let log = || std::fs::read_to_string(at("dockerd.log")).unwrap_or_default();
+            assert!(
+                begun.elapsed() < Duration::from_secs(60),
+                "dockerd does not answer: {}",
+                log()
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// `unix:///...`.
@@ -177,7 +184,17 @@ impl Engine {
             process.signal("-KILL");
         }
         self.process = None;
-        let _gone = std::fs::remove_file(self.directory.join("pid"));
+        // Its containerd dies with it, a moment later: a new engine must not take that for its own.
+        let file = self.directory.join("exec/containerd/containerd.pid");
+        let containerd = std::fs::read_to_string(&file).unwrap_or_default();
+        wait("containerd to end", Duration::from_secs(20), || {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", containerd.trim())).unwrap_or_default();
+            stat.rsplit_once(") ")
+                .is_none_or(|(_, state)| state.starts_with(['Z', 'X']))
+        });
+        for left in [file, self.directory.join("pid")] {
+            let _gone = std::fs::remove_file(left);
+        }
         self.run();
     }
 }
@@ -196,6 +213,7 @@ impl Drop for Engine {
             }
         }
         self.process = None;
+        end_of(&self.directory);
         // Mounts of containers that could not be removed would keep the directory.
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         let prefix = self.directory.display().to_string();
@@ -213,6 +231,36 @@ impl Drop for Engine {
                 .status();
         }
         let _removed = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Ends what an engine that crashed left running: processes that were started with its directory in their arguments
+/// (its containerd, the shims), and the shims' own children, which are its containers.
+fn end_of(directory: &Path) {
+    let path = directory.display().to_string();
+    let processes = || {
+        std::fs::read_dir("/proc")
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
+    };
+    let ours: Vec<u32> = processes()
+        .filter(|pid| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains(&path)))
+        .filter(|pid| *pid != std::process::id())
+        .collect();
+    let parent = |pid: &u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse::<u32>().ok()
+    };
+    let children: Vec<u32> = processes()
+        .filter(|pid| parent(pid).is_some_and(|parent| ours.contains(&parent)))
+        .collect();
+    for pid in children.iter().chain(&ours) {
+        let _killed = Command::new("kill")
+            .args(["-KILL", &pid.to_string()])
+            .stderr(Stdio::null())
+            .status();
     }
 }
 
