@@ -128,6 +128,7 @@ async fn bring_in(
     let goal = |edit: &Edit| Goal::InForce {
         key: edit.key.clone(),
         revision: written.get(&edit.key).copied().unwrap_or(edit.found),
+        removes: preview.removals.iter().any(|removal| removal.key == edit.key),
     };
     let goals = edits.iter().map(goal).collect();
     wait(connection, goals, waiting.timeout, machine).await?;

@@ -236,6 +236,9 @@ fn instance_table(text: &mut String, instances: &[Instance<'_>]) {
                 .iter()
                 .for_each(|line| text.push_str(&format!("  | {}\n", crate::failure::printable(line))));
         }
+        if let Some(coming) = rows::coming(found) {
+            let _ = writeln!(text, "{}: {coming}", found.name);
+        }
         for condition in &reported.conditions {
             let _ = writeln!(
                 text,
@@ -257,7 +260,7 @@ fn event_table(text: &mut String, events: &[&schemas::records::Event]) {
     events
         .iter()
         .skip(skip)
-        .for_each(|event| table.row(rows::event_row(event)));
+        .for_each(|event| table.row(rows::event_row(event, false)));
     text.push('\n');
     text.push_str(&table.render(output::limit()));
 }

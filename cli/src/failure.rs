@@ -188,6 +188,14 @@ pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
+/// What a chain of causes ends with. A transport's layers each repeat it in their own words.
+fn innermost<'a>(mut error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error
+}
+
 fn one_line(text: &str) -> String {
     printable(text.trim()).trim_end_matches('.').to_owned()
 }
@@ -210,8 +218,8 @@ impl From<StoreError> for Failure {
             | StoreErrorKind::Refused(_) => Exit::Failed,
         };
         let failure = Self::new(exit, format!("cannot {error}"));
-        let failure = match error.source() {
-            Some(source) => failure.because(source),
+        let failure = match error.source().map(innermost) {
+            Some(root) => failure.because(root),
             None => failure,
         };
         match error.remedy() {

@@ -408,7 +408,10 @@ mod tests {
             change(5, Action::Create, Reason::NotAssigned),
             change(4, Action::Keep, Reason::UpToDate),
         ];
-        let preview = Preview { changes, ..Preview::default() };
+        let preview = Preview {
+            changes,
+            ..Preview::default()
+        };
         let text = anstream::adapter::strip_str(&preview.render(&[])).to_string();
         let lines = [
             "service/web: affected",

@@ -339,6 +339,8 @@ pub fn instance_row(instance: &Instance<'_>, wide: bool) -> Vec<Cell> {
             .map(|reported| reported.conditions.as_slice())
             .unwrap_or_default();
         let mut messages: Vec<&str> = failing.iter().map(|failing| failing.message.as_str()).collect();
+        let next = coming(instance);
+        messages.extend(next.as_deref());
         messages.extend(conditions.iter().map(|found| found.message.as_str()));
         row.extend([
             container.into(),
@@ -350,23 +352,42 @@ pub fn instance_row(instance: &Instance<'_>, wide: bool) -> Vec<Cell> {
     row
 }
 
+/// The spec that is assigned and not in force yet, and how far it has come.
+pub fn coming(instance: &Instance<'_>) -> Option<String> {
+    let next = instance.reported?.next.as_ref()?;
+    Some(format!(
+        "generation {} is not in force yet: {}",
+        next.n,
+        crate::view::phase_text(next.phase)
+    ))
+}
+
 fn port(port: &AssignedPort) -> String {
     let ip = port.host_ip.map(|ip| format!("{ip}:")).unwrap_or_default();
     format!("{ip}{}->{}", port.host_port, port.container_port)
 }
 
-pub const EVENT_HEAD: &[&str] = &["AGO", "TYPE", "REASON", "ABOUT", "MESSAGE"];
+pub const EVENT_HEAD: &[&str] = &["AGO", "REASON", "ABOUT", "MESSAGE"];
 
-pub fn event_row(event: &Event) -> Vec<Cell> {
-    let tone = match event.kind {
-        EventType::Normal => Tone::Plain,
-        EventType::Warning => Tone::Busy,
+/// An event; a warning's reason begins with `!`. `whole` names the namespace too.
+pub fn event_row(event: &Event, whole: bool) -> Vec<Cell> {
+    let reason = match event.kind {
+        EventType::Normal => Cell::new(&event.reason, Tone::Plain),
+        EventType::Warning => Cell::new(format!("!{}", event.reason), Tone::Busy),
+    };
+    let short = event
+        .about
+        .split_once('/')
+        .map_or(event.about.as_str(), |(_, rest)| rest);
+    let about = if whole && !event.about.starts_with("_/") {
+        &event.about
+    } else {
+        short
     };
     vec![
         ago(&event.time).unwrap_or_default().into(),
-        Cell::new(format!("{:?}", event.kind), tone),
-        (&event.reason).into(),
-        (&event.about).into(),
+        reason,
+        about.into(),
         (&event.message).into(),
     ]
 }

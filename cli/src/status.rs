@@ -82,13 +82,6 @@ fn rows_of_screen() -> usize {
 /// What a line of `status --watch` says of each thing.
 fn lines(view: &View) -> BTreeMap<String, String> {
     let mut lines = BTreeMap::new();
-    let join = |row: Vec<Cell>| {
-        row.into_iter()
-            .skip(1)
-            .map(|cell| cell.text)
-            .collect::<Vec<_>>()
-            .join(" ")
-    };
     for key in view.service_keys() {
         let state = rows::service_state(view, key);
         let counts = rows::counts(view, key)
@@ -109,9 +102,8 @@ fn lines(view: &View) -> BTreeMap<String, String> {
             "instance/{}/{} on {}",
             instance.name.namespace, instance.name, instance.node
         );
-        let mut row = rows::instance_row(&instance, false);
-        row.truncate(3);
-        lines.insert(id, join(row.split_off(1)).trim().to_owned() + &instance.phase());
+        let ready = if instance.is_ready() { ", ready" } else { "" };
+        lines.insert(id, format!("{}{ready}", instance.phase()));
     }
     lines
 }
@@ -298,10 +290,10 @@ pub async fn events_of(common: &Common, wanted: Option<&str>, everywhere: bool, 
         Format::Yaml => format!("---\n{}", output::yaml(&json!(event))),
         Format::Name => format!("{}\n", event.about),
         Format::Table | Format::Wide if first => {
-            table.row(rows::event_row(event));
+            table.row(rows::event_row(event, everywhere));
             String::new()
         }
-        Format::Table | Format::Wide => table.more(rows::event_row(event), output::limit()),
+        Format::Table | Format::Wide => table.more(rows::event_row(event, everywhere), output::limit()),
     };
     let mut table = Table::new(rows::EVENT_HEAD);
     let mut follow = None;

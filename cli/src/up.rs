@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use agent::engine::ContainerRuntime;
 use controller::ControllerOptions;
-use runtime::embedded::{Embedded, OpenError, OpenOptions};
 use runtime::EtcdStore;
+use runtime::embedded::{Embedded, OpenError, OpenOptions};
 use schemas::names::NodeName;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;

@@ -331,11 +331,18 @@ impl Instance<'_> {
             return format!("{:?}", failing.reason);
         }
         match reported.phase {
-            Phase::Pulling { percent: 0 } => "Pulling".to_owned(),
-            Phase::Pulling { percent } => format!("Pulling {percent}%"),
             Phase::Running if !reported.ready => "Starting".to_owned(),
-            other => format!("{other:?}"),
+            other => phase_text(other),
         }
+    }
+}
+
+/// A phase in a word or two.
+pub fn phase_text(phase: Phase) -> String {
+    match phase {
+        Phase::Pulling { percent: 0 } => "Pulling".to_owned(),
+        Phase::Pulling { percent } => format!("Pulling {percent}%"),
+        other => format!("{other:?}"),
     }
 }
 

@@ -13,7 +13,7 @@ use schemas::records::{Condition, ConditionStatus, ConditionType, Refusal, Servi
 use crate::connect::Connection;
 use crate::failure::{Exit, Failure};
 use crate::follow::Follow;
-use crate::output::{ago, complain, short};
+use crate::output::{self, ago, complain, short};
 use crate::view::{View, condition, stopped, title};
 
 /// How long no node may fit before that is the answer: nodes that are about to join get this long.
@@ -24,8 +24,12 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 /// What must become true.
 #[derive(Clone, Debug)]
 pub enum Goal {
-    /// The document written at this revision is in force, and all its instances are ready.
-    InForce { key: ResourceKey, revision: i64 },
+    /// The document written at this revision is in force, all its instances are ready, and those it removes are gone.
+    InForce {
+        key: ResourceKey,
+        revision: i64,
+        removes: bool,
+    },
     /// Nothing is left of it.
     Gone { key: ResourceKey },
 }
@@ -97,7 +101,15 @@ impl Drop for Progress {
 /// Waits for all goals; the first that fails ends the waiting.
 pub async fn wait(connection: &Connection, goals: Vec<Goal>, timeout: Duration, quiet: bool) -> Result<(), Failure> {
     let began = Instant::now();
-    let mut follow = Follow::class(connection, "status").await?;
+    // Where something is removed, assignments and reports tell when it is gone.
+    let removes = goals
+        .iter()
+        .any(|goal| matches!(goal, Goal::InForce { removes: true, .. }));
+    let mut follow = if removes {
+        Follow::cluster(connection).await?
+    } else {
+        Follow::class(connection, "status").await?
+    };
     let mut progress = Progress::new(quiet);
     let mut open: Vec<(Goal, Option<Instant>)> = goals.into_iter().map(|goal| (goal, None)).collect();
     let mut tick = tokio::time::interval(Duration::from_secs(1));
@@ -139,8 +151,12 @@ pub async fn wait(connection: &Connection, goals: Vec<Goal>, timeout: Duration, 
         progress.say(&line);
         if began.elapsed() >= timeout {
             let message = format!("not in force after {}: {line}", short(timeout.as_secs()));
-            return Err(Failure::new(Exit::TimedOut, message)
-                .help("what was written stays and goes on; follow it with `reeve status --watch`, or wait longer with --timeout"));
+            let failure = Failure::new(Exit::TimedOut, message)
+                .help("what was written stays and goes on; follow it with `reeve status --watch`, or wait longer with --timeout");
+            return Err(match open.first() {
+                Some((goal, _)) => with_logs(connection, goal, failure).await,
+                None => failure,
+            });
         }
         tokio::select! {
             changed = follow.changed() => changed?,
@@ -162,15 +178,24 @@ fn far(view: &View, goal: &Goal) -> Far {
         Goal::Gone { key } => match key.kind {
             Kind::Service => match view.services.get(key) {
                 None => Far::Done(format!("{} is gone", title(key))),
-                Some(Ok(status)) => Far::Waiting(format!("{}: {} left", title(key), instances(status.counts.assigned))),
-                Some(Err(_)) => Far::Waiting(format!("{}: its instances stop", title(key))),
+                Some(Ok(_) | Err(_)) => {
+                    let left = view.instances_of(key).len();
+                    Far::Waiting(format!("{}: {} to stop", title(key), output::count(left, "instance")))
+                }
             },
             // A node goes on without its resource.
             Kind::Node => Far::Done(format!("{} is deleted", title(key))),
         },
-        Goal::InForce { key, revision } => match key.kind {
+        Goal::InForce { key, revision, removes } => match key.kind {
             Kind::Service => match view.services.get(key) {
-                Some(Ok(status)) if status.observed_revision >= *revision => service(key, status),
+                Some(Ok(status)) if status.observed_revision >= *revision => match service(key, status) {
+                    Far::Done(_) if *removes && leaving(view, key) > 0 => Far::Waiting(format!(
+                        "{}: {} to stop",
+                        title(key),
+                        output::count(leaving(view, key), "instance")
+                    )),
+                    far => far,
+                },
                 _ => Far::Waiting(format!("{}: waits for the controller", title(key))),
             },
             Kind::Node => {
@@ -190,8 +215,12 @@ fn far(view: &View, goal: &Goal) -> Far {
     }
 }
 
-fn instances(number: u32) -> String {
-    crate::output::count(number as usize, "instance")
+/// Instances ordered to go that their nodes still have.
+fn leaving(view: &View, key: &ResourceKey) -> usize {
+    view.instances_of(key)
+        .iter()
+        .filter(|found| found.is_absent() && found.heard)
+        .count()
 }
 
 fn service(key: &ResourceKey, status: &ServiceStatus) -> Far {
@@ -282,21 +311,36 @@ pub fn refusal_line(refusal: &Refusal) -> String {
     let more = if *nodes as usize > names.len() { ", ..." } else { "" };
     format!(
         "{rule:?}: {} ({}{more}): {detail}",
-        crate::output::count(*nodes as usize, "node"),
+        output::count(*nodes as usize, "node"),
         names.join(", ")
     )
 }
 
 /// Adds what the failing instances last logged.
 async fn with_logs(connection: &Connection, goal: &Goal, mut failure: Failure) -> Failure {
-    let (Goal::InForce { key, revision: _ } | Goal::Gone { key }) = goal;
-    if key.kind != Kind::Service || failure.exit != Exit::Failed {
+    let (Goal::InForce {
+        key,
+        revision: _,
+        removes: _,
+    }
+    | Goal::Gone { key }) = goal;
+    if key.kind != Kind::Service || !matches!(failure.exit, Exit::Failed | Exit::TimedOut) {
         return failure;
     }
     // The sentence stands without them, too.
     let Ok(view) = View::read(connection, &["reports", "sessions", "verdicts"]).await else {
         return failure;
     };
+    for found in view
+        .instances_of(key)
+        .iter()
+        .filter(|found| found.reported.is_some_and(|it| it.failing.is_none()))
+        .take(1)
+    {
+        if let Some(coming) = crate::rows::coming(found) {
+            failure = failure.detail(format!("{} on {}: {coming}", found.name, found.node));
+        }
+    }
     let failing = view
         .instances_of(key)
         .into_iter()
@@ -331,7 +375,7 @@ pub async fn until_empty(
             .map(|found| format!("{} on {}", found.name, found.node))
             .collect();
         let Some(first) = left.first() else { return Ok(()) };
-        let line = format!("{} left, such as {first}", crate::output::count(left.len(), "instance"));
+        let line = format!("{} left, such as {first}", output::count(left.len(), "instance"));
         progress.say(&line);
         if began.elapsed() >= timeout {
             return Err(Failure::new(

@@ -1,0 +1,205 @@
+//! The binary against a whole cluster: the embedded store, a controller, and an agent on an engine in memory, all in this
+//! process. What a person sees of one service's life, and how many lines of it.
+
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use agent::engine::ContainerRuntime;
+use agent::engine::fake::FakeEngine;
+use runtime::embedded::{Embedded, OpenOptions};
+use runtime::{EtcdStore, Shutdown};
+use schemas::keys::Root;
+use tempfile::TempDir;
+
+struct Lab {
+    endpoint: String,
+    dir: TempDir,
+    engine: Arc<FakeEngine>,
+    shutdown: Shutdown,
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let embedded = Embedded::open(OpenOptions::new(dir.path().join("store"))).expect("a store");
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let listener = runtime
+            .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
+            .expect("a port");
+        let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
+        let store = EtcdStore::from_client(embedded.client());
+        runtime.spawn(async move { embedded.serve(listener, std::future::pending()).await });
+        let engine = Arc::new(FakeEngine::with_images(&["nginx:1", "nginx:2"]));
+        let lab = Self {
+            endpoint,
+            dir,
+            engine,
+            shutdown: Shutdown::new(),
+            runtime: Some(runtime),
+        };
+        lab.exits(0, &["init"]);
+        let rt = lab.runtime.as_ref().expect("the runtime ends with the lab");
+        let options = controller::ControllerOptions::new(store.clone(), Root::default(), "test");
+        rt.spawn(controller::run(options, lab.shutdown.clone()));
+        let node = "n1".parse().expect("a name");
+        let options = agent::AgentOptions::new(node, lab.dir.path().join("agent"));
+        let engine: Arc<dyn ContainerRuntime> = lab.engine.clone();
+        rt.spawn(agent::run(options, store, engine, lab.shutdown.clone()));
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !lab.out(&["get", "nodes"]).contains("Ready") {
+            assert!(Instant::now() < deadline, "no node: {}", lab.out(&["status"]));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        lab
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_reeve"));
+        command
+            .args(args)
+            .env("NO_COLOR", "1")
+            .env("COLUMNS", "80")
+            .env("HOME", self.dir.path());
+        command.env("REEVE_ETCD", &self.endpoint).env_remove("REEVE_NAMESPACE");
+        command.output().expect("reeve starts")
+    }
+
+    fn out(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        )
+    }
+
+    /// It must exit with this code; all that it printed.
+    fn exits(&self, code: i32, args: &[&str]) -> String {
+        let output = self.run(args);
+        let text = format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        assert_eq!(output.status.code(), Some(code), "reeve {args:?}\n{text}");
+        text
+    }
+
+    /// As `exits(0, ..)`, on one screen: at most 12 lines of at most 80 columns.
+    fn short(&self, args: &[&str]) -> String {
+        let text = self.exits(0, args);
+        assert!(text.lines().count() <= 12, "{} lines: {text}", text.lines().count());
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        text
+    }
+
+    fn file(&self, text: &str) -> String {
+        let path = self.dir.path().join("web.yaml");
+        std::fs::write(&path, text).expect("a file");
+        path.display().to_string()
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        self.shutdown.abort();
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+const WEB: &str = "apiVersion: reeve/v1
+kind: Service
+metadata:
+  name: web
+spec:
+  replicas: 3
+  container:
+    image: nginx:1
+  update:
+    minReady: 10ms
+";
+
+#[test]
+fn the_life_of_a_service_takes_four_commands_of_one_screen_each() {
+    let lab = Lab::new();
+    let text = lab.short(&["apply", "-f", &lab.file(WEB)]);
+    assert!(
+        text.contains("create web.1-3 on n1") && text.contains("service/web is ready: 3 of 3"),
+        "{text}"
+    );
+    let changed = lab.file(&WEB.replace("nginx:1", "nginx:2"));
+    lab.exits(1, &["plan", "-f", &changed, "--exit-code"]);
+    let text = lab.short(&["apply", "-f", &changed]);
+    assert!(
+        text.contains("replace web.1-3 on n1: container.image changed"),
+        "{text}"
+    );
+    assert!(text.contains("plan: 3 to replace"), "{text}");
+    lab.exits(0, &["plan", "-f", &changed, "--exit-code"]);
+    let text = lab.exits(2, &["scale", "web=1"]);
+    assert!(text.contains("remove web.2-3") && text.contains("--yes"), "{text}");
+    let text = lab.short(&["scale", "web=1", "--yes"]);
+    assert!(text.contains("plan: 2 to remove, 1 to keep"), "{text}");
+    assert_eq!(
+        lab.exits(0, &["get", "instances", "-o", "name"]),
+        "instance/web.1\n",
+        "what was removed is gone"
+    );
+    let text = lab.short(&["delete", "service", "web", "--yes"]);
+    assert!(
+        text.contains("stops 1 instance") && text.contains("service/web is gone"),
+        "{text}"
+    );
+    assert_eq!(lab.exits(0, &["get", "all", "-o", "name"]), "node/n1\n");
+}
+
+#[test]
+fn a_change_that_fails_ends_with_the_reason_and_the_rest_serves_on() {
+    let lab = Lab::new();
+    lab.exits(0, &["apply", "-f", &lab.file(WEB)]);
+    let missing = lab.file(&WEB.replace("nginx:1", "nginx:9"));
+    lab.engine.fail_pull("nginx:9", agent::engine::ErrorKind::ImageNotFound);
+    let text = lab.exits(6, &["apply", "-f", &missing, "--timeout", "30s"]);
+    assert!(
+        text.contains("ImageNotFound") && text.contains("3 of 3 ready"),
+        "{text}"
+    );
+    assert!(lab.exits(0, &["get", "services"]).contains("ImageNotFound"));
+    assert!(lab.exits(0, &["describe", "service", "web"]).contains("ImageNotFound"));
+    lab.short(&["apply", "-f", &lab.file(WEB)]);
+}
+
+#[test]
+fn what_no_node_takes_is_refused_with_every_rule_that_refused_it() {
+    let lab = Lab::new();
+    let picky = WEB.replace("  update:", "  placement:\n    nodeNames: [elsewhere]\n  update:");
+    let file = lab.file(&picky);
+    let text = lab.exits(0, &["plan", "-f", &file]);
+    assert!(
+        text.contains("cannot place web.1-3") && text.contains("NodeName"),
+        "{text}"
+    );
+    let text = lab.exits(7, &["apply", "-f", &file, "--timeout", "30s"]);
+    assert!(text.contains("NodeName: 1 node (n1)"), "{text}");
+}
+
+#[test]
+fn a_drained_node_is_waited_for() {
+    let lab = Lab::new();
+    lab.exits(0, &["apply", "-f", &lab.file(WEB)]);
+    // The only node: what it runs has nowhere to go, and stays.
+    let text = lab.exits(124, &["drain", "n1", "--timeout", "1s"]);
+    assert!(text.contains("3 instances left"), "{text}");
+    assert!(lab.exits(0, &["get", "nodes"]).contains("Draining"));
+    lab.exits(0, &["uncordon", "n1"]);
+    lab.exits(0, &["node", "rm", "n1", "--yes", "--timeout", "30s"]);
+    assert!(lab.exits(0, &["get", "nodes"]).contains("Retired"));
+}
