@@ -26,6 +26,7 @@ use crate::store::{
 use crate::txn::{Guard, Op, Outcome, Txn};
 
 mod classify;
+mod diagnose;
 
 use classify::{Failure, Fate, classify};
 
@@ -182,6 +183,7 @@ impl EtcdStore {
         };
         let mut answers: stream::FuturesUnordered<_> = self.inner.members.iter().enumerate().map(ask).collect();
         let mut worst: Option<Failure> = None;
+        let plain = |f: &Failure| f.is_transient();
         while let Some((index, answer)) = answers.next().await {
             let failure = match answer {
                 Ok(Ok(_)) => {
@@ -193,14 +195,20 @@ impl EtcdStore {
                 Err(_) => Failure::timeout(),
             };
             // The failure that says most is told: a wrong certificate rather than a closed port.
-            let plain = |f: &Failure| matches!(f.kind, StoreErrorKind::Unreachable | StoreErrorKind::DeadlineExceeded);
             if worst.as_ref().is_none_or(|w| plain(w) && !plain(&failure)) {
                 worst = Some(failure);
             }
         }
-        Err(worst
-            .unwrap_or_else(Failure::timeout)
-            .told("connect to etcd at", String::new()))
+        let mut worst = worst.unwrap_or_else(Failure::timeout);
+        if plain(&worst) {
+            for member in &self.inner.members {
+                if let Some(kind) = diagnose::diagnose(&member.name).await {
+                    worst.kind = kind;
+                    break;
+                }
+            }
+        }
+        Err(worst.told("connect to etcd at", String::new()))
     }
 
     /// Reads, and other acts that may be repeated.

@@ -143,8 +143,8 @@ fn judge_status(status: &tonic::Status) -> (StoreErrorKind, Fate) {
         Code::Unauthenticated | Code::PermissionDenied => refused(StoreErrorKind::Denied),
         Code::InvalidArgument if has("authentication failed") || has("user name") => refused(StoreErrorKind::Denied),
         Code::Unimplemented => refused(StoreErrorKind::NotEtcd),
-        Code::DeadlineExceeded | Code::Cancelled => (StoreErrorKind::DeadlineExceeded, Fate::Unknown),
-        Code::Unavailable | Code::Unknown | Code::Internal | Code::Aborted | Code::DataLoss => {
+        Code::DeadlineExceeded => (StoreErrorKind::DeadlineExceeded, Fate::Unknown),
+        Code::Unavailable | Code::Cancelled | Code::Unknown | Code::Internal | Code::Aborted | Code::DataLoss => {
             let words = format!("{text} {}", chain(status));
             if speaks_another_protocol(&words) {
                 (StoreErrorKind::NotEtcd, Fate::Unknown)
