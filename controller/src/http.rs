@@ -1,6 +1,6 @@
 //! What a controller serves over HTTP, for people's tools: `/metrics`, `/healthz`, `/readyz`, and `/sd`, Prometheus' HTTP
-//! service discovery. Only GET; it reads the cache and writes nothing. A connection that brings nothing for two minutes
-//! is closed, and there are at most 64 of them, so that no client can tie the controller down.
+//! service discovery. Only GET; it reads the cache and writes nothing. There are at most 64 connections, and one that
+//! brings no request within 10 s, or nothing new for two minutes, is closed: no client can tie the controller down.
 //!
 //! `/sd` lists this controller, the leading one (its address is in the election key), and every agent that registered
 //! one. Standby controllers keep no key in the store and so are found only by asking them: give Prometheus the URL of each
@@ -35,7 +35,9 @@ use crate::metrics::Metrics;
 pub const STORE_SILENCE: Duration = Duration::from_secs(10);
 /// Connections at once.
 const CONNECTIONS: usize = 64;
-/// How long a connection may bring nothing new; over the usual minute between two scrapes.
+/// How long a connection may take to its first answer.
+const FIRST: Duration = Duration::from_secs(10);
+/// How long it may bring nothing new after that; over the usual minute between two scrapes.
 const IDLE: Duration = Duration::from_secs(120);
 
 /// What the handlers read.
@@ -198,7 +200,7 @@ impl axum::serve::Listener for Bounded {
         // The semaphore is never closed.
         let connection = Connection {
             stream,
-            idle: Box::pin(tokio::time::sleep(IDLE)),
+            idle: Box::pin(tokio::time::sleep(FIRST)),
             _room: room.ok(),
         };
         (connection, address)
@@ -209,7 +211,7 @@ impl axum::serve::Listener for Bounded {
     }
 }
 
-/// A connection that ends when nothing was answered on it for [`IDLE`]: reading alone, byte by byte, does not keep it.
+/// A connection that ends when nothing was answered on it in time: reading alone, byte by byte, does not keep it.
 struct Connection {
     stream: TcpStream,
     idle: Pin<Box<Sleep>>,

@@ -10,7 +10,7 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-use planner::cluster::{AcceptedEntry, AcceptedHistory, DesiredBody, DesiredEntry, NodeEntry, Snapshot, Stored};
+use planner::cluster::{AcceptedEntry, DesiredBody, DesiredEntry, NodeEntry, Snapshot, Stored};
 use runtime::{Cache, KeyMap, KeyValue, Listing, Position};
 use schemas::admit;
 use schemas::keys::{Key, ResourceKey, Root};
@@ -531,7 +531,7 @@ impl Observer {
                 self.snapshot
                     .accepted
                     .entry(resource)
-                    .or_insert_with(AcceptedHistory::default)
+                    .or_default()
                     .records
                     .insert(n, entry);
                 why

@@ -22,6 +22,7 @@ use runtime::{
     StoreError, campaign, reflect,
 };
 use schemas::keys::{Key, Root};
+use schemas::kinds::Kind;
 use schemas::names::NodeName;
 use schemas::records::{ClusterMarker, EventType, Order, Record, Verdict};
 use tokio::net::TcpListener;
@@ -133,7 +134,7 @@ impl From<StoreError> for ControllerError {
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));
 /// The delays after conflicts: the cache is about to learn what the store knew.
 const CONFLICT: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
-/// Passes never take more than half of the time; but a longer one than this is not waited for.
+/// Passes never compute for more than half of the time; but a longer one than this is not waited for.
 const LONGEST_GAP: Duration = Duration::from_millis(500);
 /// A standby decodes what has changed this often, so that it can take over at once.
 const WARM: Duration = Duration::from_millis(500);
@@ -197,6 +198,12 @@ pub async fn run<S: Store>(options: ControllerOptions<S>, shutdown: Shutdown) ->
         Task(tokio::spawn(http::serve(listener, served)))
     });
     let _heartbeat = Task(tokio::spawn(heartbeat(store.clone(), root.key(&Key::Cluster))));
+    // The first document of a kind would otherwise wait for its validator to be made.
+    tokio::task::spawn_blocking(|| {
+        for kind in Kind::ALL {
+            let _ = kind.schema();
+        }
+    });
     if let Some(started) = started {
         // Nobody may be waiting any more.
         let _ = started.send(Started { http: listens });
@@ -355,6 +362,8 @@ struct Desk {
     spent: Option<Vec<(u64, u32)>>,
     behind: BTreeMap<NodeName, (Order, Instant)>,
     start: Instant,
+    /// How long the last pass computed.
+    thought: Duration,
     retry: Backoff,
     conflict: Backoff,
     events: Events,
@@ -459,28 +468,28 @@ impl<S: Store> Controller<S> {
             spent: None,
             behind: BTreeMap::new(),
             start: Instant::now(),
+            thought: Duration::ZERO,
             retry: Backoff::new(RETRY.0, RETRY.1),
             conflict: Backoff::new(CONFLICT.0, CONFLICT.1),
             events,
         };
         let shutdown = self.shutdown.clone();
         loop {
-            let began = Instant::now();
             let next = tokio::select! {
                 biased;
                 () = lost.lost() => return Ok(End::Lost),
                 () = shutdown.aborting() => return Ok(End::Draining),
                 next = self.pass(&mut desk) => next?,
             };
-            if let Some(end) = self.wait(next, began.elapsed(), &lost).await {
+            if let Some(end) = self.wait(next, desk.thought, &lost).await {
                 return Ok(end);
             }
         }
     }
 
     /// Waits until the next pass is due.
-    async fn wait(&mut self, next: Next, took: Duration, lost: &Lost) -> Option<End> {
-        let gap = took.min(LONGEST_GAP).max(self.debounce);
+    async fn wait(&mut self, next: Next, thought: Duration, lost: &Lost) -> Option<End> {
+        let gap = thought.min(LONGEST_GAP).max(self.debounce);
         let (shutdown, reader) = (self.shutdown.clone(), &mut self.reader);
         let due = async move {
             match next {
@@ -525,6 +534,7 @@ impl<S: Store> Controller<S> {
             self.metrics.passed("panicked", began.elapsed());
             return Ok(Next::After(desk.retry.delay()));
         };
+        desk.thought = began.elapsed();
         let (batch, planned) = match thought {
             Thought::Held(hold) => {
                 self.metrics.passed("held", began.elapsed());

@@ -35,7 +35,7 @@ async fn a_service_becomes_ready() {
 #[tokio::test]
 async fn a_change_goes_through_and_a_deletion_takes_everything_away() {
     let store = store();
-    let _controller = Controller::start(store.clone(), "one").await;
+    let controller = Controller::start(store.clone(), "one").await;
     let agent = Agent::start(&store, "n1").await;
     put_service(&store, "hello", 3, "hello:1");
     ready(&store, "hello", 3).await;
@@ -49,6 +49,11 @@ async fn a_change_goes_through_and_a_deletion_takes_everything_away() {
         .map(|instance| instance.n)
         .collect();
     assert_eq!(numbers, BTreeSet::from([2]));
+    assert_eq!(
+        controller.passes("conflict").await,
+        0.0,
+        "nobody else writes what it writes"
+    );
     assert!(store.delete(desired("hello")));
     until(&store, "all of it is gone", || agent.runs().is_empty().then_some(())).await;
     until(&store, "its status is gone", || {
@@ -331,6 +336,46 @@ async fn the_breaker_holds_a_mass_deletion_until_a_person_acknowledges_it() {
             .then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_new_leader_counts_what_the_old_one_has_removed() {
+    let store = store();
+    let first = Controller::start(store.clone(), "one").await;
+    let agent = Agent::start(&store, "n1").await;
+    put_service(&store, "many", 40, "hello:1");
+    ready(&store, "many", 40).await;
+    put_service(&store, "many", 25, "hello:1");
+    ready(&store, "many", 25).await;
+    let breaker = Breaker::decode(&store.peek("/reeve/breaker").expect("it is there").value).expect("what we wrote");
+    assert_eq!((breaker.spent, breaker.held), (15, None));
+    first.stop().await.expect("a good end");
+    let second = Controller::start(store.clone(), "two").await;
+    put_service(&store, "many", 15, "hello:1");
+    until(&store, "the breaker holds", || {
+        Breaker::decode(&store.peek("/reeve/breaker")?.value).ok()?.held
+    })
+    .await;
+    second.rests_after(&store).await;
+    assert_eq!(agent.runs().len(), 25);
+}
+
+#[tokio::test]
+async fn a_connection_that_asks_nothing_is_closed() {
+    let store = store();
+    let controller = Controller::start(store.clone(), "one").await;
+    let mut idle = Vec::new();
+    for _ in 0..64 {
+        idle.push(
+            tokio::net::TcpStream::connect(controller.http)
+                .await
+                .expect("it listens"),
+        );
+    }
+    let asked = tokio::time::Instant::now();
+    assert_eq!(controller.get("/healthz").await.0, 200);
+    assert!(asked.elapsed() < std::time::Duration::from_secs(15));
+    assert!(asked.elapsed() > std::time::Duration::from_secs(5), "there is no limit");
 }
 
 #[tokio::test]
