@@ -217,3 +217,76 @@ async fn the_loop_is_woken_by_changes_only_and_a_dropped_target_has_no_result() 
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(prober.results(), BTreeMap::new());
 }
+
+/// A TLS server with a certificate that nobody vouches for; ends with the test.
+struct TlsServer(std::process::Child);
+
+impl Drop for TlsServer {
+    fn drop(&mut self) {
+        let _killed = self.0.kill();
+        let _ended = self.0.wait();
+    }
+}
+
+#[tokio::test]
+async fn https_is_checked_without_looking_at_the_certificate() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| directory.path().join(name).display().to_string();
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("a port")
+        .port();
+    let openssl = |arguments: &[&str]| {
+        let mut command = std::process::Command::new("openssl");
+        command
+            .args(arguments)
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null());
+        command
+    };
+    let made = openssl(&[
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "1",
+        "-subj",
+        "/CN=nobody",
+        "-keyout",
+        &at("key"),
+        "-out",
+        &at("cert"),
+    ])
+    .status();
+    assert!(made.expect("openssl is installed").success());
+    let server = openssl(&[
+        "s_server",
+        "-www",
+        "-accept",
+        &format!("127.0.0.1:{port}"),
+        "-key",
+        &at("key"),
+        "-cert",
+        &at("cert"),
+    ])
+    .spawn();
+    let _server = TlsServer(server.expect("a server"));
+    let wanted = target(
+        json!({ "http": { "port": port, "scheme": "HTTPS" } }),
+        NetworkMode::Host,
+    );
+    let mut last = Err(String::new());
+    for _ in 0..200 {
+        last = once("id", &wanted, &FakeEngine::new()).await;
+        if last.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(last, Ok(()));
+    let plain = target(json!({ "http": { "port": port } }), NetworkMode::Host);
+    assert!(once("id", &plain, &FakeEngine::new()).await.is_err());
+}

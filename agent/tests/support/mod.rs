@@ -63,16 +63,21 @@ impl Drop for Process {
 pub struct Engine {
     process: Option<Process>,
     directory: PathBuf,
+    /// Engines of one network namespace overwrite each other's packet filter while they start: one at a time.
+    _turn: std::fs::File,
 }
 
 impl Engine {
     /// Starts one, with [`IMAGE`] imported.
     pub fn start() -> Self {
         let directory = std::env::temp_dir().join(format!("reeve-engine-{}-{}", std::process::id(), unique()));
+        let turn = std::fs::File::create(std::env::temp_dir().join("reeve-engine.lock")).expect("a lock file");
+        turn.lock().expect("the turn of this engine");
         std::fs::create_dir_all(&directory).expect("a directory for the engine");
         let mut engine = Self {
             process: None,
             directory,
+            _turn: turn,
         };
         engine.run();
         engine.import(IMAGE);
