@@ -203,3 +203,14 @@ fn a_drained_node_is_waited_for() {
     lab.exits(0, &["node", "rm", "n1", "--yes", "--timeout", "30s"]);
     assert!(lab.exits(0, &["get", "nodes"]).contains("Retired"));
 }
+
+#[test]
+fn what_a_change_removes_is_waited_for() {
+    let lab = Lab::new();
+    lab.exits(0, &["apply", "-f", &lab.file(WEB)]);
+    lab.engine.hang("stop");
+    let text = lab.exits(124, &["scale", "web=1", "--yes", "--timeout", "2s"]);
+    assert!(text.contains("2 instances to stop"), "{text}");
+    lab.engine.release("stop");
+    lab.exits(0, &["scale", "web=1", "--timeout", "30s"]);
+}
