@@ -37,6 +37,11 @@ stop)
   [ -d "$dir" ] || exit 0
   dir=$(cd "$dir" && pwd)
   pid=$(cat "$dir/pid" 2>/dev/null || true)
+  export DOCKER_HOST="unix://$dir/docker.sock"
+  if docker version >/dev/null 2>&1; then
+    docker ps -aq | xargs -r docker rm -f >/dev/null
+    docker network prune -f >/dev/null
+  fi
   if [ -n "$pid" ] && grep -q "$dir" "/proc/$pid/cmdline" 2>/dev/null && kill "$pid"; then
     for _ in $(seq 1 150); do
       kill -0 "$pid" 2>/dev/null || break
