@@ -49,8 +49,10 @@ impl<'a> Pass<'a> {
                 counts.1 += u32::from(inst.seen.ready);
             }
         }
-        for (new, _) in &self.news {
+        let mut created = vec![0_u32; self.memory.svcs.len()];
+        for (new, state) in &self.news {
             node_counts[new.node as usize].0 += 1;
+            created[new.want.svc as usize] += u32::from(*state == AssignedState::Present);
         }
         for (at, node) in self.nodes.list.iter().enumerate() {
             let (cpu, memory) = node.allocatable();
@@ -68,7 +70,7 @@ impl<'a> Pass<'a> {
                     }
                 }
                 Standing::Deleted | Standing::Never | Standing::Live(_) | Standing::Held { .. } => {
-                    let status = self.service_status(at, remaining[at], refusals.get(&(at as u32)).cloned().unwrap_or_default());
+                    let status = self.service_status(at, remaining[at], created[at], u32::try_from(at).ok().and_then(|at| refusals.get(&at)).cloned().unwrap_or_default());
                     let stored = self.snapshot.service_statuses.get(&key).and_then(|stored| stored.value.as_ref().ok());
                     notice(&mut notices, &status.conditions, stored.map(|stored| &stored.conditions[..]), &key.to_string(), None);
                     statuses.insert(key, Status::Service(status));
@@ -333,13 +335,12 @@ impl<'a> Pass<'a> {
 
     // ---- statuses -------------------------------------------------------------------------------------------------
 
-    fn service_status(&self, at: usize, remaining: u32, refusals: Vec<schemas::records::Refusal>) -> ServiceStatus {
+    fn service_status(&self, at: usize, remaining: u32, created: u32, refusals: Vec<schemas::records::Refusal>) -> ServiceStatus {
         let svc = &self.memory.svcs[at];
         let life = &self.lives[svc.life];
         let mut tally = self.tallies[at].clone();
         let id = u32::try_from(at).unwrap_or(NONE);
         tally.unplaced = self.unplaced.get(&id).map_or(0, |slots| u32::try_from(slots.len()).unwrap_or(u32::MAX));
-        let created = self.news_of(id);
         tally.assigned += created;
         let live = self.in_force(at);
         let counts = Counts {
@@ -368,12 +369,6 @@ impl<'a> Pass<'a> {
             problems: problems(life.desired),
             refusals,
         }
-    }
-
-    fn news_of(&self, svc: u32) -> u32 {
-        // Sorted by priority, not by service: few passes place anything.
-        let count = self.news.iter().filter(|(new, state)| new.want.svc == svc && *state == AssignedState::Present).count();
-        u32::try_from(count).unwrap_or(u32::MAX)
     }
 
     fn accepted_condition(&self, desired: Option<&DesiredEntry>, standing: &Standing<'_>) -> Condition {

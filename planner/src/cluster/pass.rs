@@ -728,6 +728,8 @@ impl<'a> Pass<'a> {
         let spec = self.memory.svcs[svc as usize].spec;
         // The first slot that keeps others from their turn, and the slots that wait for one: broken ones first.
         let mut blocker: Option<(u64, Option<FailingReason>)> = created.and_then(|slots| slots.first()).map(|slot| (*slot, None));
+        // An unsure one is ready by its report, which is older than what it was assigned: it may go down any moment.
+        let mut unsure: Vec<(u32, u64)> = Vec::new();
         let mut broken: Vec<(u32, u64)> = Vec::new();
         let mut healthy: Vec<(u32, u64)> = Vec::new();
         let mut stuck: Option<u64> = None;
@@ -759,7 +761,9 @@ impl<'a> Pass<'a> {
                 }
             }
             tally.unsettled += u32::from(reachable && !one.seen.in_force);
-            let moves = matches!(self.stories.get(&(svc, code)), Some(Story::Move { .. }));
+            let nowhere = self.unplaced.get(&svc).is_some_and(|slots| slots.contains(&code));
+            // What must move and cannot is changed where it is.
+            let moves = matches!(self.stories.get(&(svc, code)), Some(Story::Move { .. })) && !nowhere;
             let replace = self.replaces(svc, one.n);
             if !replace && one.n != n && !frozen {
                 let fields = match self.cost(svc, one.n) {
@@ -799,7 +803,9 @@ impl<'a> Pass<'a> {
             match (one.seen.settled, replace && !moves || ready_to_move) {
                 (true, true) => healthy.push((at, code)),
                 (true, false) => {}
-                (false, true) => broken.push((at, code)),
+                (false, true) if !one.seen.ready => broken.push((at, code)),
+                (false, true) if one.seen.in_force => healthy.insert(0, (at, code)),
+                (false, true) => unsure.push((at, code)),
                 (false, false) => {
                     let cause = failing.map(|failing| failing.reason);
                     if replace || moves {
@@ -823,14 +829,23 @@ impl<'a> Pass<'a> {
                 }
             }
         }
-        let turn = if blocker.is_some() {
-            None
-        } else {
-            broken.first().or(if stuck.is_none() { healthy.first() } else { None }).copied()
+        let turn = match (&blocker, &unsure[..]) {
+            (Some(_), _) => None,
+            // It is its turn already, and the newest spec is what it should turn to.
+            (None, [one]) => Some(*one),
+            (None, []) => broken.first().or(if stuck.is_none() { healthy.first() } else { None }).copied(),
+            // Two that may go down: until their reports say which, none.
+            (None, [first, ..]) => {
+                blocker = Some((first.1, None));
+                None
+            }
         };
         if let Some((at, code)) = turn {
-            if let Some(Story::Move { from, .. }) = self.stories.get(&(svc, code)) {
-                let from = *from;
+            let moved = match self.stories.get(&(svc, code)) {
+                Some(Story::Move { from, .. }) => Some(*from),
+                Some(Story::Create { .. } | Story::Replace { .. } | Story::Update { .. }) | None => None,
+            };
+            if let Some(from) = moved {
                 let guards = self.move_guards(svc, from);
                 let one = &mut self.memory.insts[from as usize];
                 one.to = To::Be(AssignedState::Absent);
@@ -857,7 +872,7 @@ impl<'a> Pass<'a> {
         let waits_for = turn.map(|(_, code)| (code, None)).or(blocker).or(stuck.map(|code| (code, None)));
         if let Some((first, cause)) = waits_for {
             let instance = self.name(svc, first);
-            for &(_, code) in broken.iter().chain(&healthy) {
+            for &(_, code) in unsure.iter().chain(&broken).chain(&healthy) {
                 if code == first && turn.is_some() && tally.port_taken.is_none() {
                     continue;
                 }
