@@ -14,21 +14,27 @@ use crate::output::{Color, Format};
 
 const START: &str = "\
 Five minutes:
-  reeve up                          a whole cluster of one node, here, in one process
-  reeve apply -f hello.yaml         run what the manifest declares, and wait until it does
-  reeve get services                what is declared, and how far it is
-  reeve scale hello=3               change it
-  reeve status --watch              everything, live
-  reeve delete service hello        and take it away
+  reeve up                        a cluster of one node, here, in one process
+  reeve apply -f hello.yaml       run what it declares, and wait until it does
+  reeve get services              what is declared, and how far it is
+  reeve scale hello=3             change it
+  reeve status --watch            everything, live
+  reeve delete service hello      and take it away
 
-A cluster of many: `reeve init`, `reeve controller` and one `reeve agent` per host, all with --etcd.
-Write manifests with: reeve explain service.spec
-Exit codes: 0 done, 1 differences (plan --exit-code), 2 usage, 3 store unreachable, 4 conflict,
-            6 failed, 7 no node fits, 9 invalid, 124 timed out";
+For many hosts: `reeve init`, `reeve controller`, and a `reeve agent` on each.
+How to write manifests: reeve explain service.spec
+Exit codes: 0 done, 1 differences (plan --exit-code), 2 usage, 3 unreachable,
+            4 conflict, 6 failed, 7 no node fits, 9 invalid, 124 timed out";
+
+const FIRST_SCREEN: &str = "{about}
+
+{usage-heading} {usage}{after-help}
+
+{all-args}";
 
 /// Runs containers on a fleet of Docker hosts as declared in etcd.
 #[derive(Debug, Parser)]
-#[command(name = "reeve", version, about, after_help = START, disable_help_subcommand = true, max_term_width = 100)]
+#[command(name = "reeve", version, about, after_help = START, help_template = FIRST_SCREEN, disable_help_subcommand = true, max_term_width = 100)]
 pub struct Cli {
     #[command(flatten)]
     pub common: Common,
@@ -40,32 +46,54 @@ pub struct Cli {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Common options")]
 pub struct Common {
-    /// The store's client URLs; without it, the running `reeve up`, else http://127.0.0.1:2379
+    /// The store's client URLs [default: the running `reeve up`, else http://127.0.0.1:2379]
     #[arg(
         long,
         global = true,
         env = "REEVE_ETCD",
+        hide_env_values = true,
         value_name = "URL,URL",
         hide_env_values = true
     )]
     pub etcd: Option<String>,
     /// The prefix of all keys
-    #[arg(long, global = true, env = "REEVE_PREFIX", default_value = schemas::keys::DEFAULT_ROOT, value_name = "PREFIX")]
+    #[arg(long, global = true, env = "REEVE_PREFIX", hide_env_values = true, default_value = schemas::keys::DEFAULT_ROOT, value_name = "PREFIX")]
     pub prefix: Root,
     /// The CA of the store's certificates, PEM
-    #[arg(long, global = true, env = "REEVE_CA", value_name = "FILE")]
+    #[arg(long, global = true, env = "REEVE_CA", hide_env_values = true, value_name = "FILE")]
     pub ca: Option<PathBuf>,
     /// This client's certificate, PEM
-    #[arg(long, global = true, env = "REEVE_CERT", value_name = "FILE", requires = "key")]
+    #[arg(
+        long,
+        global = true,
+        env = "REEVE_CERT",
+        hide_env_values = true,
+        value_name = "FILE",
+        requires = "key"
+    )]
     pub cert: Option<PathBuf>,
     /// The key of --cert, PEM
-    #[arg(long, global = true, env = "REEVE_KEY", value_name = "FILE", requires = "cert")]
+    #[arg(
+        long,
+        global = true,
+        env = "REEVE_KEY",
+        hide_env_values = true,
+        value_name = "FILE",
+        requires = "cert"
+    )]
     pub key: Option<PathBuf>,
     /// Where `up` and `agent` keep their data
     #[arg(long, global = true, env = "REEVE_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// The namespace [default: default]
-    #[arg(short, long, global = true, env = "REEVE_NAMESPACE", value_name = "NAME")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        env = "REEVE_NAMESPACE",
+        hide_env_values = true,
+        value_name = "NAME"
+    )]
     pub namespace: Option<Namespace>,
     /// What to print
     #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
@@ -386,7 +414,13 @@ pub struct MigrateArgs {
 #[command(next_help_heading = "Logging")]
 pub struct LogArgs {
     /// Which log lines: `info`, `debug`, `agent=debug,warn`
-    #[arg(long, env = "REEVE_LOG", default_value = "info", value_name = "FILTER")]
+    #[arg(
+        long,
+        env = "REEVE_LOG",
+        hide_env_values = true,
+        default_value = "info",
+        value_name = "FILTER"
+    )]
     pub log: String,
     /// How log lines look, on standard error
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
@@ -418,10 +452,10 @@ pub struct ControllerArgs {
 #[derive(Debug, Args)]
 pub struct AgentArgs {
     /// The node's name [default: the host's name]
-    #[arg(long, value_name = "NAME", env = "REEVE_NODE")]
+    #[arg(long, value_name = "NAME", env = "REEVE_NODE", hide_env_values = true)]
     pub node: Option<NodeName>,
     /// The Docker engine [default: unix:///var/run/docker.sock]
-    #[arg(long, value_name = "HOST", env = "DOCKER_HOST")]
+    #[arg(long, value_name = "HOST", env = "DOCKER_HOST", hide_env_values = true)]
     pub docker: Option<String>,
     /// A label for placement; repeatable
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
@@ -442,10 +476,10 @@ pub struct UpArgs {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:2379")]
     pub listen: String,
     /// The node's name [default: the host's name]
-    #[arg(long, value_name = "NAME", env = "REEVE_NODE")]
+    #[arg(long, value_name = "NAME", env = "REEVE_NODE", hide_env_values = true)]
     pub node: Option<NodeName>,
     /// The Docker engine [default: unix:///var/run/docker.sock]
-    #[arg(long, value_name = "HOST", env = "DOCKER_HOST")]
+    #[arg(long, value_name = "HOST", env = "DOCKER_HOST", hide_env_values = true)]
     pub docker: Option<String>,
     /// A label for placement; repeatable
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
@@ -460,6 +494,7 @@ pub struct UpArgs {
     #[arg(
         long,
         env = "REEVE_LOG",
+        hide_env_values = true,
         default_value = "warn",
         value_name = "FILTER",
         help_heading = "Logging"

@@ -187,7 +187,7 @@ async fn check(
     let text = |value: &Value| match value {
         Value::Null => "none".to_owned(),
         Value::String(text) => text.clone(),
-        other => other.to_string(),
+        Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => value.to_string(),
     };
     if let Some(wanted) = &metadata.uid
         && said("uid") != json!(wanted)

@@ -62,69 +62,42 @@ fn run(common: &args::Common, verb: &Verb) -> Verdict {
         Verb::Validate(args) => check::validate(common, args),
         Verb::Explain(args) => check::explain(args),
         Verb::Schema(args) => check::schema(args),
-        Verb::Controller(_) | Verb::Agent(_) | Verb::Up(_) => {
-            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-            let runtime = runtime.map_err(|error| Failure::new(Exit::Failed, "cannot start").because(&error))?;
-            let verdict = runtime.block_on(serve(common, verb));
-            // What still runs has had its time.
-            runtime.shutdown_background();
-            verdict
-        }
-        Verb::Init
-        | Verb::Apply(_)
-        | Verb::Plan(_)
-        | Verb::Get(_)
-        | Verb::Describe(_)
-        | Verb::Delete(_)
-        | Verb::Status(_)
-        | Verb::Events(_)
-        | Verb::Scale(_)
-        | Verb::Cordon(_)
-        | Verb::Uncordon(_)
-        | Verb::Drain(_)
-        | Verb::Node(_)
-        | Verb::Admin(_) => {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let runtime = runtime.map_err(|error| Failure::new(Exit::Failed, "cannot start").because(&error))?;
-            runtime.block_on(ask(common, verb))
-        }
+        Verb::Init => ask(admin::init(common)),
+        Verb::Apply(args) => ask(apply::apply(common, args)),
+        Verb::Plan(args) => ask(apply::plan(common, args)),
+        Verb::Get(args) => ask(get::get(common, args)),
+        Verb::Describe(args) => ask(describe::describe(common, args)),
+        Verb::Delete(args) => ask(delete::delete(common, args)),
+        Verb::Status(args) => ask(status::status(common, args)),
+        Verb::Events(args) => ask(status::events(common, args)),
+        Verb::Scale(args) => ask(apply::scale(common, args)),
+        Verb::Cordon(args) => ask(nodes::cordon(common, args)),
+        Verb::Uncordon(args) => ask(nodes::uncordon(common, args)),
+        Verb::Drain(args) => ask(nodes::drain(common, args)),
+        Verb::Node(verb) => ask(nodes::node(common, verb)),
+        Verb::Admin(verb) => ask(admin::admin(common, verb)),
+        Verb::Controller(args) => serve(daemons::controller(common, args)),
+        Verb::Agent(args) => serve(daemons::agent(common, args)),
+        Verb::Up(args) => serve(up::up(common, args)),
     }
 }
 
-/// The verbs that run until a signal.
-async fn serve(common: &args::Common, verb: &Verb) -> Verdict {
-    match verb {
-        Verb::Controller(args) => daemons::controller(common, args).await,
-        Verb::Agent(args) => daemons::agent(common, args).await,
-        Verb::Up(args) => up::up(common, args).await,
-        _ => Err(Failure::usage("this verb does not run on")),
-    }
+fn cannot_start(error: &std::io::Error) -> Failure {
+    Failure::new(Exit::Failed, "cannot start").because(error)
 }
 
-/// The verbs that talk to the store and end.
-async fn ask(common: &args::Common, verb: &Verb) -> Verdict {
-    match verb {
-        Verb::Init => admin::init(common).await,
-        Verb::Apply(args) => apply::apply(common, args).await,
-        Verb::Plan(args) => apply::plan(common, args).await,
-        Verb::Get(args) => get::get(common, args).await,
-        Verb::Describe(args) => describe::describe(common, args).await,
-        Verb::Delete(args) => delete::delete(common, args).await,
-        Verb::Status(args) => status::status(common, args).await,
-        Verb::Events(args) => status::events(common, args).await,
-        Verb::Scale(args) => apply::scale(common, args).await,
-        Verb::Cordon(args) => nodes::cordon(common, args).await,
-        Verb::Uncordon(args) => nodes::uncordon(common, args).await,
-        Verb::Drain(args) => nodes::drain(common, args).await,
-        Verb::Node(verb) => nodes::node(common, verb).await,
-        Verb::Admin(verb) => admin::admin(common, verb).await,
-        Verb::Version
-        | Verb::Completion { .. }
-        | Verb::Validate(_)
-        | Verb::Explain(_)
-        | Verb::Schema(_)
-        | Verb::Controller(_)
-        | Verb::Agent(_)
-        | Verb::Up(_) => Err(Failure::usage("this verb does not ask the store")),
-    }
+/// Verbs that talk to the store and end: one thread is enough.
+fn ask(verb: impl Future<Output = Verdict>) -> Verdict {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| cannot_start(&error))?.block_on(verb)
+}
+
+/// Verbs that run until a signal.
+fn serve(verb: impl Future<Output = Verdict>) -> Verdict {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| cannot_start(&error))?;
+    let verdict = runtime.block_on(verb);
+    // What still runs has had its time.
+    runtime.shutdown_background();
+    verdict
 }

@@ -132,6 +132,11 @@ fn lay_over(snapshot: &mut Snapshot, edits: &[Edit]) {
     }
 }
 
+/// What equal changes have in common: their rank on the screen, the verb, and why.
+type Alike = (u8, String, String);
+/// The slots they are about, and on which nodes.
+type Members<'a> = (Vec<&'a Slot>, BTreeSet<String>);
+
 /// How many instances are how affected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
@@ -199,7 +204,7 @@ impl Preview {
     }
 
     fn groups(&self, key: &ResourceKey) -> Vec<String> {
-        let mut groups: BTreeMap<(u8, String, String), (Vec<&Slot>, BTreeSet<String>)> = BTreeMap::new();
+        let mut groups: BTreeMap<Alike, Members<'_>> = BTreeMap::new();
         for change in self.changes.iter().filter(|change| change.resource == *key) {
             let (rank, verb) = match &change.action {
                 Action::Keep => continue,
@@ -216,14 +221,19 @@ impl Preview {
                 Action::Move { from } => {
                     format!("{from} -> {}", change.node.as_ref().map_or("?", |node| node.as_str()))
                 }
-                _ => change.node.as_ref().map(ToString::to_string).unwrap_or_default(),
+                Action::Create
+                | Action::Replace { fields: _ }
+                | Action::Update { fields: _ }
+                | Action::Keep
+                | Action::Remove
+                | Action::Unschedulable => change.node.as_ref().map(ToString::to_string).unwrap_or_default(),
             };
             if !node.is_empty() {
                 nodes.insert(node);
             }
         }
         let width = output::width();
-        let line = |((rank, verb, why), (slots, nodes)): ((u8, String, String), (Vec<&Slot>, BTreeSet<String>))| {
+        let line = |((rank, verb, why), (slots, nodes)): (Alike, Members<'_>)| {
             let style = match rank {
                 0 => Tone::Good,
                 4 | 5 => Tone::Bad,

@@ -76,7 +76,9 @@ pub async fn status(common: &Common, args: &WatchArgs) -> Verdict {
 
 fn rows_of_screen() -> usize {
     let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok();
-    size.map_or(1000, |size| usize::from(size.ws_row).saturating_sub(2).max(3))
+    // No rows: a terminal that does not know its size.
+    size.filter(|size| size.ws_row > 0)
+        .map_or(1000, |size| usize::from(size.ws_row).saturating_sub(2).max(3))
 }
 
 /// What a line of `status --watch` says of each thing.

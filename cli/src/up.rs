@@ -202,7 +202,11 @@ async fn open(dir: &Path) -> Result<Embedded, Failure> {
                 let message = format!("a `reeve up` is running on {} already", dir.display());
                 return Failure::new(Exit::Conflict, message).help("use it, stop it, or choose another --data-dir");
             }
-            other => Failure::new(Exit::Failed, other.to_string()),
+            OpenError::Io { .. }
+            | OpenError::Damaged { .. }
+            | OpenError::Format { .. }
+            | OpenError::BadSnapshot { .. }
+            | OpenError::NotEmpty { .. } => Failure::new(Exit::Failed, error.to_string()),
         };
         match std::error::Error::source(&error) {
             Some(source) => failure.because(source),

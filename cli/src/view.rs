@@ -330,10 +330,10 @@ impl Instance<'_> {
         if let Some(failing) = &reported.failing {
             return format!("{:?}", failing.reason);
         }
-        match reported.phase {
-            Phase::Running if !reported.ready => "Starting".to_owned(),
-            other => phase_text(other),
+        if reported.phase == Phase::Running && !reported.ready {
+            return "Starting".to_owned();
         }
+        phase_text(reported.phase)
     }
 }
 
@@ -342,7 +342,15 @@ pub fn phase_text(phase: Phase) -> String {
     match phase {
         Phase::Pulling { percent: 0 } => "Pulling".to_owned(),
         Phase::Pulling { percent } => format!("Pulling {percent}%"),
-        other => format!("{other:?}"),
+        Phase::Pending
+        | Phase::Prepared
+        | Phase::Running
+        | Phase::BackOff
+        | Phase::Stopping
+        | Phase::Stopped
+        | Phase::Failed
+        | Phase::Held
+        | Phase::Orphaned => format!("{phase:?}"),
     }
 }
 

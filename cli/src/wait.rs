@@ -194,7 +194,7 @@ fn far(view: &View, goal: &Goal) -> Far {
                         title(key),
                         output::count(leaving(view, key), "instance")
                     )),
-                    far => far,
+                    far @ (Far::Done(_) | Far::Waiting(_) | Far::NoNode(_) | Far::Failed(_)) => far,
                 },
                 _ => Far::Waiting(format!("{}: waits for the controller", title(key))),
             },

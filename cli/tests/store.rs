@@ -81,10 +81,11 @@ impl Lab {
 
     fn put(&self, key: &str, value: &str) -> i64 {
         let txn = person::txn().put(key, value.as_bytes().to_vec(), Guard::Any);
-        match self.on(self.store.commit(txn)).expect("a write") {
-            runtime::Outcome::Committed { revision } => revision,
-            other => panic!("{other:?}"),
-        }
+        let outcome = self.on(self.store.commit(txn)).expect("a write");
+        let runtime::Outcome::Committed { revision } = outcome else {
+            panic!("{outcome:?}")
+        };
+        revision
     }
 
     fn value(&self, key: &str) -> Option<String> {
