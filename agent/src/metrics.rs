@@ -32,6 +32,9 @@ pub struct InstanceSample {
     pub restarts: u32,
 }
 
+/// Instances, each with what its container uses where the engine said.
+type Samples = Arc<Vec<(InstanceSample, Option<Stats>)>>;
+
 /// Where the agent's numbers are kept.
 pub struct Metrics {
     registry: Registry,
@@ -44,7 +47,7 @@ pub struct Metrics {
     store_writes: IntCounter,
     instances: Mutex<Vec<InstanceSample>>,
     /// The last samples and when they were begun; held while gathering, so that two scrapes gather once.
-    samples: tokio::sync::Mutex<Option<(Instant, Arc<Vec<(InstanceSample, Option<Stats>)>>)>>,
+    samples: tokio::sync::Mutex<Option<(Instant, Samples)>>,
 }
 
 impl Metrics {
@@ -182,7 +185,7 @@ impl Metrics {
         Ok(out)
     }
 
-    async fn samples(&self, engine: &dyn ContainerRuntime) -> Arc<Vec<(InstanceSample, Option<Stats>)>> {
+    async fn samples(&self, engine: &dyn ContainerRuntime) -> Samples {
         let mut kept = self.samples.lock().await;
         if let Some((at, samples)) = kept.as_ref()
             && at.elapsed() < KEEP

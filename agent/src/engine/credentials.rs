@@ -24,6 +24,8 @@ const HELPER: Duration = Duration::from_secs(10);
 pub(super) struct Credentials {
     directory: Option<PathBuf>,
     helper_deadline: Duration,
+    /// Where helpers are looked for; PATH when None.
+    helper_path: Option<PathBuf>,
 }
 
 /// Why credentials could not be had. None of them holds a secret.
@@ -56,6 +58,7 @@ impl Credentials {
         Self {
             directory,
             helper_deadline: HELPER,
+            helper_path: None,
         }
     }
 
@@ -84,10 +87,10 @@ impl Credentials {
             .into_iter()
             .find(|(key, _)| host_of(key) == host)
             .and_then(|(_, name)| name.as_str());
-        if let Some(name) = own.or_else(|| config["credsStore"].as_str().filter(|name| !name.is_empty())) {
-            if let Some(login) = self.ask(name, server).await? {
-                return Ok(Some(login));
-            }
+        if let Some(name) = own.or_else(|| config["credsStore"].as_str().filter(|name| !name.is_empty()))
+            && let Some(login) = self.ask(name, server).await?
+        {
+            return Ok(Some(login));
         }
         let auths = config["auths"].as_object().into_iter().flatten();
         Ok(auths
@@ -114,7 +117,11 @@ impl Credentials {
             name: name.to_owned(),
             said: said.to_owned(),
         };
-        let mut child = tokio::process::Command::new(format!("docker-credential-{name}"))
+        let mut command = tokio::process::Command::new(format!("docker-credential-{name}"));
+        if let Some(path) = &self.helper_path {
+            command.env("PATH", path);
+        }
+        let mut child = command
             .arg("get")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -275,6 +282,47 @@ mod tests {
                 .await
                 .expect_err(name);
             assert!(matches!(error, CredentialError::HelperName(_)), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_helper_is_asked_by_the_protocol_and_ended_when_it_hangs() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let helper = |script: &str| {
+            let config = json!({ "credHelpers": { "r.example": "test" }, "auths": { "r.example": { "auth": STANDARD.encode("a:b") } } });
+            let (directory, mut credentials) = written(&config.to_string());
+            let path = directory.path().join("docker-credential-test");
+            std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("a helper");
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("a mode");
+            credentials.helper_path = Some(directory.path().to_owned());
+            credentials.helper_deadline = Duration::from_millis(500);
+            (directory, credentials)
+        };
+        // It echoes the server it was told, as its answer's secret, when it was called with `get`.
+        let (_one, good) = helper("read -r server; echo '{\"Username\":\"me\",\"Secret\":\"'$1-$server'\"}'");
+        let login = good.lookup("r.example").await.expect("a look-up").expect("a login");
+        assert_eq!(
+            (&login["username"], &login["password"]),
+            (&json!("me"), &json!("get-r.example"))
+        );
+        let (_two, token) = helper("echo '{\"Username\":\"<token>\",\"Secret\":\"t\"}'");
+        let login = token.lookup("r.example").await.expect("a look-up").expect("a login");
+        assert_eq!(login["identitytoken"], json!("t"));
+        let (_three, none) = helper("echo 'credentials not found in native keychain'; exit 1");
+        let login = none
+            .lookup("r.example")
+            .await
+            .expect("a look-up")
+            .expect("the file's own login");
+        assert_eq!(login["username"], json!("a"));
+        for (script, said) in [
+            ("while :; do :; done", "in time"),
+            ("exit 3", "failed"),
+            ("echo secret-text", "no JSON"),
+        ] {
+            let (_directory, bad) = helper(script);
+            let error = bad.lookup("r.example").await.expect_err(script).to_string();
+            assert!(error.contains(said) && !error.contains("secret-text"), "{error}");
         }
     }
 }

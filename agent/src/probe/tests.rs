@@ -290,3 +290,20 @@ async fn https_is_checked_without_looking_at_the_certificate() {
     let plain = target(json!({ "http": { "port": port } }), NetworkMode::Host);
     assert!(once("id", &plain, &FakeEngine::new()).await.is_err());
 }
+
+#[test]
+fn a_run_that_was_ended_cannot_bring_its_result_back() {
+    let board = Board {
+        results: Mutex::default(),
+        changed: Arc::new(Notify::new()),
+    };
+    lock(&board.results).insert("id".to_owned(), (2, None));
+    board.put("id", 1, Probe::Healthy);
+    board.put("gone", 1, Probe::Healthy);
+    assert_eq!(*lock(&board.results), BTreeMap::from([("id".to_owned(), (2, None))]));
+    board.put("id", 2, Probe::Healthy);
+    assert_eq!(
+        *lock(&board.results),
+        BTreeMap::from([("id".to_owned(), (2, Some(Probe::Healthy)))])
+    );
+}
