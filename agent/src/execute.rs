@@ -7,8 +7,25 @@ use schemas::records::{ClusterId, FailingReason, InstanceCondition};
 
 use crate::engine::{ContainerRuntime, CreateRequest, EngineError, ErrorKind};
 
+/// How a step ended, and the kind of the engine's failure, for the metrics.
+#[derive(Debug)]
+pub struct Ran {
+    pub outcome: OpOutcome,
+    pub failed: Option<ErrorKind>,
+}
+
+impl Ran {
+    const fn done() -> Self {
+        Self { outcome: OpOutcome::Done, failed: None }
+    }
+
+    fn failed(op: &Op, error: EngineError) -> Self {
+        Self { outcome: OpOutcome::Failed(failure(op, &error)), failed: Some(error.kind) }
+    }
+}
+
 /// Runs a step. `created` is told at once when a container was created, before it is started.
-pub async fn execute(engine: &dyn ContainerRuntime, cluster: &ClusterId, step: &Step, created: impl FnOnce(OpOutcome) + Send) -> OpOutcome {
+pub async fn execute(engine: &dyn ContainerRuntime, cluster: &ClusterId, step: &Step, created: impl FnOnce(OpOutcome) + Send) -> Ran {
     let done = match &step.op {
         Op::Create { .. } => return create(engine, cluster, step, created).await,
         Op::Start { id } => return start(engine, id).await,
@@ -21,8 +38,8 @@ pub async fn execute(engine: &dyn ContainerRuntime, cluster: &ClusterId, step: &
         Op::Connect { id } => connect(engine, cluster, step, id).await,
     };
     match done {
-        Ok(()) => OpOutcome::Done,
-        Err(error) => OpOutcome::Failed(failure(&step.op, &error)),
+        Ok(()) => Ran::done(),
+        Err(error) => Ran::failed(&step.op, error),
     }
 }
 
@@ -31,13 +48,12 @@ async fn connect(engine: &dyn ContainerRuntime, cluster: &ClusterId, step: &Step
     engine.connect(id, &step.instance.name()).await
 }
 
-async fn create(engine: &dyn ContainerRuntime, cluster: &ClusterId, step: &Step, created: impl FnOnce(OpOutcome) + Send) -> OpOutcome {
-    let Op::Create { name, labels, spec, ports } = &step.op else { return OpOutcome::Done };
-    let failed = |error: &EngineError| OpOutcome::Failed(failure(&step.op, error));
+async fn create(engine: &dyn ContainerRuntime, cluster: &ClusterId, step: &Step, created: impl FnOnce(OpOutcome) + Send) -> Ran {
+    let Op::Create { name, labels, spec, ports } = &step.op else { return Ran::done() };
     if spec.container.network_mode == NetworkMode::Bridge
         && let Err(error) = engine.ensure_network(cluster.as_str(), &step.instance.namespace).await
     {
-        return failed(&error);
+        return Ran::failed(&step.op, error);
     }
     let map = labels.to_map();
     let instance = labels.instance_name();
@@ -46,7 +62,7 @@ async fn create(engine: &dyn ContainerRuntime, cluster: &ClusterId, step: &Step,
         Ok(made) => (made.id, made.conditions),
         Err(error) => match read_back(engine, name, labels, &error).await {
             Some(id) => (id, Vec::new()),
-            None => return failed(&error),
+            None => return Ran::failed(&step.op, error),
         },
     };
     let conditions: Vec<InstanceCondition> = conditions;
@@ -63,15 +79,15 @@ async fn read_back(engine: &dyn ContainerRuntime, name: &str, labels: &OwnLabels
     (found.name == name && found.own().as_ref() == Some(labels)).then_some(found.id)
 }
 
-async fn start(engine: &dyn ContainerRuntime, id: &str) -> OpOutcome {
-    let Err(error) = engine.start(id).await else { return OpOutcome::Done };
+async fn start(engine: &dyn ContainerRuntime, id: &str) -> Ran {
+    let Err(error) = engine.start(id).await else { return Ran::done() };
     if matches!(error.kind, ErrorKind::Timeout | ErrorKind::Unavailable)
         && let Ok(found) = engine.inspect(id).await
         && found.observed.state == ContainerState::Running
     {
-        return OpOutcome::Done;
+        return Ran::done();
     }
-    OpOutcome::Failed(failure(&Op::Start { id: id.to_owned() }, &error))
+    Ran::failed(&Op::Start { id: id.to_owned() }, error)
 }
 
 /// What a failed call means for people and for the planner.

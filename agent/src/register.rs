@@ -20,6 +20,7 @@ use schemas::records::{self, Assignment, ClusterId, ClusterMarker, Digest, NodeF
 use tokio::sync::{mpsc, watch};
 
 use crate::events_out::{Bucket, Told};
+use crate::metrics::Metrics;
 use crate::report;
 
 /// Events live this long.
@@ -81,6 +82,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// Keeps the agent's end of the store until the shutdown drains. Outages are waited out.
+#[expect(clippy::too_many_arguments, reason = "each is another end of another channel")]
 pub async fn link<S: Store>(
     store: S,
     identity: Identity,
@@ -88,14 +90,15 @@ pub async fn link<S: Store>(
     wants: Wants,
     events: mpsc::Receiver<Told>,
     news: mpsc::Sender<News>,
+    metrics: Arc<Metrics>,
     shutdown: Shutdown,
 ) {
-    let mut link = Link { store, identity, record, wants, events, news, leases: EventLeases::default(), written: Written::Unknown };
+    let mut link = Link { store, identity, record, wants, events, news, metrics, leases: EventLeases::default(), written: Written::Unknown };
     tokio::select! {
         () = shutdown.draining() => {}
         () = link.run(&shutdown) => {}
     }
-    // A last report, so that what the loop did while it drained is known; the session is left to run out.
+    // The session is left to run out: a restarted agent resumes it.
 }
 
 struct Link<S> {
@@ -105,6 +108,7 @@ struct Link<S> {
     wants: Wants,
     events: mpsc::Receiver<Told>,
     news: mpsc::Sender<News>,
+    metrics: Arc<Metrics>,
     leases: EventLeases,
     written: Written,
 }
@@ -328,6 +332,7 @@ impl<S: Store> Link<S> {
         let txn = Txn::new(fence).put(key, report.encode(), *guard);
         self.written = match self.store.commit(txn).await {
             Ok(Outcome::Committed { revision }) => {
+                self.metrics.store_written();
                 Written::Known { report: Some(Report::clone(&report)), guard: Guard::Unchanged(revision), at: Instant::now() }
             }
             Ok(Outcome::FenceLost) => return Ok(Step::Lost),
@@ -386,6 +391,7 @@ impl<S: Store> Link<S> {
         let id = format!("{namespace}/{}-{}-{}", event.time, self.identity.node, self.leases.count);
         let key = self.key(&Key::Event(id));
         let _ = self.store.commit(Txn::new(fence).put_leased(key, event.encode(), Guard::Absent, lease)).await?;
+        self.metrics.store_written();
         Ok(())
     }
 }

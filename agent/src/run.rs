@@ -17,8 +17,8 @@ use schemas::image::ImageRef;
 use schemas::keys::Root;
 use schemas::names::NodeName;
 use schemas::records::{
-    Accepted, AcceptedBody, Addresses, Assignment, Capacity, ClusterId, Engine, FailingReason, NodeCondition, NodeFacts, Order, Record, Report,
-    SchemaVersion,
+    Accepted, AcceptedBody, Addresses, Assignment, Capacity, ClusterId, Engine, FailingReason, NodeCondition, NodeFacts, Order, Phase, Record,
+    Report, SchemaVersion,
 };
 use schemas::units::{ByteSize, Cpu};
 use serde::{Deserialize, Serialize};
@@ -28,11 +28,14 @@ use tokio::task::JoinSet;
 use crate::disk::{DataDir, DiskError};
 use crate::engine::{ContainerRuntime, Event, Inspection, Result as EngineResult};
 use crate::events_out::{self, Told};
-use crate::execute::{execute, pull_failure, sentence};
+use crate::execute::{Ran, execute, pull_failure, sentence};
 use crate::observe::Sight;
 use crate::probe::Prober;
 use crate::register::{self, Identity, News, Wants, chain};
-use crate::{ledger, register::marker};
+use crate::http::{self, Health, Shown};
+use crate::ledger;
+use crate::metrics::{InstanceSample, Metrics};
+use crate::register::marker;
 
 /// The engine is told to be down after lists have failed for this long.
 const ENGINE_PATIENCE_MS: u64 = 10_000;
@@ -103,12 +106,10 @@ pub enum AgentError {
     Marker { why: String },
     #[error("start the agent: shutting down before the store answered")]
     ShuttingDown,
-    #[error("serve metrics on `{address}`: choose another address with --metrics")]
-    Http {
-        address: SocketAddr,
-        #[source]
-        source: std::io::Error,
-    },
+    #[error("serve the agent's metrics")]
+    Http(#[from] http::ListenError),
+    #[error("name the agent's metrics")]
+    Metrics(#[from] prometheus::Error),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -140,8 +141,23 @@ pub fn now_ms() -> u64 {
 }
 
 /// Runs the agent until the shutdown drains. Containers keep running afterwards.
-pub async fn run<S: Store>(options: AgentOptions, store: S, engine: Arc<dyn ContainerRuntime>, shutdown: Shutdown) -> Result<(), AgentError> {
+pub async fn run<S: Store>(mut options: AgentOptions, store: S, engine: Arc<dyn ContainerRuntime>, shutdown: Shutdown) -> Result<(), AgentError> {
     let dir = DataDir::open(&options.data_dir)?;
+    let metrics = Arc::new(Metrics::new(&options.node)?);
+    let health = Arc::new(Health::default());
+    // Tasks that end with this future, whoever drops it.
+    let mut tasks = JoinSet::new();
+    if let Some(address) = options.http {
+        let listener = http::listen(address).await?;
+        options.http = listener.local_addr().ok();
+        let shown = Shown { metrics: metrics.clone(), health: health.clone(), engine: engine.clone() };
+        let end = shutdown.clone();
+        tasks.spawn(async move {
+            if let Err(error) = http::serve(listener, shown, async move { end.draining().await }).await {
+                tracing::error!(%error, "metrics are no longer served");
+            }
+        });
+    }
     let cluster = cluster(&dir, &store, &options.root, &shutdown).await?;
     let boot_id = machine_text("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let machine_id = machine_id(&dir)?;
@@ -169,6 +185,10 @@ pub async fn run<S: Store>(options: AgentOptions, store: S, engine: Arc<dyn Cont
     let probed = Arc::new(Notify::new());
     let mut agent = Agent {
         prober: Prober::new(engine.clone(), probed.clone()),
+        metrics: metrics.clone(),
+        health,
+        offered: None,
+        foreign: None,
         input: NodeInput {
             now_ms: now_ms(),
             node: options.node.clone(),
@@ -221,9 +241,7 @@ pub async fn run<S: Store>(options: AgentOptions, store: S, engine: Arc<dyn Cont
         events,
     };
     agent.load();
-    // Dropped with this future, whoever drops it.
-    let mut link = JoinSet::new();
-    link.spawn(register::link(store, identity, session, wants, events_rx, news_tx, shutdown.clone()));
+    tasks.spawn(register::link(store, identity, session, wants, events_rx, news_tx, metrics, shutdown.clone()));
     agent.serve(ends, news, &probed, &shutdown).await;
     Ok(())
 }
@@ -270,8 +288,8 @@ fn machine_id(dir: &DataDir) -> Result<String, AgentError> {
 enum End {
     Listed { mark: u64, result: EngineResult<Vec<Observed>> },
     Created { step: Step, outcome: OpOutcome },
-    Step { step: Step, outcome: OpOutcome },
-    Pulled { image: String, began_ms: u64, result: EngineResult<()> },
+    Step { step: Step, ran: Ran, took: Duration },
+    Pulled { image: String, began_ms: u64, took: Duration, result: EngineResult<()> },
     PullProgress { image: String, percent: u8 },
     LookedUp { image: String, result: EngineResult<bool> },
     Inspected { id: String, result: EngineResult<Inspection> },
@@ -287,6 +305,12 @@ struct Agent {
     input: NodeInput,
     sight: Sight,
     prober: Prober,
+    metrics: Arc<Metrics>,
+    health: Arc<Health>,
+    /// The last assignment that was offered, whatever became of it.
+    offered: Option<Arc<Assignment>>,
+    /// It was for another cluster or node.
+    foreign: Option<String>,
     ends_tx: mpsc::UnboundedSender<End>,
     steps: Arc<Semaphore>,
     /// Starts of ended containers never wait for creates.
@@ -485,6 +509,9 @@ impl Agent {
             self.inspect(id);
         }
         self.check_disk();
+        if let Some(offered) = self.offered.clone().filter(|offered| self.input.assignment.as_ref() != Some(offered)) {
+            self.judge(offered);
+        }
         if self.input.assignment.is_some() && self.seen {
             let idle: Vec<SpecId> = self.input.specs.keys().filter(|id| !self.used_specs.contains(id)).cloned().collect();
             for id in idle {
@@ -583,8 +610,14 @@ impl Agent {
                 self.settle(&step, &outcome);
                 self.save_soon();
             }
-            End::Step { step, outcome } => self.step_ended(&step, &outcome),
-            End::Pulled { image, began_ms, result } => self.pulled(image, began_ms, result),
+            End::Step { step, ran, took } => {
+                self.metrics.operated(step.op.verb(), took, ran.failed.as_ref());
+                self.step_ended(&step, &ran.outcome);
+            }
+            End::Pulled { image, began_ms, took, result } => {
+                self.metrics.operated("pull", took, result.as_ref().err().map(|error| &error.kind));
+                self.pulled(image, began_ms, result);
+            }
             End::PullProgress { image, percent } => {
                 if let Some(image) = self.input.images.get_mut(&image)
                     && let Some(pulling) = &mut image.pulling
@@ -642,6 +675,7 @@ impl Agent {
                 self.refresh_observed();
             }
             Err(error) => {
+                self.metrics.engine_failed(&error.kind);
                 let since = *self.list_failing_since.get_or_insert(self.input.now_ms);
                 self.list_wanted = true;
                 self.list_at_ms = self.input.now_ms + 500;
@@ -724,6 +758,7 @@ impl Agent {
             News::Offered(Err(why)) => self.unreadable = Some(format!("{why}; what was assigned before stays in force")),
             News::Offered(Ok(offered)) => {
                 self.unreadable = None;
+                self.offered = Some(offered.clone());
                 self.judge(offered);
             }
             News::Spec(id, Err(why)) => {
@@ -735,13 +770,13 @@ impl Agent {
 
     /// An assignment comes into force when it is newer, and on disk.
     fn judge(&mut self, offered: Arc<Assignment>) {
+        self.foreign = None;
         let ruling = judge(&self.input.cluster, &self.input.node, self.input.assignment.as_deref(), self.hold.is_some(), &offered);
         match ruling {
             Ruling::Accept => {
                 let written = self.dir.write("assignment.json", &offered.encode());
                 if !self.written(written) {
-                    // It is offered again by the next change, or taken at the next sweep.
-                    self.trouble = Some(("DiskFull", "the new assignment could not be written to disk, and waits".to_owned()));
+                    // Nothing is persisted, nothing is started: it is judged again at the next sweep.
                     return;
                 }
                 tracing::debug!(order = ?offered.order, instances = offered.instances.len(), "a new assignment is in force");
@@ -759,7 +794,7 @@ impl Agent {
             }
             Ruling::Foreign(message) => {
                 tracing::error!(%message, "an assignment is not for this agent");
-                self.trouble = Some(("WrongCluster", message));
+                self.foreign = Some(message);
             }
             Ruling::StillHeld => {}
         }
@@ -798,6 +833,7 @@ impl Agent {
         if !self.seen {
             return;
         }
+        let began = std::time::Instant::now();
         self.input.conditions = self.conditions();
         self.input.busy.clone_from(&self.busy);
         self.input.busy.extend(self.sight.stale().cloned());
@@ -835,7 +871,28 @@ impl Agent {
         self.used_specs = used_specs;
         self.prober.keep(&probes);
         self.look_again_ms = look_again_ms;
+        self.show(&report, began.elapsed());
         self.publish(report);
+    }
+
+    /// Shows the pass to whoever scrapes.
+    fn show(&self, report: &Report, took: Duration) {
+        self.metrics.reconciled(took);
+        let offered = self.offered.as_ref().map_or(report.applied, |offered| offered.order);
+        self.metrics.assignment(offered.generation, report.applied.generation);
+        let sample = |line: &schemas::records::ReportedInstance| InstanceSample {
+            name: line.name(),
+            running: line.container.clone().filter(|_| line.phase == Phase::Running),
+            ready: line.ready,
+            restarts: line.restarts,
+        };
+        self.metrics.set_instances(report.instances.iter().map(sample).collect());
+        let ready = match (&self.input.observed, &self.input.assignment) {
+            (Err(why), _) => Err(why.clone()),
+            (Ok(_), None) => Err("no assignment is known yet".to_owned()),
+            (Ok(_), Some(_)) => Ok(()),
+        };
+        self.health.turned(ready);
     }
 
     fn conditions(&self) -> Vec<NodeCondition> {
@@ -843,6 +900,9 @@ impl Agent {
         let mut add = |reason: &str, message: &str| conditions.push(NodeCondition { reason: reason.to_owned(), message: message.to_owned() });
         if let Some((reason, message)) = &self.trouble {
             add(reason, message);
+        }
+        if let Some(message) = &self.foreign {
+            add("WrongCluster", message);
         }
         if let Some(message) = &self.hold {
             add("OrderWentBack", message);
@@ -903,8 +963,9 @@ impl Agent {
                     let _ = ends.send(End::Created { step, outcome });
                 }
             };
-            let outcome = execute(engine.as_ref(), &cluster, &step, created).await;
-            End::Step { step, outcome }
+            let began = std::time::Instant::now();
+            let ran = execute(engine.as_ref(), &cluster, &step, created).await;
+            End::Step { step, ran, took: began.elapsed() }
         });
     }
 
@@ -923,8 +984,9 @@ impl Agent {
             let progress = Arc::new(move |progress: crate::engine::PullProgress| {
                 let _ = ends.send(End::PullProgress { image: name.clone(), percent: progress.percent });
             });
+            let began = std::time::Instant::now();
             let result = engine.pull(&image, progress).await.map(drop);
-            End::Pulled { image: reference, began_ms, result }
+            End::Pulled { image: reference, began_ms, took: began.elapsed(), result }
         });
     }
 

@@ -5,7 +5,7 @@ use planner::node::ContainerState;
 use runtime::MemoryStore;
 use schemas::keys::{Key, ResourceKey};
 use schemas::kinds::Kind;
-use schemas::records::{Assigned, AssignedState, ClusterMarker, Digest, Phase, ReportedInstance, Uid};
+use schemas::records::{Assigned, AssignedState, ClusterMarker, Digest, ReportedInstance, Uid};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
