@@ -206,7 +206,7 @@ async fn migrate(common: &Common, args: &MigrateArgs) -> Verdict {
             ));
             print(&format!("next: stop what uses {}, then\n", from.endpoints));
             print(&format!(
-                "      reeve controller --etcd {0}\n      reeve agent --etcd {0}\n",
+                "      reeve controller --etcd {0}\n      reeve agent --etcd {0}    (after `reeve up`: with --data-dir DIR/agent)\n",
                 args.to
             ));
             Ok(Exit::Done)
