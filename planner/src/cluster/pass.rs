@@ -831,9 +831,11 @@ impl<'a> Pass<'a> {
         }
         let turn = match (&blocker, &unsure[..]) {
             (Some(_), _) => None,
+            // It serves nobody: nothing is lost by changing it.
+            (None, _) if !broken.is_empty() => broken.first().copied(),
             // It is its turn already, and the newest spec is what it should turn to.
             (None, [one]) => Some(*one),
-            (None, []) => broken.first().or(if stuck.is_none() { healthy.first() } else { None }).copied(),
+            (None, []) => if stuck.is_none() { healthy.first().copied() } else { None },
             // Two that may go down: until their reports say which, none.
             (None, [first, ..]) => {
                 blocker = Some((first.1, None));
