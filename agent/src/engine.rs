@@ -23,6 +23,7 @@ mod credentials;
 pub mod docker;
 #[cfg(any(test, feature = "testing"))]
 pub mod fake;
+mod listen;
 mod pull;
 pub mod translate;
 mod wire;

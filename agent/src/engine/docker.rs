@@ -15,7 +15,6 @@ use bollard::query_parameters::{
 use futures::StreamExt as _;
 use futures::future::{BoxFuture, FutureExt as _};
 use futures::stream::{self, BoxStream};
-use runtime::backoff::Backoff;
 use schemas::container::ContainerSpec;
 use schemas::image::ImageRef;
 use schemas::names::{InstanceName, Namespace};
@@ -24,7 +23,8 @@ use serde_json::{Map, Value, json};
 
 use super::answers::{self, DEFAULT_BLKIO_WEIGHT, DEFAULT_CPU_PERIOD, DEFAULT_CPU_SHARES};
 use super::credentials::Credentials;
-use super::wire::{Address, Call, Lines, Wire, encode, within};
+use super::listen::Listener;
+use super::wire::{Address, Call, Wire, encode, within};
 use super::{
     CLUSTER_LABEL, ContainerRuntime, CreateRequest, Created, EngineError, EngineInfo, EngineVersion, ErrorKind, Event,
     ExecEnd, ImageId, Inspection, Limits, OLDEST_API, Observed, ProgressSink, Result, Stats, clean, pull, translate,
@@ -40,10 +40,6 @@ const WORK: Duration = Duration::from_secs(120);
 const STOP_SLACK: Duration = Duration::from_secs(20);
 /// bollard's own deadline is beyond all of ours.
 const BOLLARD_SECONDS: u64 = 100_000;
-/// An event stream silent for so long is checked.
-const SILENCE: Duration = Duration::from_secs(20);
-/// A silent stream over TCP is made anew, for a lost connection looks the same.
-const TCP_SILENCES: u32 = 6;
 /// The most that is read of logs or of a command's output, in bytes.
 const MAX_OUTPUT: usize = 256 << 10;
 const MAX_LINE_CHARACTERS: usize = 256;
@@ -535,83 +531,11 @@ impl ContainerRuntime for Docker {
         self.sample(id).boxed()
     }
     fn events(&self, cluster: &str) -> BoxStream<'static, Event> {
-        let listener = Listener {
-            wire: self.wire.clone(),
-            cluster: cluster.to_owned(),
-            lines: None,
-            silences: 0,
-            backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(5)),
-        };
+        let listener = Listener::new(self.wire.clone(), cluster.to_owned());
         stream::unfold(listener, |mut listener| async move {
             Some((listener.next().await, listener))
         })
         .boxed()
-    }
-}
-
-/// Follows the engine's events, again and again.
-struct Listener {
-    wire: Wire,
-    cluster: String,
-    lines: Option<Lines>,
-    silences: u32,
-    backoff: Backoff,
-}
-
-impl Listener {
-    async fn next(&mut self) -> Event {
-        const ACT: &str = "follow the engine's events";
-        loop {
-            let Some(lines) = self.lines.as_mut() else {
-                if self.backoff.failures() > 0 || self.silences > 0 {
-                    tokio::time::sleep(self.backoff.delay()).await;
-                }
-                match self.open(ACT).await {
-                    Ok(lines) => {
-                        (self.lines, self.silences) = (Some(lines), 0);
-                        self.backoff.reset();
-                        return Event::Connected;
-                    }
-                    Err(error) => {
-                        self.silences = self.silences.max(1);
-                        return Event::Disconnected(error);
-                    }
-                }
-            };
-            let error = match tokio::time::timeout(SILENCE, lines.next()).await {
-                Ok(Ok(Some(line))) => {
-                    self.silences = 0;
-                    match answers::event(&line, &self.cluster) {
-                        Some(event) => return event,
-                        None => continue,
-                    }
-                }
-                Ok(Ok(None)) => EngineError::new(ErrorKind::Unavailable, ACT, "the engine ended the stream"),
-                Ok(Err(error)) => error,
-                Err(_) => {
-                    self.silences += 1;
-                    let stale = matches!(self.wire.address, Address::Tcp(_)) && self.silences >= TCP_SILENCES;
-                    match self.wire.call(ACT, READ, Call::get("/version")).await {
-                        Ok(_) if stale => EngineError::new(ErrorKind::Unavailable, ACT, "silent for long: made anew"),
-                        Ok(_) => continue,
-                        Err(error) => error,
-                    }
-                }
-            };
-            self.lines = None;
-            self.silences = self.silences.max(1);
-            return Event::Disconnected(error);
-        }
-    }
-
-    async fn open(&self, act: &str) -> Result<Lines> {
-        // Commands run in containers (probes) make events too: those are not asked for.
-        let filters = json!({
-            "type": ["container", "network"],
-            "event": ["create", "start", "die", "stop", "kill", "oom", "pause", "unpause", "rename", "update", "destroy", "connect", "disconnect"],
-        });
-        let path = format!("/events?filters={}", encode(&filters.to_string()));
-        self.wire.lines(act, READ, Call::get(&path)).await
     }
 }
 
