@@ -285,6 +285,18 @@ impl Sim {
                 assert!(entry.is_some_and(|e| e.container.is_some_and(|c| c.id.is_none())), "no intent before the create");
             }
         }
+        // Until the image of the new number is local, the old one stays in force.
+        for (key, new) in &out.ledger {
+            let (Some(new), Some(old)) = (new, self.input.ledger.entries.get(key)) else { continue };
+            let lives = |made: &Owned| made.id.as_ref().is_some_and(|id| self.containers.iter().any(|c| c.id == *id));
+            let Some(made) = old.container.as_ref().filter(|made| lives(made)) else { continue };
+            let (Some(was), Some(now)) = (&old.in_force, &new.in_force) else { continue };
+            let spec = |n: u64| &self.versions[&(key.workload.to_string(), n)].1;
+            if was.n != now.n && matches!(cost(spec(made.spec.n), spec(now.n)), Cost::Replace { .. }) {
+                let image = self.input.images.get(spec(now.n).container.image.as_str());
+                assert!(image.is_some_and(|image| image.present), "{key}: {} in force before its image is here", now.n);
+            }
+        }
         if self.input.disk_full {
             assert!(out.pulls.is_empty());
         }
