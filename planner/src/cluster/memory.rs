@@ -354,7 +354,15 @@ impl<'a> Memory<'a> {
                 (false, _) => &mut svc.ended,
             };
             // A second entry of the same instance on the same node is the first one's shadow.
-            if current && *head != NONE && self.insts[*head as usize].node == at && self.insts[*head as usize].slot == slot {
+            let uid_of = |one: &Inst| {
+                let listed = node.assignment.and_then(|assignment| assignment.instances.get(one.assigned as usize));
+                let told = node.report.and_then(|report| report.instances.get(one.reported as usize));
+                listed.map(|one| &one.uid).or(told.map(|one| &one.uid))
+            };
+            let here_too = Chain { insts: &self.insts, next: *head }
+                .take_while(|(_, one)| one.node == at)
+                .any(|(_, one)| one.slot == slot && uid_of(one) == Some(uid));
+            if here_too {
                 inst.to = To::Out;
                 inst.svc = NONE;
             } else {

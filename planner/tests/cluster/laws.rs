@@ -458,6 +458,10 @@ fn garbled(bytes: Vec<u8>) -> Result<(), TestCaseError> {
             break;
         }
         if std::env::var_os("REEVE_TRACE").is_some() {
+            for (key, status) in plan.statuses.iter().filter(|(key, status)| !status.is_stored(key, &cluster.snapshot)) {
+                eprintln!("{key}: {status:?}\n  was {:?}", cluster.snapshot.service_statuses.get(key));
+            }
+            eprintln!("accepted {} ended {:?} breaker {:?}", plan.accepted.len(), plan.ended, plan.breaker);
             for write in &plan.assignments {
                 eprintln!("{:?}\n  was {:?}", write.assignment, cluster.snapshot.nodes[&write.assignment.node].assignment);
             }
