@@ -68,7 +68,10 @@ impl DataDir {
             rustix::io::Errno::WOULDBLOCK => DiskError::Locked { path: path.to_owned() },
             error => DiskError::io("lock the file", &lock_path)(error.into()),
         })?;
-        let dir = Self { path: path.to_owned(), _lock: lock };
+        let dir = Self {
+            path: path.to_owned(),
+            _lock: lock,
+        };
         dir.sweep_leftovers();
         Ok(dir)
     }
@@ -96,7 +99,10 @@ impl DataDir {
     /// Reads a JSON file; None when there is none.
     pub fn read_json<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, DiskError> {
         let Some(bytes) = self.read(name)? else { return Ok(None) };
-        let damaged = |error: serde_json::Error| DiskError::Damaged { path: self.path.join(name), why: error.to_string() };
+        let damaged = |error: serde_json::Error| DiskError::Damaged {
+            path: self.path.join(name),
+            why: error.to_string(),
+        };
         serde_json::from_slice(&bytes).map(Some).map_err(damaged)
     }
 
@@ -108,7 +114,10 @@ impl DataDir {
     /// Writes a JSON file whole.
     pub fn write_json<T: Serialize>(&self, name: &str, value: &T) -> Result<(), DiskError> {
         let path = self.path.join(name);
-        let bytes = serde_json::to_vec(value).map_err(|error| DiskError::Damaged { path, why: error.to_string() })?;
+        let bytes = serde_json::to_vec(value).map_err(|error| DiskError::Damaged {
+            path,
+            why: error.to_string(),
+        })?;
         self.write(name, &bytes)
     }
 
@@ -116,7 +125,9 @@ impl DataDir {
     pub fn remove(&self, name: &str) -> Result<(), DiskError> {
         let path = self.path.join(name);
         match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(DiskError::io("remove the file", &path)(error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(DiskError::io("remove the file", &path)(error))
+            }
             Ok(()) | Err(_) => Ok(()),
         }
     }
@@ -132,7 +143,10 @@ impl DataDir {
         let (mut specs, mut damaged) = (Vec::new(), Vec::new());
         for entry in fs::read_dir(&folder).map_err(DiskError::io("list the directory", &folder))? {
             let path = entry.map_err(DiskError::io("list the directory", &folder))?.path();
-            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            let name = path
+                .file_name()
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default();
             let Some(id) = parse_spec_name(&name) else { continue };
             match read_spec(&path, &id) {
                 Ok(Some(accepted)) => specs.push((id, accepted)),
@@ -159,28 +173,45 @@ impl DataDir {
 
 /// `default.service.web-3-<digest>.json`. Names hold no dots, so it parses back.
 fn spec_name(id: &SpecId) -> String {
-    let SpecId { resource: ResourceKey { namespace, kind, name }, n, digest } = id;
+    let SpecId {
+        resource: ResourceKey { namespace, kind, name },
+        n,
+        digest,
+    } = id;
     let namespace = namespace.as_ref().map_or("_", |namespace| namespace.as_str());
     format!("{namespace}.{}.{name}.{n}.{digest}.json", kind.segment())
 }
 
 fn parse_spec_name(text: &str) -> Option<SpecId> {
     let mut parts = text.strip_suffix(".json")?.split('.');
-    let namespace = Some(parts.next()?).filter(|text| *text != "_").map(str::parse).transpose().ok()?;
+    let namespace = Some(parts.next()?)
+        .filter(|text| *text != "_")
+        .map(str::parse)
+        .transpose()
+        .ok()?;
     let kind = Kind::from_segment(parts.next()?)?;
     let name = parts.next()?.parse().ok()?;
     let n = parts.next()?.parse().ok()?;
     let digest = parts.next()?.parse().ok()?;
-    parts.next().is_none().then_some(SpecId { resource: ResourceKey { namespace, kind, name }, n, digest })
+    parts.next().is_none().then_some(SpecId {
+        resource: ResourceKey { namespace, kind, name },
+        n,
+        digest,
+    })
 }
 
 fn read_spec(path: &Path, id: &SpecId) -> Result<Option<Accepted>, DiskError> {
     let Some(bytes) = read_file(path)? else { return Ok(None) };
-    let damaged = |why: String| DiskError::Damaged { path: path.to_owned(), why };
+    let damaged = |why: String| DiskError::Damaged {
+        path: path.to_owned(),
+        why,
+    };
     if Digest::of(&bytes) != id.digest {
         return Err(damaged("its digest is not the one in its name".to_owned()));
     }
-    Accepted::decode(&bytes).map(Some).map_err(|error| damaged(error.to_string()))
+    Accepted::decode(&bytes)
+        .map(Some)
+        .map_err(|error| damaged(error.to_string()))
 }
 
 fn read_file(path: &Path) -> Result<Option<Vec<u8>>, DiskError> {
@@ -190,9 +221,14 @@ fn read_file(path: &Path) -> Result<Option<Vec<u8>>, DiskError> {
         Err(error) => return Err(DiskError::io("open the file", path)(error)),
     };
     let mut bytes = Vec::new();
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(DiskError::io("read the file", path))?;
+    file.take(MAX_FILE_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(DiskError::io("read the file", path))?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(DiskError::Damaged { path: path.to_owned(), why: format!("it is over {MAX_FILE_BYTES} bytes") });
+        return Err(DiskError::Damaged {
+            path: path.to_owned(),
+            why: format!("it is over {MAX_FILE_BYTES} bytes"),
+        });
     }
     Ok(Some(bytes))
 }
@@ -223,7 +259,11 @@ mod tests {
     use schemas::records::{AcceptedBody, ClusterId, SchemaVersion, Uid};
 
     fn accepted() -> (SpecId, Vec<u8>) {
-        let resource = ResourceKey { namespace: Some("default".parse().unwrap()), kind: Kind::Service, name: "web".parse().unwrap() };
+        let resource = ResourceKey {
+            namespace: Some("default".parse().unwrap()),
+            kind: Kind::Service,
+            name: "web".parse().unwrap(),
+        };
         let record = Accepted {
             schema_version: SchemaVersion::default(),
             n: 3,
@@ -234,7 +274,14 @@ mod tests {
             body: AcceptedBody::Deleted,
         };
         let bytes = record.encode();
-        (SpecId { resource, n: 3, digest: Digest::of(&bytes) }, bytes)
+        (
+            SpecId {
+                resource,
+                n: 3,
+                digest: Digest::of(&bytes),
+            },
+            bytes,
+        )
     }
 
     #[test]

@@ -13,8 +13,11 @@ pub type Told = (String, Event);
 /// What has changed between two reports, in words.
 #[must_use]
 pub fn between(old: Option<&Report>, new: &Report, time: &str) -> Vec<Told> {
-    let before: BTreeMap<InstanceKey, &ReportedInstance> =
-        old.iter().flat_map(|report| &report.instances).map(|line| (InstanceKey::reported(line), line)).collect();
+    let before: BTreeMap<InstanceKey, &ReportedInstance> = old
+        .iter()
+        .flat_map(|report| &report.instances)
+        .map(|line| (InstanceKey::reported(line), line))
+        .collect();
     let mut told = Vec::new();
     // The first report of a process tells of nothing that happened.
     if old.is_none() {
@@ -23,38 +26,86 @@ pub fn between(old: Option<&Report>, new: &Report, time: &str) -> Vec<Told> {
     for line in &new.instances {
         let key = InstanceKey::reported(line);
         let was = before.get(&key).copied();
-        let mut say = |kind: EventType, reason: &str, message: String| told.push(tell(&new.node, &key, kind, reason, message, time));
+        let mut say = |kind: EventType, reason: &str, message: String| {
+            told.push(tell(&new.node, &key, kind, reason, message, time))
+        };
         let same_container = was.is_some_and(|was| was.container == line.container);
-        if line.phase == Phase::Running && !(same_container && was.is_some_and(|was| was.phase == Phase::Running)) && line.container.is_some() {
-            let reason = if same_container && line.restarts > was.map_or(0, |was| was.restarts) { "Restarted" } else { "Started" };
-            say(EventType::Normal, reason, format!("container {} runs spec {}", line.container.as_deref().unwrap_or("-"), line.n));
+        if line.phase == Phase::Running
+            && !(same_container && was.is_some_and(|was| was.phase == Phase::Running))
+            && line.container.is_some()
+        {
+            let reason = if same_container && line.restarts > was.map_or(0, |was| was.restarts) {
+                "Restarted"
+            } else {
+                "Started"
+            };
+            say(
+                EventType::Normal,
+                reason,
+                format!(
+                    "container {} runs spec {}",
+                    line.container.as_deref().unwrap_or("-"),
+                    line.n
+                ),
+            );
         }
         if let Some(was) = was {
             let ended = matches!(line.phase, Phase::BackOff | Phase::Stopped) && was.phase == Phase::Running;
-            if ended || (same_container && line.restarts > was.restarts && was.phase == Phase::Running && line.phase == Phase::Running) {
-                let code = line.exit_code.map_or_else(String::new, |code| format!(" with code {code}"));
+            if ended
+                || (same_container
+                    && line.restarts > was.restarts
+                    && was.phase == Phase::Running
+                    && line.phase == Phase::Running)
+            {
+                let code = line
+                    .exit_code
+                    .map_or_else(String::new, |code| format!(" with code {code}"));
                 say(EventType::Warning, "Died", format!("the container ended{code}"));
             }
-            if was.phase != line.phase && matches!(was.phase, Phase::Pulling { .. }) && !matches!(line.phase, Phase::Pulling { .. } | Phase::Failed) {
-                say(EventType::Normal, "Pulled", format!("the image of spec {} is here", line.n));
+            if was.phase != line.phase
+                && matches!(was.phase, Phase::Pulling { .. })
+                && !matches!(line.phase, Phase::Pulling { .. } | Phase::Failed)
+            {
+                say(
+                    EventType::Normal,
+                    "Pulled",
+                    format!("the image of spec {} is here", line.n),
+                );
             }
         }
         if line.ready && !was.is_some_and(|was| was.ready) {
             say(EventType::Normal, "Ready", format!("it is ready, at spec {}", line.n));
         }
         if let Some(failing) = &line.failing
-            && was.and_then(|was| was.failing.as_ref()).is_none_or(|was| (was.reason, was.n) != (failing.reason, failing.n))
+            && was
+                .and_then(|was| was.failing.as_ref())
+                .is_none_or(|was| (was.reason, was.n) != (failing.reason, failing.n))
         {
-            say(EventType::Warning, &format!("{:?}", failing.reason), failing.message.clone());
+            say(
+                EventType::Warning,
+                &format!("{:?}", failing.reason),
+                failing.message.clone(),
+            );
         }
     }
     for (key, was) in &before {
         if !new.instances.iter().any(|line| InstanceKey::reported(line) == *key) {
-            told.push(tell(&new.node, key, EventType::Normal, "Removed", format!("spec {} no longer runs here", was.n), time));
+            told.push(tell(
+                &new.node,
+                key,
+                EventType::Normal,
+                "Removed",
+                format!("spec {} no longer runs here", was.n),
+                time,
+            ));
         }
     }
     let conditions = old.map(|old| old.conditions.as_slice()).unwrap_or_default();
-    for condition in new.conditions.iter().filter(|condition| !conditions.iter().any(|was| was.reason == condition.reason)) {
+    for condition in new
+        .conditions
+        .iter()
+        .filter(|condition| !conditions.iter().any(|was| was.reason == condition.reason))
+    {
         let event = Event {
             schema_version: SchemaVersion::default(),
             time: time.to_owned(),
@@ -96,7 +147,12 @@ pub struct Bucket {
 impl Bucket {
     #[must_use]
     pub fn new(most: u32, per_second: u32, now_ms: u64) -> Self {
-        Self { tokens: f64::from(most), most: f64::from(most), per_second: f64::from(per_second), last_ms: now_ms }
+        Self {
+            tokens: f64::from(most),
+            most: f64::from(most),
+            per_second: f64::from(per_second),
+            last_ms: now_ms,
+        }
     }
 
     /// Takes a token, if there is one.

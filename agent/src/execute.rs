@@ -16,16 +16,27 @@ pub struct Ran {
 
 impl Ran {
     const fn done() -> Self {
-        Self { outcome: OpOutcome::Done, failed: None }
+        Self {
+            outcome: OpOutcome::Done,
+            failed: None,
+        }
     }
 
     fn failed(op: &Op, error: EngineError) -> Self {
-        Self { outcome: OpOutcome::Failed(failure(op, &error)), failed: Some(error.kind) }
+        Self {
+            outcome: OpOutcome::Failed(failure(op, &error)),
+            failed: Some(error.kind),
+        }
     }
 }
 
 /// Runs a step. `created` is told at once when a container was created, before it is started.
-pub async fn execute(engine: &dyn ContainerRuntime, cluster: &ClusterId, step: &Step, created: impl FnOnce(OpOutcome) + Send) -> Ran {
+pub async fn execute(
+    engine: &dyn ContainerRuntime,
+    cluster: &ClusterId,
+    step: &Step,
+    created: impl FnOnce(OpOutcome) + Send,
+) -> Ran {
     let done = match &step.op {
         Op::Create { .. } => return create(engine, cluster, step, created).await,
         Op::Start { id } => return start(engine, id).await,
@@ -43,13 +54,33 @@ pub async fn execute(engine: &dyn ContainerRuntime, cluster: &ClusterId, step: &
     }
 }
 
-async fn connect(engine: &dyn ContainerRuntime, cluster: &ClusterId, step: &Step, id: &str) -> crate::engine::Result<()> {
-    engine.ensure_network(cluster.as_str(), &step.instance.namespace).await?;
+async fn connect(
+    engine: &dyn ContainerRuntime,
+    cluster: &ClusterId,
+    step: &Step,
+    id: &str,
+) -> crate::engine::Result<()> {
+    engine
+        .ensure_network(cluster.as_str(), &step.instance.namespace)
+        .await?;
     engine.connect(id, &step.instance.name()).await
 }
 
-async fn create(engine: &dyn ContainerRuntime, cluster: &ClusterId, step: &Step, created: impl FnOnce(OpOutcome) + Send) -> Ran {
-    let Op::Create { name, labels, spec, ports } = &step.op else { return Ran::done() };
+async fn create(
+    engine: &dyn ContainerRuntime,
+    cluster: &ClusterId,
+    step: &Step,
+    created: impl FnOnce(OpOutcome) + Send,
+) -> Ran {
+    let Op::Create {
+        name,
+        labels,
+        spec,
+        ports,
+    } = &step.op
+    else {
+        return Ran::done();
+    };
     if spec.container.network_mode == NetworkMode::Bridge
         && let Err(error) = engine.ensure_network(cluster.as_str(), &step.instance.namespace).await
     {
@@ -57,7 +88,13 @@ async fn create(engine: &dyn ContainerRuntime, cluster: &ClusterId, step: &Step,
     }
     let map = labels.to_map();
     let instance = labels.instance_name();
-    let request = CreateRequest { name, instance: &instance, spec: &spec.container, labels: &map, ports };
+    let request = CreateRequest {
+        name,
+        instance: &instance,
+        spec: &spec.container,
+        labels: &map,
+        ports,
+    };
     let (id, conditions) = match engine.create(request).await {
         Ok(made) => (made.id, made.conditions),
         Err(error) => match read_back(engine, name, labels, &error).await {
@@ -66,13 +103,24 @@ async fn create(engine: &dyn ContainerRuntime, cluster: &ClusterId, step: &Step,
         },
     };
     let conditions: Vec<InstanceCondition> = conditions;
-    created(OpOutcome::Created { id: id.clone(), conditions });
+    created(OpOutcome::Created {
+        id: id.clone(),
+        conditions,
+    });
     start(engine, &id).await
 }
 
 /// After a create whose answer was lost, or that found the name taken: the container of that name, if it is the very one.
-async fn read_back(engine: &dyn ContainerRuntime, name: &str, labels: &OwnLabels, error: &EngineError) -> Option<String> {
-    if !matches!(error.kind, ErrorKind::Conflict { .. } | ErrorKind::Timeout | ErrorKind::Unavailable) {
+async fn read_back(
+    engine: &dyn ContainerRuntime,
+    name: &str,
+    labels: &OwnLabels,
+    error: &EngineError,
+) -> Option<String> {
+    if !matches!(
+        error.kind,
+        ErrorKind::Conflict { .. } | ErrorKind::Timeout | ErrorKind::Unavailable
+    ) {
         return None;
     }
     let found = engine.inspect(name).await.ok()?.observed;
@@ -80,7 +128,9 @@ async fn read_back(engine: &dyn ContainerRuntime, name: &str, labels: &OwnLabels
 }
 
 async fn start(engine: &dyn ContainerRuntime, id: &str) -> Ran {
-    let Err(error) = engine.start(id).await else { return Ran::done() };
+    let Err(error) = engine.start(id).await else {
+        return Ran::done();
+    };
     if matches!(error.kind, ErrorKind::Timeout | ErrorKind::Unavailable)
         && let Ok(found) = engine.inspect(id).await
         && found.observed.state == ContainerState::Running
@@ -100,9 +150,15 @@ fn failure(op: &Op, error: &EngineError) -> Failure {
         (ErrorKind::Conflict { .. }, Op::Create { .. } | Op::Rename { .. }) => FailingReason::NameTaken,
         (_, Op::Create { .. }) => FailingReason::CreateFailed,
         (_, Op::Stop { .. } | Op::Kill { .. } | Op::Remove { .. }) => FailingReason::StopFailed,
-        (_, Op::Start { .. } | Op::Unpause { .. } | Op::Rename { .. } | Op::UpdateLimits { .. } | Op::Connect { .. }) => FailingReason::StartFailed,
+        (
+            _,
+            Op::Start { .. } | Op::Unpause { .. } | Op::Rename { .. } | Op::UpdateLimits { .. } | Op::Connect { .. },
+        ) => FailingReason::StartFailed,
     };
-    Failure { reason, message: sentence(error) }
+    Failure {
+        reason,
+        message: sentence(error),
+    }
 }
 
 /// A failed pull, and when it is tried again: `delay_ms` after `now_ms`.
@@ -120,7 +176,11 @@ pub fn pull_failure(error: &EngineError, now_ms: u64, delay_ms: u64) -> PullFail
         | ErrorKind::TooOld
         | ErrorKind::Other => FailingReason::ImagePullFailed,
     };
-    PullFailure { reason, message: sentence(error), retry_ms: now_ms.saturating_add(delay_ms) }
+    PullFailure {
+        reason,
+        message: sentence(error),
+        retry_ms: now_ms.saturating_add(delay_ms),
+    }
 }
 
 /// The error and its remedy as one sentence.
@@ -128,4 +188,3 @@ pub fn pull_failure(error: &EngineError, now_ms: u64, delay_ms: u64) -> PullFail
 pub fn sentence(error: &EngineError) -> String {
     format!("{error}; {}", error.remedy())
 }
-

@@ -27,10 +27,15 @@ struct Line {
 
 /// Reads the ledger; empty when there is none. Moments of an earlier boot are cleared.
 pub fn load(dir: &DataDir, cluster: &ClusterId, boot_id: &str) -> Result<Ledger, DiskError> {
-    let Some(file) = dir.read_json::<LedgerFile>(FILE)? else { return Ok(Ledger::default()) };
+    let Some(file) = dir.read_json::<LedgerFile>(FILE)? else {
+        return Ok(Ledger::default());
+    };
     if file.cluster != *cluster {
         let why = format!("it is of cluster {}, this agent of {cluster}", file.cluster);
-        return Err(DiskError::Damaged { path: dir.path().join(FILE), why });
+        return Err(DiskError::Damaged {
+            path: dir.path().join(FILE),
+            why,
+        });
     }
     let same_boot = file.boot_id == boot_id;
     let line = |Line { instance, mut entry }: Line| {
@@ -39,12 +44,17 @@ pub fn load(dir: &DataDir, cluster: &ClusterId, boot_id: &str) -> Result<Ledger,
         }
         (instance, entry)
     };
-    Ok(Ledger { entries: file.instances.into_iter().map(line).collect() })
+    Ok(Ledger {
+        entries: file.instances.into_iter().map(line).collect(),
+    })
 }
 
 /// Writes the ledger; on return it is on disk.
 pub fn save(dir: &DataDir, cluster: &ClusterId, boot_id: &str, ledger: &Ledger) -> Result<(), DiskError> {
-    let line = |(instance, entry): (&InstanceKey, &LedgerEntry)| Line { instance: instance.clone(), entry: entry.clone() };
+    let line = |(instance, entry): (&InstanceKey, &LedgerEntry)| Line {
+        instance: instance.clone(),
+        entry: entry.clone(),
+    };
     let file = LedgerFile {
         schema_version: SchemaVersion::default(),
         cluster: cluster.clone(),

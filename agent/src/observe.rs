@@ -62,7 +62,15 @@ impl Sight {
 
     /// Takes an inspection in.
     pub fn inspected(&mut self, inspection: Inspection) {
-        let Observed { id, name: _, labels: _, state: _, image, networks: _, details } = inspection.observed;
+        let Observed {
+            id,
+            name: _,
+            labels: _,
+            state: _,
+            image,
+            networks: _,
+            details,
+        } = inspection.observed;
         let Some(details) = details else { return };
         if let Some(container) = self.containers.iter_mut().find(|container| container.id == id) {
             container.image.clone_from(&image);
@@ -85,7 +93,8 @@ impl Sight {
         for container in &mut self.containers {
             container.details = None;
         }
-        self.images.retain(|_, image| image.pulling.is_some() || image.failed.is_some());
+        self.images
+            .retain(|_, image| image.pulling.is_some() || image.failed.is_some());
     }
 
     /// We stop this container, or kill it.
@@ -118,7 +127,11 @@ impl Sight {
                 self.forget(id);
                 return true;
             }
-            Action::Paused | Action::Unpaused | Action::Renamed | Action::NetworkConnected | Action::NetworkDisconnected => {}
+            Action::Paused
+            | Action::Unpaused
+            | Action::Renamed
+            | Action::NetworkConnected
+            | Action::NetworkDisconnected => {}
         }
         false
     }

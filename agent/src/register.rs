@@ -12,11 +12,14 @@ use runtime::backoff::Backoff;
 use runtime::boottime::{self, Instant};
 use runtime::session::{self, SessionError, SessionOptions};
 use runtime::{
-    Fence, Guard, Outcome, Prefix, ReflectOptions, Reader, Session, SessionRecord, Shutdown, Store, StoreError, StoreErrorKind, Txn,
+    Fence, Guard, Outcome, Prefix, Reader, ReflectOptions, Session, SessionRecord, Shutdown, Store, StoreError,
+    StoreErrorKind, Txn,
 };
 use schemas::keys::{Key, Root};
 use schemas::names::NodeName;
-use schemas::records::{self, Assignment, ClusterId, ClusterMarker, Digest, NodeFacts, Order, Record, Report, SchemaVersion};
+use schemas::records::{
+    self, Assignment, ClusterId, ClusterMarker, Digest, NodeFacts, Order, Record, Report, SchemaVersion,
+};
 use tokio::sync::{mpsc, watch};
 
 use crate::events_out::{Bucket, Told};
@@ -65,7 +68,9 @@ pub struct Identity {
 /// Reads the cluster marker. Ok(None): the store has none.
 pub async fn marker<S: Store>(store: &S, root: &Root) -> Result<Option<Result<ClusterMarker, String>>, StoreError> {
     let read = store.get(root.key(&Key::Cluster).as_bytes()).await?;
-    Ok(read.value.map(|kv| ClusterMarker::decode(&kv.value).map_err(|error| chain(&error))))
+    Ok(read
+        .value
+        .map(|kv| ClusterMarker::decode(&kv.value).map_err(|error| chain(&error))))
 }
 
 /// An error with its causes, in one line.
@@ -93,7 +98,17 @@ pub async fn link<S: Store>(
     metrics: Arc<Metrics>,
     shutdown: Shutdown,
 ) {
-    let mut link = Link { store, identity, record, wants, events, news, metrics, leases: EventLeases::default(), written: Written::Unknown };
+    let mut link = Link {
+        store,
+        identity,
+        record,
+        wants,
+        events,
+        news,
+        metrics,
+        leases: EventLeases::default(),
+        written: Written::Unknown,
+    };
     tokio::select! {
         () = shutdown.draining() => {}
         () = link.run(&shutdown) => {}
@@ -116,7 +131,11 @@ struct Link<S> {
 /// What is known of our own report in the store.
 enum Written {
     Unknown,
-    Known { report: Option<Report>, guard: Guard, at: Instant },
+    Known {
+        report: Option<Report>,
+        guard: Guard,
+        at: Instant,
+    },
 }
 
 /// The lease that events of one bucket of time share.
@@ -158,13 +177,21 @@ impl<S: Store> Link<S> {
     /// mere outage.
     async fn connect(&mut self, shutdown: &Shutdown) -> Result<Session, Option<(&'static str, String)>> {
         let outage = |error: &StoreError| {
-            tracing::warn!(error = chain(error), remedy = error.remedy(), "the store cannot be used; what runs is kept");
+            tracing::warn!(
+                error = chain(error),
+                remedy = error.remedy(),
+                "the store cannot be used; what runs is kept"
+            );
             None
         };
         let wrong = |message: String| Some(("WrongCluster", message));
         match marker(&self.store, &self.identity.root).await {
             Err(error) => return Err(outage(&error)),
-            Ok(None) => return Err(wrong("the store has no cluster: check --etcd and the prefix; nothing is taken from it".to_owned())),
+            Ok(None) => {
+                return Err(wrong(
+                    "the store has no cluster: check --etcd and the prefix; nothing is taken from it".to_owned(),
+                ));
+            }
             Ok(Some(Err(why))) => return Err(wrong(why)),
             Ok(Some(Ok(marker))) if marker.id != self.identity.cluster => {
                 return Err(wrong(format!(
@@ -173,7 +200,10 @@ impl<S: Store> Link<S> {
                 )));
             }
             Ok(Some(Ok(ClusterMarker { moved: Some(moved), .. }))) => {
-                return Err(wrong(format!("the cluster has moved to {}: start the agent with --etcd of that store", moved.to.join(","))));
+                return Err(wrong(format!(
+                    "the cluster has moved to {}: start the agent with --etcd of that store",
+                    moved.to.join(",")
+                )));
             }
             Ok(Some(Ok(_))) => {}
         }
@@ -225,7 +255,10 @@ impl<S: Store> Link<S> {
         let mut backoff = Backoff::default();
         let mut bucket = Bucket::new(50, 10, 0);
         let began = Instant::now();
-        let mut due = Due { facts: true, specs: true };
+        let mut due = Due {
+            facts: true,
+            specs: true,
+        };
         // After a failure nothing is tried before this.
         let mut hold: Option<Instant> = None;
         loop {
@@ -242,7 +275,11 @@ impl<S: Store> Link<S> {
                         wait.map(|wait| Instant::now() + wait)
                     }
                     Err(error) => {
-                        tracing::warn!(error = chain(&error), remedy = error.remedy(), "the store failed; it is tried again");
+                        tracing::warn!(
+                            error = chain(&error),
+                            remedy = error.remedy(),
+                            "the store failed; it is tried again"
+                        );
                         hold = Some(Instant::now() + backoff.delay());
                         hold
                     }
@@ -282,8 +319,12 @@ impl<S: Store> Link<S> {
 
     /// Says what stands under the assignment's key. A key that is not there says nothing.
     async fn offer(&self, reader: &Reader, key: &[u8]) {
-        let Some(kv) = reader.snapshot().and_then(|cache| cache.keys.get(key).cloned()) else { return };
-        let offered = Assignment::decode(&kv.value).map(Arc::new).map_err(|error| chain(&error));
+        let Some(kv) = reader.snapshot().and_then(|cache| cache.keys.get(key).cloned()) else {
+            return;
+        };
+        let offered = Assignment::decode(&kv.value)
+            .map(Arc::new)
+            .map_err(|error| chain(&error));
         self.tell(News::Offered(offered)).await;
     }
 
@@ -310,19 +351,34 @@ impl<S: Store> Link<S> {
     }
 
     async fn write_report(&mut self, fence: &Fence) -> Result<Step, StoreError> {
-        let Some(report) = self.wants.report.borrow_and_update().clone() else { return Ok(Step::Done(None)) };
+        let Some(report) = self.wants.report.borrow_and_update().clone() else {
+            return Ok(Step::Done(None));
+        };
         let key = self.key(&Key::Report(self.identity.node.clone()));
         if matches!(self.written, Written::Unknown) {
             let found = self.store.get(&key).await?.value;
-            let guard = found.as_ref().map_or(Guard::Absent, |kv| Guard::Unchanged(kv.mod_revision));
+            let guard = found
+                .as_ref()
+                .map_or(Guard::Absent, |kv| Guard::Unchanged(kv.mod_revision));
             let known = found.and_then(|kv| Report::decode(&kv.value).ok());
             // What an earlier process wrote was written long enough ago.
-            self.written = Written::Known { report: known, guard, at: Instant::now() };
+            self.written = Written::Known {
+                report: known,
+                guard,
+                at: Instant::now(),
+            };
             if let Written::Known { report: None, .. } = &self.written {
                 tracing::debug!("no report of this node in the store yet");
             }
         }
-        let Written::Known { report: known, guard, at } = &self.written else { return Ok(Step::Done(None)) };
+        let Written::Known {
+            report: known,
+            guard,
+            at,
+        } = &self.written
+        else {
+            return Ok(Step::Done(None));
+        };
         let ago = at.elapsed();
         match report::due(known.as_ref(), &report, ago) {
             None => return Ok(Step::Done(None)),
@@ -333,7 +389,11 @@ impl<S: Store> Link<S> {
         self.written = match self.store.commit(txn).await {
             Ok(Outcome::Committed { revision }) => {
                 self.metrics.store_written();
-                Written::Known { report: Some(Report::clone(&report)), guard: Guard::Unchanged(revision), at: Instant::now() }
+                Written::Known {
+                    report: Some(Report::clone(&report)),
+                    guard: Guard::Unchanged(revision),
+                    at: Instant::now(),
+                }
             }
             Ok(Outcome::FenceLost) => return Ok(Step::Lost),
             Ok(Outcome::Conflict { .. }) => {
@@ -351,14 +411,21 @@ impl<S: Store> Link<S> {
     async fn fetch_specs(&mut self) -> Result<(), StoreError> {
         let wanted = self.wants.specs.borrow_and_update().clone();
         for chunk in wanted.into_iter().collect::<Vec<_>>().chunks(64) {
-            let keys: Vec<Vec<u8>> = chunk.iter().map(|id| self.key(&Key::Accepted(id.resource.clone(), id.n))).collect();
+            let keys: Vec<Vec<u8>> = chunk
+                .iter()
+                .map(|id| self.key(&Key::Accepted(id.resource.clone(), id.n)))
+                .collect();
             let found = self.store.get_many(&keys).await?.value;
             for (id, kv) in chunk.iter().zip(found) {
                 let bytes = match kv {
-                    None => Err(format!("the store has no accepted record {} of {}: apply it again", id.n, id.resource)),
-                    Some(kv) if Digest::of(&kv.value) != id.digest => {
-                        Err(format!("the accepted record {} of {} in the store is not the one assigned: apply it again", id.n, id.resource))
-                    }
+                    None => Err(format!(
+                        "the store has no accepted record {} of {}: apply it again",
+                        id.n, id.resource
+                    )),
+                    Some(kv) if Digest::of(&kv.value) != id.digest => Err(format!(
+                        "the accepted record {} of {} in the store is not the one assigned: apply it again",
+                        id.n, id.resource
+                    )),
                     Some(kv) => Ok(kv.value),
                 };
                 self.tell(News::Spec(id.clone(), bytes)).await;
@@ -377,7 +444,12 @@ impl<S: Store> Link<S> {
         }
     }
 
-    async fn try_write_event(&mut self, fence: &Fence, namespace: &str, event: &records::Event) -> Result<(), StoreError> {
+    async fn try_write_event(
+        &mut self,
+        fence: &Fence,
+        namespace: &str,
+        event: &records::Event,
+    ) -> Result<(), StoreError> {
         let lease = match self.leases.current {
             Some((lease, since)) if since.elapsed() < LEASE_BUCKET => lease,
             Some(_) | None => {
@@ -388,9 +460,15 @@ impl<S: Store> Link<S> {
         };
         self.leases.count += 1;
         // The time first, so that a list of events is in order.
-        let id = format!("{namespace}/{}-{}-{}", event.time, self.identity.node, self.leases.count);
+        let id = format!(
+            "{namespace}/{}-{}-{}",
+            event.time, self.identity.node, self.leases.count
+        );
         let key = self.key(&Key::Event(id));
-        let _ = self.store.commit(Txn::new(fence).put_leased(key, event.encode(), Guard::Absent, lease)).await?;
+        let _ = self
+            .store
+            .commit(Txn::new(fence).put_leased(key, event.encode(), Guard::Absent, lease))
+            .await?;
         self.metrics.store_written();
         Ok(())
     }

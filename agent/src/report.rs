@@ -13,11 +13,17 @@ pub const BETWEEN_PROGRESS: Duration = Duration::from_secs(1);
 /// How long to wait before `new` is written after `written`, which was written `ago`; None when there is nothing to write.
 #[must_use]
 pub fn due(written: Option<&Report>, new: &Report, ago: Duration) -> Option<Duration> {
-    let Some(written) = written else { return Some(Duration::ZERO) };
+    let Some(written) = written else {
+        return Some(Duration::ZERO);
+    };
     if written == new {
         return None;
     }
-    let between = if without_progress(written) == without_progress(new) { BETWEEN_PROGRESS } else { BETWEEN_WRITES };
+    let between = if without_progress(written) == without_progress(new) {
+        BETWEEN_PROGRESS
+    } else {
+        BETWEEN_WRITES
+    };
     Some(between.saturating_sub(ago))
 }
 
@@ -27,7 +33,11 @@ fn without_progress(report: &Report) -> Report {
         if let Phase::Pulling { percent } = &mut line.phase {
             *percent = 0;
         }
-        if let Some(Next { n: _, phase: Phase::Pulling { percent } }) = &mut line.next {
+        if let Some(Next {
+            n: _,
+            phase: Phase::Pulling { percent },
+        }) = &mut line.next
+        {
             *percent = 0;
         }
     }
@@ -46,7 +56,13 @@ mod tests {
             node: "n1".parse().unwrap(),
             applied: Order::default(),
             instances: Vec::new(),
-            conditions: conditions.iter().map(|reason| NodeCondition { reason: (*reason).to_owned(), message: String::new() }).collect(),
+            conditions: conditions
+                .iter()
+                .map(|reason| NodeCondition {
+                    reason: (*reason).to_owned(),
+                    message: String::new(),
+                })
+                .collect(),
         }
     }
 

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use planner::node::{
-    Image, InstanceKey, NodeInput, NodePlan, Observed, Op, OpOutcome, Ruling, SpecId, SpecState, Step, judge, plan, settle,
+    Image, InstanceKey, NodeInput, NodePlan, Observed, Op, OpOutcome, Ruling, SpecId, SpecState, Step, judge, plan,
+    settle,
 };
 use runtime::{SessionRecord, Shutdown, Store};
 use rustix::time::{ClockId, clock_gettime};
@@ -17,8 +18,8 @@ use schemas::image::ImageRef;
 use schemas::keys::Root;
 use schemas::names::NodeName;
 use schemas::records::{
-    Accepted, AcceptedBody, Addresses, Assignment, Capacity, ClusterId, Engine, FailingReason, NodeCondition, NodeFacts, Order, Phase, Record,
-    Report, SchemaVersion,
+    Accepted, AcceptedBody, Addresses, Assignment, Capacity, ClusterId, Engine, FailingReason, NodeCondition,
+    NodeFacts, Order, Phase, Record, Report, SchemaVersion,
 };
 use schemas::units::{ByteSize, Cpu};
 use serde::{Deserialize, Serialize};
@@ -29,13 +30,13 @@ use crate::disk::{DataDir, DiskError};
 use crate::engine::{ContainerRuntime, Event, Inspection, Result as EngineResult};
 use crate::events_out::{self, Told};
 use crate::execute::{Ran, execute, pull_failure, sentence};
-use crate::observe::Sight;
-use crate::probe::Prober;
-use crate::register::{self, Identity, News, Wants, chain};
 use crate::http::{self, Health, Shown};
 use crate::ledger;
 use crate::metrics::{InstanceSample, Metrics};
+use crate::observe::Sight;
+use crate::probe::Prober;
 use crate::register::marker;
+use crate::register::{self, Identity, News, Wants, chain};
 
 /// The engine is told to be down after lists have failed for this long.
 const ENGINE_PATIENCE_MS: u64 = 10_000;
@@ -100,7 +101,9 @@ impl AgentOptions {
 pub enum AgentError {
     #[error("use the agent's data directory")]
     Disk(#[from] DiskError),
-    #[error("start the agent: the store has no cluster under `{root}`; create it with `reeve init`, or check --etcd and --prefix")]
+    #[error(
+        "start the agent: the store has no cluster under `{root}`; create it with `reeve init`, or check --etcd and --prefix"
+    )]
     NoCluster { root: Root },
     #[error("start the agent: {why}")]
     Marker { why: String },
@@ -141,7 +144,12 @@ pub fn now_ms() -> u64 {
 }
 
 /// Runs the agent until the shutdown drains. Containers keep running afterwards.
-pub async fn run<S: Store>(mut options: AgentOptions, store: S, engine: Arc<dyn ContainerRuntime>, shutdown: Shutdown) -> Result<(), AgentError> {
+pub async fn run<S: Store>(
+    mut options: AgentOptions,
+    store: S,
+    engine: Arc<dyn ContainerRuntime>,
+    shutdown: Shutdown,
+) -> Result<(), AgentError> {
     let dir = DataDir::open(&options.data_dir)?;
     let metrics = Arc::new(Metrics::new(&options.node)?);
     let health = Arc::new(Health::default());
@@ -150,7 +158,11 @@ pub async fn run<S: Store>(mut options: AgentOptions, store: S, engine: Arc<dyn 
     if let Some(address) = options.http {
         let listener = http::listen(address).await?;
         options.http = listener.local_addr().ok();
-        let shown = Shown { metrics: metrics.clone(), health: health.clone(), engine: engine.clone() };
+        let shown = Shown {
+            metrics: metrics.clone(),
+            health: health.clone(),
+            engine: engine.clone(),
+        };
         let end = shutdown.clone();
         tasks.spawn(async move {
             if let Err(error) = http::serve(listener, shown, async move { end.draining().await }).await {
@@ -162,7 +174,10 @@ pub async fn run<S: Store>(mut options: AgentOptions, store: S, engine: Arc<dyn 
     let boot_id = machine_text("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let machine_id = machine_id(&dir)?;
     let session = dir.read_json::<SessionFile>("session.json").unwrap_or_else(|error| {
-        tracing::warn!(error = chain(&error), "the session on disk is damaged; another is opened");
+        tracing::warn!(
+            error = chain(&error),
+            "the session on disk is damaged; another is opened"
+        );
         None
     });
     let session = session.filter(|file| file.boot_id == boot_id).map(|file| file.session);
@@ -180,7 +195,12 @@ pub async fn run<S: Store>(mut options: AgentOptions, store: S, engine: Arc<dyn 
     let (applied, applied_rx) = watch::channel(Order::default());
     let (events, events_rx) = mpsc::channel(256);
     let (news_tx, news) = mpsc::channel(256);
-    let wants = Wants { report: report_rx, specs: specs_rx, facts: facts_rx, applied: applied_rx };
+    let wants = Wants {
+        report: report_rx,
+        specs: specs_rx,
+        facts: facts_rx,
+        applied: applied_rx,
+    };
     let (ends_tx, ends) = mpsc::unbounded_channel();
     let probed = Arc::new(Notify::new());
     let mut agent = Agent {
@@ -241,13 +261,27 @@ pub async fn run<S: Store>(mut options: AgentOptions, store: S, engine: Arc<dyn 
         events,
     };
     agent.load();
-    tasks.spawn(register::link(store, identity, session, wants, events_rx, news_tx, metrics, shutdown.clone()));
+    tasks.spawn(register::link(
+        store,
+        identity,
+        session,
+        wants,
+        events_rx,
+        news_tx,
+        metrics,
+        shutdown.clone(),
+    ));
     agent.serve(ends, news, &probed, &shutdown).await;
     Ok(())
 }
 
 /// The cluster this agent is of: from disk, or at the first start from the store.
-async fn cluster<S: Store>(dir: &DataDir, store: &S, root: &Root, shutdown: &Shutdown) -> Result<ClusterId, AgentError> {
+async fn cluster<S: Store>(
+    dir: &DataDir,
+    store: &S,
+    root: &Root,
+    shutdown: &Shutdown,
+) -> Result<ClusterId, AgentError> {
     if let Some(file) = dir.read_json::<ClusterFile>("cluster.json")? {
         return Ok(file.id);
     }
@@ -255,12 +289,22 @@ async fn cluster<S: Store>(dir: &DataDir, store: &S, root: &Root, shutdown: &Shu
     loop {
         match marker(store, root).await {
             Ok(Some(Ok(marker))) => {
-                dir.write_json("cluster.json", &ClusterFile { schema_version: SchemaVersion::default(), id: marker.id.clone() })?;
+                dir.write_json(
+                    "cluster.json",
+                    &ClusterFile {
+                        schema_version: SchemaVersion::default(),
+                        id: marker.id.clone(),
+                    },
+                )?;
                 return Ok(marker.id);
             }
             Ok(Some(Err(why))) => return Err(AgentError::Marker { why }),
             Ok(None) => return Err(AgentError::NoCluster { root: root.clone() }),
-            Err(error) => tracing::warn!(error = chain(&error), remedy = error.remedy(), "the first start waits for the store"),
+            Err(error) => tracing::warn!(
+                error = chain(&error),
+                remedy = error.remedy(),
+                "the first start waits for the store"
+            ),
         }
         tokio::select! {
             () = shutdown.draining() => return Err(AgentError::ShuttingDown),
@@ -279,21 +323,50 @@ fn machine_id(dir: &DataDir) -> Result<String, AgentError> {
     if let Some(known) = dir.read("machine")? {
         return Ok(String::from_utf8_lossy(&known).trim().chars().take(128).collect());
     }
-    let id = machine_text("/etc/machine-id").or_else(|| machine_text("/proc/sys/kernel/random/uuid")).unwrap_or_else(|| "unknown".to_owned());
+    let id = machine_text("/etc/machine-id")
+        .or_else(|| machine_text("/proc/sys/kernel/random/uuid"))
+        .unwrap_or_else(|| "unknown".to_owned());
     dir.write("machine", id.as_bytes())?;
     Ok(id)
 }
 
 /// The end of something the loop began.
 enum End {
-    Listed { mark: u64, result: EngineResult<Vec<Observed>> },
-    Created { step: Step, outcome: OpOutcome },
-    Step { step: Step, ran: Ran, took: Duration },
-    Pulled { image: String, began_ms: u64, took: Duration, result: EngineResult<()> },
-    PullProgress { image: String, percent: u8 },
-    LookedUp { image: String, result: EngineResult<bool> },
-    Inspected { id: String, result: EngineResult<Inspection> },
-    Logs { instance: InstanceKey, lines: Vec<String> },
+    Listed {
+        mark: u64,
+        result: EngineResult<Vec<Observed>>,
+    },
+    Created {
+        step: Step,
+        outcome: OpOutcome,
+    },
+    Step {
+        step: Step,
+        ran: Ran,
+        took: Duration,
+    },
+    Pulled {
+        image: String,
+        began_ms: u64,
+        took: Duration,
+        result: EngineResult<()>,
+    },
+    PullProgress {
+        image: String,
+        percent: u8,
+    },
+    LookedUp {
+        image: String,
+        result: EngineResult<bool>,
+    },
+    Inspected {
+        id: String,
+        result: EngineResult<Inspection>,
+    },
+    Logs {
+        instance: InstanceKey,
+        lines: Vec<String>,
+    },
     Facts(Box<NodeFacts>, Option<u64>),
 }
 
@@ -353,7 +426,9 @@ impl Agent {
     /// Reads what an earlier process left. What is damaged is set aside, said, and holds only itself.
     fn load(&mut self) {
         match self.dir.read_json::<Assignment>("assignment.json") {
-            Ok(assignment) => self.input.assignment = assignment.filter(|a| a.cluster == self.input.cluster).map(Arc::new),
+            Ok(assignment) => {
+                self.input.assignment = assignment.filter(|a| a.cluster == self.input.cluster).map(Arc::new)
+            }
             Err(error) => {
                 self.damage("AssignmentUnreadable", &error);
                 self.dir.set_aside("assignment.json");
@@ -368,7 +443,10 @@ impl Agent {
         }
         match self.dir.specs() {
             Ok((specs, damaged)) => {
-                self.input.specs = specs.into_iter().filter_map(|(id, accepted)| Some((id, SpecState::Here(service(accepted)?)))).collect();
+                self.input.specs = specs
+                    .into_iter()
+                    .filter_map(|(id, accepted)| Some((id, SpecState::Here(service(accepted)?))))
+                    .collect();
                 for error in damaged {
                     self.damage("SpecUnreadable", &error);
                 }
@@ -392,11 +470,19 @@ impl Agent {
     fn damage(&mut self, reason: &str, error: &DiskError) {
         tracing::error!(error = chain(error), "a file of the agent is damaged; it was set aside");
         let message = format!("{}; it was set aside as `*.damaged`", chain(error));
-        self.damaged.push(NodeCondition { reason: reason.to_owned(), message });
+        self.damaged.push(NodeCondition {
+            reason: reason.to_owned(),
+            message,
+        });
     }
 
     fn set_applied(&self) {
-        let order = self.input.assignment.as_ref().map(|assignment| assignment.order).unwrap_or_default();
+        let order = self
+            .input
+            .assignment
+            .as_ref()
+            .map(|assignment| assignment.order)
+            .unwrap_or_default();
         self.applied.send_replace(order);
     }
 
@@ -412,7 +498,11 @@ impl Agent {
             Ok(()) => true,
             Err(error) => {
                 if !self.input.disk_full {
-                    tracing::error!(error = chain(&error), full = error.is_full(), "the agent cannot write to its disk: nothing new is started");
+                    tracing::error!(
+                        error = chain(&error),
+                        full = error.is_full(),
+                        "the agent cannot write to its disk: nothing new is started"
+                    );
                 }
                 self.input.disk_full = true;
                 false
@@ -426,7 +516,13 @@ impl Agent {
 
     // ---- the loop --------------------------------------------------------------------------------------------------
 
-    async fn serve(&mut self, mut ends: mpsc::UnboundedReceiver<End>, mut news: mpsc::Receiver<News>, probed: &Notify, shutdown: &Shutdown) {
+    async fn serve(
+        &mut self,
+        mut ends: mpsc::UnboundedReceiver<End>,
+        mut news: mpsc::Receiver<News>,
+        probed: &Notify,
+        shutdown: &Shutdown,
+    ) {
         let mut events = self.engine.events(self.input.cluster.as_str());
         loop {
             self.input.now_ms = now_ms();
@@ -463,7 +559,10 @@ impl Agent {
             }
         });
         if waited.await.is_err() {
-            tracing::warn!(under_way = self.busy.len(), "not all steps ended in time; the next start reads back what became of them");
+            tracing::warn!(
+                under_way = self.busy.len(),
+                "not all steps ended in time; the next start reads back what became of them"
+            );
         }
         self.save();
         tracing::info!("the agent has ended; its containers run on");
@@ -483,13 +582,22 @@ impl Agent {
             self.listing = true;
             self.list_at_ms = now + BETWEEN_LISTS_MS;
             let (engine, cluster, mark) = (self.engine.clone(), self.input.cluster.clone(), self.sight.mark());
-            self.begin(async move { End::Listed { mark, result: engine.list(cluster.as_str()).await } });
+            self.begin(async move {
+                End::Listed {
+                    mark,
+                    result: engine.list(cluster.as_str()).await,
+                }
+            });
         }
     }
 
     fn next_wake(&self) -> Duration {
         let list = (self.list_wanted && !self.listing).then_some(self.list_at_ms);
-        let next = [Some(self.sweep_at_ms), self.look_again_ms, self.save_at_ms, list].into_iter().flatten().min().unwrap_or(u64::MAX);
+        let next = [Some(self.sweep_at_ms), self.look_again_ms, self.save_at_ms, list]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(u64::MAX);
         Duration::from_millis(next.saturating_sub(now_ms()).min(2_000))
     }
 
@@ -504,16 +612,32 @@ impl Agent {
     fn sweep(&mut self) {
         self.sweep_at_ms = self.input.now_ms + u64::try_from(self.options.sweep.as_millis()).unwrap_or(30_000);
         self.list_wanted = true;
-        let mine: Vec<String> = self.input.ledger.entries.values().filter_map(|entry| entry.container_id().map(str::to_owned)).collect();
+        let mine: Vec<String> = self
+            .input
+            .ledger
+            .entries
+            .values()
+            .filter_map(|entry| entry.container_id().map(str::to_owned))
+            .collect();
         for id in mine {
             self.inspect(id);
         }
         self.check_disk();
-        if let Some(offered) = self.offered.clone().filter(|offered| self.input.assignment.as_ref() != Some(offered)) {
+        if let Some(offered) = self
+            .offered
+            .clone()
+            .filter(|offered| self.input.assignment.as_ref() != Some(offered))
+        {
             self.judge(offered);
         }
         if self.input.assignment.is_some() && self.seen {
-            let idle: Vec<SpecId> = self.input.specs.keys().filter(|id| !self.used_specs.contains(id)).cloned().collect();
+            let idle: Vec<SpecId> = self
+                .input
+                .specs
+                .keys()
+                .filter(|id| !self.used_specs.contains(id))
+                .cloned()
+                .collect();
             for id in idle {
                 self.input.specs.remove(&id);
                 if let Err(error) = self.dir.remove_spec(&id) {
@@ -522,8 +646,13 @@ impl Agent {
             }
         }
         // What could not be had is asked for again.
-        let damaged: BTreeSet<SpecId> =
-            self.input.specs.iter().filter(|(_, state)| matches!(state, SpecState::Damaged(_))).map(|(id, _)| id.clone()).collect();
+        let damaged: BTreeSet<SpecId> = self
+            .input
+            .specs
+            .iter()
+            .filter(|(_, state)| matches!(state, SpecState::Damaged(_)))
+            .map(|(id, _)| id.clone())
+            .collect();
         if !damaged.is_empty() {
             self.specs.send_modify(|wanted| wanted.extend(damaged));
         }
@@ -543,18 +672,33 @@ impl Agent {
 
     fn learn_facts(&self) {
         let engine = self.engine.clone();
-        let (node, cluster, options) = (self.input.node.clone(), self.input.cluster.clone(), self.options.clone());
+        let (node, cluster, options) = (
+            self.input.node.clone(),
+            self.input.cluster.clone(),
+            self.options.clone(),
+        );
         let ends = self.ends_tx.clone();
         tokio::spawn(async move {
             let Ok(info) = engine.info().await else { return };
             let version = &info.version;
-            let advertised = options.advertise.clone().or(options.http.map(|address| address.to_string()));
+            let advertised = options
+                .advertise
+                .clone()
+                .or(options.http.map(|address| address.to_string()));
             let facts = NodeFacts {
                 schema_version: SchemaVersion::default(),
                 cluster,
                 node,
-                capacity: Capacity { cpu: Cpu { millis: info.cpus.saturating_mul(1_000) }, memory: ByteSize(info.memory_bytes) },
-                addresses: Addresses { host: host_addresses(), agent: advertised },
+                capacity: Capacity {
+                    cpu: Cpu {
+                        millis: info.cpus.saturating_mul(1_000),
+                    },
+                    memory: ByteSize(info.memory_bytes),
+                },
+                addresses: Addresses {
+                    host: host_addresses(),
+                    agent: advertised,
+                },
                 engine: Engine {
                     version: version.version.clone(),
                     api_version: format!("{}.{}", version.api.0, version.api.1),
@@ -585,7 +729,12 @@ impl Agent {
                 self.list_wanted = true;
             }
             Event::Container { id, action } => {
-                let ours = self.input.ledger.entries.values().any(|entry| entry.container_id() == Some(id.as_str()));
+                let ours = self
+                    .input
+                    .ledger
+                    .entries
+                    .values()
+                    .any(|entry| entry.container_id() == Some(id.as_str()));
                 if self.sight.event(&id, action) && ours {
                     self.inspect(id);
                 }
@@ -614,8 +763,14 @@ impl Agent {
                 self.metrics.operated(step.op.verb(), took, ran.failed.as_ref());
                 self.step_ended(&step, &ran.outcome);
             }
-            End::Pulled { image, began_ms, took, result } => {
-                self.metrics.operated("pull", took, result.as_ref().err().map(|error| &error.kind));
+            End::Pulled {
+                image,
+                began_ms,
+                took,
+                result,
+            } => {
+                self.metrics
+                    .operated("pull", took, result.as_ref().err().map(|error| &error.kind));
                 self.pulled(image, began_ms, result);
             }
             End::PullProgress { image, percent } => {
@@ -629,7 +784,13 @@ impl Agent {
                 self.looking_up.remove(&image);
                 match result {
                     Ok(present) => {
-                        self.input.images.insert(image, Image { present, ..Image::default() });
+                        self.input.images.insert(
+                            image,
+                            Image {
+                                present,
+                                ..Image::default()
+                            },
+                        );
                     }
                     Err(error) => tracing::debug!(%error, image, "an image could not be looked up"),
                 }
@@ -701,7 +862,9 @@ impl Agent {
     fn step_ended(&mut self, step: &Step, outcome: &OpOutcome) {
         let (verb, instance) = (step.op.verb(), &step.instance);
         match outcome {
-            OpOutcome::Failed(failure) => tracing::warn!(%instance, verb, reason = ?failure.reason, "{}", failure.message),
+            OpOutcome::Failed(failure) => {
+                tracing::warn!(%instance, verb, reason = ?failure.reason, "{}", failure.message)
+            }
             OpOutcome::Done | OpOutcome::Created { .. } => tracing::debug!(%instance, verb, "done"),
         }
         self.settle(step, outcome);
@@ -710,14 +873,19 @@ impl Agent {
         self.list_wanted = true;
         self.save_soon();
         match &step.op {
-            Op::Start { id } | Op::UpdateLimits { id, .. } | Op::Rename { id, .. } | Op::Connect { id } | Op::Unpause { id } => {
+            Op::Start { id }
+            | Op::UpdateLimits { id, .. }
+            | Op::Rename { id, .. }
+            | Op::Connect { id }
+            | Op::Unpause { id } => {
                 self.sight.forget(id);
                 if matches!(step.op, Op::Start { .. }) {
                     self.sight.we_started(id);
                 }
             }
             Op::Create { spec, .. } => {
-                let lacks_image = matches!(outcome, OpOutcome::Failed(failure) if failure.reason == FailingReason::ImageNotFound);
+                let lacks_image =
+                    matches!(outcome, OpOutcome::Failed(failure) if failure.reason == FailingReason::ImageNotFound);
                 if lacks_image {
                     self.input.images.remove(spec.container.image.as_str());
                 }
@@ -730,17 +898,30 @@ impl Agent {
         let known = match result {
             Ok(()) => {
                 self.pull_failures.remove(&image);
-                Image { present: true, pulled_ms: Some(began_ms), pulling: None, failed: None }
+                Image {
+                    present: true,
+                    pulled_ms: Some(began_ms),
+                    pulling: None,
+                    failed: None,
+                }
             }
             Err(error) => {
                 tracing::warn!(image, %error, remedy = error.remedy(), "a pull failed");
                 let count = self.pull_failures.entry(image.clone()).or_insert(0);
                 *count = count.saturating_add(1);
-                let bound = PULL_RETRY_MS.0.saturating_mul(1 << (*count - 1).min(20)).min(PULL_RETRY_MS.1);
+                let bound = PULL_RETRY_MS
+                    .0
+                    .saturating_mul(1 << (*count - 1).min(20))
+                    .min(PULL_RETRY_MS.1);
                 let delay = runtime::backoff::jitter(Duration::from_millis(bound / 2), Duration::from_millis(bound));
                 let delay = u64::try_from(delay.as_millis()).unwrap_or(bound);
                 let present = self.input.images.get(&image).is_some_and(|image| image.present);
-                Image { present, pulled_ms: None, pulling: None, failed: Some(pull_failure(&error, self.input.now_ms, delay)) }
+                Image {
+                    present,
+                    pulled_ms: None,
+                    pulling: None,
+                    failed: Some(pull_failure(&error, self.input.now_ms, delay)),
+                }
             }
         };
         self.input.images.insert(image, known);
@@ -750,12 +931,20 @@ impl Agent {
         match news {
             News::Trouble(trouble) => self.trouble = trouble,
             News::Session(session) => {
-                let file = SessionFile { boot_id: self.boot_id.clone(), session };
+                let file = SessionFile {
+                    boot_id: self.boot_id.clone(),
+                    session,
+                };
                 if let Err(error) = self.dir.write_json("session.json", &file) {
-                    tracing::warn!(error = chain(&error), "the session is not on disk; a restart waits for its end");
+                    tracing::warn!(
+                        error = chain(&error),
+                        "the session is not on disk; a restart waits for its end"
+                    );
                 }
             }
-            News::Offered(Err(why)) => self.unreadable = Some(format!("{why}; what was assigned before stays in force")),
+            News::Offered(Err(why)) => {
+                self.unreadable = Some(format!("{why}; what was assigned before stays in force"))
+            }
             News::Offered(Ok(offered)) => {
                 self.unreadable = None;
                 self.offered = Some(offered.clone());
@@ -771,7 +960,13 @@ impl Agent {
     /// An assignment comes into force when it is newer, and on disk.
     fn judge(&mut self, offered: Arc<Assignment>) {
         self.foreign = None;
-        let ruling = judge(&self.input.cluster, &self.input.node, self.input.assignment.as_deref(), self.hold.is_some(), &offered);
+        let ruling = judge(
+            &self.input.cluster,
+            &self.input.node,
+            self.input.assignment.as_deref(),
+            self.hold.is_some(),
+            &offered,
+        );
         match ruling {
             Ruling::Accept => {
                 let written = self.dir.write("assignment.json", &offered.encode());
@@ -781,14 +976,20 @@ impl Agent {
                 }
                 tracing::debug!(order = ?offered.order, instances = offered.instances.len(), "a new assignment is in force");
                 self.input.assignment = Some(offered);
-                self.damaged.retain(|condition| condition.reason != "AssignmentUnreadable");
+                self.damaged
+                    .retain(|condition| condition.reason != "AssignmentUnreadable");
                 self.set_applied();
                 self.release();
             }
             Ruling::Same => self.release(),
             Ruling::WentBack(message) => {
                 tracing::error!(%message, "held");
-                let written = self.dir.write_json("hold.json", &HoldFile { message: message.clone() });
+                let written = self.dir.write_json(
+                    "hold.json",
+                    &HoldFile {
+                        message: message.clone(),
+                    },
+                );
                 self.written(written);
                 self.hold = Some(message);
             }
@@ -813,7 +1014,10 @@ impl Agent {
         let state = match Accepted::decode(bytes).map_err(|error| chain(&error)) {
             Err(why) => SpecState::Damaged(why),
             Ok(accepted) => match service(accepted) {
-                None => SpecState::Damaged(format!("the accepted record {} of {} is no service's spec", id.n, id.resource)),
+                None => SpecState::Damaged(format!(
+                    "the accepted record {} of {} is no service's spec",
+                    id.n, id.resource
+                )),
                 Some(spec) => {
                     let written = self.dir.write_spec(&id, bytes);
                     if !self.written(written) {
@@ -846,7 +1050,19 @@ impl Agent {
             }
             plan.steps.retain(|step| !matches!(step.op, Op::Create { .. }));
         }
-        let NodePlan { ledger: _, steps, pulls, inspect, look_alikes, look_up, wanted_specs, used_specs, probes, look_again_ms, report } = plan;
+        let NodePlan {
+            ledger: _,
+            steps,
+            pulls,
+            inspect,
+            look_alikes,
+            look_up,
+            wanted_specs,
+            used_specs,
+            probes,
+            look_again_ms,
+            report,
+        } = plan;
         for step in steps {
             self.start_step(step);
         }
@@ -886,7 +1102,8 @@ impl Agent {
             ready: line.ready,
             restarts: line.restarts,
         };
-        self.metrics.set_instances(report.instances.iter().map(sample).collect());
+        self.metrics
+            .set_instances(report.instances.iter().map(sample).collect());
         let ready = match (&self.input.observed, &self.input.assignment) {
             (Err(why), _) => Err(why.clone()),
             (Ok(_), None) => Err("no assignment is known yet".to_owned()),
@@ -897,7 +1114,12 @@ impl Agent {
 
     fn conditions(&self) -> Vec<NodeCondition> {
         let mut conditions = self.damaged.clone();
-        let mut add = |reason: &str, message: &str| conditions.push(NodeCondition { reason: reason.to_owned(), message: message.to_owned() });
+        let mut add = |reason: &str, message: &str| {
+            conditions.push(NodeCondition {
+                reason: reason.to_owned(),
+                message: message.to_owned(),
+            })
+        };
         if let Some((reason, message)) = &self.trouble {
             add(reason, message);
         }
@@ -953,7 +1175,11 @@ impl Agent {
         if let Op::Stop { id, .. } | Op::Kill { id } = &step.op {
             self.sight.we_stop(id);
         }
-        let permits = if matches!(step.op, Op::Start { .. }) { self.restarts.clone() } else { self.steps.clone() };
+        let permits = if matches!(step.op, Op::Start { .. }) {
+            self.restarts.clone()
+        } else {
+            self.steps.clone()
+        };
         let (engine, cluster, ends) = (self.engine.clone(), self.input.cluster.clone(), self.ends_tx.clone());
         self.begin(async move {
             let _permit = permits.acquire_owned().await;
@@ -965,7 +1191,11 @@ impl Agent {
             };
             let began = std::time::Instant::now();
             let ran = execute(engine.as_ref(), &cluster, &step, created).await;
-            End::Step { step, ran, took: began.elapsed() }
+            End::Step {
+                step,
+                ran,
+                took: began.elapsed(),
+            }
         });
     }
 
@@ -982,11 +1212,19 @@ impl Agent {
             let _permit = permits.acquire_owned().await;
             let name = reference.clone();
             let progress = Arc::new(move |progress: crate::engine::PullProgress| {
-                let _ = ends.send(End::PullProgress { image: name.clone(), percent: progress.percent });
+                let _ = ends.send(End::PullProgress {
+                    image: name.clone(),
+                    percent: progress.percent,
+                });
             });
             let began = std::time::Instant::now();
             let result = engine.pull(&image, progress).await.map(drop);
-            End::Pulled { image: reference, began_ms, took: began.elapsed(), result }
+            End::Pulled {
+                image: reference,
+                began_ms,
+                took: began.elapsed(),
+                result,
+            }
         });
     }
 
@@ -1001,7 +1239,9 @@ impl Agent {
     }
 
     fn look_up(&mut self, image: String) {
-        let Ok(reference) = image.parse::<ImageRef>() else { return };
+        let Ok(reference) = image.parse::<ImageRef>() else {
+            return;
+        };
         if self.looking_up.insert(image.clone()) {
             let engine = self.engine.clone();
             self.begin(async move {
@@ -1018,18 +1258,31 @@ impl Agent {
             let logged = line.failing.as_ref().is_some_and(|failing| {
                 matches!(
                     failing.reason,
-                    FailingReason::CrashLoop | FailingReason::Unhealthy | FailingReason::ProgressDeadlineExceeded | FailingReason::StartFailed
+                    FailingReason::CrashLoop
+                        | FailingReason::Unhealthy
+                        | FailingReason::ProgressDeadlineExceeded
+                        | FailingReason::StartFailed
                 )
             });
             let key = InstanceKey::reported(line);
-            let id = self.input.ledger.entries.get(&key).and_then(|entry| entry.container_id().map(str::to_owned));
+            let id = self
+                .input
+                .ledger
+                .entries
+                .get(&key)
+                .and_then(|entry| entry.container_id().map(str::to_owned));
             let (true, Some(id)) = (logged, id) else { continue };
             failing.insert(key.clone());
             let asked = (id.clone(), line.restarts);
             if self.logs_asked.get(&key) != Some(&asked) {
                 self.logs_asked.insert(key.clone(), asked);
                 let engine = self.engine.clone();
-                self.begin(async move { End::Logs { instance: key, lines: engine.logs(&id, 10).await.unwrap_or_default() } });
+                self.begin(async move {
+                    End::Logs {
+                        instance: key,
+                        lines: engine.logs(&id, 10).await.unwrap_or_default(),
+                    }
+                });
             }
         }
         self.logs_asked.retain(|key, _| failing.contains(key));
@@ -1063,7 +1316,10 @@ fn host_addresses() -> Vec<std::net::IpAddr> {
         socket.connect(far).ok()?;
         Some(socket.local_addr().ok()?.ip()).filter(|ip| !ip.is_loopback() && !ip.is_unspecified())
     };
-    from("0.0.0.0:0", "192.0.2.1:9").into_iter().chain(from("[::]:0", "[2001:db8::1]:9")).collect()
+    from("0.0.0.0:0", "192.0.2.1:9")
+        .into_iter()
+        .chain(from("[::]:0", "[2001:db8::1]:9"))
+        .collect()
 }
 
 #[cfg(test)]

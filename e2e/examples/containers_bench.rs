@@ -101,7 +101,19 @@ fn through_reeve(host: &Host, file: &str) -> Duration {
 
 fn through_swarm(host: &Host) -> Duration {
     let begin = Instant::now();
-    host.docker(&["service", "create", "--detach", "--no-resolve-image", "--name", "many", "--replicas", "40", "reeve/hello:1", "sleep", "3600"]);
+    host.docker(&[
+        "service",
+        "create",
+        "--detach",
+        "--no-resolve-image",
+        "--name",
+        "many",
+        "--replicas",
+        "40",
+        "reeve/hello:1",
+        "sleep",
+        "3600",
+    ]);
     wait_running(host, COUNT);
     let time = begin.elapsed();
     host.docker(&["service", "rm", "many"]);
@@ -115,7 +127,10 @@ fn median(times: &mut [Duration]) -> Duration {
 }
 
 fn main() {
-    let rounds: usize = std::env::var("ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(7);
+    let rounds: usize = std::env::var("ROUNDS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(7);
     let lab = Lab::new(1);
     let host = &lab.hosts[0];
     host.docker(&["network", "create", "bench"]);
@@ -127,18 +142,31 @@ fn main() {
     });
     let manifest = "apiVersion: reeve/v1\nkind: Service\nmetadata: {name: many}\nspec:\n  replicas: 40\n  container:\n    image: reeve/hello:1\n    command: [sleep, '3600']\n    stopGracePeriod: 0s\n";
     let file = lab.file("many.yaml", manifest);
-    let best = [2, 4, 8, 16].into_iter().min_by_key(|workers| direct(host, *workers)).expect("four to choose from");
+    let best = [2, 4, 8, 16]
+        .into_iter()
+        .min_by_key(|workers| direct(host, *workers))
+        .expect("four to choose from");
     let (mut straight, mut reeve, mut swarm) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
         straight.push(direct(host, best));
         reeve.push(through_reeve(host, &file));
         swarm.push(through_swarm(host));
     }
-    let mut ratios: Vec<f64> = reeve.iter().zip(&straight).map(|(a, b)| a.as_secs_f64() / b.as_secs_f64()).collect();
+    let mut ratios: Vec<f64> = reeve
+        .iter()
+        .zip(&straight)
+        .map(|(a, b)| a.as_secs_f64() / b.as_secs_f64())
+        .collect();
     ratios.sort_by(f64::total_cmp);
     let ratio = ratios[ratios.len() / 2];
     println!("{COUNT} containers on one node, from the command to all running, medians of {rounds} interleaved rounds");
-    println!("  Docker API, {best} at once     {:6.2} s", median(&mut straight).as_secs_f64());
-    println!("  reeve apply               {:6.2} s   {ratio:.2} x the API, pair by pair (goal 1.05 x)", median(&mut reeve).as_secs_f64());
+    println!(
+        "  Docker API, {best} at once     {:6.2} s",
+        median(&mut straight).as_secs_f64()
+    );
+    println!(
+        "  reeve apply               {:6.2} s   {ratio:.2} x the API, pair by pair (goal 1.05 x)",
+        median(&mut reeve).as_secs_f64()
+    );
     println!("  the engine in swarm mode  {:6.2} s", median(&mut swarm).as_secs_f64());
 }

@@ -47,9 +47,17 @@ impl Lab {
     /// A lab of `hosts` hosts called n1, n2, ..., each with the image `reeve/hello:1`.
     #[must_use]
     pub fn new(hosts: usize) -> Self {
-        let dir = tempfile::Builder::new().prefix("reeve-lab-").tempdir().expect("a temporary directory");
+        let dir = tempfile::Builder::new()
+            .prefix("reeve-lab-")
+            .tempdir()
+            .expect("a temporary directory");
         let number = std::process::id() % 100_000;
-        let mut lab = Self { number, hosts: Vec::new(), processes: Vec::new(), dir };
+        let mut lab = Self {
+            number,
+            hosts: Vec::new(),
+            processes: Vec::new(),
+            dir,
+        };
         let bridge = lab.bridge();
         ip(&format!("link add {bridge} type bridge"));
         ip(&format!("addr add {}/24 dev {bridge}", lab.address(254)));
@@ -95,24 +103,51 @@ impl Lab {
         std::fs::create_dir_all(&dir).expect("a directory per host");
         let docker_host = format!("unix://{}/docker.sock", dir.display());
         let engine = start_engine(&name, &netns, &dir, &docker_host);
-        self.hosts.push(Host { name, netns, address, docker_host, dir, engine, agent: None });
+        self.hosts.push(Host {
+            name,
+            netns,
+            address,
+            docker_host,
+            dir,
+            engine,
+            agent: None,
+        });
     }
 
     /// Starts etcd members on the bridge, `count` of them, and waits until they answer.
     pub fn etcd(&self, count: usize) -> Etcd {
         let host = self.address(254);
-        let peers: Vec<String> = (0..count).map(|i| format!("m{i}=http://{host}:{}", 23800 + i)).collect();
+        let peers: Vec<String> = (0..count)
+            .map(|i| format!("m{i}=http://{host}:{}", 23800 + i))
+            .collect();
         let endpoints: Vec<String> = (0..count).map(|i| format!("http://{host}:{}", 23790 + i)).collect();
         let mut members = Vec::new();
         let mut specs = Vec::new();
         for (i, client) in endpoints.iter().enumerate() {
             let peer = format!("http://{host}:{}", 23800 + i);
             let args: Vec<String> = [
-                "--name", &format!("m{i}"), "--data-dir", &format!("{}/etcd{i}", self.dir().display()),
-                "--listen-client-urls", client, "--advertise-client-urls", client,
-                "--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer,
-                "--initial-cluster", &peers.join(","), "--initial-cluster-token", &self.bridge(),
-                "--initial-cluster-state", "new", "--logger", "zap", "--log-outputs", "stderr",
+                "--name",
+                &format!("m{i}"),
+                "--data-dir",
+                &format!("{}/etcd{i}", self.dir().display()),
+                "--listen-client-urls",
+                client,
+                "--advertise-client-urls",
+                client,
+                "--listen-peer-urls",
+                &peer,
+                "--initial-advertise-peer-urls",
+                &peer,
+                "--initial-cluster",
+                &peers.join(","),
+                "--initial-cluster-token",
+                &self.bridge(),
+                "--initial-cluster-state",
+                "new",
+                "--logger",
+                "zap",
+                "--log-outputs",
+                "stderr",
             ]
             .map(str::to_owned)
             .to_vec();
@@ -120,7 +155,11 @@ impl Lab {
             members.push(start_member(i, &args, &log));
             specs.push((args, log));
         }
-        let etcd = Etcd { members, endpoints: endpoints.join(","), specs };
+        let etcd = Etcd {
+            members,
+            endpoints: endpoints.join(","),
+            specs,
+        };
         eventually("etcd answers", 30, || etcd.try_ctl(&["endpoint", "health"]).map(drop));
         etcd
     }
@@ -128,7 +167,8 @@ impl Lab {
     /// Starts a process of this lab outside all hosts (a controller, a server). It ends with the lab.
     pub fn start(&mut self, name: &str, args: &[&str]) -> usize {
         let log = self.dir().join(format!("{name}.log"));
-        self.processes.push(Process::start(name, None, &reeve(), args, &[], log));
+        self.processes
+            .push(Process::start(name, None, &reeve(), args, &[], log));
         self.processes.len() - 1
     }
 
@@ -140,13 +180,22 @@ impl Lab {
     /// Runs `reeve` from outside all hosts.
     #[must_use]
     pub fn reeve(&self, endpoints: &str, args: &[&str]) -> Output {
-        run(Command::new(reeve()).args(args).env("REEVE_ETCD", endpoints).env("NO_COLOR", "1").env("COLUMNS", "80").env("HOME", self.dir()))
+        run(Command::new(reeve())
+            .args(args)
+            .env("REEVE_ETCD", endpoints)
+            .env("NO_COLOR", "1")
+            .env("COLUMNS", "80")
+            .env("HOME", self.dir()))
     }
 
     /// As [`Lab::reeve`], and it must exit with `code`; returns what it printed, errors after output.
     pub fn reeve_exits(&self, endpoints: &str, code: i32, args: &[&str]) -> String {
         let output = self.reeve(endpoints, args);
-        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let text = format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
         assert_eq!(output.status.code(), Some(code), "reeve {args:?} said:\n{text}");
         text
     }
@@ -171,8 +220,11 @@ impl Drop for Lab {
             let dir = host.dir.display().to_string();
             let _ = run(Command::new("pkill").args(["-9", "-f", &format!("{dir}/")]));
             let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
-            let mut own: Vec<&str> =
-                mounts.lines().filter_map(|line| line.split(' ').nth(1)).filter(|path| path.starts_with(&dir)).collect();
+            let mut own: Vec<&str> = mounts
+                .lines()
+                .filter_map(|line| line.split(' ').nth(1))
+                .filter(|path| path.starts_with(&dir))
+                .collect();
             own.sort_unstable_by(|a, b| b.cmp(a));
             for mount in own {
                 let _ = run(Command::new("umount").args(["-l", mount]));
@@ -191,8 +243,18 @@ fn start_engine(name: &str, netns: &str, dir: &Path, docker_host: &str) -> Proce
         Some(netns),
         Path::new("dockerd"),
         &[
-            "--data-root", &path("data"), "--exec-root", &path("exec"), "--pidfile", &path("engine.pid"), "-H", docker_host,
-            "--shutdown-timeout", "1", "--insecure-registry", "10.0.0.0/8",
+            "--data-root",
+            &path("data"),
+            "--exec-root",
+            &path("exec"),
+            "--pidfile",
+            &path("engine.pid"),
+            "-H",
+            docker_host,
+            "--shutdown-timeout",
+            "1",
+            "--insecure-registry",
+            "10.0.0.0/8",
         ],
         &[("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")],
         dir.join("engine.log"),
@@ -217,13 +279,19 @@ impl Host {
     pub fn inspect(&self, container: &str) -> Result<Value, String> {
         let output = run(&mut self.docker_command(&["inspect", "--type", "container", container]));
         let list: Value = serde_json::from_slice(&output.stdout).map_err(|error| error.to_string())?;
-        list.get(0).cloned().ok_or_else(|| String::from_utf8_lossy(&output.stderr).into_owned())
+        list.get(0)
+            .cloned()
+            .ok_or_else(|| String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
     /// Names of the containers that run here, sorted.
     #[must_use]
     pub fn running(&self) -> Vec<String> {
-        let mut names: Vec<String> = self.docker(&["ps", "--format", "{{.Names}}"]).lines().map(str::to_owned).collect();
+        let mut names: Vec<String> = self
+            .docker(&["ps", "--format", "{{.Names}}"])
+            .lines()
+            .map(str::to_owned)
+            .collect();
         names.sort();
         names
     }
@@ -232,8 +300,11 @@ impl Host {
     #[must_use]
     pub fn containers(&self) -> Vec<(String, String)> {
         let text = self.docker(&["ps", "-a", "--no-trunc", "--format", "{{.Names}} {{.ID}}"]);
-        let mut pairs: Vec<(String, String)> =
-            text.lines().filter_map(|line| line.split_once(' ')).map(|(name, id)| (name.to_owned(), id.to_owned())).collect();
+        let mut pairs: Vec<(String, String)> = text
+            .lines()
+            .filter_map(|line| line.split_once(' '))
+            .map(|(name, id)| (name.to_owned(), id.to_owned()))
+            .collect();
         pairs.sort();
         pairs
     }
@@ -241,7 +312,11 @@ impl Host {
     fn wait_for_engine(&self) {
         eventually(&format!("the engine of {} answers", self.name), 30, || {
             let output = run(&mut self.docker_command(&["version"]));
-            if output.status.success() { Ok(()) } else { Err(self.engine.output().lines().last().unwrap_or("").to_owned()) }
+            if output.status.success() {
+                Ok(())
+            } else {
+                Err(self.engine.output().lines().last().unwrap_or("").to_owned())
+            }
         });
     }
 
@@ -253,11 +328,18 @@ impl Host {
 
     /// Runs a command in this host's network; returns what it printed where it succeeds.
     pub fn within(&self, program: &str, args: &[&str]) -> Result<String, String> {
-        let output = run(Command::new("nsenter").arg(format!("--net=/run/netns/{}", self.netns)).arg(program).args(args));
+        let output = run(Command::new("nsenter")
+            .arg(format!("--net=/run/netns/{}", self.netns))
+            .arg(program)
+            .args(args));
         if output.status.success() {
             Ok(String::from_utf8_lossy(&output.stdout).into_owned())
         } else {
-            Err(format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr)))
+            Err(format!(
+                "{}: {}",
+                output.status,
+                String::from_utf8_lossy(&output.stderr)
+            ))
         }
     }
 
@@ -271,10 +353,28 @@ impl Host {
         let data = self.dir.join("agent");
         let (data, docker, name) = (data.display().to_string(), self.docker_host.clone(), self.name.clone());
         let listen = format!("{}:9465", self.address);
-        let mut args =
-            vec!["agent", "--etcd", endpoints, "--node", &name, "--docker", &docker, "--data-dir", &data, "--metrics", &listen];
+        let mut args = vec![
+            "agent",
+            "--etcd",
+            endpoints,
+            "--node",
+            &name,
+            "--docker",
+            &docker,
+            "--data-dir",
+            &data,
+            "--metrics",
+            &listen,
+        ];
         args.extend_from_slice(more);
-        self.agent = Some(Process::start(&format!("agent of {name}"), Some(&self.netns), &reeve(), &args, &[], self.dir.join("agent.log")));
+        self.agent = Some(Process::start(
+            &format!("agent of {name}"),
+            Some(&self.netns),
+            &reeve(),
+            &args,
+            &[],
+            self.dir.join("agent.log"),
+        ));
     }
 
     /// This host's agent.
@@ -292,9 +392,24 @@ impl Host {
     #[must_use]
     pub fn up(&self, more: &[&str]) -> Process {
         let data = self.dir.join("up").display().to_string();
-        let mut args = vec!["up", "--data-dir", &data, "--docker", &self.docker_host, "--node", &self.name];
+        let mut args = vec![
+            "up",
+            "--data-dir",
+            &data,
+            "--docker",
+            &self.docker_host,
+            "--node",
+            &self.name,
+        ];
         args.extend_from_slice(more);
-        Process::start("reeve up", Some(&self.netns), &reeve(), &args, &[], self.dir.join("up.log"))
+        Process::start(
+            "reeve up",
+            Some(&self.netns),
+            &reeve(),
+            &args,
+            &[],
+            self.dir.join("up.log"),
+        )
     }
 
     /// Runs `reeve` in this host's network.
@@ -312,7 +427,11 @@ impl Host {
     /// As [`Host::reeve`], and it must exit with `code`; returns what it printed, errors after output.
     pub fn reeve_exits(&self, code: i32, args: &[&str]) -> String {
         let output = self.reeve(args);
-        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let text = format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
         assert_eq!(output.status.code(), Some(code), "reeve {args:?} said:\n{text}");
         text
     }
@@ -320,14 +439,24 @@ impl Host {
 
 fn start_member(index: usize, args: &[String], log: &Path) -> Process {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    Process::start(&format!("etcd {index}"), None, Path::new("etcd"), &args, &[], log.to_owned())
+    Process::start(
+        &format!("etcd {index}"),
+        None,
+        Path::new("etcd"),
+        &args,
+        &[],
+        log.to_owned(),
+    )
 }
 
 impl Etcd {
     /// Runs `etcdctl`; Err with what it said when it fails.
     pub fn try_ctl(&self, args: &[&str]) -> Result<String, String> {
         let mut command = Command::new("etcdctl");
-        command.env("ETCDCTL_API", "3").args(["--endpoints", &self.endpoints]).args(args);
+        command
+            .env("ETCDCTL_API", "3")
+            .args(["--endpoints", &self.endpoints])
+            .args(args);
         let output = run(&mut command);
         if output.status.success() {
             Ok(String::from_utf8_lossy(&output.stdout).into_owned())
@@ -338,7 +467,8 @@ impl Etcd {
 
     /// Runs `etcdctl`, which must succeed.
     pub fn ctl(&self, args: &[&str]) -> String {
-        self.try_ctl(args).unwrap_or_else(|error| panic!("etcdctl {args:?}: {error}"))
+        self.try_ctl(args)
+            .unwrap_or_else(|error| panic!("etcdctl {args:?}: {error}"))
     }
 
     /// Starts a member again that was killed.
@@ -352,6 +482,9 @@ impl Etcd {
     pub fn revision(&self) -> i64 {
         let text = self.ctl(&["get", "/nothing", "-w", "json"]);
         let value: Value = serde_json::from_str(&text).unwrap_or_default();
-        value.pointer("/header/revision").and_then(Value::as_i64).expect("etcd's header has a revision")
+        value
+            .pointer("/header/revision")
+            .and_then(Value::as_i64)
+            .expect("etcd's header has a revision")
     }
 }

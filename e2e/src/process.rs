@@ -13,14 +13,25 @@ pub fn reeve() -> PathBuf {
         return path.into();
     }
     let test = std::env::current_exe().expect("a test knows its own path");
-    let path = test.ancestors().nth(2).expect("tests are in target/<profile>/deps").join("reeve");
-    assert!(path.exists(), "{} is missing: run `cargo build -p cli` first, as `make test` does", path.display());
+    let path = test
+        .ancestors()
+        .nth(2)
+        .expect("tests are in target/<profile>/deps")
+        .join("reeve");
+    assert!(
+        path.exists(),
+        "{} is missing: run `cargo build -p cli` first, as `make test` does",
+        path.display()
+    );
     path
 }
 
 /// Runs a command to its end, output captured.
 pub fn run(command: &mut Command) -> Output {
-    command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("start {command:?}: {error}"))
+    command
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|error| panic!("start {command:?}: {error}"))
 }
 
 /// Runs a command that must succeed; returns its standard output.
@@ -45,8 +56,19 @@ pub struct Process {
 
 impl Process {
     /// Starts it in the host's network namespace where one is given. It gets SIGTERM when the test's thread dies.
-    pub fn start(name: &str, netns: Option<&str>, program: &Path, args: &[&str], env: &[(&str, &str)], log: PathBuf) -> Self {
-        let file = File::options().create(true).append(true).open(&log).expect("a log file in the lab's directory");
+    pub fn start(
+        name: &str,
+        netns: Option<&str>,
+        program: &Path,
+        args: &[&str],
+        env: &[(&str, &str)],
+        log: PathBuf,
+    ) -> Self {
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .expect("a log file in the lab's directory");
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "TERM"]);
         if let Some(netns) = netns {
@@ -60,7 +82,11 @@ impl Process {
             .stderr(errors)
             .spawn()
             .unwrap_or_else(|error| panic!("start {name}: {error}"));
-        Self { name: name.to_owned(), child, log }
+        Self {
+            name: name.to_owned(),
+            child,
+            log,
+        }
     }
 
     #[must_use]
@@ -81,7 +107,9 @@ impl Process {
 
     /// Sends a signal by name: `KILL`, `STOP`, `CONT`.
     pub fn signal(&self, signal: &str) {
-        let _ = run(Command::new("kill").arg(format!("-{signal}")).arg(self.pid().to_string()));
+        let _ = run(Command::new("kill")
+            .arg(format!("-{signal}"))
+            .arg(self.pid().to_string()));
     }
 
     /// Kills it at once and waits until it is gone.

@@ -30,8 +30,18 @@ fn start(lab: &Lab) -> Process {
 
 /// The service as it should be: exactly these two containers of ours, running, unpaused, limited, on their network.
 fn whole(host: &Host) -> Result<(), String> {
-    let ours: Vec<String> =
-        host.docker(&["ps", "-a", "--filter", "name=^default\\.web\\.", "--format", "{{.Names}} {{.Status}}"]).lines().map(str::to_owned).collect();
+    let ours: Vec<String> = host
+        .docker(&[
+            "ps",
+            "-a",
+            "--filter",
+            "name=^default\\.web\\.",
+            "--format",
+            "{{.Names}} {{.Status}}",
+        ])
+        .lines()
+        .map(str::to_owned)
+        .collect();
     if ours.len() != 2 {
         return Err(format!("{ours:?}"));
     }
@@ -43,7 +53,10 @@ fn whole(host: &Host) -> Result<(), String> {
         if c["HostConfig"]["Memory"] != 64 << 20 {
             return Err(format!("{name}: memory {}", c["HostConfig"]["Memory"]));
         }
-        if c["NetworkSettings"]["Networks"].as_object().is_none_or(serde_json::Map::is_empty) {
+        if c["NetworkSettings"]["Networks"]
+            .as_object()
+            .is_none_or(serde_json::Map::is_empty)
+        {
             return Err(format!("{name}: no network"));
         }
     }
@@ -56,23 +69,43 @@ fn drift_of_every_kind_is_repaired_within_five_seconds() {
     let host = &lab.hosts[0];
     let _up = start(&lab);
     eventually("all is well", 10, || whole(host));
-    let networks = host.docker(&["inspect", "-f", "{{range $name, $_ := .NetworkSettings.Networks}}{{$name}}{{end}}", "default.web.1.1"]);
+    let networks = host.docker(&[
+        "inspect",
+        "-f",
+        "{{range $name, $_ := .NetworkSettings.Networks}}{{$name}}{{end}}",
+        "default.web.1.1",
+    ]);
     let hands: Vec<(&str, Vec<&str>)> = vec![
         ("rm", vec!["rm", "-f", "default.web.1.1"]),
         ("stop", vec!["stop", "-t", "0", "default.web.1.1"]),
         ("kill", vec!["kill", "default.web.1.1"]),
         ("pause", vec!["pause", "default.web.1.1"]),
         ("rename", vec!["rename", "default.web.1.1", "somebody"]),
-        ("update", vec!["update", "--memory", "32m", "--memory-swap", "64m", "default.web.1.1"]),
-        ("network disconnect", vec!["network", "disconnect", "-f", &networks, "default.web.1.1"]),
-        ("restart policy", vec!["update", "--restart", "always", "default.web.1.1"]),
+        (
+            "update",
+            vec!["update", "--memory", "32m", "--memory-swap", "64m", "default.web.1.1"],
+        ),
+        (
+            "network disconnect",
+            vec!["network", "disconnect", "-f", &networks, "default.web.1.1"],
+        ),
+        (
+            "restart policy",
+            vec!["update", "--restart", "always", "default.web.1.1"],
+        ),
     ];
     for (what, args) in hands {
         host.docker(&args);
-        assert!(what == "restart policy" || whole(host).is_err() || what == "kill" || what == "stop" || what == "rm", "{what} did nothing");
+        assert!(
+            what == "restart policy" || whole(host).is_err() || what == "kill" || what == "stop" || what == "rm",
+            "{what} did nothing"
+        );
         eventually(&format!("repaired after {what}"), 5, || whole(host));
     }
-    let policy = || host.inspect("default.web.1.1").map(|c| c["HostConfig"]["RestartPolicy"]["Name"].clone());
+    let policy = || {
+        host.inspect("default.web.1.1")
+            .map(|c| c["HostConfig"]["RestartPolicy"]["Name"].clone())
+    };
     eventually("the restart policy is no again", 5, || match policy()?.as_str() {
         Some("no" | "") => Ok(()),
         other => Err(format!("{other:?}")),
@@ -87,7 +120,14 @@ fn foreign_containers_and_copies_with_our_labels_are_untouched() {
     let _up = start(&lab);
     // Two hundred that exist, of which a few run: what counts is that they are there and stay as they are.
     for index in 0..200 {
-        host.docker(&["create", "--name", &format!("foreign{index}"), "reeve/hello:1", "sleep", "3600"]);
+        host.docker(&[
+            "create",
+            "--name",
+            &format!("foreign{index}"),
+            "reeve/hello:1",
+            "sleep",
+            "3600",
+        ]);
     }
     let running: Vec<String> = (0..5).map(|index| format!("foreign{index}")).collect();
     host.docker(&["start", &running[0], &running[1], &running[2], &running[3], &running[4]]);
@@ -106,17 +146,30 @@ fn foreign_containers_and_copies_with_our_labels_are_untouched() {
         host.docker(&args);
     }
     let others = || -> Vec<(String, String)> {
-        host.containers().into_iter().filter(|(name, _)| !name.starts_with("default.")).collect()
+        host.containers()
+            .into_iter()
+            .filter(|(name, _)| !name.starts_with("default."))
+            .collect()
     };
     let before = others();
     assert_eq!(before.len(), 205);
     host.docker(&["rm", "-f", "default.web.2.1"]);
     eventually("our own is repaired among them", 5, || whole(host));
     holds_for("the others stay", Duration::from_secs(5), || {
-        if others() == before { whole(host) } else { Err("a foreign container changed".into()) }
+        if others() == before {
+            whole(host)
+        } else {
+            Err("a foreign container changed".into())
+        }
     });
     let file = lab.file("web.yaml", WEB);
     host.reeve_exits(0, &["delete", "-f", &file, "--yes"]);
     assert_eq!(others(), before);
-    assert_eq!(host.running().iter().filter(|name| name.starts_with("copy") || name.starts_with("foreign")).count(), 10);
+    assert_eq!(
+        host.running()
+            .iter()
+            .filter(|name| name.starts_with("copy") || name.starts_with("foreign"))
+            .count(),
+        10
+    );
 }

@@ -32,16 +32,24 @@ fn every_option_is_what_the_engine_says_it_is() {
     let _up = up(&lab, &[]);
     apply(host, "every-option.yaml", "90s");
 
-    let c = host.inspect("default.every-option.1.1").expect("the container is there");
+    let c = host
+        .inspect("default.every-option.1.1")
+        .expect("the container is there");
     let expected: Vec<(&str, Value)> = vec![
         ("/Config/Image", json!("reeve/hello:1")),
         ("/Config/Entrypoint", json!(["sh", "-c"])),
-        ("/Config/Cmd", json!(["trap 'exit 0' TERM; while :; do sleep 1 & wait; done"])),
+        (
+            "/Config/Cmd",
+            json!(["trap 'exit 0' TERM; while :; do sleep 1 & wait; done"]),
+        ),
         ("/Config/WorkingDir", json!("/tmp")),
         ("/Config/User", json!("0:0")),
         ("/HostConfig/GroupAdd", json!(["4", "27"])),
         ("/Config/Hostname", json!("every")),
-        ("/HostConfig/PortBindings/80~1tcp", json!([{"HostIp": "127.0.0.1", "HostPort": "18080"}])),
+        (
+            "/HostConfig/PortBindings/80~1tcp",
+            json!([{"HostIp": "127.0.0.1", "HostPort": "18080"}]),
+        ),
         ("/HostConfig/NanoCpus", json!(500_000_000)),
         ("/HostConfig/Memory", json!(64 << 20)),
         ("/HostConfig/CpuShares", json!(512)),
@@ -50,7 +58,10 @@ fn every_option_is_what_the_engine_says_it_is() {
         ("/HostConfig/PidsLimit", json!(64)),
         ("/HostConfig/ShmSize", json!(8 << 20)),
         ("/HostConfig/Sysctls/net.core.somaxconn", json!("512")),
-        ("/HostConfig/Devices", json!([{"PathOnHost": "/dev/null", "PathInContainer": "/dev/mynull", "CgroupPermissions": "rw"}])),
+        (
+            "/HostConfig/Devices",
+            json!([{"PathOnHost": "/dev/null", "PathInContainer": "/dev/mynull", "CgroupPermissions": "rw"}]),
+        ),
         ("/HostConfig/Privileged", json!(false)),
         ("/HostConfig/ReadonlyRootfs", json!(true)),
         ("/HostConfig/SecurityOpt", json!(["no-new-privileges"])),
@@ -59,7 +70,10 @@ fn every_option_is_what_the_engine_says_it_is() {
         ("/HostConfig/Dns", json!(["192.0.2.53"])),
         ("/HostConfig/DnsSearch", json!(["example.internal"])),
         ("/HostConfig/DnsOptions", json!(["ndots:2"])),
-        ("/HostConfig/LogConfig", json!({"Type": "json-file", "Config": {"max-size": "1m", "max-file": "2"}})),
+        (
+            "/HostConfig/LogConfig",
+            json!({"Type": "json-file", "Config": {"max-size": "1m", "max-file": "2"}}),
+        ),
         ("/Config/Labels/example.team", json!("tools")),
         ("/Config/StopSignal", json!("SIGTERM")),
         ("/Config/Tty", json!(true)),
@@ -75,24 +89,55 @@ fn every_option_is_what_the_engine_says_it_is() {
         .collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
     let env = c["Config"]["Env"].as_array().expect("an environment");
-    for entry in ["GREETING=quotes ' \" and $dollars, an = and\na second line", "NUMBER=8080", "SWITCH=true", "EMPTY="] {
+    for entry in [
+        "GREETING=quotes ' \" and $dollars, an = and\na second line",
+        "NUMBER=8080",
+        "SWITCH=true",
+        "EMPTY=",
+    ] {
         assert!(env.contains(&json!(entry)), "{entry:?} in {env:?}");
     }
     let names = |path: &str| -> Vec<String> {
         let list = c.pointer(path).and_then(Value::as_array).cloned().unwrap_or_default();
-        list.iter().filter_map(Value::as_str).map(|cap| cap.trim_start_matches("CAP_").to_owned()).collect()
+        list.iter()
+            .filter_map(Value::as_str)
+            .map(|cap| cap.trim_start_matches("CAP_").to_owned())
+            .collect()
     };
     assert_eq!(names("/HostConfig/CapAdd"), ["NET_ADMIN"]);
     assert_eq!(names("/HostConfig/CapDrop"), ["MKNOD"]);
-    let ulimits = c.pointer("/HostConfig/Ulimits").and_then(Value::as_array).expect("ulimits");
-    assert!(ulimits.contains(&json!({"Name": "nofile", "Soft": 1024, "Hard": 2048})), "{ulimits:?}");
+    let ulimits = c
+        .pointer("/HostConfig/Ulimits")
+        .and_then(Value::as_array)
+        .expect("ulimits");
+    assert!(
+        ulimits.contains(&json!({"Name": "nofile", "Soft": 1024, "Hard": 2048})),
+        "{ulimits:?}"
+    );
     let mounts = c["Mounts"].as_array().expect("mounts");
-    let mount = |target: &str| mounts.iter().find(|mount| mount["Destination"] == target).unwrap_or_else(|| panic!("{target} in {mounts:?}"));
-    assert_eq!((&mount("/host/hostname")["Type"], &mount("/host/hostname")["RW"]), (&json!("bind"), &json!(false)));
-    assert_eq!((&mount("/data")["Type"], &mount("/data")["RW"]), (&json!("volume"), &json!(true)));
+    let mount = |target: &str| {
+        mounts
+            .iter()
+            .find(|mount| mount["Destination"] == target)
+            .unwrap_or_else(|| panic!("{target} in {mounts:?}"))
+    };
+    assert_eq!(
+        (&mount("/host/hostname")["Type"], &mount("/host/hostname")["RW"]),
+        (&json!("bind"), &json!(false))
+    );
+    assert_eq!(
+        (&mount("/data")["Type"], &mount("/data")["RW"]),
+        (&json!("volume"), &json!(true))
+    );
     assert_eq!(mount("/scratch")["Type"], json!("tmpfs"));
-    let udp = c.pointer("/HostConfig/PortBindings/53~1udp/0/HostPort").and_then(Value::as_str).expect("a chosen port");
-    assert!((30_000..=32_767).contains(&udp.parse::<u32>().expect("a number")), "{udp}");
+    let udp = c
+        .pointer("/HostConfig/PortBindings/53~1udp/0/HostPort")
+        .and_then(Value::as_str)
+        .expect("a chosen port");
+    assert!(
+        (30_000..=32_767).contains(&udp.parse::<u32>().expect("a number")),
+        "{udp}"
+    );
 
     // What the kernel or the engine discards is a condition, and what it keeps is as asked.
     let said = host.reeve_exits(0, &["describe", "service", "every-option"]);
@@ -103,7 +148,11 @@ fn every_option_is_what_the_engine_says_it_is() {
         ("/HostConfig/KernelMemory", json!(32 << 20), "kernelMemory"),
     ] {
         let kept = c.pointer(path) == Some(&asked);
-        assert!(kept || said.contains(word), "{path} is {:?} and nothing says so:\n{said}", c.pointer(path));
+        assert!(
+            kept || said.contains(word),
+            "{path} is {:?} and nothing says so:\n{said}",
+            c.pointer(path)
+        );
     }
 
     let c = host.inspect("default.host-network.1.1").expect("the second is there");
@@ -112,14 +161,26 @@ fn every_option_is_what_the_engine_says_it_is() {
         ("/HostConfig/PidMode", json!("host")),
         ("/HostConfig/IpcMode", json!("host")),
         ("/HostConfig/UsernsMode", json!("host")),
-        ("/HostConfig/Privileged", json!(true)),
     ] {
         assert_eq!(c.pointer(path), Some(&value), "{path}");
     }
     assert_eq!(host.http("http://127.0.0.1:18081/"), Ok("Hello from Reeve.\n".into()));
+
+    // A host that lacks a capability itself cannot start a privileged container: then the engine's refusal is told.
+    let privileged = "apiVersion: reeve/v1\nkind: Service\nmetadata: {name: privileged}\nspec:\n  container: {image: 'reeve/hello:1', command: [sleep, '3600'], privileged: true, stopGracePeriod: 0s}\n";
+    let file = lab.file("privileged.yaml", privileged);
+    let output = host.reeve(&["apply", "-f", &file, "--yes", "--timeout", "30s"]);
+    let c = host.inspect("default.privileged.1.1").expect("it was created");
+    assert_eq!(c.pointer("/HostConfig/Privileged"), Some(&json!(true)));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() || said.contains("StartFailed"), "{said}");
+
     host.reeve_exits(0, &["delete", "services", "--all", "-A", "--yes"]);
     assert_eq!(host.containers(), []);
-    assert!(host.docker(&["volume", "ls", "-q"]).lines().count() >= 1, "volumes are data and stay");
+    assert!(
+        host.docker(&["volume", "ls", "-q"]).lines().count() >= 1,
+        "volumes are data and stay"
+    );
 }
 
 #[test]
@@ -152,7 +213,10 @@ fn an_application_of_three_services_finds_itself_by_name() {
     apply(host, "application/application.yaml", "120s");
     let visit = || host.http("http://127.0.0.1:8088/");
     let parse = |text: String| -> Result<(u64, u64), String> {
-        let numbers: Vec<u64> = text.split([' ', ',', '\n']).filter_map(|word| word.parse().ok()).collect();
+        let numbers: Vec<u64> = text
+            .split([' ', ',', '\n'])
+            .filter_map(|word| word.parse().ok())
+            .collect();
         match numbers[..] {
             [cache, database] => Ok((cache, database)),
             _ => Err(text),

@@ -16,7 +16,10 @@ fn cluster() -> (Lab, Etcd) {
     let endpoints = etcd.endpoints.clone();
     lab.reeve_exits(&endpoints, 0, &["init"]);
     let listen = format!("{}:9464", lab.address(254));
-    lab.start("controller", &["controller", "--etcd", &endpoints, "--metrics", &listen]);
+    lab.start(
+        "controller",
+        &["controller", "--etcd", &endpoints, "--metrics", &listen],
+    );
     lab.hosts[0].start_agent(&endpoints, &[]);
     (lab, etcd)
 }
@@ -30,7 +33,13 @@ fn an_invalid_put_changes_no_container_and_says_where_it_is_wrong() {
     etcd.ctl(&["put", "/reeve/desired/default/service/other", &service("other", "")]);
     let host = &lab.hosts[0];
     let both = ["default.other.1.1", "default.web.1.1"];
-    eventually("both run", 30, || if host.running() == both { Ok(()) } else { Err(format!("{:?}", host.running())) });
+    eventually("both run", 30, || {
+        if host.running() == both {
+            Ok(())
+        } else {
+            Err(format!("{:?}", host.running()))
+        }
+    });
     let before = host.containers();
 
     let large = format!("{}# {}", service("web", ""), "x".repeat(1_200_000));
@@ -38,9 +47,17 @@ fn an_invalid_put_changes_no_container_and_says_where_it_is_wrong() {
         (service("web", "  replicsa: 3\n"), "replicas", "line 10"),
         ("spec: [".to_owned(), "", "line 1"),
         (service("other", ""), "web", ""),
-        (service("web", "").replace("kind: Service", "kind: Servise"), "Service", "line 2"),
+        (
+            service("web", "").replace("kind: Service", "kind: Servise"),
+            "Service",
+            "line 2",
+        ),
         (service("web", "").replace("reeve/v1", "reeve/v9"), "reeve/v1", "line 1"),
-        (service("web", "").replace("image: reeve/hello:1", "image: Reeve/Hello:1"), "image", "line 7"),
+        (
+            service("web", "").replace("image: reeve/hello:1", "image: Reeve/Hello:1"),
+            "image",
+            "line 7",
+        ),
         ("\u{7f}\u{1}\u{2}".to_owned(), "", ""),
         (large, "", ""),
     ];
@@ -51,14 +68,22 @@ fn an_invalid_put_changes_no_container_and_says_where_it_is_wrong() {
         let what = text.chars().take(200).collect::<String>();
         eventually(&format!("describe says what is wrong with {what}"), 10, || {
             let said = lab.reeve_exits(&endpoints, 0, &["describe", "service", "web"]);
-            if said.contains(word) && said.contains(place) && said.contains("Invalid") { Ok(()) } else { Err(said) }
+            if said.contains(word) && said.contains(place) && said.contains("Invalid") {
+                Ok(())
+            } else {
+                Err(said)
+            }
         });
         let listed = lab.reeve_exits(&endpoints, 0, &["get", "services"]);
         assert!(listed.contains("Invalid"), "{listed}");
         assert_eq!(host.containers(), before);
     }
     holds_for("the running ones stay", Duration::from_secs(2), || {
-        if host.containers() == before { Ok(()) } else { Err(format!("{:?}", host.containers())) }
+        if host.containers() == before {
+            Ok(())
+        } else {
+            Err(format!("{:?}", host.containers()))
+        }
     });
     // The next valid put clears it. It is what runs already, so nothing restarts.
     etcd.ctl(&["put", key, &service("web", "")]);
@@ -74,12 +99,30 @@ fn foreign_and_broken_values_at_every_kind_of_key_stop_nothing() {
     let (lab, etcd) = cluster();
     etcd.ctl(&["put", "/reeve/desired/default/service/web", &service("web", "")]);
     let host = &lab.hosts[0];
-    eventually("it runs", 30, || if host.running() == ["default.web.1.1"] { Ok(()) } else { Err(format!("{:?}", host.running())) });
+    eventually("it runs", 30, || {
+        if host.running() == ["default.web.1.1"] {
+            Ok(())
+        } else {
+            Err(format!("{:?}", host.running()))
+        }
+    });
     let before = host.containers();
     for key in [
-        "/reeve/junk", "/reeve/desired/junk", "/reeve/desired/default/gadget/x", "/reeve/desired/default/service/UPPER",
-        "/reeve/status/default/service/web", "/reeve/verdicts/n1", "/reeve/cordons/n9", "/reeve/reports/n9", "/reeve/reports/n1",
-        "/reeve/nodes/n9", "/reeve/sessions/n9", "/reeve/assignments/n9", "/reeve/assignments/n1", "/reeve/breaker", "/reeve/acks/x",
+        "/reeve/junk",
+        "/reeve/desired/junk",
+        "/reeve/desired/default/gadget/x",
+        "/reeve/desired/default/service/UPPER",
+        "/reeve/status/default/service/web",
+        "/reeve/verdicts/n1",
+        "/reeve/cordons/n9",
+        "/reeve/reports/n9",
+        "/reeve/reports/n1",
+        "/reeve/nodes/n9",
+        "/reeve/sessions/n9",
+        "/reeve/assignments/n9",
+        "/reeve/assignments/n1",
+        "/reeve/breaker",
+        "/reeve/acks/x",
         "/reeve/accepted/default/service/web/99",
     ] {
         for value in ["not json", "{}", "[]", r#"{"schemaVersion":99}"#] {
@@ -87,13 +130,21 @@ fn foreign_and_broken_values_at_every_kind_of_key_stop_nothing() {
         }
     }
     holds_for("what runs stays", Duration::from_secs(4), || {
-        if host.containers() == before { Ok(()) } else { Err(format!("{:?}", host.containers())) }
+        if host.containers() == before {
+            Ok(())
+        } else {
+            Err(format!("{:?}", host.containers()))
+        }
     });
     etcd.ctl(&["del", "/reeve/accepted/default/service/web/99"]);
     etcd.ctl(&["put", "/reeve/desired/default/service/second", &service("second", "")]);
     eventually("work goes on", 30, || {
         let seen = host.running();
-        if seen == ["default.second.1.1", "default.web.1.1"] { Ok(()) } else { Err(format!("{seen:?}")) }
+        if seen == ["default.second.1.1", "default.web.1.1"] {
+            Ok(())
+        } else {
+            Err(format!("{seen:?}"))
+        }
     });
     assert!(host.containers().contains(&before[0]));
 }

@@ -19,16 +19,39 @@ fn migrate_store_moves_a_running_cluster_and_restarts_nothing() {
     let file = lab.file("web.yaml", manifest);
     host.reeve_exits(0, &["apply", "-f", &file, "--timeout", "60s"]);
     let lives = |host: &e2e::Host| -> Vec<String> {
-        host.containers().iter().map(|(name, id)| format!("{name} {id} {}", host.inspect(id).map(|c| c["State"]["StartedAt"].to_string()).unwrap_or_default())).collect()
+        host.containers()
+            .iter()
+            .map(|(name, id)| {
+                format!(
+                    "{name} {id} {}",
+                    host.inspect(id)
+                        .map(|c| c["State"]["StartedAt"].to_string())
+                        .unwrap_or_default()
+                )
+            })
+            .collect()
     };
     let before = lives(host);
     host.reeve_exits(0, &["admin", "migrate-store", "--to", &endpoints, "--yes"]);
-    // The old store says where the cluster has gone; nothing acts on it any more.
-    let said = String::from_utf8_lossy(&host.reeve(&["scale", "web", "--replicas", "3", "--yes"]).stderr).into_owned();
-    assert!(said.contains("moved"), "{said}");
-    up.stop(Duration::from_secs(10));
+    // Nothing acts on the old store any more: its `up` ends, and another one refuses; both say where the cluster is now.
+    eventually("`up` ends by itself", 20, || {
+        if up.alive() { Err("it runs".into()) } else { Ok(()) }
+    });
+    assert!(
+        up.output().contains("moved") && up.output().contains(&endpoints),
+        "{}",
+        up.output()
+    );
+    let mut again = lab.hosts[0].up(&[]);
+    eventually("another `up` refuses", 20, || {
+        if again.alive() { Err("it runs".into()) } else { Ok(()) }
+    });
+    assert_eq!(lives(&lab.hosts[0]), before);
     let listen = format!("{}:9464", lab.address(254));
-    lab.start("controller", &["controller", "--etcd", &endpoints, "--metrics", &listen]);
+    lab.start(
+        "controller",
+        &["controller", "--etcd", &endpoints, "--metrics", &listen],
+    );
     // The agent keeps what `up` kept: its data is a folder of up's.
     let data = lab.hosts[0].dir.join("up/agent").display().to_string();
     lab.hosts[0].start_agent(&endpoints, &["--data-dir", &data]);

@@ -13,23 +13,37 @@ fn up(lab: &Lab) -> Process {
     eventually("the node is there", 30, || {
         let output = host.reeve(&["get", "nodes", "-o", "name"]);
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        if text.contains("n1") { Ok(()) } else { Err(format!("{text}{}", String::from_utf8_lossy(&output.stderr))) }
+        if text.contains("n1") {
+            Ok(())
+        } else {
+            Err(format!("{text}{}", String::from_utf8_lossy(&output.stderr)))
+        }
     });
     up
 }
 
 fn etcdctl(host: &Host, args: &[&str]) -> String {
     let mut command = Command::new("nsenter");
-    command.arg(format!("--net=/run/netns/{}", host.netns)).args(["etcdctl", "--endpoints", "http://127.0.0.1:2379"]).args(args);
+    command
+        .arg(format!("--net=/run/netns/{}", host.netns))
+        .args(["etcdctl", "--endpoints", "http://127.0.0.1:2379"])
+        .args(args);
     let output = run(command.env("ETCDCTL_API", "3"));
-    assert!(output.status.success(), "etcdctl {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "etcdctl {args:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 fn revision(host: &Host) -> i64 {
     let text = etcdctl(host, &["get", "/nothing", "-w", "json"]);
     let value: serde_json::Value = serde_json::from_str(&text).expect("etcdctl prints JSON");
-    value.pointer("/header/revision").and_then(serde_json::Value::as_i64).expect("a header with a revision")
+    value
+        .pointer("/header/revision")
+        .and_then(serde_json::Value::as_i64)
+        .expect("a header with a revision")
 }
 
 #[test]
@@ -39,7 +53,10 @@ fn hello_is_applied_changed_scaled_and_deleted_in_few_lines() {
     let _up = up(&lab);
     let short = |text: &str| {
         assert!(text.lines().count() <= 12, "more than 12 lines:\n{text}");
-        assert!(text.lines().all(|line| line.chars().count() <= 80), "wider than 80 columns:\n{text}");
+        assert!(
+            text.lines().all(|line| line.chars().count() <= 80),
+            "wider than 80 columns:\n{text}"
+        );
     };
 
     let file = lab.file("hello.yaml", HELLO);
@@ -55,9 +72,15 @@ fn hello_is_applied_changed_scaled_and_deleted_in_few_lines() {
     assert_eq!(host.containers(), before);
 
     // A change replaces the container; plan says so first, and writes nothing.
-    let changed = lab.file("changed.yaml", &HELLO.replace("interval: 1s", "interval: 1s\n    env: {COLOUR: blue}"));
+    let changed = lab.file(
+        "changed.yaml",
+        &HELLO.replace("interval: 1s", "interval: 1s\n    env: {COLOUR: blue}"),
+    );
     let at = revision(host);
-    assert!(host.reeve_exits(1, &["plan", "-f", &changed, "--exit-code"]).contains("container.env"));
+    assert!(
+        host.reeve_exits(1, &["plan", "-f", &changed, "--exit-code"])
+            .contains("container.env")
+    );
     assert_eq!(revision(host), at, "plan wrote into the store");
     short(&host.reeve_exits(0, &["apply", "-f", &changed]));
     assert_eq!(host.running(), ["default.hello.1.2"]);
@@ -90,7 +113,11 @@ fn an_idle_minute_with_fifty_containers_writes_nothing() {
     });
     let at = revision(host);
     holds_for("writes while idle", Duration::from_secs(60), || {
-        if revision(host) == at { Ok(()) } else { Err(format!("revision {} after {at}", revision(host))) }
+        if revision(host) == at {
+            Ok(())
+        } else {
+            Err(format!("revision {} after {at}", revision(host)))
+        }
     });
 }
 
@@ -101,7 +128,10 @@ fn kill_minus_nine_of_everything_restarts_no_container() {
     let mut first = up(&lab);
     let file = lab.file("hello.yaml", HELLO);
     host.reeve_exits(0, &["apply", "-f", &file]);
-    let started = |host: &Host| host.inspect("default.hello.1.1").map(|c| (c["Id"].clone(), c["State"]["StartedAt"].clone()));
+    let started = |host: &Host| {
+        host.inspect("default.hello.1.1")
+            .map(|c| (c["Id"].clone(), c["State"]["StartedAt"].clone()))
+    };
     let before = started(host);
     first.kill();
     // A container that dies meanwhile is found dead and started by the next process.
@@ -112,5 +142,7 @@ fn kill_minus_nine_of_everything_restarts_no_container() {
     });
     assert_eq!(started(host), before);
     host.docker(&["kill", "default.hello.1.1"]);
-    eventually("a killed container is back", 5, || host.http("http://127.0.0.1:8080/").map(drop));
+    eventually("a killed container is back", 5, || {
+        host.http("http://127.0.0.1:8080/").map(drop)
+    });
 }

@@ -17,7 +17,10 @@ fn prometheus_finds_scrapes_and_alerts() {
     let endpoints = etcd.endpoints.clone();
     lab.reeve_exits(&endpoints, 0, &["init"]);
     let controller = format!("{}:9464", lab.address(254));
-    lab.start("controller", &["controller", "--etcd", &endpoints, "--metrics", &controller]);
+    lab.start(
+        "controller",
+        &["controller", "--etcd", &endpoints, "--metrics", &controller],
+    );
     for host in &mut lab.hosts {
         host.start_agent(&endpoints, &[]);
     }
@@ -45,17 +48,35 @@ fn prometheus_finds_scrapes_and_alerts() {
         "prometheus",
         None,
         Path::new("prometheus"),
-        &["--config.file", &config, "--storage.tsdb.path", &data, "--web.listen-address", &listen],
+        &[
+            "--config.file",
+            &config,
+            "--storage.tsdb.path",
+            &data,
+            "--web.listen-address",
+            &listen,
+        ],
         &[],
         lab.dir().join("prometheus.log"),
     );
     let ask = |path: &str, query: &str| -> Result<Value, String> {
-        let output = e2e::run(Command::new("curl").args(["-fsS", "--max-time", "2", "-G", &format!("http://{listen}/api/v1/{path}"), "--data-urlencode", query]));
+        let output = e2e::run(Command::new("curl").args([
+            "-fsS",
+            "--max-time",
+            "2",
+            "-G",
+            &format!("http://{listen}/api/v1/{path}"),
+            "--data-urlencode",
+            query,
+        ]));
         serde_json::from_slice(&output.stdout).map_err(|_| String::from_utf8_lossy(&output.stderr).into_owned())
     };
     let value = |query: &str| -> Result<f64, String> {
         let answer = ask("query", &format!("query={query}"))?;
-        let text = answer.pointer("/data/result/0/value/1").and_then(Value::as_str).ok_or_else(|| format!("{query}: {answer}"))?;
+        let text = answer
+            .pointer("/data/result/0/value/1")
+            .and_then(Value::as_str)
+            .ok_or_else(|| format!("{query}: {answer}"))?;
         text.parse().map_err(|_| text.to_owned())
     };
     let is = |query: &str, wanted: f64| {
@@ -66,15 +87,25 @@ fn prometheus_finds_scrapes_and_alerts() {
     };
     is("count(up == 1)", 3.0);
     for name in ["desired", "assigned", "running", "ready"] {
-        is(&format!("reeve_service_{name}{{namespace=\"default\",service=\"web\"}}"), 2.0);
+        is(
+            &format!("reeve_service_{name}{{namespace=\"default\",service=\"web\"}}"),
+            2.0,
+        );
     }
     for query in [
-        "count(reeve_node_allocatable_memory_bytes)", "count(reeve_node_allocatable_cpu_cores)", "count(reeve_node_reserved_cpu_cores)",
-        "count(reeve_instance_memory_bytes)", "count(reeve_instance_restarts_total)",
+        "count(reeve_node_allocatable_memory_bytes)",
+        "count(reeve_node_allocatable_cpu_cores)",
+        "count(reeve_node_reserved_cpu_cores)",
+        "count(reeve_instance_memory_bytes)",
+        "count(reeve_instance_restarts_total)",
     ] {
         is(query, 2.0);
     }
-    for query in ["reeve_controller_plan_seconds_count > 0", "reeve_controller_pass_seconds_count > 0", "max(reeve_agent_reconcile_seconds_count) > 0"] {
+    for query in [
+        "reeve_controller_plan_seconds_count > 0",
+        "reeve_controller_pass_seconds_count > 0",
+        "max(reeve_agent_reconcile_seconds_count) > 0",
+    ] {
         eventually(query, 40, || value(query).map(drop));
     }
     let metrics = e2e::succeed(Command::new("curl").args(["-fsS", &format!("http://{controller}/metrics")]));
@@ -85,6 +116,10 @@ fn prometheus_finds_scrapes_and_alerts() {
     lab.hosts[1].agent().kill();
     eventually("the alert fires", 90, || {
         let answer = ask("query", "query=ALERTS{alertname=\"ReeveServiceUnderCount\"}")?;
-        if answer.to_string().contains("\"service\":\"web\"") { Ok(()) } else { Err(answer.to_string()) }
+        if answer.to_string().contains("\"service\":\"web\"") {
+            Ok(())
+        } else {
+            Err(answer.to_string())
+        }
     });
 }

@@ -6,20 +6,26 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use planner::cluster::{
-    AcceptedEntry, AcceptedHistory, DesiredBody, DesiredEntry, NodeEntry, Plan, PlanOptions, Snapshot, Status, Stored, plan_with, verdicts,
+    AcceptedEntry, AcceptedHistory, DesiredBody, DesiredEntry, NodeEntry, Plan, PlanOptions, Snapshot, Status, Stored,
+    plan_with, verdicts,
 };
 use schemas::keys::ResourceKey;
 use schemas::kinds::Kind;
 use schemas::names::NodeName;
 use schemas::records::{
-    Accepted, AcceptedBody, Addresses, Assignment, Breaker, Capacity, ClusterId, ClusterMarker, Digest, Engine, NodeFacts, Order, Phase,
-    Record, Report, ReportedInstance, SchemaVersion, SessionRecord, Uid, Verdict, VerdictRecord,
+    Accepted, AcceptedBody, Addresses, Assignment, Breaker, Capacity, ClusterId, ClusterMarker, Digest, Engine,
+    NodeFacts, Order, Phase, Record, Report, ReportedInstance, SchemaVersion, SessionRecord, Uid, Verdict,
+    VerdictRecord,
 };
 use schemas::service::ServiceSpec;
 use schemas::units::{ByteSize, Cpu};
 
 fn stored<T>(value: T) -> Stored<T> {
-    Stored { create_revision: 1, mod_revision: 1, value: Ok(value) }
+    Stored {
+        create_revision: 1,
+        mod_revision: 1,
+        value: Ok(value),
+    }
 }
 
 fn spec(at: usize, replicas: usize) -> ServiceSpec {
@@ -27,7 +33,9 @@ fn spec(at: usize, replicas: usize) -> ServiceSpec {
         0 => serde_json::json!({}),
         1 => serde_json::json!({ "required": [{ "key": "disk", "operator": "In", "values": ["ssd"] }] }),
         2 => serde_json::json!({ "spread": [{ "topologyKey": "zone", "maxSkew": 2 }] }),
-        _ => serde_json::json!({ "spread": [{ "topologyKey": "zone" }], "preferred": [{ "weight": 10, "expression": { "key": "disk", "operator": "In", "values": ["ssd"] } }] }),
+        _ => {
+            serde_json::json!({ "spread": [{ "topologyKey": "zone" }], "preferred": [{ "weight": 10, "expression": { "key": "disk", "operator": "In", "values": ["ssd"] } }] })
+        }
     };
     serde_json::from_value(serde_json::json!({
         "replicas": replicas,
@@ -38,7 +46,12 @@ fn spec(at: usize, replicas: usize) -> ServiceSpec {
 }
 
 fn snapshot(nodes: usize, services: usize, replicas: usize) -> Snapshot {
-    let cluster = ClusterMarker { schema_version: SchemaVersion::default(), id: ClusterId::from_random([1; 16]), restore_epoch: 0, moved: None };
+    let cluster = ClusterMarker {
+        schema_version: SchemaVersion::default(),
+        id: ClusterId::from_random([1; 16]),
+        restore_epoch: 0,
+        moved: None,
+    };
     let mut snapshot = Snapshot {
         revision: 1_000,
         cluster: cluster.clone(),
@@ -58,13 +71,21 @@ fn snapshot(nodes: usize, services: usize, replicas: usize) -> Snapshot {
             schema_version: SchemaVersion::default(),
             cluster: cluster.id.clone(),
             node: name.clone(),
-            capacity: Capacity { cpu: Cpu { millis: 8_000 }, memory: ByteSize(16 << 30) },
+            capacity: Capacity {
+                cpu: Cpu { millis: 8_000 },
+                memory: ByteSize(16 << 30),
+            },
             addresses: Addresses::default(),
             engine: Engine::default(),
             agent_version: "0.1.0".to_owned(),
-            labels: [("zone", ["a", "b", "c"][at % 3]), ("disk", ["ssd", "hdd"][at % 2]), ("reeve.os", "linux"), ("reeve.arch", "amd64")]
-                .map(|(key, value)| (key.to_owned(), value.to_owned()))
-                .into(),
+            labels: [
+                ("zone", ["a", "b", "c"][at % 3]),
+                ("disk", ["ssd", "hdd"][at % 2]),
+                ("reeve.os", "linux"),
+                ("reeve.arch", "amd64"),
+            ]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into(),
         };
         let session = SessionRecord {
             schema_version: SchemaVersion::default(),
@@ -74,7 +95,11 @@ fn snapshot(nodes: usize, services: usize, replicas: usize) -> Snapshot {
             boot_id: String::new(),
             watermark: Order::default(),
         };
-        let verdict = VerdictRecord { schema_version: SchemaVersion::default(), verdict: Verdict::Ready, reason: "test".to_owned() };
+        let verdict = VerdictRecord {
+            schema_version: SchemaVersion::default(),
+            verdict: Verdict::Ready,
+            reason: "test".to_owned(),
+        };
         let report = Report {
             schema_version: SchemaVersion::default(),
             cluster: cluster.id.clone(),
@@ -109,8 +134,16 @@ fn snapshot(nodes: usize, services: usize, replicas: usize) -> Snapshot {
             annotations: BTreeMap::new(),
             body: AcceptedBody::Service(Box::new(spec.clone())),
         };
-        let entry = AcceptedEntry { digest: Digest::of(&record.encode()), value: Ok(Arc::new(record)) };
-        snapshot.accepted.insert(key.clone(), AcceptedHistory { records: [(1, entry)].into() });
+        let entry = AcceptedEntry {
+            digest: Digest::of(&record.encode()),
+            value: Ok(Arc::new(record)),
+        };
+        snapshot.accepted.insert(
+            key.clone(),
+            AcceptedHistory {
+                records: [(1, entry)].into(),
+            },
+        );
         let desired = DesiredEntry {
             create_revision: 1,
             mod_revision: 1,
@@ -169,7 +202,9 @@ fn obey(snapshot: &mut Snapshot, plan: &Plan) {
                 snapshot.service_statuses.insert(key.clone(), stored(status.clone()));
             }
             Status::Node(status) => {
-                snapshot.node_statuses.insert(key.name.as_str().parse().expect("a name"), stored(status.clone()));
+                snapshot
+                    .node_statuses
+                    .insert(key.name.as_str().parse().expect("a name"), stored(status.clone()));
             }
         }
     }
@@ -177,7 +212,10 @@ fn obey(snapshot: &mut Snapshot, plan: &Plan) {
 }
 
 fn time(snapshot: &Snapshot, runs: usize) -> (Duration, Plan) {
-    let options = PlanOptions { list_keeps: false, ..PlanOptions::default() };
+    let options = PlanOptions {
+        list_keeps: false,
+        ..PlanOptions::default()
+    };
     let mut times = Vec::new();
     let mut last = plan_with(snapshot, options);
     for _ in 0..runs {
@@ -191,8 +229,16 @@ fn time(snapshot: &Snapshot, runs: usize) -> (Duration, Plan) {
 }
 
 fn main() {
-    println!("{:>6} {:>9} {:>9} {:>11} {:>11} {:>13}", "nodes", "services", "replicas", "cold ms", "quiet ms", "lost node ms");
-    for (nodes, services, replicas) in [(1_000, 30, 1_000), (1_000, 3_000, 10), (5_000, 150, 1_000), (5_000, 15_000, 10)] {
+    println!(
+        "{:>6} {:>9} {:>9} {:>11} {:>11} {:>13}",
+        "nodes", "services", "replicas", "cold ms", "quiet ms", "lost node ms"
+    );
+    for (nodes, services, replicas) in [
+        (1_000, 30, 1_000),
+        (1_000, 3_000, 10),
+        (5_000, 150, 1_000),
+        (5_000, 15_000, 10),
+    ] {
         let mut snapshot = snapshot(nodes, services, replicas);
         let (cold, plan) = time(&snapshot, 5);
         obey(&mut snapshot, &plan);
@@ -202,16 +248,30 @@ fn main() {
         }
         let (quiet, plan) = time(&snapshot, 9);
         assert!(plan.assignments.is_empty() && plan.rests(&snapshot), "it rests");
-        let placed: usize = snapshot.nodes.values().filter_map(|entry| entry.assignment.as_ref()).map(|a| a.value.as_ref().map_or(0, |a| a.instances.len())).sum();
+        let placed: usize = snapshot
+            .nodes
+            .values()
+            .filter_map(|entry| entry.assignment.as_ref())
+            .map(|a| a.value.as_ref().map_or(0, |a| a.instances.len()))
+            .sum();
         assert_eq!(placed, services * replicas);
         let first = snapshot.nodes.values_mut().next().expect("a node");
         first.session = None;
-        let lost = VerdictRecord { schema_version: SchemaVersion::default(), verdict: Verdict::Lost, reason: "test".to_owned() };
+        let lost = VerdictRecord {
+            schema_version: SchemaVersion::default(),
+            verdict: Verdict::Lost,
+            reason: "test".to_owned(),
+        };
         first.verdict = Some(stored(lost));
         let _ = verdicts(&snapshot);
         let (after, plan) = time(&snapshot, 9);
         assert!(!plan.assignments.is_empty());
         let ms = |time: Duration| format!("{:.1}", time.as_secs_f64() * 1_000.0);
-        println!("{nodes:>6} {services:>9} {replicas:>9} {:>11} {:>11} {:>13}", ms(cold), ms(quiet), ms(after));
+        println!(
+            "{nodes:>6} {services:>9} {replicas:>9} {:>11} {:>11} {:>13}",
+            ms(cold),
+            ms(quiet),
+            ms(after)
+        );
     }
 }

@@ -6,7 +6,8 @@
 use std::collections::BTreeSet;
 
 use schemas::container::{
-    Capabilities, ContainerSpec, Device, ExecCheck, HealthCheck, HttpCheck, Logging, Mount, PortSpec, ResourceList, Resources, TcpCheck,
+    Capabilities, ContainerSpec, Device, ExecCheck, HealthCheck, HttpCheck, Logging, Mount, PortSpec, ResourceList,
+    Resources, TcpCheck,
 };
 use schemas::service::{RestartBackoff, ServiceSpec, Update};
 use schemas::units::{ByteSize, Span, Text};
@@ -50,14 +51,38 @@ pub fn cost(old: &ServiceSpec, new: &ServiceSpec) -> Cost {
     }
     let mut fields = Fields::default();
     // The cluster planner alone reads what is bound to `_`: how many, and where.
-    let ServiceSpec { mode: _, replicas: _, container, placement: _, tolerations: _, restart_policy, restart_backoff, update } = old;
+    let ServiceSpec {
+        mode: _,
+        replicas: _,
+        container,
+        placement: _,
+        tolerations: _,
+        restart_policy,
+        restart_backoff,
+        update,
+    } = old;
     compare_containers(&mut fields, container, &new.container);
     fields.agent("restartPolicy", restart_policy, &new.restart_policy);
-    fields.agent("restartBackoff.initial", backoff(restart_backoff).0, backoff(&new.restart_backoff).0);
-    fields.agent("restartBackoff.max", backoff(restart_backoff).1, backoff(&new.restart_backoff).1);
-    let Update { min_ready: _, progress_deadline: _ } = update;
+    fields.agent(
+        "restartBackoff.initial",
+        backoff(restart_backoff).0,
+        backoff(&new.restart_backoff).0,
+    );
+    fields.agent(
+        "restartBackoff.max",
+        backoff(restart_backoff).1,
+        backoff(&new.restart_backoff).1,
+    );
+    let Update {
+        min_ready: _,
+        progress_deadline: _,
+    } = update;
     fields.agent("update.minReady", update.min_ready(), new.update.min_ready());
-    fields.agent("update.progressDeadline", update.progress_deadline(), new.update.progress_deadline());
+    fields.agent(
+        "update.progressDeadline",
+        update.progress_deadline(),
+        new.update.progress_deadline(),
+    );
     let Fields { agent, replace } = fields;
     match (agent.is_empty(), replace.is_empty()) {
         (_, false) => Cost::Replace { fields: replace },
@@ -76,10 +101,48 @@ pub fn backoff(backoff: &RestartBackoff) -> (Span, Span) {
 
 fn compare_containers(fields: &mut Fields, old: &ContainerSpec, new: &ContainerSpec) {
     let ContainerSpec {
-        image, pull_policy, command, args, env, working_dir, user, group_add, hostname, ports, mounts, resources, cpu_shares,
-        cpuset_cpus, cpuset_mems, memory_swap, memory_swappiness, kernel_memory, blkio_weight, pids_limit, ulimits, shm_size,
-        sysctls, devices, capabilities, privileged, read_only_root_filesystem, security_opt, init, extra_hosts, dns, logging,
-        labels, stop_signal, stop_grace_period: _, tty, stdin, health_check, network_mode, pid_mode, ipc_mode, userns_mode,
+        image,
+        pull_policy,
+        command,
+        args,
+        env,
+        working_dir,
+        user,
+        group_add,
+        hostname,
+        ports,
+        mounts,
+        resources,
+        cpu_shares,
+        cpuset_cpus,
+        cpuset_mems,
+        memory_swap,
+        memory_swappiness,
+        kernel_memory,
+        blkio_weight,
+        pids_limit,
+        ulimits,
+        shm_size,
+        sysctls,
+        devices,
+        capabilities,
+        privileged,
+        read_only_root_filesystem,
+        security_opt,
+        init,
+        extra_hosts,
+        dns,
+        logging,
+        labels,
+        stop_signal,
+        stop_grace_period: _,
+        tty,
+        stdin,
+        health_check,
+        network_mode,
+        pid_mode,
+        ipc_mode,
+        userns_mode,
     } = old;
     fields.replace("container.image", image, &new.image);
     fields.agent("container.pullPolicy", pull_policy, &new.pull_policy);
@@ -95,8 +158,16 @@ fn compare_containers(fields: &mut Fields, old: &ContainerSpec, new: &ContainerS
     let Resources { requests: _, limits } = resources;
     let ResourceList { cpu, memory } = limits;
     fields.replace("container.resources.limits.cpu", cpu, &new.resources.limits.cpu);
-    fields.replace("container.resources.limits.memory", memory, &new.resources.limits.memory);
-    fields.replace("container.cpuShares", cpu_shares.unwrap_or(1024), new.cpu_shares.unwrap_or(1024));
+    fields.replace(
+        "container.resources.limits.memory",
+        memory,
+        &new.resources.limits.memory,
+    );
+    fields.replace(
+        "container.cpuShares",
+        cpu_shares.unwrap_or(1024),
+        new.cpu_shares.unwrap_or(1024),
+    );
     fields.replace("container.cpusetCpus", cpuset_cpus, &new.cpuset_cpus);
     fields.replace("container.cpusetMems", cpuset_mems, &new.cpuset_mems);
     fields.replace("container.memorySwap", memory_swap, &new.memory_swap);
@@ -113,18 +184,30 @@ fn compare_containers(fields: &mut Fields, old: &ContainerSpec, new: &ContainerS
     fields.replace("container.capabilities.add", caps(add), caps(&new.capabilities.add));
     fields.replace("container.capabilities.drop", caps(drop), caps(&new.capabilities.drop));
     fields.replace("container.privileged", privileged, &new.privileged);
-    fields.replace("container.readOnlyRootFilesystem", read_only_root_filesystem, &new.read_only_root_filesystem);
+    fields.replace(
+        "container.readOnlyRootFilesystem",
+        read_only_root_filesystem,
+        &new.read_only_root_filesystem,
+    );
     fields.replace("container.securityOpt", security_opt, &new.security_opt);
     fields.replace("container.init", init, &new.init);
     fields.replace("container.extraHosts", extra_hosts, &new.extra_hosts);
     fields.replace("container.dns", dns, &new.dns);
-    fields.replace("container.logging", log_choice(logging.as_ref()), log_choice(new.logging.as_ref()));
+    fields.replace(
+        "container.logging",
+        log_choice(logging.as_ref()),
+        log_choice(new.logging.as_ref()),
+    );
     fields.replace("container.labels", labels, &new.labels);
     fields.replace("container.stopSignal", stop_signal, &new.stop_signal);
     fields.agent("container.stopGracePeriod", old.grace(), new.grace());
     fields.replace("container.tty", tty, &new.tty);
     fields.replace("container.stdin", stdin, &new.stdin);
-    fields.agent("container.healthCheck", health_check.as_ref().map(check), new.health_check.as_ref().map(check));
+    fields.agent(
+        "container.healthCheck",
+        health_check.as_ref().map(check),
+        new.health_check.as_ref().map(check),
+    );
     fields.replace("container.networkMode", network_mode, &new.network_mode);
     fields.replace("container.pidMode", pid_mode, &new.pid_mode);
     fields.replace("container.ipcMode", ipc_mode, &new.ipc_mode);
@@ -135,7 +218,13 @@ fn compare_containers(fields: &mut Fields, old: &ContainerSpec, new: &ContainerS
 fn compare_ports(fields: &mut Fields, old: &[PortSpec], new: &[PortSpec]) {
     let engine = |ports: &[PortSpec]| -> Vec<_> {
         let published = |port: &PortSpec| {
-            let PortSpec { name: _, container_port, host_port, host_ip, protocol } = port;
+            let PortSpec {
+                name: _,
+                container_port,
+                host_port,
+                host_ip,
+                protocol,
+            } = port;
             (*container_port, *host_port, *host_ip, *protocol)
         };
         ports.iter().map(published).collect()
@@ -157,34 +246,70 @@ fn compare_mounts(fields: &mut Fields, old: &[Mount], new: &[Mount]) {
 }
 
 fn device_list(devices: &[Device]) -> Vec<(&str, &str, BTreeSet<char>)> {
-    let full = |device: &'_ Device| -> BTreeSet<char> { device.permissions.as_deref().unwrap_or("rwm").chars().collect() };
+    let full =
+        |device: &'_ Device| -> BTreeSet<char> { device.permissions.as_deref().unwrap_or("rwm").chars().collect() };
     devices
         .iter()
         .map(|device| {
-            let Device { host_path, container_path, permissions: _ } = device;
-            (host_path.as_str(), container_path.as_deref().unwrap_or(host_path), full(device))
+            let Device {
+                host_path,
+                container_path,
+                permissions: _,
+            } = device;
+            (
+                host_path.as_str(),
+                container_path.as_deref().unwrap_or(host_path),
+                full(device),
+            )
         })
         .collect()
 }
 
 fn caps(names: &[String]) -> BTreeSet<&str> {
-    names.iter().map(|name| name.strip_prefix("CAP_").unwrap_or(name)).collect()
+    names
+        .iter()
+        .map(|name| name.strip_prefix("CAP_").unwrap_or(name))
+        .collect()
 }
 
 /// Logging as it counts: the default is `json-file` in 3 files of 10 MB.
 fn log_choice(logging: Option<&Logging>) -> Logging {
     logging.cloned().unwrap_or_else(|| Logging {
         driver: "json-file".to_owned(),
-        options: [("max-size", "10m"), ("max-file", "3")].map(|(key, value)| (key.to_owned(), Text(value.to_owned()))).into(),
+        options: [("max-size", "10m"), ("max-file", "3")]
+            .map(|(key, value)| (key.to_owned(), Text(value.to_owned())))
+            .into(),
     })
 }
 
 /// A health check with its defaults filled in.
 fn check(check: &HealthCheck) -> HealthCheck {
-    let HealthCheck { http, tcp, exec, interval, timeout, retries, start_period } = check.clone();
+    let HealthCheck {
+        http,
+        tcp,
+        exec,
+        interval,
+        timeout,
+        retries,
+        start_period,
+    } = check.clone();
     let http = http.map(|http| {
-        let HttpCheck { port, path, method, scheme, headers, status } = http;
-        HttpCheck { port, path: Some(path.unwrap_or_else(|| "/".to_owned())), method, scheme, headers, status }
+        let HttpCheck {
+            port,
+            path,
+            method,
+            scheme,
+            headers,
+            status,
+        } = http;
+        HttpCheck {
+            port,
+            path: Some(path.unwrap_or_else(|| "/".to_owned())),
+            method,
+            scheme,
+            headers,
+            status,
+        }
     });
     HealthCheck {
         http,

@@ -15,7 +15,9 @@ mod world;
 
 pub use output::removal_digest;
 pub use snapshot::{AcceptedEntry, AcceptedHistory, DesiredBody, DesiredEntry, NodeEntry, Snapshot, Stored};
-pub use types::{AcceptedWrite, Action, AssignmentWrite, Change, Guard, Notice, Plan, Reason, Removal, Status, VerdictsOut};
+pub use types::{
+    AcceptedWrite, Action, AssignmentWrite, Change, Guard, Notice, Plan, Reason, Removal, Status, VerdictsOut,
+};
 pub use verdicts::{BREAKER_WINDOW_MS, refill, verdicts};
 
 /// What a plan leaves out for speed.
@@ -29,7 +31,10 @@ pub struct PlanOptions {
 
 impl Default for PlanOptions {
     fn default() -> Self {
-        Self { list_keeps: true, exhaustive: false }
+        Self {
+            list_keeps: true,
+            exhaustive: false,
+        }
     }
 }
 

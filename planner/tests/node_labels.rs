@@ -9,7 +9,8 @@ use schemas::service::ServiceSpec;
 fn a_spec_stored_by_an_earlier_release_costs_nothing_in_this_one() {
     let stored = include_str!("labels/v1.json");
     let then: ServiceSpec = serde_json::from_str(stored).expect("what v1 wrote");
-    let again: ServiceSpec = serde_json::from_str(&serde_json::to_string(&then).expect("JSON")).expect("what this one writes");
+    let again: ServiceSpec =
+        serde_json::from_str(&serde_json::to_string(&then).expect("JSON")).expect("what this one writes");
     assert_eq!(cost(&then, &again), Cost::Nothing);
     // What v1 wrote in full and this release would leave out as a default is the same spec.
     let mut filled: serde_json::Value = serde_json::from_str(stored).expect("JSON");
@@ -32,7 +33,10 @@ fn labels_of_the_first_release_are_read_for_ever() {
         ("reeve.slot", "2"),
         ("reeve.uid", "0123456789abcdef0123456789abcdef"),
         ("reeve.n", "7"),
-        ("reeve.digest", "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"),
+        (
+            "reeve.digest",
+            "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+        ),
     ];
     let map = labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
     let own = OwnLabels::parse(&map).expect("labels of ours");

@@ -10,7 +10,9 @@ use proptest::prelude::*;
 use schemas::keys::ResourceKey;
 use schemas::kinds::Kind;
 use schemas::names::Slot;
-use schemas::records::{Assigned, AssignedState, Assignment, ClusterId, Digest, FailingReason, Order, Phase, SchemaVersion, Uid};
+use schemas::records::{
+    Assigned, AssignedState, Assignment, ClusterId, Digest, FailingReason, Order, Phase, SchemaVersion, Uid,
+};
 use schemas::service::ServiceSpec;
 
 const WORKLOADS: [&str; 3] = ["web", "db", "job"];
@@ -29,20 +31,43 @@ struct Sim {
 #[derive(Clone, Debug)]
 enum Act {
     /// Plan and run every step; which fail, which take effect unheard because the agent is killed.
-    Pass { fail: u8, unheard: u8 },
-    Assign { workload: u8, state: u8, version: u8 },
+    Pass {
+        fail: u8,
+        unheard: u8,
+    },
+    Assign {
+        workload: u8,
+        state: u8,
+        version: u8,
+    },
     /// The workload is left out of the next assignment.
-    Unlist { workload: u8 },
+    Unlist {
+        workload: u8,
+    },
     NoAssignment,
-    Crash { at: u8, code: u8 },
-    Hand { at: u8, what: u8 },
+    Crash {
+        at: u8,
+        code: u8,
+    },
+    Hand {
+        at: u8,
+        what: u8,
+    },
     LoseLedger,
-    LoseSpec { at: u8 },
+    LoseSpec {
+        at: u8,
+    },
     DropImages,
-    LookAlike { at: u8 },
+    LookAlike {
+        at: u8,
+    },
     EngineAway,
-    DiskFull { full: bool },
-    Wait { seconds: u16 },
+    DiskFull {
+        full: bool,
+    },
+    Wait {
+        seconds: u16,
+    },
     Reboot,
 }
 
@@ -98,14 +123,28 @@ impl Sim {
                 (4, r#"{"container":{"image":"app:2","env":{"A":"1"}}}"#),
             ] {
                 let spec = serde_json::from_str(json).expect("a spec");
-                versions.insert((workload.to_owned(), n), (Digest::of(format!("{workload}{n}").as_bytes()), Arc::new(spec)));
+                versions.insert(
+                    (workload.to_owned(), n),
+                    (Digest::of(format!("{workload}{n}").as_bytes()), Arc::new(spec)),
+                );
             }
         }
-        Self { input, containers: Vec::new(), foreign: BTreeSet::new(), next_id: 0, versions, local: BTreeSet::new() }
+        Self {
+            input,
+            containers: Vec::new(),
+            foreign: BTreeSet::new(),
+            next_id: 0,
+            versions,
+            local: BTreeSet::new(),
+        }
     }
 
     fn assigned(&self, workload: &str, state: AssignedState, n: u64) -> Assigned {
-        let key = ResourceKey { namespace: Some("default".parse().expect("a name")), kind: Kind::Service, name: workload.parse().expect("a name") };
+        let key = ResourceKey {
+            namespace: Some("default".parse().expect("a name")),
+            kind: Kind::Service,
+            name: workload.parse().expect("a name"),
+        };
         Assigned {
             namespace: "default".parse().expect("a name"),
             kind: Kind::Service,
@@ -120,22 +159,38 @@ impl Sim {
     }
 
     fn instances(&self) -> Vec<Assigned> {
-        self.input.assignment.as_ref().map(|assignment| assignment.instances.clone()).unwrap_or_default()
+        self.input
+            .assignment
+            .as_ref()
+            .map(|assignment| assignment.instances.clone())
+            .unwrap_or_default()
     }
 
     fn assign(&mut self, instances: Vec<Assigned>) {
-        let generation = self.input.assignment.as_ref().map_or(0, |assignment| assignment.order.generation) + 1;
+        let generation = self
+            .input
+            .assignment
+            .as_ref()
+            .map_or(0, |assignment| assignment.order.generation)
+            + 1;
         self.input.assignment = Some(Arc::new(Assignment {
             schema_version: SchemaVersion::default(),
             cluster: cluster(),
             node: self.input.node.clone(),
-            order: Order { restore_epoch: 0, epoch: 1, generation },
+            order: Order {
+                restore_epoch: 0,
+                epoch: 1,
+                generation,
+            },
             instances,
         }));
     }
 
     fn spec_at(&self, id: &SpecId) -> Option<&Arc<ServiceSpec>> {
-        self.versions.get(&(id.resource.name.to_string(), id.n)).filter(|(digest, _)| *digest == id.digest).map(|(_, spec)| spec)
+        self.versions
+            .get(&(id.resource.name.to_string(), id.n))
+            .filter(|(digest, _)| *digest == id.digest)
+            .map(|(_, spec)| spec)
     }
 
     fn observe(&mut self) {
@@ -158,7 +213,13 @@ impl Sim {
             }
         }
         for image in &plan.look_up {
-            self.input.images.insert(image.clone(), Image { present: self.local.contains(image), ..Image::default() });
+            self.input.images.insert(
+                image.clone(),
+                Image {
+                    present: self.local.contains(image),
+                    ..Image::default()
+                },
+            );
         }
         for (image, _) in plan.pulls.clone() {
             let failed = (fail == 0).then(|| PullFailure {
@@ -170,7 +231,15 @@ impl Sim {
                 self.local.insert(image.clone());
             }
             let present = self.local.contains(&image);
-            self.input.images.insert(image, Image { present, pulled_ms: failed.is_none().then_some(self.input.now_ms), pulling: None, failed });
+            self.input.images.insert(
+                image,
+                Image {
+                    present,
+                    pulled_ms: failed.is_none().then_some(self.input.now_ms),
+                    pulling: None,
+                    failed,
+                },
+            );
         }
         for id in &plan.inspect {
             if let Some(container) = self.containers.iter_mut().find(|c| c.id == *id) {
@@ -180,7 +249,10 @@ impl Sim {
         for (at, step) in plan.steps.iter().enumerate() {
             let at = u8::try_from(at % 7).expect("small");
             if at == fail {
-                let failure = Failure { reason: FailingReason::StopFailed, message: "no".to_owned() };
+                let failure = Failure {
+                    reason: FailingReason::StopFailed,
+                    message: "no".to_owned(),
+                };
                 self.settle(step, &OpOutcome::Failed(failure));
                 continue;
             }
@@ -206,18 +278,27 @@ impl Sim {
     fn run(&mut self, step: &Step) -> Vec<OpOutcome> {
         let names: BTreeSet<String> = self.containers.iter().map(|c| c.name.clone()).collect();
         let mut on = |id: &str, change: &mut dyn FnMut(&mut Observed)| {
-            assert!(!self.foreign.contains(id), "a step on a container that is not ours: {step:?}");
+            assert!(
+                !self.foreign.contains(id),
+                "a step on a container that is not ours: {step:?}"
+            );
             self.containers.iter_mut().filter(|c| c.id == id).for_each(change);
         };
         match &step.op {
             Op::Create { name, labels, spec, .. } => {
                 if names.contains(name) {
-                    let failure = Failure { reason: FailingReason::NameTaken, message: "taken".to_owned() };
+                    let failure = Failure {
+                        reason: FailingReason::NameTaken,
+                        message: "taken".to_owned(),
+                    };
                     return vec![OpOutcome::Failed(failure)];
                 }
                 if !self.local.contains(spec.container.image.as_str()) {
                     self.input.images.clear();
-                    let failure = Failure { reason: FailingReason::ImageNotFound, message: "gone".to_owned() };
+                    let failure = Failure {
+                        reason: FailingReason::ImageNotFound,
+                        message: "gone".to_owned(),
+                    };
                     return vec![OpOutcome::Failed(failure)];
                 }
                 self.next_id += 1;
@@ -231,7 +312,13 @@ impl Sim {
                     networks: [("reeve-default".to_owned(), NetworkEnd::default())].into(),
                     details: None,
                 });
-                return vec![OpOutcome::Created { id, conditions: Vec::new() }, OpOutcome::Done];
+                return vec![
+                    OpOutcome::Created {
+                        id,
+                        conditions: Vec::new(),
+                    },
+                    OpOutcome::Done,
+                ];
             }
             Op::Start { id } => on(id, &mut |c| c.state = ContainerState::Running),
             Op::Stop { id, .. } => on(id, &mut |c| c.state = ContainerState::Exited { code: Some(143) }),
@@ -239,7 +326,10 @@ impl Sim {
             Op::Unpause { id } => on(id, &mut |c| c.state = ContainerState::Running),
             Op::Rename { id, to } => {
                 if names.contains(to) {
-                    let failure = Failure { reason: FailingReason::NameTaken, message: "taken".to_owned() };
+                    let failure = Failure {
+                        reason: FailingReason::NameTaken,
+                        message: "taken".to_owned(),
+                    };
                     return vec![OpOutcome::Failed(failure)];
                 }
                 on(id, &mut |c| c.name.clone_from(to));
@@ -249,7 +339,12 @@ impl Sim {
                 c.networks.insert("reeve-default".to_owned(), NetworkEnd::default());
             }),
             Op::Remove { id } => {
-                on(id, &mut |c| assert!(!matches!(c.state, ContainerState::Running | ContainerState::Paused), "removed while it runs"));
+                on(id, &mut |c| {
+                    assert!(
+                        !matches!(c.state, ContainerState::Running | ContainerState::Paused),
+                        "removed while it runs"
+                    )
+                });
                 self.containers.retain(|c| c.id != *id);
             }
         }
@@ -260,20 +355,39 @@ impl Sim {
     fn check(&self, out: &NodePlan) {
         let mut seen = BTreeSet::new();
         for step in &out.steps {
-            assert!(seen.insert(step.instance.clone()), "two steps for one instance: {:?}", out.steps);
-            let assigned = self.instances().into_iter().find(|i| InstanceKey::from(i) == step.instance);
+            assert!(
+                seen.insert(step.instance.clone()),
+                "two steps for one instance: {:?}",
+                out.steps
+            );
+            let assigned = self
+                .instances()
+                .into_iter()
+                .find(|i| InstanceKey::from(i) == step.instance);
             // Absence is never an order.
             if matches!(step.op, Op::Stop { .. } | Op::Kill { .. } | Op::Remove { .. }) {
                 match &step.reason {
-                    Reason::Absent => assert_eq!(assigned.as_ref().map(|i| i.state), Some(AssignedState::Absent), "{step:?}"),
+                    Reason::Absent => assert_eq!(
+                        assigned.as_ref().map(|i| i.state),
+                        Some(AssignedState::Absent),
+                        "{step:?}"
+                    ),
                     Reason::SpecChanged { to, fields, .. } => {
-                        let in_force = out.ledger.get(&step.instance).cloned().flatten().or(self.input.ledger.entries.get(&step.instance).cloned());
+                        let in_force = out.ledger.get(&step.instance).cloned().flatten().or(self
+                            .input
+                            .ledger
+                            .entries
+                            .get(&step.instance)
+                            .cloned());
                         let in_force = in_force.and_then(|entry| entry.in_force).expect("a spec in force");
                         assert_eq!(*to, in_force.n);
                         assert!(!fields.is_empty());
                         let (_, spec) = &self.versions[&(step.instance.workload.to_string(), *to)];
                         let image = self.input.images.get(spec.container.image.as_str());
-                        assert!(image.is_some_and(|image| image.present), "the image is not here, and the old one is stopped: {step:?}");
+                        assert!(
+                            image.is_some_and(|image| image.present),
+                            "the image is not here, and the old one is stopped: {step:?}"
+                        );
                     }
                     Reason::Unhealthy { .. } | Reason::Dead => {}
                     other => panic!("a container is ended because {other:?}"),
@@ -281,20 +395,42 @@ impl Sim {
             }
             if let Op::Create { .. } = step.op {
                 assert!(!self.input.disk_full, "created on a full disk");
-                let entry = out.ledger.get(&step.instance).cloned().flatten().or(self.input.ledger.entries.get(&step.instance).cloned());
-                assert!(entry.is_some_and(|e| e.container.is_some_and(|c| c.id.is_none())), "no intent before the create");
+                let entry = out.ledger.get(&step.instance).cloned().flatten().or(self
+                    .input
+                    .ledger
+                    .entries
+                    .get(&step.instance)
+                    .cloned());
+                assert!(
+                    entry.is_some_and(|e| e.container.is_some_and(|c| c.id.is_none())),
+                    "no intent before the create"
+                );
             }
         }
         // Until the image of the new number is local, the old one stays in force.
         for (key, new) in &out.ledger {
-            let (Some(new), Some(old)) = (new, self.input.ledger.entries.get(key)) else { continue };
-            let lives = |made: &Owned| made.id.as_ref().is_some_and(|id| self.containers.iter().any(|c| c.id == *id));
-            let Some(made) = old.container.as_ref().filter(|made| lives(made)) else { continue };
-            let (Some(was), Some(now)) = (&old.in_force, &new.in_force) else { continue };
+            let (Some(new), Some(old)) = (new, self.input.ledger.entries.get(key)) else {
+                continue;
+            };
+            let lives = |made: &Owned| {
+                made.id
+                    .as_ref()
+                    .is_some_and(|id| self.containers.iter().any(|c| c.id == *id))
+            };
+            let Some(made) = old.container.as_ref().filter(|made| lives(made)) else {
+                continue;
+            };
+            let (Some(was), Some(now)) = (&old.in_force, &new.in_force) else {
+                continue;
+            };
             let spec = |n: u64| &self.versions[&(key.workload.to_string(), n)].1;
             if was.n != now.n && matches!(cost(spec(made.spec.n), spec(now.n)), Cost::Replace { .. }) {
                 let image = self.input.images.get(spec(now.n).container.image.as_str());
-                assert!(image.is_some_and(|image| image.present), "{key}: {} in force before its image is here", now.n);
+                assert!(
+                    image.is_some_and(|image| image.present),
+                    "{key}: {} in force before its image is here",
+                    now.n
+                );
             }
         }
         if self.input.disk_full {
@@ -303,7 +439,12 @@ impl Sim {
         assert!(out.report.instances.is_sorted_by_key(InstanceKey::reported));
         // What is assigned present, and known, is in the report: the controller must never take it for gone.
         for assigned in self.instances().iter().filter(|i| i.state == AssignedState::Present) {
-            assert!(out.report.instances.iter().any(|line| InstanceKey::reported(line) == InstanceKey::from(assigned)));
+            assert!(
+                out.report
+                    .instances
+                    .iter()
+                    .any(|line| InstanceKey::reported(line) == InstanceKey::from(assigned))
+            );
         }
     }
 
@@ -324,7 +465,11 @@ impl Sim {
             Act::Pass { fail, unheard } => {
                 let _ = self.pass(*fail, *unheard);
             }
-            Act::Assign { workload: at, state, version } => {
+            Act::Assign {
+                workload: at,
+                state,
+                version,
+            } => {
                 let state = match state {
                     0 => AssignedState::Absent,
                     1 => AssignedState::Prepared,
@@ -344,7 +489,9 @@ impl Sim {
             Act::NoAssignment => self.input.assignment = None,
             Act::Crash { at, code } => {
                 if let Some(c) = self.pick(*at).filter(|c| c.state == ContainerState::Running) {
-                    c.state = ContainerState::Exited { code: Some(i64::from(*code)) };
+                    c.state = ContainerState::Exited {
+                        code: Some(i64::from(*code)),
+                    };
                 }
             }
             Act::Hand { at, what } => self.hand(*at, *what),
@@ -359,7 +506,12 @@ impl Sim {
                 self.input.ledger = Ledger::default();
             }
             Act::LoseSpec { at } => {
-                let id = self.input.specs.keys().nth(usize::from(*at) % self.input.specs.len().max(1)).cloned();
+                let id = self
+                    .input
+                    .specs
+                    .keys()
+                    .nth(usize::from(*at) % self.input.specs.len().max(1))
+                    .cloned();
                 id.map(|id| self.input.specs.remove(&id));
             }
             Act::DropImages => {
@@ -367,7 +519,9 @@ impl Sim {
                 self.input.images.clear();
             }
             Act::LookAlike { at } => {
-                let Some(mut copy) = self.pick(*at).cloned() else { return };
+                let Some(mut copy) = self.pick(*at).cloned() else {
+                    return;
+                };
                 self.next_id += 1;
                 copy.id = format!("{:064x}", self.next_id);
                 copy.name = format!("copy-{}", self.next_id);
@@ -383,10 +537,18 @@ impl Sim {
             Act::DiskFull { full } => self.input.disk_full = *full,
             Act::Wait { seconds } => self.input.now_ms += u64::from(*seconds) * 1_000,
             Act::Reboot => {
-                for c in self.containers.iter_mut().filter(|c| c.state == ContainerState::Running) {
+                for c in self
+                    .containers
+                    .iter_mut()
+                    .filter(|c| c.state == ContainerState::Running)
+                {
                     c.state = ContainerState::Exited { code: Some(0) };
                 }
-                self.input.ledger.entries.values_mut().for_each(LedgerEntry::forget_moments);
+                self.input
+                    .ledger
+                    .entries
+                    .values_mut()
+                    .for_each(LedgerEntry::forget_moments);
                 // A new process knows nothing of images.
                 self.input.images.clear();
                 self.input.now_ms = 1_000;
@@ -397,8 +559,16 @@ impl Sim {
 
     fn pick(&mut self, at: u8) -> Option<&mut Observed> {
         let foreign = &self.foreign;
-        let mut ours: Vec<&mut Observed> = self.containers.iter_mut().filter(|c| !foreign.contains(&c.id)).collect();
-        if ours.is_empty() { None } else { Some(ours.swap_remove(usize::from(at) % ours.len())) }
+        let mut ours: Vec<&mut Observed> = self
+            .containers
+            .iter_mut()
+            .filter(|c| !foreign.contains(&c.id))
+            .collect();
+        if ours.is_empty() {
+            None
+        } else {
+            Some(ours.swap_remove(usize::from(at) % ours.len()))
+        }
     }
 
     fn hand(&mut self, at: u8, what: u8) {
@@ -408,14 +578,24 @@ impl Sim {
             0 => {
                 c.name = format!("by-hand-{}", &id[56..]);
                 // Renamed before the ledger ever heard of it: no name, no id, so it is a stranger.
-                let known = self.input.ledger.entries.values().any(|entry| entry.container_id() == Some(id.as_str()));
+                let known = self
+                    .input
+                    .ledger
+                    .entries
+                    .values()
+                    .any(|entry| entry.container_id() == Some(id.as_str()));
                 if !known {
                     self.foreign.insert(id);
                 }
             }
             1 if c.state == ContainerState::Running => c.state = ContainerState::Paused,
             2 => c.networks.clear(),
-            3 => c.details = Some(Details { restart_policy: "always".to_owned(), ..Details::default() }),
+            3 => {
+                c.details = Some(Details {
+                    restart_policy: "always".to_owned(),
+                    ..Details::default()
+                })
+            }
             4 => self.containers.retain(|c| c.id != id),
             5 => c.state = ContainerState::Dead,
             _ => {}
@@ -429,7 +609,12 @@ impl Sim {
         for round in 0..60 {
             let out = self.pass(9, 9);
             self.input.now_ms += 61_000;
-            if round > 20 && out.steps.is_empty() && out.ledger.is_empty() && out.pulls.is_empty() && out.look_up.is_empty() {
+            if round > 20
+                && out.steps.is_empty()
+                && out.ledger.is_empty()
+                && out.pulls.is_empty()
+                && out.look_up.is_empty()
+            {
                 break;
             }
         }
@@ -437,22 +622,41 @@ impl Sim {
         self.input.now_ms += 1_000_000;
         let _ = self.pass(9, 9);
         let rest = self.pass(9, 9);
-        assert!(rest.steps.is_empty() && rest.pulls.is_empty() && rest.ledger.is_empty(), "it does not rest: {rest:#?}");
+        assert!(
+            rest.steps.is_empty() && rest.pulls.is_empty() && rest.ledger.is_empty(),
+            "it does not rest: {rest:#?}"
+        );
         let again = plan(&self.input);
         assert_eq!(again, rest, "the same input gives the same plan");
         for assigned in self.instances() {
             let key = InstanceKey::from(&assigned);
-            let line = rest.report.instances.iter().find(|line| InstanceKey::reported(line) == key);
+            let line = rest
+                .report
+                .instances
+                .iter()
+                .find(|line| InstanceKey::reported(line) == key);
             match assigned.state {
                 AssignedState::Absent => assert_eq!(line, None, "{key} is absent"),
-                AssignedState::Prepared => assert!(line.is_some_and(|l| l.phase == Phase::Prepared || l.phase == Phase::Running), "{line:#?}"),
+                AssignedState::Prepared => assert!(
+                    line.is_some_and(|l| l.phase == Phase::Prepared || l.phase == Phase::Running),
+                    "{line:#?}"
+                ),
                 AssignedState::Present => {
                     let line = line.expect("a present instance is reported");
-                    assert!(line.ready && line.n == assigned.n && line.next.is_none(), "{key}: {line:#?}\n{:#?}", self.containers);
+                    assert!(
+                        line.ready && line.n == assigned.n && line.next.is_none(),
+                        "{key}: {line:#?}\n{:#?}",
+                        self.containers
+                    );
                     let entry = &self.input.ledger.entries[&key];
                     let made = &entry.container.as_ref().expect("a container").spec;
                     let spec = |n| &self.versions[&(assigned.workload.to_string(), n)].1;
-                    assert!(!matches!(cost(spec(made.n), spec(assigned.n)), Cost::Replace { .. }), "{key} runs {} for {}", made.n, assigned.n);
+                    assert!(
+                        !matches!(cost(spec(made.n), spec(assigned.n)), Cost::Replace { .. }),
+                        "{key} runs {} for {}",
+                        made.n,
+                        assigned.n
+                    );
                 }
             }
         }
@@ -460,7 +664,10 @@ impl Sim {
 }
 
 fn cases() -> u32 {
-    std::env::var("REEVE_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(2_000)
+    std::env::var("REEVE_CASES")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(2_000)
 }
 
 proptest! {

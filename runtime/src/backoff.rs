@@ -21,19 +21,12 @@ impl Default for Backoff {
 impl Backoff {
     /// With its own bounds.
     pub const fn new(base: Duration, cap: Duration) -> Self {
-        Self {
-            base,
-            cap,
-            failures: 0,
-        }
+        Self { base, cap, failures: 0 }
     }
 
     /// The delay before the next try; longer after each call.
     pub fn delay(&mut self) -> Duration {
-        let bound = self
-            .base
-            .saturating_mul(1 << self.failures.min(20))
-            .min(self.cap);
+        let bound = self.base.saturating_mul(1 << self.failures.min(20)).min(self.cap);
         self.failures = self.failures.saturating_add(1);
         jitter(self.base / 10, bound)
     }
@@ -65,8 +58,7 @@ mod tests {
     fn delays_stay_within_their_bounds_and_start_again_after_a_success() {
         let mut backoff = Backoff::default();
         for step in 0..100_u32 {
-            let bound =
-                Duration::from_millis(100 * (1 << step.min(10))).min(Duration::from_secs(10));
+            let bound = Duration::from_millis(100 * (1 << step.min(10))).min(Duration::from_secs(10));
             let delay = backoff.delay();
             assert!(
                 delay >= Duration::from_millis(10) && delay <= bound,

@@ -56,9 +56,7 @@ impl Health {
     pub fn answered(&self) {
         let now = Instant::now();
         let mut state = self.lock();
-        let gap = state
-            .last_answer
-            .is_none_or(|last| now.since(last) > self.longest_gap);
+        let gap = state.last_answer.is_none_or(|last| now.since(last) > self.longest_gap);
         if gap || state.healthy_since.is_none() {
             state.healthy_since = Some(now);
         }
@@ -87,27 +85,15 @@ mod tests {
             health.answered();
             tokio::time::sleep(Duration::from_secs(3)).await;
         }
-        assert!(
-            health
-                .healthy_for()
-                .is_some_and(|d| d >= Duration::from_secs(29))
-        );
+        assert!(health.healthy_for().is_some_and(|d| d >= Duration::from_secs(29)));
         tokio::time::sleep(Duration::from_secs(10)).await;
         assert_eq!(health.healthy_for(), None);
         health.answered();
-        assert!(
-            health
-                .healthy_for()
-                .is_some_and(|d| d < Duration::from_secs(1))
-        );
+        assert!(health.healthy_for().is_some_and(|d| d < Duration::from_secs(1)));
         tokio::time::sleep(Duration::from_secs(5)).await;
         health.failed();
         assert_eq!(health.healthy_for(), None);
         health.answered();
-        assert!(
-            health
-                .healthy_for()
-                .is_some_and(|d| d < Duration::from_secs(1))
-        );
+        assert!(health.healthy_for().is_some_and(|d| d < Duration::from_secs(1)));
     }
 }

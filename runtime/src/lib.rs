@@ -39,7 +39,7 @@ pub use map::KeyMap;
 #[cfg(feature = "testing")]
 pub use memory::MemoryStore;
 pub use queue::Queue;
-pub use reflector::{Cache, Position, ReflectOptions, Reader, reflect};
+pub use reflector::{Cache, Position, Reader, ReflectOptions, reflect};
 pub use session::{Session, SessionError, SessionOptions, SessionRecord};
 pub use shutdown::Shutdown;
 pub use store::{

@@ -48,9 +48,7 @@ impl KeyMap {
     /// One key. The `Arc` stays the same one until the key changes, so that readers can keep what they decoded.
     pub fn get(&self, key: &[u8]) -> Option<&Arc<KeyValue>> {
         let chunk = &self.chunks.get(self.chunk_for(key))?;
-        let at = chunk
-            .binary_search_by(|kv| kv.key.as_slice().cmp(key))
-            .ok()?;
+        let at = chunk.binary_search_by(|kv| kv.key.as_slice().cmp(key)).ok()?;
         chunk.get(at)
     }
 

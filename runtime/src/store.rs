@@ -80,7 +80,11 @@ impl Prefix {
 
     /// Whether a key lies under it.
     pub fn covers(&self, key: &[u8]) -> bool {
-        if self.0.ends_with('/') { key.starts_with(self.0.as_bytes()) } else { key == self.0.as_bytes() }
+        if self.0.ends_with('/') {
+            key.starts_with(self.0.as_bytes())
+        } else {
+            key == self.0.as_bytes()
+        }
     }
 
     /// The text, `/` at its end included.

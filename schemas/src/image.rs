@@ -12,7 +12,9 @@ use serde::{Deserialize, Serialize};
 pub enum ImageError {
     #[error("an image reference is 1 to 512 characters long; this one has {0}")]
     Length(usize),
-    #[error("`{0}` is not an image path: lower-case letters, digits and single `.`, `_`, `__` or `-` between them, parts separated by `/`")]
+    #[error(
+        "`{0}` is not an image path: lower-case letters, digits and single `.`, `_`, `__` or `-` between them, parts separated by `/`"
+    )]
     Path(String),
     #[error("`{0}` is not a tag: 1 to 128 letters, digits, `_`, `.` or `-`, not beginning with `.` or `-`")]
     Tag(String),
@@ -174,7 +176,9 @@ mod tests {
     #[test]
     fn every_part_of_a_reference_is_found() {
         let digest = format!("sha256:{}", "a".repeat(64));
-        let all: ImageRef = format!("r.example:5000/a/b/c_d__e--f:v1.2@{digest}").parse().expect("a full reference");
+        let all: ImageRef = format!("r.example:5000/a/b/c_d__e--f:v1.2@{digest}")
+            .parse()
+            .expect("a full reference");
         assert_eq!(all.registry(), Some("r.example:5000"));
         assert_eq!(all.repository(), "a/b/c_d__e--f");
         assert_eq!((all.tag(), all.digest()), (Some("v1.2"), Some(digest.as_str())));

@@ -62,8 +62,16 @@ impl Default for Root {
 impl std::str::FromStr for Root {
     type Err = RootError;
     fn from_str(text: &str) -> Result<Self, RootError> {
-        let fine = text.len() >= 3 && text.len() <= 128 && text.starts_with('/') && text.ends_with('/') && !text.contains("//");
-        if fine && text.bytes().all(|b| b.is_ascii_graphic()) { Ok(Self(text.to_owned())) } else { Err(RootError(text.to_owned())) }
+        let fine = text.len() >= 3
+            && text.len() <= 128
+            && text.starts_with('/')
+            && text.ends_with('/')
+            && !text.contains("//");
+        if fine && text.bytes().all(|b| b.is_ascii_graphic()) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(RootError(text.to_owned()))
+        }
     }
 }
 impl fmt::Display for Root {
@@ -153,7 +161,11 @@ fn resource(place: &str) -> Option<ResourceKey> {
         (true, text) => Some(text.parse().ok()?),
         (false, _) => return None,
     };
-    Some(ResourceKey { namespace, kind, name: name.parse().ok()? })
+    Some(ResourceKey {
+        namespace,
+        kind,
+        name: name.parse().ok()?,
+    })
 }
 
 #[cfg(test)]
@@ -163,7 +175,11 @@ mod tests {
     #[test]
     fn every_key_parses_back_to_itself() {
         let root = Root::default();
-        let web = ResourceKey { namespace: Some(Namespace::default()), kind: Kind::Service, name: "web".parse().expect("a name") };
+        let web = ResourceKey {
+            namespace: Some(Namespace::default()),
+            kind: Kind::Service,
+            name: "web".parse().expect("a name"),
+        };
         let n1: NodeName = "n1".parse().expect("a name");
         let keys = [
             Key::Cluster,
@@ -190,9 +206,18 @@ mod tests {
     fn a_foreign_key_is_nothing_of_ours() {
         let root = Root::default();
         for key in [
-            "/reeve/", "/reeve", "/other/cluster", "/reeve/desired/default/service", "/reeve/desired/default/service/a/b",
-            "/reeve/desired/_/service/web", "/reeve/desired/default/node/n1", "/reeve/desired/default/gadget/x",
-            "/reeve/accepted/default/service/web/07", "/reeve/assignments/1", "/reeve/junk", "/reeve/desired/default/Service/web",
+            "/reeve/",
+            "/reeve",
+            "/other/cluster",
+            "/reeve/desired/default/service",
+            "/reeve/desired/default/service/a/b",
+            "/reeve/desired/_/service/web",
+            "/reeve/desired/default/node/n1",
+            "/reeve/desired/default/gadget/x",
+            "/reeve/accepted/default/service/web/07",
+            "/reeve/assignments/1",
+            "/reeve/junk",
+            "/reeve/desired/default/Service/web",
         ] {
             assert_eq!(root.parse(key.as_bytes()), None, "{key}");
         }

@@ -16,11 +16,16 @@ mod status;
 
 pub use cluster::{Accepted, AcceptedBody, Ack, Breaker, ClusterMarker, Held, Moved};
 pub use instance::{
-    Assigned, AssignedPort, AssignedState, Assignment, Failing, FailingReason, InstanceCondition, Next, Order, Phase, Report,
-    ReportedInstance,
+    Assigned, AssignedPort, AssignedState, Assignment, Failing, FailingReason, InstanceCondition, Next, Order, Phase,
+    Report, ReportedInstance,
 };
-pub use node::{Addresses, Capacity, Cordon, CordonMode, Engine, NodeCondition, NodeFacts, SessionRecord, Verdict, VerdictRecord};
-pub use status::{Condition, ConditionStatus, ConditionType, Counts, Event, EventType, NodeStatus, Refusal, RefusalRule, ServiceStatus};
+pub use node::{
+    Addresses, Capacity, Cordon, CordonMode, Engine, NodeCondition, NodeFacts, SessionRecord, Verdict, VerdictRecord,
+};
+pub use status::{
+    Condition, ConditionStatus, ConditionType, Counts, Event, EventType, NodeStatus, Refusal, RefusalRule,
+    ServiceStatus,
+};
 
 /// The version of these documents that this build writes, and the newest it reads.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -41,7 +46,9 @@ impl TryFrom<u32> for SchemaVersion {
         if (1..=SCHEMA_VERSION).contains(&version) {
             Ok(Self(version))
         } else {
-            Err(format!("schema version {version} was written by another release; this one reads 1 to {SCHEMA_VERSION}: upgrade reeve"))
+            Err(format!(
+                "schema version {version} was written by another release; this one reads 1 to {SCHEMA_VERSION}: upgrade reeve"
+            ))
         }
     }
 }
@@ -55,11 +62,22 @@ impl From<SchemaVersion> for u32 {
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
     #[error("read {what}: {size} bytes, over the limit of {limit}")]
-    TooLarge { what: &'static str, size: usize, limit: usize },
+    TooLarge {
+        what: &'static str,
+        size: usize,
+        limit: usize,
+    },
     #[error("read {what}")]
-    Json { what: &'static str, source: serde_json::Error },
+    Json {
+        what: &'static str,
+        source: serde_json::Error,
+    },
     #[error("read {what}: it is about `{found}`, its key about `{expected}`")]
-    Disagrees { what: &'static str, found: String, expected: String },
+    Disagrees {
+        what: &'static str,
+        found: String,
+        expected: String,
+    },
 }
 
 /// A document of the store.
@@ -72,9 +90,16 @@ pub trait Record: Serialize + DeserializeOwned {
     /// Reads a stored value; refuses what is too large, not JSON, of a newer schema version, or out of shape.
     fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
         if bytes.len() > Self::MAX_BYTES {
-            return Err(RecordError::TooLarge { what: Self::WHAT, size: bytes.len(), limit: Self::MAX_BYTES });
+            return Err(RecordError::TooLarge {
+                what: Self::WHAT,
+                size: bytes.len(),
+                limit: Self::MAX_BYTES,
+            });
         }
-        serde_json::from_slice(bytes).map_err(|source| RecordError::Json { what: Self::WHAT, source })
+        serde_json::from_slice(bytes).map_err(|source| RecordError::Json {
+            what: Self::WHAT,
+            source,
+        })
     }
 
     /// The bytes to store. Records hold only strings, numbers, lists and maps with string keys, so this cannot fail.
@@ -144,10 +169,17 @@ macro_rules! hex {
         impl FromStr for $type {
             type Err = HexError;
             fn from_str(text: &str) -> Result<Self, HexError> {
-                if text.len() == $digits && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+                if text.len() == $digits
+                    && text
+                        .bytes()
+                        .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+                {
                     Ok(Self(text.to_owned()))
                 } else {
-                    Err(HexError { found: text.chars().take(80).collect(), digits: $digits })
+                    Err(HexError {
+                        found: text.chars().take(80).collect(),
+                        digits: $digits,
+                    })
                 }
             }
         }
@@ -175,10 +207,12 @@ hex!(Digest, 64);
 
 fn hexadecimal(bytes: &[u8]) -> String {
     use fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("writing to a String cannot fail");
-        text
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            write!(text, "{byte:02x}").expect("writing to a String cannot fail");
+            text
+        })
 }
 
 impl Digest {
@@ -190,7 +224,10 @@ impl Digest {
 
     /// The digest of one exact set of removals: its instances' uids and slots, sorted. What an acknowledgement names.
     pub fn of_removals<'a>(instances: impl IntoIterator<Item = (&'a Uid, &'a crate::names::Slot)>) -> Self {
-        let mut lines: Vec<String> = instances.into_iter().map(|(uid, slot)| format!("{uid} {slot}\n")).collect();
+        let mut lines: Vec<String> = instances
+            .into_iter()
+            .map(|(uid, slot)| format!("{uid} {slot}\n"))
+            .collect();
         lines.sort();
         lines.dedup();
         Self::of(lines.concat().as_bytes())
@@ -201,7 +238,9 @@ impl Uid {
     /// The uid of the life of `key` that begins with accepted number `first` in that cluster.
     #[must_use]
     pub fn derive(cluster: &ClusterId, key: &crate::keys::ResourceKey, first: u64) -> Self {
-        Self(hexadecimal(&Sha256::digest(format!("reeve uid\n{cluster}\n{key}\n{first}\n"))[..16]))
+        Self(hexadecimal(
+            &Sha256::digest(format!("reeve uid\n{cluster}\n{key}\n{first}\n"))[..16],
+        ))
     }
 }
 

@@ -12,7 +12,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// Why a text is not a quantity.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnitError {
-    #[error("`{0}` is not a size: write a whole number of bytes, or a number with k, M, G, T, Ki, Mi, Gi or Ti, such as `512Mi`")]
+    #[error(
+        "`{0}` is not a size: write a whole number of bytes, or a number with k, M, G, T, Ki, Mi, Gi or Ti, such as `512Mi`"
+    )]
     Size(String),
     #[error("`{0}` is not a CPU quantity: write cores such as `2` or `0.5`, or thousandths such as `500m`")]
     Cpu(String),
@@ -61,7 +63,10 @@ fn decimal(text: &str, scale: u64, max: u64) -> Option<u64> {
     let power = 10u128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
     let whole: u128 = whole.parse().ok()?;
     let part: u128 = if fraction.is_empty() { 0 } else { fraction.parse().ok()? };
-    let total = whole.checked_mul(power)?.checked_add(part)?.checked_mul(u128::from(scale))?;
+    let total = whole
+        .checked_mul(power)?
+        .checked_add(part)?
+        .checked_mul(u128::from(scale))?;
     if total % power != 0 {
         return None;
     }
@@ -75,12 +80,17 @@ impl FromStr for ByteSize {
             .iter()
             .find_map(|(unit, scale)| text.strip_suffix(unit).map(|number| (number, *scale)))
             .unwrap_or((text, 1));
-        decimal(number, scale, MAX_BYTES).map(Self).ok_or_else(|| UnitError::Size(text.to_owned()))
+        decimal(number, scale, MAX_BYTES)
+            .map(Self)
+            .ok_or_else(|| UnitError::Size(text.to_owned()))
     }
 }
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let best = SIZE_UNITS.iter().filter(|(_, scale)| self.0 > 0 && self.0 % scale == 0).max_by_key(|(_, scale)| *scale);
+        let best = SIZE_UNITS
+            .iter()
+            .filter(|(_, scale)| self.0 > 0 && self.0 % scale == 0)
+            .max_by_key(|(_, scale)| *scale);
         match best {
             Some((unit, scale)) => write!(f, "{}{unit}", self.0 / scale),
             None => write!(f, "{}", self.0),
@@ -95,22 +105,36 @@ impl FromStr for Cpu {
             Some(millis) => decimal(millis, 1, MAX_CPU_MILLIS).filter(|_| !millis.contains('.')),
             None => decimal(text, 1_000, MAX_CPU_MILLIS),
         };
-        let millis = value.and_then(|v| u32::try_from(v).ok()).ok_or_else(|| UnitError::Cpu(text.to_owned()))?;
+        let millis = value
+            .and_then(|v| u32::try_from(v).ok())
+            .ok_or_else(|| UnitError::Cpu(text.to_owned()))?;
         Ok(Self { millis })
     }
 }
 impl fmt::Display for Cpu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.millis.is_multiple_of(1_000) { write!(f, "{}", self.millis / 1_000) } else { write!(f, "{}m", self.millis) }
+        if self.millis.is_multiple_of(1_000) {
+            write!(f, "{}", self.millis / 1_000)
+        } else {
+            write!(f, "{}m", self.millis)
+        }
     }
 }
 
-const SPAN_UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+const SPAN_UNITS: [(&str, u64); 5] = [
+    ("d", 86_400_000),
+    ("h", 3_600_000),
+    ("m", 60_000),
+    ("s", 1_000),
+    ("ms", 1),
+];
 
 impl Span {
     #[must_use]
     pub const fn from_secs(seconds: u64) -> Self {
-        Self { millis: seconds * 1_000 }
+        Self {
+            millis: seconds * 1_000,
+        }
     }
     #[must_use]
     pub const fn to_std(self) -> std::time::Duration {
@@ -130,15 +154,25 @@ impl FromStr for Span {
             let (number, tail) = rest.split_at(end);
             let stop = tail.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(tail.len());
             let (unit, next) = tail.split_at(stop);
-            let scale = SPAN_UNITS.iter().find(|(name, _)| *name == unit).map(|(_, scale)| *scale).ok_or_else(bad)?;
+            let scale = SPAN_UNITS
+                .iter()
+                .find(|(name, _)| *name == unit)
+                .map(|(_, scale)| *scale)
+                .ok_or_else(bad)?;
             if scale >= last {
                 return Err(bad());
             }
             last = scale;
-            total = total.checked_add(decimal(number, scale, MAX_SPAN_MILLIS).ok_or_else(bad)?).ok_or_else(bad)?;
+            total = total
+                .checked_add(decimal(number, scale, MAX_SPAN_MILLIS).ok_or_else(bad)?)
+                .ok_or_else(bad)?;
             rest = next;
         }
-        if total > MAX_SPAN_MILLIS { Err(bad()) } else { Ok(Self { millis: total }) }
+        if total > MAX_SPAN_MILLIS {
+            Err(bad())
+        } else {
+            Ok(Self { millis: total })
+        }
     }
 }
 impl fmt::Display for Span {
@@ -203,25 +237,37 @@ macro_rules! unit_serde {
         }
     };
 }
-unit_serde!(ByteSize, "a size such as `512Mi` or a whole number of bytes", json_schema!({
-    "type": ["string", "integer"],
-    "pattern": r"^[0-9]{1,18}(\.[0-9]{1,18})?(k|M|G|T|Ki|Mi|Gi|Ti)?$",
-    "minimum": 0,
-    "maximum": 1_125_899_906_842_624u64,
-    "examples": ["512Mi"]
-}));
-unit_serde!(Cpu, "cores such as `0.5` or thousandths such as `500m`", json_schema!({
-    "type": ["string", "number"],
-    "pattern": r"^([0-9]{1,7}m|[0-9]{1,4}(\.[0-9]{1,3})?)$",
-    "minimum": 0,
-    "maximum": 1_024,
-    "examples": ["500m"]
-}));
-unit_serde!(Span, "a duration such as `10s` or `1m30s`", json_schema!({
-    "type": "string",
-    "pattern": r"^([0-9]{1,12}(\.[0-9]{1,9})?(d|h|m|s|ms))+$",
-    "examples": ["10s"]
-}));
+unit_serde!(
+    ByteSize,
+    "a size such as `512Mi` or a whole number of bytes",
+    json_schema!({
+        "type": ["string", "integer"],
+        "pattern": r"^[0-9]{1,18}(\.[0-9]{1,18})?(k|M|G|T|Ki|Mi|Gi|Ti)?$",
+        "minimum": 0,
+        "maximum": 1_125_899_906_842_624u64,
+        "examples": ["512Mi"]
+    })
+);
+unit_serde!(
+    Cpu,
+    "cores such as `0.5` or thousandths such as `500m`",
+    json_schema!({
+        "type": ["string", "number"],
+        "pattern": r"^([0-9]{1,7}m|[0-9]{1,4}(\.[0-9]{1,3})?)$",
+        "minimum": 0,
+        "maximum": 1_024,
+        "examples": ["500m"]
+    })
+);
+unit_serde!(
+    Span,
+    "a duration such as `10s` or `1m30s`",
+    json_schema!({
+        "type": "string",
+        "pattern": r"^([0-9]{1,12}(\.[0-9]{1,9})?(d|h|m|s|ms))+$",
+        "examples": ["10s"]
+    })
+);
 
 /// Text that may be written as a string, a whole number or a boolean, and is kept as text: `8080` is `"8080"`.
 /// Decimals must be quoted, for `1.10` would lose its last digit on the way.
@@ -275,12 +321,30 @@ mod tests {
 
     #[test]
     fn sizes_are_exact_and_print_as_they_parse() {
-        for (text, bytes) in [("0", 0), ("1", 1), ("512Mi", 512 << 20), ("1.5Gi", 3 << 29), ("64M", 64_000_000), ("1k", 1_000)] {
+        for (text, bytes) in [
+            ("0", 0),
+            ("1", 1),
+            ("512Mi", 512 << 20),
+            ("1.5Gi", 3 << 29),
+            ("64M", 64_000_000),
+            ("1k", 1_000),
+        ] {
             let size: ByteSize = text.parse().expect(text);
             assert_eq!(size.0, bytes, "{text}");
             assert_eq!(size.to_string().parse(), Ok(size), "{text}");
         }
-        for bad in ["", "Mi", "-1", "1.5", "1e3", "99999999Ti", "1 Mi", "1mi", ".5Gi", "5.Gi"] {
+        for bad in [
+            "",
+            "Mi",
+            "-1",
+            "1.5",
+            "1e3",
+            "99999999Ti",
+            "1 Mi",
+            "1mi",
+            ".5Gi",
+            "5.Gi",
+        ] {
             assert!(bad.parse::<ByteSize>().is_err(), "{bad}");
         }
     }
@@ -297,7 +361,13 @@ mod tests {
 
     #[test]
     fn durations_add_falling_units() {
-        for (text, millis) in [("10s", 10_000), ("1m30s", 90_000), ("500ms", 500), ("1.5s", 1_500), ("1d", 86_400_000)] {
+        for (text, millis) in [
+            ("10s", 10_000),
+            ("1m30s", 90_000),
+            ("500ms", 500),
+            ("1.5s", 1_500),
+            ("1d", 86_400_000),
+        ] {
             let span: Span = text.parse().expect(text);
             assert_eq!(span.millis, millis, "{text}");
             assert_eq!(span.to_string().parse(), Ok(span), "{text}");

@@ -36,7 +36,12 @@ impl Bed {
     }
 
     fn mark(&self) {
-        let marker = ClusterMarker { schema_version: SchemaVersion::default(), id: self.cluster.clone(), restore_epoch: 0, moved: None };
+        let marker = ClusterMarker {
+            schema_version: SchemaVersion::default(),
+            id: self.cluster.clone(),
+            restore_epoch: 0,
+            moved: None,
+        };
         self.store.put(key(&Key::Cluster), marker.encode());
     }
 
@@ -44,13 +49,20 @@ impl Bed {
         let mut options = AgentOptions::new(node(), self.dir.path());
         options.sweep = Duration::from_millis(500);
         let shutdown = Shutdown::new();
-        let task = tokio::spawn(run(options, self.store.clone(), Arc::new(self.engine.clone()), shutdown.clone()));
+        let task = tokio::spawn(run(
+            options,
+            self.store.clone(),
+            Arc::new(self.engine.clone()),
+            shutdown.clone(),
+        ));
         self.agent = Some((shutdown, task));
     }
 
     /// As a signal does.
     async fn stop(&mut self) {
-        let Some((shutdown, task)) = self.agent.take() else { return };
+        let Some((shutdown, task)) = self.agent.take() else {
+            return;
+        };
         shutdown.drain();
         task.await.unwrap().unwrap();
     }
@@ -65,7 +77,11 @@ impl Bed {
 
     /// Accepts a spec under this number; hands out its instance's line in an assignment.
     fn accept(&self, name: &str, slot: u32, n: u64, spec: Value) -> Assigned {
-        let resource = ResourceKey { namespace: Some("default".parse().unwrap()), kind: Kind::Service, name: name.parse().unwrap() };
+        let resource = ResourceKey {
+            namespace: Some("default".parse().unwrap()),
+            kind: Kind::Service,
+            name: name.parse().unwrap(),
+        };
         let uid = Uid::derive(&self.cluster, &resource, 1);
         let accepted = Accepted {
             schema_version: SchemaVersion::default(),
@@ -98,14 +114,20 @@ impl Bed {
             schema_version: SchemaVersion::default(),
             cluster: self.cluster.clone(),
             node: node(),
-            order: Order { restore_epoch: 0, epoch: 1, generation: self.generation },
+            order: Order {
+                restore_epoch: 0,
+                epoch: 1,
+                generation: self.generation,
+            },
             instances: instances.to_vec(),
         };
         self.store.put(key(&Key::Assignment(node())), assignment.encode());
     }
 
     fn report(&self) -> Option<Report> {
-        self.store.peek(key(&Key::Report(node()))).map(|kv| Report::decode(&kv.value).unwrap())
+        self.store
+            .peek(key(&Key::Report(node())))
+            .map(|kv| Report::decode(&kv.value).unwrap())
     }
 
     /// Waits until the report says so.
@@ -116,18 +138,31 @@ impl Bed {
             if let Some(report) = report.as_ref().filter(|report| holds(report)) {
                 return report.clone();
             }
-            assert!(tokio::time::Instant::now() < end, "not within {PATIENCE:?}: {what}\nreport: {report:#?}\ncalls: {:#?}", self.engine.calls());
+            assert!(
+                tokio::time::Instant::now() < end,
+                "not within {PATIENCE:?}: {what}\nreport: {report:#?}\ncalls: {:#?}",
+                self.engine.calls()
+            );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
     async fn engine_until(&self, what: &str, holds: impl FnMut(&FakeEngine) -> bool) {
         let waited = tokio::time::timeout(PATIENCE, self.engine.when(holds)).await;
-        assert!(waited.is_ok(), "not within {PATIENCE:?}: {what}\n{:#?}\ncalls: {:#?}", self.engine.containers(), self.engine.calls());
+        assert!(
+            waited.is_ok(),
+            "not within {PATIENCE:?}: {what}\n{:#?}\ncalls: {:#?}",
+            self.engine.containers(),
+            self.engine.calls()
+        );
     }
 
     fn starts(&self) -> usize {
-        self.engine.calls().iter().filter(|call| call.starts_with("start ")).count()
+        self.engine
+            .calls()
+            .iter()
+            .filter(|call| call.starts_with("start "))
+            .count()
     }
 
     /// Lets the agent pass over everything twice.
@@ -196,14 +231,26 @@ async fn a_changed_image_is_here_before_the_old_container_stops() {
     bed.engine.fail_pull("app:3", ErrorKind::ImageNotFound);
     let web = bed.accept("web", 1, 2, spec("app:3"));
     bed.assign(&[web]);
-    bed.until("the pull fails", |report| one(report).and_then(|line| line.failing.as_ref()).is_some_and(|f| f.n == 2)).await;
-    assert_eq!(bed.engine.running(), ["default.web.1.1".to_owned()].into(), "the old one serves on");
+    bed.until("the pull fails", |report| {
+        one(report)
+            .and_then(|line| line.failing.as_ref())
+            .is_some_and(|f| f.n == 2)
+    })
+    .await;
+    assert_eq!(
+        bed.engine.running(),
+        ["default.web.1.1".to_owned()].into(),
+        "the old one serves on"
+    );
     let line = one(&bed.report().unwrap()).cloned().unwrap();
     assert_eq!(line.failing.unwrap().reason, FailingReason::ImageNotFound);
     assert_eq!((line.n, line.ready, line.next.unwrap().n), (1, true, 2));
     let web = bed.accept("web", 1, 3, spec("app:2"));
     bed.assign(&[web]);
-    bed.until("the corrected one is ready", |report| one(report).is_some_and(|line| line.n == 3 && line.ready)).await;
+    bed.until("the corrected one is ready", |report| {
+        one(report).is_some_and(|line| line.n == 3 && line.ready)
+    })
+    .await;
     assert_eq!(bed.engine.running(), ["default.web.1.3".to_owned()].into());
     bed.stop().await;
 }
@@ -215,9 +262,16 @@ async fn what_only_the_agent_reads_restarts_nothing() {
     other["container"]["stopGracePeriod"] = json!("3s");
     let web = bed.accept("web", 1, 2, other);
     bed.assign(&[web]);
-    bed.until("the new number is in force", |report| one(report).is_some_and(|line| line.n == 2 && line.ready)).await;
+    bed.until("the new number is in force", |report| {
+        one(report).is_some_and(|line| line.n == 2 && line.ready)
+    })
+    .await;
     assert_eq!(bed.starts(), 1);
-    assert_eq!(bed.engine.running(), ["default.web.1.1".to_owned()].into(), "the name is derived from what made it");
+    assert_eq!(
+        bed.engine.running(),
+        ["default.web.1.1".to_owned()].into(),
+        "the name is derived from what made it"
+    );
     bed.stop().await;
 }
 
@@ -225,13 +279,25 @@ async fn what_only_the_agent_reads_restarts_nothing() {
 async fn an_absent_instance_goes_and_an_unlisted_one_stays() {
     let mut bed = Bed::new();
     bed.start();
-    let (mut web, db) = (bed.accept("web", 1, 1, spec("app:1")), bed.accept("db", 1, 1, spec("app:1")));
+    let (mut web, db) = (
+        bed.accept("web", 1, 1, spec("app:1")),
+        bed.accept("db", 1, 1, spec("app:1")),
+    );
     bed.assign(&[web.clone(), db]);
-    bed.until("both ready", |report| report.instances.len() == 2 && ready(report)).await;
+    bed.until("both ready", |report| report.instances.len() == 2 && ready(report))
+        .await;
     web.state = AssignedState::Absent;
     bed.assign(&[web]);
-    let report = bed.until("web is gone", |report| report.instances.len() == 1 && report.applied.generation == 2).await;
-    assert_eq!(one(&report).unwrap().phase, Phase::Orphaned, "what no record lists is kept and shown");
+    let report = bed
+        .until("web is gone", |report| {
+            report.instances.len() == 1 && report.applied.generation == 2
+        })
+        .await;
+    assert_eq!(
+        one(&report).unwrap().phase,
+        Phase::Orphaned,
+        "what no record lists is kept and shown"
+    );
     assert_eq!(bed.engine.running(), ["default.db.1.1".to_owned()].into());
     bed.stop().await;
 }
@@ -243,7 +309,10 @@ async fn absence_is_never_an_order() {
     bed.store.delete(key(&Key::Assignment(node())));
     bed.two_sweeps().await;
     bed.store.put(key(&Key::Assignment(node())), "{ broken");
-    bed.until("the damage is said", |report| report.conditions.iter().any(|c| c.reason == "AssignmentUnreadable")).await;
+    bed.until("the damage is said", |report| {
+        report.conditions.iter().any(|c| c.reason == "AssignmentUnreadable")
+    })
+    .await;
     bed.store.wipe();
     bed.two_sweeps().await;
     bed.mark();
@@ -251,7 +320,8 @@ async fn absence_is_never_an_order() {
     assert_eq!(bed.engine.running().len(), 1);
     assert_eq!(bed.starts(), 1);
     bed.store.put(key(&Key::Assignment(node())), assignment);
-    bed.until("all is normal", |report| ready(report) && report.conditions.is_empty()).await;
+    bed.until("all is normal", |report| ready(report) && report.conditions.is_empty())
+        .await;
     assert_eq!(bed.starts(), 1);
     bed.stop().await;
 }
@@ -261,7 +331,8 @@ async fn an_older_assignment_is_a_hold_that_outlives_a_restart() {
     let mut bed = hello().await;
     let mut web = bed.accept("web", 1, 2, spec("app:1"));
     bed.assign(&[web.clone()]);
-    bed.until("2 in force", |report| one(report).is_some_and(|line| line.n == 2)).await;
+    bed.until("2 in force", |report| one(report).is_some_and(|line| line.n == 2))
+        .await;
     bed.generation = 0;
     web.state = AssignedState::Absent;
     bed.assign(&[web.clone()]);
@@ -286,7 +357,10 @@ async fn a_killed_agent_restarts_nothing_and_resumes_its_session() {
     bed.two_sweeps().await;
     bed.until("ready", ready).await;
     assert_eq!(bed.starts(), 1);
-    assert_eq!(bed.store.peek(key(&Key::Session(node()))).unwrap().create_revision, session.create_revision);
+    assert_eq!(
+        bed.store.peek(key(&Key::Session(node()))).unwrap().create_revision,
+        session.create_revision
+    );
     bed.stop().await;
 }
 
@@ -301,7 +375,8 @@ async fn a_lost_ledger_adopts_what_runs_and_doubles_nothing() {
     assert_eq!(bed.starts(), 1);
     assert_eq!(bed.engine.containers().len(), 1);
     bed.engine.remove_by_hand("default.web.1.1");
-    bed.engine_until("created again", |engine| engine.running().len() == 1).await;
+    bed.engine_until("created again", |engine| engine.running().len() == 1)
+        .await;
     bed.stop().await;
 }
 
@@ -313,9 +388,13 @@ async fn with_the_store_gone_a_restarted_agent_keeps_and_restarts_what_it_was_as
     bed.start();
     bed.two_sweeps().await;
     bed.engine.crash("default.web.1.1", 3);
-    bed.engine_until("running again", |engine| engine.running().len() == 1 && engine.calls().iter().filter(|c| c.starts_with("start")).count() == 2).await;
+    bed.engine_until("running again", |engine| {
+        engine.running().len() == 1 && engine.calls().iter().filter(|c| c.starts_with("start")).count() == 2
+    })
+    .await;
     bed.engine.remove_by_hand("default.web.1.1");
-    bed.engine_until("created again", |engine| engine.running().len() == 1).await;
+    bed.engine_until("created again", |engine| engine.running().len() == 1)
+        .await;
     bed.store.set_down(false);
     bed.until("reported", |report| ready(report)).await;
     bed.stop().await;
@@ -328,17 +407,29 @@ async fn whatever_a_person_changes_by_hand_is_put_right() {
     let right = |engine: &FakeEngine| {
         engine.containers().get(name).is_some_and(|c| {
             let details = c.observed.details.clone().unwrap_or_default();
-            c.observed.state == ContainerState::Running && details.restart_policy == "no" && details.limits.memory == 0
+            c.observed.state == ContainerState::Running
+                && details.restart_policy == "no"
+                && details.limits.memory == 0
                 && c.observed.networks.contains_key("reeve-default")
         })
     };
     let changes: [(&str, fn(&FakeEngine)); 6] = [
         ("stopped", |engine| engine.stop_by_hand("default.web.1.1")),
         ("removed", |engine| engine.remove_by_hand("default.web.1.1")),
-        ("paused", |engine| engine.change("default.web.1.1", |c| c.observed.state = ContainerState::Paused)),
-        ("renamed", |engine| engine.change("default.web.1.1", |c| c.observed.name = "other".to_owned())),
-        ("limited", |engine| engine.change("default.web.1.1", |c| c.observed.details.as_mut().unwrap().limits.memory = 5 << 20)),
-        ("disconnected", |engine| engine.change("default.web.1.1", |c| c.observed.networks.clear())),
+        ("paused", |engine| {
+            engine.change("default.web.1.1", |c| c.observed.state = ContainerState::Paused)
+        }),
+        ("renamed", |engine| {
+            engine.change("default.web.1.1", |c| c.observed.name = "other".to_owned())
+        }),
+        ("limited", |engine| {
+            engine.change("default.web.1.1", |c| {
+                c.observed.details.as_mut().unwrap().limits.memory = 5 << 20
+            })
+        }),
+        ("disconnected", |engine| {
+            engine.change("default.web.1.1", |c| c.observed.networks.clear())
+        }),
     ];
     for (what, change) in changes {
         bed.two_sweeps().await;
@@ -371,8 +462,13 @@ async fn a_name_that_is_taken_is_said_and_its_holder_left_alone() {
     bed.start();
     let web = bed.accept("web", 1, 1, spec("app:1"));
     bed.assign(&[web]);
-    let report = bed.until("said", |report| one(report).is_some_and(|line| line.failing.is_some())).await;
-    assert_eq!(one(&report).unwrap().failing.as_ref().unwrap().reason, FailingReason::NameTaken);
+    let report = bed
+        .until("said", |report| one(report).is_some_and(|line| line.failing.is_some()))
+        .await;
+    assert_eq!(
+        one(&report).unwrap().failing.as_ref().unwrap().reason,
+        FailingReason::NameTaken
+    );
     bed.engine.remove_by_hand("default.web.1.1");
     bed.until("then it is created", ready).await;
     bed.stop().await;
@@ -390,7 +486,9 @@ async fn a_crash_loop_backs_off_and_says_why_with_its_last_lines() {
     bed.assign(&[web]);
     let report = bed
         .until("a crash loop with its last lines", |report| {
-            one(report).and_then(|line| line.failing.as_ref()).is_some_and(|f| f.reason == FailingReason::CrashLoop && !f.logs.is_empty())
+            one(report)
+                .and_then(|line| line.failing.as_ref())
+                .is_some_and(|f| f.reason == FailingReason::CrashLoop && !f.logs.is_empty())
         })
         .await;
     let line = one(&report).unwrap();
@@ -406,14 +504,19 @@ async fn one_call_that_hangs_delays_its_own_instance_only() {
     let web = bed.accept("web", 1, 1, spec("app:1"));
     let db = bed.accept("db", 1, 1, spec("app:1"));
     bed.assign(&[web.clone(), db.clone()]);
-    bed.until("both ready", |report| report.instances.len() == 2 && ready(report)).await;
+    bed.until("both ready", |report| report.instances.len() == 2 && ready(report))
+        .await;
     bed.engine.hang("stop");
     let mut gone = web;
     gone.state = AssignedState::Absent;
     bed.assign(&[gone, db]);
-    bed.until("stopping", |report| report.instances.iter().any(|line| line.phase == Phase::Stopping)).await;
+    bed.until("stopping", |report| {
+        report.instances.iter().any(|line| line.phase == Phase::Stopping)
+    })
+    .await;
     bed.engine.crash("default.db.1.1", 1);
-    bed.engine_until("db runs again", |engine| engine.running().contains("default.db.1.1")).await;
+    bed.engine_until("db runs again", |engine| engine.running().contains("default.db.1.1"))
+        .await;
     bed.engine.release("stop");
     bed.until("web is gone", |report| report.instances.len() == 1).await;
     bed.stop().await;
@@ -430,7 +533,12 @@ async fn a_missing_spec_holds_its_own_instance_only() {
     let report = bed.until("db is ready, web held", |report| {
         report.instances.iter().any(|line| line.ready) && report.instances.iter().any(|line| line.phase == Phase::Held)
     });
-    let held = report.await.instances.into_iter().find(|line| line.phase == Phase::Held).unwrap();
+    let held = report
+        .await
+        .instances
+        .into_iter()
+        .find(|line| line.phase == Phase::Held)
+        .unwrap();
     assert_eq!(held.failing.unwrap().reason, FailingReason::SpecUnreadable);
     bed.stop().await;
 }
@@ -439,7 +547,13 @@ async fn a_missing_spec_holds_its_own_instance_only() {
 async fn a_store_without_a_cluster_is_refused_with_the_remedy() {
     let dir = tempfile::tempdir().unwrap();
     let options = AgentOptions::new(node(), dir.path());
-    let refused = run(options, MemoryStore::new(), Arc::new(FakeEngine::new()), Shutdown::new()).await;
+    let refused = run(
+        options,
+        MemoryStore::new(),
+        Arc::new(FakeEngine::new()),
+        Shutdown::new(),
+    )
+    .await;
     assert!(refused.unwrap_err().to_string().contains("reeve init"));
 }
 
@@ -450,7 +564,8 @@ async fn an_engine_that_went_away_is_converged_again_when_it_is_back() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     bed.engine.come_up();
     bed.engine.crash("default.web.1.1", 137);
-    bed.engine_until("runs again", |engine| engine.running().len() == 1).await;
+    bed.engine_until("runs again", |engine| engine.running().len() == 1)
+        .await;
     bed.until("ready", ready).await;
     bed.stop().await;
 }

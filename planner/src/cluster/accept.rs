@@ -35,7 +35,9 @@ pub(super) enum Standing<'a> {
     /// The last accepted record, or the one of this pass, is a deletion.
     Deleted,
     /// The last accepted record cannot be read: nothing of the resource changes.
-    Held { why: String },
+    Held {
+        why: String,
+    },
 }
 
 #[derive(Debug)]
@@ -62,7 +64,11 @@ fn desired_body<'a>(key: &ResourceKey, entry: &'a DesiredEntry) -> Option<Body<'
 }
 
 /// The readable record with this number, if it is about its number and of this kind.
-pub(super) fn record<'a>(history: &'a AcceptedHistory, key: &ResourceKey, n: u64) -> Option<(&'a Accepted, &'a Digest)> {
+pub(super) fn record<'a>(
+    history: &'a AcceptedHistory,
+    key: &ResourceKey,
+    n: u64,
+) -> Option<(&'a Accepted, &'a Digest)> {
     let entry = history.records.get(&n)?;
     let record: &Accepted = entry.value.as_ref().ok()?;
     let kind = matches!(
@@ -82,8 +88,14 @@ fn body_of(record: &Accepted) -> Option<Body<'_>> {
 
 /// What must be recorded for one resource, before its number is known.
 enum Due<'a> {
-    Spec { body: Body<'a>, entry: &'a DesiredEntry, uid: Option<&'a Uid> },
-    Deletion { last: &'a Accepted },
+    Spec {
+        body: Body<'a>,
+        entry: &'a DesiredEntry,
+        uid: Option<&'a Uid>,
+    },
+    Deletion {
+        last: &'a Accepted,
+    },
 }
 
 /// What is in force under every name that is desired or was ever accepted, in order of keys; and the records to create.
@@ -102,14 +114,21 @@ pub(super) fn accept(snapshot: &Snapshot, hold: bool) -> (Vec<Life<'_>>, Vec<Acc
         };
         let from_desired = if order.is_le() { desired.next() } else { None };
         let from_accepted = if order.is_ge() { accepted.next() } else { None };
-        let Some(key) = from_desired.map(|(key, _)| key).or(from_accepted.map(|(key, _)| key)) else { break };
+        let Some(key) = from_desired.map(|(key, _)| key).or(from_accepted.map(|(key, _)| key)) else {
+            break;
+        };
         let entry = from_desired.map(|(_, entry)| entry);
         let history = from_accepted.map(|(_, history)| history);
         let (standing, next) = stand(key, entry, history, snapshot.complete, hold);
         if let Some(next) = next {
             due.push((lives.len(), next));
         }
-        lives.push(Life { key, desired: entry, history, standing });
+        lives.push(Life {
+            key,
+            desired: entry,
+            history,
+            standing,
+        });
     }
     let writes = number(snapshot, &mut lives, due);
     (lives, writes)
@@ -123,8 +142,12 @@ fn stand<'a>(
     hold: bool,
 ) -> (Standing<'a>, Option<Due<'a>>) {
     let wanted = entry.and_then(|entry| desired_body(key, entry).map(|body| (entry, body)));
-    let Some((history, last)) = history.and_then(|history| history.records.last_key_value().map(|(n, _)| (history, *n))) else {
-        let due = wanted.filter(|_| !hold).map(|(entry, body)| Due::Spec { body, entry, uid: None });
+    let Some((history, last)) =
+        history.and_then(|history| history.records.last_key_value().map(|(n, _)| (history, *n)))
+    else {
+        let due = wanted
+            .filter(|_| !hold)
+            .map(|(entry, body)| Due::Spec { body, entry, uid: None });
         return (Standing::Never, due);
     };
     let Some((record, digest)) = record(history, key, last) else {
@@ -134,7 +157,9 @@ fn stand<'a>(
         return (Standing::Held { why }, None);
     };
     let Some(in_force) = body_of(record) else {
-        let due = wanted.filter(|_| !hold).map(|(entry, body)| Due::Spec { body, entry, uid: None });
+        let due = wanted
+            .filter(|_| !hold)
+            .map(|(entry, body)| Due::Spec { body, entry, uid: None });
         return (Standing::Deleted, due);
     };
     let due = match (entry, wanted) {
@@ -142,10 +167,19 @@ fn stand<'a>(
         (Some(_), None) => None,
         (Some(_), Some((entry, body))) => {
             let same = body == in_force && entry.labels == record.labels && entry.annotations == record.annotations;
-            (!same).then_some(Due::Spec { body, entry, uid: Some(&record.uid) })
+            (!same).then_some(Due::Spec {
+                body,
+                entry,
+                uid: Some(&record.uid),
+            })
         }
     };
-    let live = InForce { n: last, uid: Cow::Borrowed(&record.uid), digest: Cow::Borrowed(digest), body: in_force };
+    let live = InForce {
+        n: last,
+        uid: Cow::Borrowed(&record.uid),
+        digest: Cow::Borrowed(digest),
+        body: in_force,
+    };
     (Standing::Live(live), due.filter(|_| !hold))
 }
 
@@ -165,7 +199,12 @@ fn number<'a>(snapshot: &'a Snapshot, lives: &mut [Life<'a>], due: Vec<(usize, D
     let mut seen: BTreeMap<(&Namespace, &ResourceName), Seen<'a>> = due
         .iter()
         .filter(|(life, _)| lives[*life].key.kind == Kind::Service)
-        .filter_map(|(life, _)| Some(((lives[*life].key.namespace.as_ref()?, &lives[*life].key.name), Seen::default())))
+        .filter_map(|(life, _)| {
+            Some((
+                (lives[*life].key.namespace.as_ref()?, &lives[*life].key.name),
+                Seen::default(),
+            ))
+        })
         .collect();
     if !seen.is_empty() {
         for entry in snapshot.nodes.values() {
@@ -183,7 +222,11 @@ fn number<'a>(snapshot: &'a Snapshot, lives: &mut [Life<'a>], due: Vec<(usize, D
                 if let Some(seen) = seen.get_mut(&(&reported.namespace, &reported.workload)) {
                     let next = reported.next.as_ref().map_or(0, |next| next.n);
                     for n in [reported.n, next] {
-                        seen.highest = if n <= MAX_REPORTED { seen.highest.max(n) } else { seen.highest };
+                        seen.highest = if n <= MAX_REPORTED {
+                            seen.highest.max(n)
+                        } else {
+                            seen.highest
+                        };
                     }
                     seen.reported_uid = seen.reported_uid.max(Some(&reported.uid));
                 }
@@ -194,13 +237,28 @@ fn number<'a>(snapshot: &'a Snapshot, lives: &mut [Life<'a>], due: Vec<(usize, D
     for (index, due) in due {
         let life = &mut lives[index];
         let nothing = Seen::default();
-        let seen = life.key.namespace.as_ref().and_then(|namespace| seen.get(&(namespace, &life.key.name))).unwrap_or(&nothing);
-        let stored = life.history.and_then(|history| history.records.last_key_value()).map(|(n, _)| *n);
+        let seen = life
+            .key
+            .namespace
+            .as_ref()
+            .and_then(|namespace| seen.get(&(namespace, &life.key.name)))
+            .unwrap_or(&nothing);
+        let stored = life
+            .history
+            .and_then(|history| history.records.last_key_value())
+            .map(|(n, _)| *n);
         let n = seen.highest.max(stored.unwrap_or(0)).saturating_add(1);
         let (record, guard) = match due {
             Due::Spec { body, entry, uid } => {
-                let remembered = if stored.is_none() { seen.assigned_uid.or(seen.reported_uid) } else { None };
-                let uid = uid.or(remembered).cloned().unwrap_or_else(|| Uid::derive(&snapshot.cluster.id, life.key, n));
+                let remembered = if stored.is_none() {
+                    seen.assigned_uid.or(seen.reported_uid)
+                } else {
+                    None
+                };
+                let uid = uid
+                    .or(remembered)
+                    .cloned()
+                    .unwrap_or_else(|| Uid::derive(&snapshot.cluster.id, life.key, n));
                 let accepted = match body {
                     Body::Service(spec) => AcceptedBody::Service(Box::new(spec.clone())),
                     Body::Node(spec) => AcceptedBody::Node(spec.clone()),
@@ -215,8 +273,19 @@ fn number<'a>(snapshot: &'a Snapshot, lives: &mut [Life<'a>], due: Vec<(usize, D
                     body: accepted,
                 };
                 let digest = Cow::Owned(Digest::of(&record.encode()));
-                life.standing = Standing::Live(InForce { n, uid: Cow::Owned(uid), digest, body });
-                (record, Guard::DesiredAt { key: life.key.clone(), mod_revision: entry.mod_revision })
+                life.standing = Standing::Live(InForce {
+                    n,
+                    uid: Cow::Owned(uid),
+                    digest,
+                    body,
+                });
+                (
+                    record,
+                    Guard::DesiredAt {
+                        key: life.key.clone(),
+                        mod_revision: entry.mod_revision,
+                    },
+                )
             }
             Due::Deletion { last } => {
                 life.standing = Standing::Deleted;
@@ -232,7 +301,11 @@ fn number<'a>(snapshot: &'a Snapshot, lives: &mut [Life<'a>], due: Vec<(usize, D
                 (record, Guard::DesiredAbsent(life.key.clone()))
             }
         };
-        writes.push(AcceptedWrite { key: life.key.clone(), record, guard });
+        writes.push(AcceptedWrite {
+            key: life.key.clone(),
+            record,
+            guard,
+        });
     }
     writes
 }

@@ -32,7 +32,9 @@ struct Count {
 }
 
 fn of_service(pass: &mut Pass<'_>, svc: u32) -> Vec<Refusal> {
-    let Some(session) = pass.placer.begin(&pass.nodes, &pass.memory, svc) else { return Vec::new() };
+    let Some(session) = pass.placer.begin(&pass.nodes, &pass.memory, svc) else {
+        return Vec::new();
+    };
     let one = &pass.memory.svcs[svc as usize];
     let Some(spec) = one.spec else { return Vec::new() };
     let (placement, need) = (&spec.placement, one.need);
@@ -41,7 +43,10 @@ fn of_service(pass: &mut Pass<'_>, svc: u32) -> Vec<Refusal> {
         let id = u32::try_from(at).unwrap_or(NONE);
         let node = &pass.nodes.list[at];
         let mut refuse = |rule: RefusalRule, most: i64, named: Option<String>| {
-            let count = counts.entry(rule).or_insert_with(|| Count { most: i64::MIN, ..Count::default() });
+            let count = counts.entry(rule).or_insert_with(|| Count {
+                most: i64::MIN,
+                ..Count::default()
+            });
             count.nodes += 1;
             count.most = count.most.max(most);
             if count.sample.len() < SAMPLE {
@@ -71,12 +76,28 @@ fn of_service(pass: &mut Pass<'_>, svc: u32) -> Vec<Refusal> {
         if !placement.roles.is_empty() && !placement.roles.iter().any(|role| class.roles.contains(role)) {
             refuse(RefusalRule::Role, 0, None);
         }
-        for expression in placement.required.iter().filter(|one| !holds(one, pass.nodes.label(id, &one.key))).take(1) {
-            refuse(RefusalRule::RequiredExpression, 0, Some(format!("{} {:?}", expression.key, expression.operator)));
+        for expression in placement
+            .required
+            .iter()
+            .filter(|one| !holds(one, pass.nodes.label(id, &one.key)))
+            .take(1)
+        {
+            refuse(
+                RefusalRule::RequiredExpression,
+                0,
+                Some(format!("{} {:?}", expression.key, expression.operator)),
+            );
         }
-        let minded = class.taints.iter().filter(|t| t.effect == TaintEffect::NoSchedule && !spec.tolerations.iter().any(|one| one.covers(t)));
+        let minded = class
+            .taints
+            .iter()
+            .filter(|t| t.effect == TaintEffect::NoSchedule && !spec.tolerations.iter().any(|one| one.covers(t)));
         if let Some(taint) = minded.into_iter().next() {
-            let value = if taint.value.is_empty() { String::new() } else { format!("={}", taint.value) };
+            let value = if taint.value.is_empty() {
+                String::new()
+            } else {
+                format!("={}", taint.value)
+            };
             refuse(RefusalRule::Taint, 0, Some(format!("{}{value}", taint.key)));
         }
         let (cpu, bytes) = pass.placer.free[at];
@@ -105,7 +126,9 @@ fn of_service(pass: &mut Pass<'_>, svc: u32) -> Vec<Refusal> {
         .into_iter()
         .map(|(rule, count)| {
             let named = count.named.join(", ");
-            let free_cpu = Cpu { millis: u32::try_from(count.most.max(0)).unwrap_or(u32::MAX) };
+            let free_cpu = Cpu {
+                millis: u32::try_from(count.most.max(0)).unwrap_or(u32::MAX),
+            };
             let free_bytes = ByteSize(u64::try_from(count.most.max(0)).unwrap_or(0));
             let detail = match rule {
                 RefusalRule::NodeNotReady => named,
@@ -118,10 +141,18 @@ fn of_service(pass: &mut Pass<'_>, svc: u32) -> Vec<Refusal> {
                 RefusalRule::RequiredExpression => format!("does not hold: {named}"),
                 RefusalRule::Taint => format!("taint not tolerated: {named}"),
                 RefusalRule::Cpu => {
-                    format!("needs {} CPU, {free_cpu} free at most", Cpu { millis: u32::try_from(need.0).unwrap_or(u32::MAX) })
+                    format!(
+                        "needs {} CPU, {free_cpu} free at most",
+                        Cpu {
+                            millis: u32::try_from(need.0).unwrap_or(u32::MAX)
+                        }
+                    )
                 }
                 RefusalRule::Memory => {
-                    format!("needs {}, {free_bytes} free at most", ByteSize(u64::try_from(need.1).unwrap_or(u64::MAX)))
+                    format!(
+                        "needs {}, {free_bytes} free at most",
+                        ByteSize(u64::try_from(need.1).unwrap_or(u64::MAX))
+                    )
                 }
                 RefusalRule::HostPort => format!("host port taken: {}", published.join(", ")),
                 RefusalRule::MaxPerNode => format!("has {} already", placement.max_per_node.unwrap_or(u32::MAX)),
@@ -130,14 +161,25 @@ fn of_service(pass: &mut Pass<'_>, svc: u32) -> Vec<Refusal> {
                         .spread
                         .iter()
                         .filter(|spread| spread.when_unsatisfiable == WhenUnsatisfiable::DoNotSchedule)
-                        .map(|spread| format!("{} (at most {} more than the emptiest)", spread.topology_key, spread.max_skew.unwrap_or(1)))
+                        .map(|spread| {
+                            format!(
+                                "{} (at most {} more than the emptiest)",
+                                spread.topology_key,
+                                spread.max_skew.unwrap_or(1)
+                            )
+                        })
                         .collect();
                     format!("uneven over {}", spreads.join(", "))
                 }
                 RefusalRule::Affinity => format!("not near {named}"),
                 RefusalRule::AntiAffinity => format!("near {named}"),
             };
-            Refusal { rule, nodes: count.nodes, detail, sample: count.sample }
+            Refusal {
+                rule,
+                nodes: count.nodes,
+                detail,
+                sample: count.sample,
+            }
         })
         .collect()
 }

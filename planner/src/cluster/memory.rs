@@ -135,12 +135,22 @@ struct Uids {
 }
 
 fn digits(text: &str) -> u64 {
-    text.bytes().fold(0, |sum, b| (sum << 4) | u64::from(if b.is_ascii_digit() { b - b'0' } else { b.wrapping_sub(b'a').wrapping_add(10) & 15 }))
+    text.bytes().fold(0, |sum, b| {
+        (sum << 4)
+            | u64::from(if b.is_ascii_digit() {
+                b - b'0'
+            } else {
+                b.wrapping_sub(b'a').wrapping_add(10) & 15
+            })
+    })
 }
 
 fn halves(uid: &Uid) -> (u64, u64) {
     let text = uid.as_str();
-    (digits(text.get(..16).unwrap_or("")), digits(text.get(16..).unwrap_or("")))
+    (
+        digits(text.get(..16).unwrap_or("")),
+        digits(text.get(16..).unwrap_or("")),
+    )
 }
 
 impl Uids {
@@ -163,8 +173,12 @@ impl Uids {
     fn find(&self, uid: &Uid) -> Option<(u32, bool)> {
         let (high, low) = halves(uid);
         let bucket = usize::try_from(high >> self.shift).ok()?;
-        let range = self.sorted.get(self.index[bucket] as usize..self.index[bucket + 1] as usize)?;
-        let at = range.binary_search_by_key(&(high, low), |(high, low, ..)| (*high, *low)).ok()?;
+        let range = self
+            .sorted
+            .get(self.index[bucket] as usize..self.index[bucket + 1] as usize)?;
+        let at = range
+            .binary_search_by_key(&(high, low), |(high, low, ..)| (*high, *low))
+            .ok()?;
         Some((range[at].2, range[at].3))
     }
 }
@@ -173,8 +187,17 @@ fn svc<'a>(life: &Life<'a>, index: usize, nodes: u32, first: usize) -> Option<Sv
     let key = life.key;
     let namespace = key.namespace.as_ref().filter(|_| key.kind == Kind::Service)?;
     let (spec, n) = match &life.standing {
-        Standing::Live(InForce { n, body: Body::Service(spec), .. }) => (Some(*spec), *n),
-        Standing::Live(InForce { body: Body::Node(_), .. }) | Standing::Never | Standing::Deleted | Standing::Held { .. } => (None, 0),
+        Standing::Live(InForce {
+            n,
+            body: Body::Service(spec),
+            ..
+        }) => (Some(*spec), *n),
+        Standing::Live(InForce {
+            body: Body::Node(_), ..
+        })
+        | Standing::Never
+        | Standing::Deleted
+        | Standing::Held { .. } => (None, 0),
     };
     let (wanted, slots) = match spec.map(|spec| (spec.mode, spec.replicas.unwrap_or(1).min(MAX_REPLICAS))) {
         Some((Mode::Replicated, count)) => (Wanted::Count(count), count),
@@ -189,14 +212,20 @@ fn svc<'a>(life: &Life<'a>, index: usize, nodes: u32, first: usize) -> Option<Sv
         spec,
         deleted: matches!(life.standing, Standing::Deleted),
         n,
-        guard: life.desired.map(|entry| Guard::DesiredAt { key: key.clone(), mod_revision: entry.mod_revision }),
+        guard: life.desired.map(|entry| Guard::DesiredAt {
+            key: key.clone(),
+            mod_revision: entry.mod_revision,
+        }),
         wanted,
         first,
         slots,
         beyond: NONE,
         ended: NONE,
         set: NONE,
-        need: (i64::from(reserved.0.millis), i64::try_from(reserved.1.0).unwrap_or(i64::MAX)),
+        need: (
+            i64::from(reserved.0.millis),
+            i64::try_from(reserved.1.0).unwrap_or(i64::MAX),
+        ),
     })
 }
 
@@ -210,18 +239,30 @@ impl<'a> Memory<'a> {
         let mut first = 0;
         let mut uids = Vec::with_capacity(lives.len());
         for (at, life) in lives.iter().enumerate() {
-            let Some(svc) = svc(life, at, index(nodes.list.len()), first) else { continue };
+            let Some(svc) = svc(life, at, index(nodes.list.len()), first) else {
+                continue;
+            };
             first += svc.slots as usize;
             let current = match &life.standing {
                 Standing::Live(live) => Some(&*live.uid),
                 // What the last readable record says is the life that is held.
                 Standing::Held { .. } => life.history.and_then(|history| {
-                    history.records.values().rev().find_map(|entry| entry.value.as_ref().ok()).map(|record| &record.uid)
+                    history
+                        .records
+                        .values()
+                        .rev()
+                        .find_map(|entry| entry.value.as_ref().ok())
+                        .map(|record| &record.uid)
                 }),
                 Standing::Never | Standing::Deleted => None,
             };
             let mut last: Option<&Uid> = None;
-            for record in life.history.into_iter().flat_map(|history| history.records.values()).filter_map(|entry| entry.value.as_ref().ok()) {
+            for record in life
+                .history
+                .into_iter()
+                .flat_map(|history| history.records.values())
+                .filter_map(|entry| entry.value.as_ref().ok())
+            {
                 if last != Some(&record.uid) && current != Some(&record.uid) {
                     let (high, low) = halves(&record.uid);
                     uids.push((high, low, index(svcs.len()), false));
@@ -234,9 +275,19 @@ impl<'a> Memory<'a> {
             }
             svcs.push(svc);
         }
-        let mut memory =
-            Self { insts: Vec::new(), starts: Vec::new(), svcs, heads: vec![NONE; first], odd: Vec::new(), uids: Uids::new(uids) };
-        let count = nodes.list.iter().map(|node| node.assignment.map_or(0, |a| a.instances.len())).sum();
+        let mut memory = Self {
+            insts: Vec::new(),
+            starts: Vec::new(),
+            svcs,
+            heads: vec![NONE; first],
+            odd: Vec::new(),
+            uids: Uids::new(uids),
+        };
+        let count = nodes
+            .list
+            .iter()
+            .map(|node| node.assignment.map_or(0, |a| a.instances.len()))
+            .sum();
         memory.insts.reserve(count);
         memory.starts.reserve(nodes.list.len() + 1);
         for (at, node) in nodes.list.iter().enumerate() {
@@ -251,7 +302,10 @@ impl<'a> Memory<'a> {
     fn read(&mut self, at: u32, node: &Node<'a>, nodes: &Nodes<'a>) {
         let assigned: &[Assigned] = node.assignment.map_or(&[], |assignment| &assignment.instances);
         let reported: &[ReportedInstance] = node.report.map_or(&[], |report| &report.instances);
-        let newest = node.report.zip(node.assignment).is_some_and(|(report, assignment)| report.applied >= assignment.order);
+        let newest = node
+            .report
+            .zip(node.assignment)
+            .is_some_and(|(report, assignment)| report.applied >= assignment.order);
         // Both are sorted alike, so that the same place usually holds the same instance; else the report is sorted here.
         let mut sorted: Option<Vec<u32>> = None;
         let mut taken = 0_usize;
@@ -270,16 +324,28 @@ impl<'a> Memory<'a> {
                     matched[..taken].fill(true);
                     order
                 });
-                let found = order.binary_search_by(|one| name(&reported[*one as usize]).cmp(&(&entry.uid, &entry.slot)));
+                let found =
+                    order.binary_search_by(|one| name(&reported[*one as usize]).cmp(&(&entry.uid, &entry.slot)));
                 found.ok().map(|found| order[found] as usize)
             };
             if let (Some(found), true) = (found, sorted.is_some()) {
                 matched[found] = true;
             }
-            self.add(at, node, nodes, Some((place, entry)), found.map(|found| (found, &reported[found])), newest);
+            self.add(
+                at,
+                node,
+                nodes,
+                Some((place, entry)),
+                found.map(|found| (found, &reported[found])),
+                newest,
+            );
         }
         for (place, entry) in reported.iter().enumerate() {
-            let known = if sorted.is_some() { matched[place] } else { place < taken };
+            let known = if sorted.is_some() {
+                matched[place]
+            } else {
+                place < taken
+            };
             if !known {
                 self.add(at, node, nodes, None, Some((place, entry)), newest);
             }
@@ -304,7 +370,10 @@ impl<'a> Memory<'a> {
         let n = assigned.map(|(_, one)| one.n).or(said.map(|one| one.n)).unwrap_or(0);
         let was = match (assigned, said) {
             (Some((_, one)), _) => one.state,
-            (None, Some(one)) if one.container.is_none() && matches!(one.phase, Phase::Pending | Phase::Pulling { .. } | Phase::Prepared) => {
+            (None, Some(one))
+                if one.container.is_none()
+                    && matches!(one.phase, Phase::Pending | Phase::Pulling { .. } | Phase::Prepared) =>
+            {
                 AssignedState::Prepared
             }
             (None, _) => AssignedState::Present,
@@ -355,13 +424,20 @@ impl<'a> Memory<'a> {
             };
             // A second entry of the same instance on the same node is the first one's shadow.
             let uid_of = |one: &Inst| {
-                let listed = node.assignment.and_then(|assignment| assignment.instances.get(one.assigned as usize));
-                let told = node.report.and_then(|report| report.instances.get(one.reported as usize));
+                let listed = node
+                    .assignment
+                    .and_then(|assignment| assignment.instances.get(one.assigned as usize));
+                let told = node
+                    .report
+                    .and_then(|report| report.instances.get(one.reported as usize));
                 listed.map(|one| &one.uid).or(told.map(|one| &one.uid))
             };
-            let here_too = Chain { insts: &self.insts, next: *head }
-                .take_while(|(_, one)| one.node == at)
-                .any(|(_, one)| one.slot == slot && uid_of(one) == Some(uid));
+            let here_too = Chain {
+                insts: &self.insts,
+                next: *head,
+            }
+            .take_while(|(_, one)| one.node == at)
+            .any(|(_, one)| one.slot == slot && uid_of(one) == Some(uid));
             if here_too {
                 inst.to = To::Out;
                 inst.svc = NONE;
@@ -423,7 +499,10 @@ impl<'a> Memory<'a> {
 
     /// The instances of a chain.
     pub(super) fn chain(&self, head: u32) -> Chain<'_> {
-        Chain { insts: &self.insts, next: head }
+        Chain {
+            insts: &self.insts,
+            next: head,
+        }
     }
     /// The instances in the slot at this place of a service.
     pub(super) fn in_slot(&self, svc: usize, offset: u32) -> Chain<'_> {

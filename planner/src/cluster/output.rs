@@ -8,8 +8,8 @@ use schemas::kinds::Kind;
 use schemas::names::NodeName;
 use schemas::problem::Problem;
 use schemas::records::{
-    Accepted, AcceptedBody, Assigned, AssignedState, Assignment, Condition, ConditionStatus, ConditionType, CordonMode, Counts, Digest,
-    EventType, NodeStatus, Order, SchemaVersion, ServiceStatus, Verdict,
+    Accepted, AcceptedBody, Assigned, AssignedState, Assignment, Condition, ConditionStatus, ConditionType, CordonMode,
+    Counts, Digest, EventType, NodeStatus, Order, SchemaVersion, ServiceStatus, Verdict,
 };
 use schemas::units::{ByteSize, Cpu};
 
@@ -56,7 +56,10 @@ impl<'a> Pass<'a> {
         }
         for (at, node) in self.nodes.list.iter().enumerate() {
             let (cpu, memory) = node.allocatable();
-            room[at] = (cpu - self.placer.free[at].0, memory.saturating_sub(self.placer.free[at].1));
+            room[at] = (
+                cpu - self.placer.free[at].0,
+                memory.saturating_sub(self.placer.free[at].1),
+            );
         }
         let mut ended = Vec::new();
         for at in 0..self.memory.svcs.len() {
@@ -70,9 +73,28 @@ impl<'a> Pass<'a> {
                     }
                 }
                 Standing::Deleted | Standing::Never | Standing::Live(_) | Standing::Held { .. } => {
-                    let status = self.service_status(at, remaining[at], created[at], u32::try_from(at).ok().and_then(|at| refusals.get(&at)).cloned().unwrap_or_default());
-                    let stored = self.snapshot.service_statuses.get(&key).and_then(|stored| stored.value.as_ref().ok());
-                    notice(&mut notices, &status.conditions, stored.map(|stored| &stored.conditions[..]), &key.to_string(), None);
+                    let status = self.service_status(
+                        at,
+                        remaining[at],
+                        created[at],
+                        u32::try_from(at)
+                            .ok()
+                            .and_then(|at| refusals.get(&at))
+                            .cloned()
+                            .unwrap_or_default(),
+                    );
+                    let stored = self
+                        .snapshot
+                        .service_statuses
+                        .get(&key)
+                        .and_then(|stored| stored.value.as_ref().ok());
+                    notice(
+                        &mut notices,
+                        &status.conditions,
+                        stored.map(|stored| &stored.conditions[..]),
+                        &key.to_string(),
+                        None,
+                    );
                     statuses.insert(key, Status::Service(status));
                 }
             }
@@ -117,7 +139,10 @@ impl<'a> Pass<'a> {
             let from = self.memory.starts[at] as usize;
             let insts = &self.memory.insts[from..self.memory.starts[at + 1] as usize];
             let here = news.get(&id).map_or(&[][..], Vec::as_slice);
-            let changed = |inst: &Inst| inst.to != To::Stay && (inst.assigned != NONE || inst.to != To::Out) || inst.assigned == NONE && inst.state().is_some();
+            let changed = |inst: &Inst| {
+                inst.to != To::Stay && (inst.assigned != NONE || inst.to != To::Out)
+                    || inst.assigned == NONE && inst.state().is_some()
+            };
             if here.is_empty() && !node.rewrite && !insts.iter().any(changed) {
                 continue;
             }
@@ -127,9 +152,22 @@ impl<'a> Pass<'a> {
                 .filter_map(|(offset, inst)| self.assigned(u32::try_from(from + offset).unwrap_or(NONE), inst))
                 .chain(here.iter().filter_map(|(new, state)| self.assigned_new(new, *state)))
                 .collect();
-            let place = |one: &Assigned| (one.namespace.clone(), one.workload.clone(), one.slot.clone(), one.uid.clone());
+            let place = |one: &Assigned| {
+                (
+                    one.namespace.clone(),
+                    one.workload.clone(),
+                    one.slot.clone(),
+                    one.uid.clone(),
+                )
+            };
             instances.sort_by(|a, b| {
-                (&a.namespace, &a.workload, &a.slot, &a.uid, a.state).cmp(&(&b.namespace, &b.workload, &b.slot, &b.uid, b.state))
+                (&a.namespace, &a.workload, &a.slot, &a.uid, a.state).cmp(&(
+                    &b.namespace,
+                    &b.workload,
+                    &b.slot,
+                    &b.uid,
+                    b.state,
+                ))
             });
             // A new instance in a slot whose old entry on this very node is still listed takes its place.
             instances.dedup_by(|next, kept| {
@@ -142,8 +180,17 @@ impl<'a> Pass<'a> {
             if node.assignment.is_some_and(|stored| stored.instances == instances) {
                 continue;
             }
-            let watermark = node.entry.session.as_ref().and_then(|stored| stored.value.as_ref().ok()).map(|session| session.watermark.generation);
-            let generation = node.entry.highest_order().generation.max(watermark.filter(|mark| *mark <= MAX_REPORTED).unwrap_or(0));
+            let watermark = node
+                .entry
+                .session
+                .as_ref()
+                .and_then(|stored| stored.value.as_ref().ok())
+                .map(|session| session.watermark.generation);
+            let generation = node
+                .entry
+                .highest_order()
+                .generation
+                .max(watermark.filter(|mark| *mark <= MAX_REPORTED).unwrap_or(0));
             let order = Order {
                 restore_epoch: self.snapshot.cluster.restore_epoch,
                 epoch: self.snapshot.epoch,
@@ -168,13 +215,19 @@ impl<'a> Pass<'a> {
     fn assigned(&self, at: u32, inst: &Inst) -> Option<Assigned> {
         let state = inst.state()?;
         let node = &self.nodes.list[inst.node as usize];
-        let mut entry = if let Some(stored) = node.assignment.and_then(|assignment| assignment.instances.get(inst.assigned as usize)) {
+        let mut entry = if let Some(stored) = node
+            .assignment
+            .and_then(|assignment| assignment.instances.get(inst.assigned as usize))
+        {
             stored.clone()
         } else {
             let reported = self.reported(inst)?;
             let svc = self.memory.svcs.get(inst.svc as usize)?;
             let life = &self.lives[svc.life];
-            let known = life.history.and_then(|history| record(history, life.key, reported.n)).map(|(_, digest)| digest.clone());
+            let known = life
+                .history
+                .and_then(|history| record(history, life.key, reported.n))
+                .map(|(_, digest)| digest.clone());
             Assigned {
                 namespace: svc.namespace.clone(),
                 kind: svc.key.kind,
@@ -249,10 +302,22 @@ impl<'a> Pass<'a> {
         }
         let name = |node: u32| self.nodes.list[node as usize].name.clone();
         let mut changes: Vec<(u32, u64, Change)> = Vec::new();
-        let mut tell = |svc: u32, slot: u64, node: Option<NodeName>, action: Action, reason: Reason, waits: Option<Reason>| {
-            let resource = self.memory.svcs[svc as usize].key.clone();
-            changes.push((svc, slot, Change { resource, instance: self.name(svc, slot), node, action, reason, waits }));
-        };
+        let mut tell =
+            |svc: u32, slot: u64, node: Option<NodeName>, action: Action, reason: Reason, waits: Option<Reason>| {
+                let resource = self.memory.svcs[svc as usize].key.clone();
+                changes.push((
+                    svc,
+                    slot,
+                    Change {
+                        resource,
+                        instance: self.name(svc, slot),
+                        node,
+                        action,
+                        reason,
+                        waits,
+                    },
+                ));
+            };
         for (&(svc, slot), story) in &self.stories {
             let new = placed.get(&(svc, slot)).map(|new| name(new.node));
             let fails = unplaced.contains(&(svc, slot));
@@ -267,15 +332,36 @@ impl<'a> Pass<'a> {
                     let inst = &self.memory.insts[*from as usize];
                     let waits = if fails { Some(Reason::NoNodeFits) } else { waits.clone() };
                     let node = new.or_else(|| self.prepared(svc, slot).map(name));
-                    tell(svc, slot, node, Action::Move { from: name(inst.node) }, reason.clone(), waits);
+                    tell(
+                        svc,
+                        slot,
+                        node,
+                        Action::Move { from: name(inst.node) },
+                        reason.clone(),
+                        waits,
+                    );
                 }
                 Story::Replace { from, fields, waits } => {
                     let action = Action::Replace { fields: fields.clone() };
-                    tell(svc, slot, here.map(name), action, Reason::SpecChanged { from: *from, to }, waits.clone());
+                    tell(
+                        svc,
+                        slot,
+                        here.map(name),
+                        action,
+                        Reason::SpecChanged { from: *from, to },
+                        waits.clone(),
+                    );
                 }
                 Story::Update { from, fields } => {
                     let action = Action::Update { fields: fields.clone() };
-                    tell(svc, slot, here.map(name), action, Reason::SpecChanged { from: *from, to }, None);
+                    tell(
+                        svc,
+                        slot,
+                        here.map(name),
+                        action,
+                        Reason::SpecChanged { from: *from, to },
+                        None,
+                    );
                 }
             }
         }
@@ -285,8 +371,17 @@ impl<'a> Pass<'a> {
         for judged in &self.removals {
             let inst = &self.memory.insts[judged.inst as usize];
             let held = self.breaker.held.as_ref().filter(|_| judged.held);
-            let waits = held.map(|held| Reason::HeldByBreaker { digest: held.digest.clone() });
-            tell(inst.svc, inst.slot, Some(name(inst.node)), Action::Remove, judged.reason.clone(), waits);
+            let waits = held.map(|held| Reason::HeldByBreaker {
+                digest: held.digest.clone(),
+            });
+            tell(
+                inst.svc,
+                inst.slot,
+                Some(name(inst.node)),
+                Action::Remove,
+                judged.reason.clone(),
+                waits,
+            );
         }
         let judged: BTreeSet<u32> = self.removals.iter().map(|judged| judged.inst).collect();
         for (at, inst) in self.memory.insts.iter().enumerate() {
@@ -303,12 +398,24 @@ impl<'a> Pass<'a> {
                     } else if node.drained() {
                         Reason::NodeDrained
                     } else {
-                        Reason::NodeNoLongerFits { rule: "NotNeeded".to_owned() }
+                        Reason::NodeNoLongerFits {
+                            rule: "NotNeeded".to_owned(),
+                        }
                     };
                     tell(inst.svc, inst.slot, Some(name(inst.node)), Action::Remove, reason, None);
                 }
-            } else if options.list_keeps && inst.state() == Some(AssignedState::Present) && !self.stories.contains_key(&(inst.svc, inst.slot)) {
-                tell(inst.svc, inst.slot, Some(name(inst.node)), Action::Keep, Reason::UpToDate, None);
+            } else if options.list_keeps
+                && inst.state() == Some(AssignedState::Present)
+                && !self.stories.contains_key(&(inst.svc, inst.slot))
+            {
+                tell(
+                    inst.svc,
+                    inst.slot,
+                    Some(name(inst.node)),
+                    Action::Keep,
+                    Reason::UpToDate,
+                    None,
+                );
             }
         }
         changes.sort_by(|a, b| (a.0, a.1, &a.2.node).cmp(&(b.0, b.1, &b.2.node)));
@@ -324,7 +431,10 @@ impl<'a> Pass<'a> {
         if offset >= one.slots {
             return None;
         }
-        self.memory.in_slot(svc as usize, offset).find(|(_, inst)| inst.state() == Some(state)).map(|(_, inst)| inst.node)
+        self.memory
+            .in_slot(svc as usize, offset)
+            .find(|(_, inst)| inst.state() == Some(state))
+            .map(|(_, inst)| inst.node)
     }
     fn holder(&self, svc: u32, slot: u64) -> Option<u32> {
         self.in_slot_with(svc, slot, AssignedState::Present)
@@ -335,12 +445,21 @@ impl<'a> Pass<'a> {
 
     // ---- statuses -------------------------------------------------------------------------------------------------
 
-    fn service_status(&self, at: usize, remaining: u32, created: u32, refusals: Vec<schemas::records::Refusal>) -> ServiceStatus {
+    fn service_status(
+        &self,
+        at: usize,
+        remaining: u32,
+        created: u32,
+        refusals: Vec<schemas::records::Refusal>,
+    ) -> ServiceStatus {
         let svc = &self.memory.svcs[at];
         let life = &self.lives[svc.life];
         let mut tally = self.tallies[at].clone();
         let id = u32::try_from(at).unwrap_or(NONE);
-        tally.unplaced = self.unplaced.get(&id).map_or(0, |slots| u32::try_from(slots.len()).unwrap_or(u32::MAX));
+        tally.unplaced = self
+            .unplaced
+            .get(&id)
+            .map_or(0, |slots| u32::try_from(slots.len()).unwrap_or(u32::MAX));
         tally.assigned += created;
         let live = self.in_force(at);
         let counts = Counts {
@@ -374,7 +493,12 @@ impl<'a> Pass<'a> {
     fn accepted_condition(&self, desired: Option<&DesiredEntry>, standing: &Standing<'_>) -> Condition {
         let kind = ConditionType::Accepted;
         if let Standing::Held { why } = standing {
-            return condition(kind, ConditionStatus::False, "Unreadable", format!("{why}; until then nothing of it changes"));
+            return condition(
+                kind,
+                ConditionStatus::False,
+                "Unreadable",
+                format!("{why}; until then nothing of it changes"),
+            );
         }
         if let Some(why) = &self.nodes.hold_all {
             return condition(kind, ConditionStatus::Unknown, "StoreHeld", why.clone());
@@ -382,13 +506,29 @@ impl<'a> Pass<'a> {
         let in_force = matches!(standing, Standing::Live(_));
         match desired.map(|entry| &entry.body) {
             Some(DesiredBody::Invalid(problems)) => {
-                let first = problems.first().map_or_else(|| "it cannot be read".to_owned(), Problem::line);
-                let last = if in_force { "; the last good spec stays in force" } else { "; nothing runs until it is put right" };
+                let first = problems
+                    .first()
+                    .map_or_else(|| "it cannot be read".to_owned(), Problem::line);
+                let last = if in_force {
+                    "; the last good spec stays in force"
+                } else {
+                    "; nothing runs until it is put right"
+                };
                 condition(kind, ConditionStatus::False, "Invalid", format!("{first}{last}"))
             }
             Some(_) if in_force => condition(kind, ConditionStatus::True, "Valid", "the spec is valid and in force"),
-            Some(_) => condition(kind, ConditionStatus::False, "Invalid", "the document is not about its key's kind; put it under the right key"),
-            None if in_force => condition(kind, ConditionStatus::Unknown, "ListIncomplete", "the desired value is missing, and the list is not known to be complete: the last spec stays in force"),
+            Some(_) => condition(
+                kind,
+                ConditionStatus::False,
+                "Invalid",
+                "the document is not about its key's kind; put it under the right key",
+            ),
+            None if in_force => condition(
+                kind,
+                ConditionStatus::Unknown,
+                "ListIncomplete",
+                "the desired value is missing, and the list is not known to be complete: the last spec stays in force",
+            ),
             None => condition(kind, ConditionStatus::False, "Deleted", "the resource is deleted"),
         }
     }
@@ -396,7 +536,12 @@ impl<'a> Pass<'a> {
     fn ready_condition(&self, svc: u32, tally: &Tally) -> Condition {
         let kind = ConditionType::Ready;
         if tally.ready >= tally.desired {
-            return condition(kind, ConditionStatus::True, "AllReady", format!("{} of {} instances are ready", tally.ready, tally.desired));
+            return condition(
+                kind,
+                ConditionStatus::True,
+                "AllReady",
+                format!("{} of {} instances are ready", tally.ready, tally.desired),
+            );
         }
         let count = format!("{} of {} instances are ready", tally.ready, tally.desired);
         if let Some((slot, reason, message, _)) = &tally.failing {
@@ -404,7 +549,10 @@ impl<'a> Pass<'a> {
             return condition(kind, ConditionStatus::False, &format!("{reason:?}"), text);
         }
         let (reason, more) = if tally.away > 0 {
-            ("NodeUnreachable", format!("; {} on nodes that are not there", tally.away))
+            (
+                "NodeUnreachable",
+                format!("; {} on nodes that are not there", tally.away),
+            )
         } else if tally.unplaced > 0 {
             ("NoNodeFits", format!("; no node fits {}", tally.unplaced))
         } else {
@@ -416,31 +564,64 @@ impl<'a> Pass<'a> {
     fn progressing(&self, svc: u32, tally: &Tally, created: u32, remaining: u32) -> Condition {
         let kind = ConditionType::Progressing;
         let stopped = |reason: &str, message: String| condition(kind, ConditionStatus::False, reason, message);
-        let held = self.removals.iter().filter(|judged| judged.held && self.memory.insts[judged.inst as usize].svc == svc).count();
+        let held = self
+            .removals
+            .iter()
+            .filter(|judged| judged.held && self.memory.insts[judged.inst as usize].svc == svc)
+            .count();
         if let (Some(breaker), true) = (&self.breaker.held, held > 0) {
-            let text = format!("{held} removals wait for a person: more than {} in ten minutes; run `reeve ack {}`", breaker.budget, breaker.digest);
+            let text = format!(
+                "{held} removals wait for a person: more than {} in ten minutes; run `reeve ack {}`",
+                breaker.budget, breaker.digest
+            );
             return stopped("HeldByBreaker", text);
         }
         if self.in_force(svc as usize).is_none() {
-            return condition(kind, ConditionStatus::True, "Deleting", format!("{remaining} instances are not gone yet"));
+            return condition(
+                kind,
+                ConditionStatus::True,
+                "Deleting",
+                format!("{remaining} instances are not gone yet"),
+            );
         }
         if let Some((slot, reason, message, true)) = &tally.failing {
-            let rest = if tally.pending > 0 { format!("; {} more keep their spec", tally.pending) } else { String::new() };
-            return stopped(&format!("{reason:?}"), format!("{}: {message}{rest}", self.name(svc, *slot)));
+            let rest = if tally.pending > 0 {
+                format!("; {} more keep their spec", tally.pending)
+            } else {
+                String::new()
+            };
+            return stopped(
+                &format!("{reason:?}"),
+                format!("{}: {message}{rest}", self.name(svc, *slot)),
+            );
         }
         if let Some((slot, port)) = tally.port_taken {
-            return stopped("HostPort", format!("{}: port {port} of its node is taken; choose another, or `auto`", self.name(svc, slot)));
+            return stopped(
+                "HostPort",
+                format!(
+                    "{}: port {port} of its node is taken; choose another, or `auto`",
+                    self.name(svc, slot)
+                ),
+            );
         }
         let all = tally.pending + tally.unsettled + tally.moving + tally.waiting + created;
         if all > tally.pending_away {
-            return condition(kind, ConditionStatus::True, "Updating", format!("{} of {} instances are up to date", tally.updated, tally.desired));
+            return condition(
+                kind,
+                ConditionStatus::True,
+                "Updating",
+                format!("{} of {} instances are up to date", tally.updated, tally.desired),
+            );
         }
         if tally.pending_away > 0 {
             let text = format!("{} instances change when their nodes are back", tally.pending_away);
             return condition(kind, ConditionStatus::True, "NodeUnreachable", text);
         }
         if tally.unplaced > 0 {
-            return stopped("NoNodeFits", format!("no node fits {} of {} instances", tally.unplaced, tally.desired));
+            return stopped(
+                "NoNodeFits",
+                format!("no node fits {} of {} instances", tally.unplaced, tally.desired),
+            );
         }
         stopped("Complete", "all instances are as desired".to_owned())
     }
@@ -455,10 +636,23 @@ impl<'a> Pass<'a> {
     ) {
         let mut put = |name: &str, status: NodeStatus| {
             let Ok(resource) = name.parse() else { return };
-            let key = ResourceKey { namespace: None, kind: Kind::Node, name: resource };
+            let key = ResourceKey {
+                namespace: None,
+                kind: Kind::Node,
+                name: resource,
+            };
             let node = name.parse::<NodeName>().ok();
-            let stored = node.as_ref().and_then(|node| self.snapshot.node_statuses.get(node)).and_then(|stored| stored.value.as_ref().ok());
-            notice(notices, &status.conditions, stored.map(|stored| &stored.conditions[..]), &key.to_string(), node.clone());
+            let stored = node
+                .as_ref()
+                .and_then(|node| self.snapshot.node_statuses.get(node))
+                .and_then(|stored| stored.value.as_ref().ok());
+            notice(
+                notices,
+                &status.conditions,
+                stored.map(|stored| &stored.conditions[..]),
+                &key.to_string(),
+                node.clone(),
+            );
             statuses.insert(key, Status::Node(status));
         };
         let mut known: BTreeSet<&str> = BTreeSet::new();
@@ -470,16 +664,30 @@ impl<'a> Pass<'a> {
             conditions.push(self.node_ready(at));
             let nothing_new = node.cordon.is_some() || node.spec.is_some_and(|spec| spec.unschedulable);
             let (status, reason, message) = match node.cordon {
-                Some((CordonMode::Cordon, _)) => (ConditionStatus::True, "Cordoned", "a person cordoned it; `reeve uncordon` undoes that"),
-                Some((CordonMode::Drain, _)) => (ConditionStatus::True, "Draining", "a person drains it; `reeve uncordon` undoes that"),
+                Some((CordonMode::Cordon, _)) => (
+                    ConditionStatus::True,
+                    "Cordoned",
+                    "a person cordoned it; `reeve uncordon` undoes that",
+                ),
+                Some((CordonMode::Drain, _)) => (
+                    ConditionStatus::True,
+                    "Draining",
+                    "a person drains it; `reeve uncordon` undoes that",
+                ),
                 Some((CordonMode::Retire, _)) => (ConditionStatus::True, "Retired", "a person retired it"),
-                None if nothing_new => (ConditionStatus::True, "Unschedulable", "its Node resource says unschedulable"),
+                None if nothing_new => (
+                    ConditionStatus::True,
+                    "Unschedulable",
+                    "its Node resource says unschedulable",
+                ),
                 None => (ConditionStatus::False, "Open", "instances may be placed here"),
             };
             conditions.push(condition(ConditionType::Cordoned, status, reason, message));
             conditions.sort_by_key(|condition| condition.kind);
             let (cpu, memory) = node.allocatable();
-            let cpu_of = |value: i64| Cpu { millis: u32::try_from(value.max(0)).unwrap_or(u32::MAX) };
+            let cpu_of = |value: i64| Cpu {
+                millis: u32::try_from(value.max(0)).unwrap_or(u32::MAX),
+            };
             let bytes_of = |value: i64| ByteSize(u64::try_from(value.max(0)).unwrap_or(0));
             let status = NodeStatus {
                 schema_version: SchemaVersion::default(),
@@ -497,11 +705,20 @@ impl<'a> Pass<'a> {
             };
             put(node.name.as_str(), status);
         }
-        for life in self.lives.iter().filter(|life| life.key.kind == Kind::Node && !known.contains(life.key.name.as_str())) {
+        for life in self
+            .lives
+            .iter()
+            .filter(|life| life.key.kind == Kind::Node && !known.contains(life.key.name.as_str()))
+        {
             if life.desired.is_none() && !matches!(life.standing, Standing::Held { .. } | Standing::Live(_)) {
                 continue;
             }
-            let ready = condition(ConditionType::Ready, ConditionStatus::False, "NoAgent", "no agent has registered under this name; start one with `reeve agent`");
+            let ready = condition(
+                ConditionType::Ready,
+                ConditionStatus::False,
+                "NoAgent",
+                "no agent has registered under this name; start one with `reeve agent`",
+            );
             let status = NodeStatus {
                 schema_version: SchemaVersion::default(),
                 observed_revision: life.desired.map_or(0, |entry| entry.mod_revision),
@@ -521,7 +738,11 @@ impl<'a> Pass<'a> {
         if self.snapshot.complete {
             for name in self.snapshot.node_statuses.keys() {
                 let Ok(resource) = name.as_str().parse() else { continue };
-                let key = ResourceKey { namespace: None, kind: Kind::Node, name: resource };
+                let key = ResourceKey {
+                    namespace: None,
+                    kind: Kind::Node,
+                    name: resource,
+                };
                 if !statuses.contains_key(&key) {
                     ended.push(key);
                 }
@@ -533,19 +754,37 @@ impl<'a> Pass<'a> {
         let node = &self.nodes.list[at];
         let kind = ConditionType::Ready;
         if let Some(why) = &node.held {
-            return condition(kind, ConditionStatus::False, "Held", format!("nothing of it changes: {why}"));
+            return condition(
+                kind,
+                ConditionStatus::False,
+                "Held",
+                format!("nothing of it changes: {why}"),
+            );
         }
         let (reason, message) = match node.verdict {
-            Verdict::Unreachable => ("Unreachable", "its agent has no session: it has stopped, or cannot reach the store"),
+            Verdict::Unreachable => (
+                "Unreachable",
+                "its agent has no session: it has stopped, or cannot reach the store",
+            ),
             Verdict::Lost => ("Lost", "it has been away for too long: its instances go elsewhere"),
             Verdict::Retired => ("Retired", "a person retired it: its instances go elsewhere"),
             Verdict::Ready if node.facts.is_none() => {
-                return condition(kind, ConditionStatus::False, "NoFacts", "its agent has not said what the host has; nothing is placed here");
+                return condition(
+                    kind,
+                    ConditionStatus::False,
+                    "NoFacts",
+                    "its agent has not said what the host has; nothing is placed here",
+                );
             }
             Verdict::Ready => {
                 let said = node.report.map_or(&[][..], |report| &report.conditions);
                 if let Some(first) = said.first() {
-                    let reason = if first.reason.is_empty() || !first.reason.bytes().all(|b| b.is_ascii_alphanumeric()) { "AgentCondition" } else { &first.reason };
+                    let reason = if first.reason.is_empty() || !first.reason.bytes().all(|b| b.is_ascii_alphanumeric())
+                    {
+                        "AgentCondition"
+                    } else {
+                        &first.reason
+                    };
                     return condition(kind, ConditionStatus::False, reason, clip(&first.message));
                 }
                 let from = self.memory.starts[at] as usize;
@@ -557,7 +796,10 @@ impl<'a> Pass<'a> {
                     .collect();
                 if !orphans.is_empty() {
                     let listed = orphans.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
-                    let message = format!("its agent is there; it runs {} that no record knows ({listed}): they are kept until a person removes them", orphans.len());
+                    let message = format!(
+                        "its agent is there; it runs {} that no record knows ({listed}): they are kept until a person removes them",
+                        orphans.len()
+                    );
                     return condition(kind, ConditionStatus::True, "ReadyWithOrphans", message);
                 }
                 return condition(kind, ConditionStatus::True, "Ready", "its agent is there");
@@ -573,7 +815,8 @@ impl<'a> Pass<'a> {
             return Vec::new();
         }
         let mut forgotten = Vec::new();
-        let many = |life: &super::accept::Life<'_>| life.history.is_some_and(|history| history.records.len() > KEPT_RECORDS);
+        let many =
+            |life: &super::accept::Life<'_>| life.history.is_some_and(|history| history.records.len() > KEPT_RECORDS);
         if !self.lives.iter().any(many) {
             return forgotten;
         }
@@ -582,7 +825,12 @@ impl<'a> Pass<'a> {
             .lives
             .iter()
             .filter(|life| many(life))
-            .map(|life| (life.key.namespace.as_ref().map_or("_", |namespace| namespace.as_str()), life.key.name.as_str()))
+            .map(|life| {
+                (
+                    life.key.namespace.as_ref().map_or("_", |namespace| namespace.as_str()),
+                    life.key.name.as_str(),
+                )
+            })
             .collect();
         for node in &self.nodes.list {
             for one in node.assignment.into_iter().flat_map(|assignment| &assignment.instances) {
@@ -600,7 +848,11 @@ impl<'a> Pass<'a> {
             }
         }
         let readable = self.nodes.list.iter().all(|node| {
-            !node.entry.assignment.as_ref().is_some_and(|stored| stored.value.is_err())
+            !node
+                .entry
+                .assignment
+                .as_ref()
+                .is_some_and(|stored| stored.value.is_err())
                 && !node.entry.report.as_ref().is_some_and(|stored| stored.value.is_err())
         });
         if !readable {
@@ -611,11 +863,21 @@ impl<'a> Pass<'a> {
             let Some(history) = life.history else { continue };
             let namespace = life.key.namespace.as_ref().map_or("_", |namespace| namespace.as_str());
             let deletion = |entry: &super::snapshot::AcceptedEntry| {
-                entry.value.as_ref().is_ok_and(|record: &std::sync::Arc<Accepted>| record.body == AcceptedBody::Deleted)
+                entry
+                    .value
+                    .as_ref()
+                    .is_ok_and(|record: &std::sync::Arc<Accepted>| record.body == AcceptedBody::Deleted)
             };
-            let last_deletion = history.records.iter().rev().find(|(_, entry)| deletion(entry)).map(|(n, _)| *n);
+            let last_deletion = history
+                .records
+                .iter()
+                .rev()
+                .find(|(_, entry)| deletion(entry))
+                .map(|(n, _)| *n);
             for (n, entry) in history.records.iter().rev().skip(KEPT_RECORDS) {
-                let kept = Some(*n) == last_deletion || entry.value.is_err() || referred.contains(&(namespace, life.key.name.as_str(), *n));
+                let kept = Some(*n) == last_deletion
+                    || entry.value.is_err()
+                    || referred.contains(&(namespace, life.key.name.as_str(), *n));
                 if !kept {
                     forgotten.push((life.key.clone(), *n));
                 }
@@ -635,22 +897,39 @@ fn live_n(standing: &Standing<'_>) -> Option<u64> {
 fn scheduled(tally: &Tally) -> Condition {
     let kind = ConditionType::Scheduled;
     if tally.unplaced > 0 {
-        let text = format!("no node fits {} of {} instances; the refusals say why", tally.unplaced, tally.desired);
+        let text = format!(
+            "no node fits {} of {} instances; the refusals say why",
+            tally.unplaced, tally.desired
+        );
         return condition(kind, ConditionStatus::False, "NoNodeFits", text);
     }
     if tally.assigned < tally.desired {
-        return condition(kind, ConditionStatus::False, "Waiting", format!("{} of {} instances have a node", tally.assigned, tally.desired));
+        return condition(
+            kind,
+            ConditionStatus::False,
+            "Waiting",
+            format!("{} of {} instances have a node", tally.assigned, tally.desired),
+        );
     }
     condition(kind, ConditionStatus::True, "AllPlaced", "every instance has a node")
 }
 
 fn condition(kind: ConditionType, status: ConditionStatus, reason: &str, message: impl Into<String>) -> Condition {
-    Condition { kind, status, reason: reason.to_owned(), message: message.into(), since: None }
+    Condition {
+        kind,
+        status,
+        reason: reason.to_owned(),
+        message: message.into(),
+        since: None,
+    }
 }
 
 /// The first 300 characters, without control characters: what nodes write is not trusted.
 fn clip(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(300)
+        .collect()
 }
 
 fn problems(desired: Option<&DesiredEntry>) -> Vec<Problem> {
@@ -661,7 +940,13 @@ fn problems(desired: Option<&DesiredEntry>) -> Vec<Problem> {
 }
 
 /// Tells of conditions whose status or reason is another than the stored one.
-fn notice(notices: &mut Vec<Notice>, new: &[Condition], stored: Option<&[Condition]>, about: &str, node: Option<NodeName>) {
+fn notice(
+    notices: &mut Vec<Notice>,
+    new: &[Condition],
+    stored: Option<&[Condition]>,
+    about: &str,
+    node: Option<NodeName>,
+) {
     for one in new {
         let before = stored.and_then(|stored| stored.iter().find(|other| other.kind == one.kind));
         if before.is_some_and(|before| (before.status, &before.reason) == (one.status, &one.reason)) {
@@ -675,12 +960,16 @@ fn notice(notices: &mut Vec<Notice>, new: &[Condition], stored: Option<&[Conditi
             ConditionType::Cordoned => "CordonedChanged",
         };
         let fine = match one.kind {
-            ConditionType::Accepted | ConditionType::Scheduled | ConditionType::Ready => one.status == ConditionStatus::True,
+            ConditionType::Accepted | ConditionType::Scheduled | ConditionType::Ready => {
+                one.status == ConditionStatus::True
+            }
             ConditionType::Progressing => one.status == ConditionStatus::True || one.reason == "Complete",
             ConditionType::Cordoned => true,
         };
         // What has only just begun is not ready yet, which is no news.
-        if stored.is_none() && (one.kind == ConditionType::Cordoned || one.kind == ConditionType::Ready && one.reason == "NotReady") {
+        if stored.is_none()
+            && (one.kind == ConditionType::Cordoned || one.kind == ConditionType::Ready && one.reason == "NotReady")
+        {
             continue;
         }
         notices.push(Notice {
@@ -697,6 +986,10 @@ fn notice(notices: &mut Vec<Notice>, new: &[Condition], stored: Option<&[Conditi
 /// None when the plan removes nothing of it. Write the acknowledgement in one txn with the change itself.
 #[must_use]
 pub fn removal_digest(plan: &Plan, key: &ResourceKey) -> Option<Digest> {
-    let mine: Vec<&Removal> = plan.removals.iter().filter(|removal| removal.own && removal.key == *key).collect();
+    let mine: Vec<&Removal> = plan
+        .removals
+        .iter()
+        .filter(|removal| removal.own && removal.key == *key)
+        .collect();
     (!mine.is_empty()).then(|| Digest::of_removals(mine.iter().map(|removal| (&removal.uid, &removal.slot))))
 }

@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use schemas::records::{
-    AcceptedBody, AssignedPort, AssignedState, Breaker, CordonMode, Digest, Failing, FailingReason, Held, RefusalRule, ReportedInstance,
-    Uid, Verdict,
+    AcceptedBody, AssignedPort, AssignedState, Breaker, CordonMode, Digest, Failing, FailingReason, Held, RefusalRule,
+    ReportedInstance, Uid, Verdict,
 };
 
 use super::accept::{Life, Standing, accept, record};
@@ -60,10 +60,23 @@ pub(super) struct Tally {
 /// What is particular to a slot in this pass: kept for those slots only that do not simply stay.
 #[derive(Clone, Debug)]
 pub(super) enum Story {
-    Create { waits: Option<Reason> },
-    Move { from: u32, reason: Reason, waits: Option<Reason> },
-    Replace { from: u64, fields: Vec<String>, waits: Option<Reason> },
-    Update { from: u64, fields: Vec<String> },
+    Create {
+        waits: Option<Reason>,
+    },
+    Move {
+        from: u32,
+        reason: Reason,
+        waits: Option<Reason>,
+    },
+    Replace {
+        from: u64,
+        fields: Vec<String>,
+        waits: Option<Reason>,
+    },
+    Update {
+        from: u64,
+        fields: Vec<String>,
+    },
 }
 
 pub(super) struct Pass<'a> {
@@ -145,13 +158,18 @@ impl<'a> Pass<'a> {
 
     /// The report's entry of an instance.
     pub(super) fn reported(&self, inst: &Inst) -> Option<&'a ReportedInstance> {
-        self.nodes.list[inst.node as usize].report.and_then(|report| report.instances.get(inst.reported as usize))
+        self.nodes.list[inst.node as usize]
+            .report
+            .and_then(|report| report.instances.get(inst.reported as usize))
     }
 
     /// The uid of an instance of ours.
     pub(super) fn uid(&self, inst: &Inst) -> Option<&'a Uid> {
         let node = &self.nodes.list[inst.node as usize];
-        let assigned = node.assignment.and_then(|assignment| assignment.instances.get(inst.assigned as usize)).map(|one| &one.uid);
+        let assigned = node
+            .assignment
+            .and_then(|assignment| assignment.instances.get(inst.assigned as usize))
+            .map(|one| &one.uid);
         assigned.or(self.reported(inst).map(|one| &one.uid))
     }
 
@@ -163,7 +181,10 @@ impl<'a> Pass<'a> {
             if n == one.n {
                 return Cost::Nothing;
             }
-            let old = life.history.and_then(|history| record(history, life.key, n)).and_then(|(record, _)| service_of(&record.body));
+            let old = life
+                .history
+                .and_then(|history| record(history, life.key, n))
+                .and_then(|(record, _)| service_of(&record.body));
             match (old, one.spec) {
                 (Some(old), Some(new)) => cost(old, new),
                 // The record is gone: what runs may be anything. The agent, which has the spec, replaces only what differs.
@@ -188,7 +209,14 @@ impl<'a> Pass<'a> {
             self.memory.insts[inst as usize].to = To::Out;
             return;
         }
-        self.removals.push(Judged { inst, reason, own, acknowledged: false, held: false, guards });
+        self.removals.push(Judged {
+            inst,
+            reason,
+            own,
+            acknowledged: false,
+            held: false,
+            guards,
+        });
     }
 
     /// Takes an instance away without asking the breaker: a person asked for it, or another one serves already.
@@ -206,7 +234,10 @@ impl<'a> Pass<'a> {
 
     fn cordon_guard(&self, node: u32) -> Option<Guard> {
         let node = &self.nodes.list[node as usize];
-        node.cordon.map(|(_, mod_revision)| Guard::CordonAt { node: node.name.clone(), mod_revision })
+        node.cordon.map(|(_, mod_revision)| Guard::CordonAt {
+            node: node.name.clone(),
+            mod_revision,
+        })
     }
 
     /// Takes an instance off a node that is lost or retired, or from which a person drains what cannot move.
@@ -235,8 +266,11 @@ impl<'a> Pass<'a> {
         if svc.spec.is_none() && !deleted {
             return;
         }
-        let gone: Vec<Guard> =
-            if self.lives[life].desired.is_none() { vec![Guard::DesiredAbsent(self.memory.svcs[at].key.clone())] } else { Vec::new() };
+        let gone: Vec<Guard> = if self.lives[life].desired.is_none() {
+            vec![Guard::DesiredAbsent(self.memory.svcs[at].key.clone())]
+        } else {
+            Vec::new()
+        };
         for inst in self.chain(ended) {
             self.remove(inst, Reason::ResourceDeleted, true, gone.clone());
         }
@@ -312,7 +346,14 @@ impl<'a> Pass<'a> {
             if global {
                 if node_at != offset {
                     if let Some(guard) = guard {
-                        self.remove(inst, Reason::NodeNoLongerFits { rule: "NodeName".to_owned() }, true, vec![guard.clone()]);
+                        self.remove(
+                            inst,
+                            Reason::NodeNoLongerFits {
+                                rule: "NodeName".to_owned(),
+                            },
+                            true,
+                            vec![guard.clone()],
+                        );
                     }
                     continue;
                 }
@@ -323,7 +364,14 @@ impl<'a> Pass<'a> {
                 }
                 if let (Some(rule), Some(guard)) = (self.binding_broken(set, node_at), guard) {
                     let guards = self.placement_guards(node_at, guard);
-                    self.remove(inst, Reason::NodeNoLongerFits { rule: format!("{rule:?}") }, true, guards);
+                    self.remove(
+                        inst,
+                        Reason::NodeNoLongerFits {
+                            rule: format!("{rule:?}"),
+                        },
+                        true,
+                        guards,
+                    );
                     continue;
                 }
             }
@@ -336,12 +384,28 @@ impl<'a> Pass<'a> {
             let rank = |inst: &u32| {
                 let one = &self.memory.insts[*inst as usize];
                 let node = &self.nodes.list[one.node as usize];
-                (one.assigned == NONE, one.seen.orphaned, node.held.is_some(), !node.reachable(), !one.seen.ready, one.node)
+                (
+                    one.assigned == NONE,
+                    one.seen.orphaned,
+                    node.held.is_some(),
+                    !node.reachable(),
+                    !one.seen.ready,
+                    one.node,
+                )
             };
             holders.sort_by_key(rank);
-            let kept_on = self.nodes.list[self.memory.insts[holders[0] as usize].node as usize].name.clone();
+            let kept_on = self.nodes.list[self.memory.insts[holders[0] as usize].node as usize]
+                .name
+                .clone();
             for inst in holders.split_off(1) {
-                self.remove(inst, Reason::Duplicate { kept_on: kept_on.clone() }, false, Vec::new());
+                self.remove(
+                    inst,
+                    Reason::Duplicate {
+                        kept_on: kept_on.clone(),
+                    },
+                    false,
+                    Vec::new(),
+                );
             }
         }
     }
@@ -356,7 +420,10 @@ impl<'a> Pass<'a> {
     fn placement_guards(&self, node: u32, service: &Guard) -> Vec<Guard> {
         let life = self.nodes.list[node as usize].life.map(|life| &self.lives[life]);
         let said = life.map(|life| match life.desired {
-            Some(entry) => Guard::DesiredAt { key: life.key.clone(), mod_revision: entry.mod_revision },
+            Some(entry) => Guard::DesiredAt {
+                key: life.key.clone(),
+                mod_revision: entry.mod_revision,
+            },
             None => Guard::DesiredAbsent(life.key.clone()),
         });
         std::iter::once(service.clone()).chain(said).collect()
@@ -372,7 +439,10 @@ impl<'a> Pass<'a> {
         }
         let node = &self.nodes.list[one.node as usize];
         // Not in a report: it has not started, unless the report itself is missing or older.
-        let newest = node.report.zip(node.assignment).is_some_and(|(report, assignment)| report.applied >= assignment.order);
+        let newest = node
+            .report
+            .zip(node.assignment)
+            .is_some_and(|(report, assignment)| report.applied >= assignment.order);
         !newest && one.was == AssignedState::Present
     }
 
@@ -395,7 +465,10 @@ impl<'a> Pass<'a> {
             // What a person named by resource: exactly its removals of this pass; or these and those still under way.
             let mut groups: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
             for removal in self.removals.iter().filter(|removal| removal.own) {
-                groups.entry(self.memory.insts[removal.inst as usize].svc).or_default().push(removal.inst);
+                groups
+                    .entry(self.memory.insts[removal.inst as usize].svc)
+                    .or_default()
+                    .push(removal.inst);
             }
             let mut going: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
             for (at, one) in self.memory.insts.iter().enumerate() {
@@ -407,7 +480,10 @@ impl<'a> Pass<'a> {
             for svc in svcs {
                 let new = groups.get(&svc).cloned().unwrap_or_default();
                 let old = going.get(&svc).cloned().unwrap_or_default();
-                for digest in [self.digest_of(new.iter().copied()), self.digest_of(new.iter().chain(&old).copied())] {
+                for digest in [
+                    self.digest_of(new.iter().copied()),
+                    self.digest_of(new.iter().chain(&old).copied()),
+                ] {
                     if acks.contains_key(&digest) {
                         used.insert(digest);
                         for removal in self.removals.iter_mut().filter(|removal| removal.own) {
@@ -417,7 +493,12 @@ impl<'a> Pass<'a> {
                 }
             }
         }
-        let open: Vec<u32> = self.removals.iter().filter(|removal| !removal.acknowledged).map(|removal| removal.inst).collect();
+        let open: Vec<u32> = self
+            .removals
+            .iter()
+            .filter(|removal| !removal.acknowledged)
+            .map(|removal| removal.inst)
+            .collect();
         let count = u32::try_from(open.iter().filter(|inst| self.stops_something(**inst)).count()).unwrap_or(u32::MAX);
         self.breaker.held = None;
         if count > 0 && count.saturating_add(self.snapshot.breaker.spent) > budget {
@@ -429,7 +510,12 @@ impl<'a> Pass<'a> {
                 sample.sort();
                 sample.truncate(20);
                 let count = u32::try_from(open.len()).unwrap_or(u32::MAX);
-                self.breaker.held = Some(Held { digest, count, budget, sample });
+                self.breaker.held = Some(Held {
+                    digest,
+                    count,
+                    budget,
+                    sample,
+                });
                 for removal in self.removals.iter_mut().filter(|removal| !removal.acknowledged) {
                     removal.held = true;
                 }
@@ -450,7 +536,10 @@ impl<'a> Pass<'a> {
                 }
             } else {
                 one.to = To::Be(AssignedState::Absent);
-                self.guards.entry(one.node).or_default().extend(removal.guards.iter().cloned());
+                self.guards
+                    .entry(one.node)
+                    .or_default()
+                    .extend(removal.guards.iter().cloned());
             }
         }
         self.removals = removals;
@@ -460,19 +549,36 @@ impl<'a> Pass<'a> {
     pub(super) fn instance_name(&self, inst: u32) -> String {
         let one = &self.memory.insts[inst as usize];
         let svc = &self.memory.svcs[one.svc as usize];
-        format!("{}/{}.{}", svc.namespace, svc.key.name, self.memory.slot(one.slot, &self.nodes))
+        format!(
+            "{}/{}.{}",
+            svc.namespace,
+            svc.key.name,
+            self.memory.slot(one.slot, &self.nodes)
+        )
     }
 
     // ---- what moves and what is new -------------------------------------------------------------------------------
 
     fn view(&self, svc: usize, offset: u32) -> SlotView {
-        let mut view = SlotView { present: None, prepared: None, leaving: None };
+        let mut view = SlotView {
+            present: None,
+            prepared: None,
+            leaving: None,
+        };
         // Of several present ones the first by name is the winner's stand-in; the breaker holds the others.
         let better = |old: Option<u32>, new: u32| {
             let key = |inst: u32| {
                 let one = &self.memory.insts[inst as usize];
                 let node = &self.nodes.list[one.node as usize];
-                (node.gone(), one.assigned == NONE, one.seen.orphaned, node.held.is_some(), !node.reachable(), !one.seen.ready, one.node)
+                (
+                    node.gone(),
+                    one.assigned == NONE,
+                    one.seen.orphaned,
+                    node.held.is_some(),
+                    !node.reachable(),
+                    !one.seen.ready,
+                    one.node,
+                )
             };
             Some(old.filter(|old| key(*old) < key(new)).unwrap_or(new))
         };
@@ -480,7 +586,9 @@ impl<'a> Pass<'a> {
             match one.state() {
                 Some(AssignedState::Present) => view.present = better(view.present, inst),
                 Some(AssignedState::Prepared) => view.prepared = better(view.prepared, inst),
-                Some(AssignedState::Absent) if !self.nodes.list[one.node as usize].gone() => view.leaving = better(view.leaving, inst),
+                Some(AssignedState::Absent) if !self.nodes.list[one.node as usize].gone() => {
+                    view.leaving = better(view.leaving, inst)
+                }
                 Some(AssignedState::Absent) | None => {}
             }
         }
@@ -499,7 +607,9 @@ impl<'a> Pass<'a> {
         }
         let set = one.set;
         one.guard.as_ref()?;
-        self.binding_broken(set, at).map(|rule| Reason::NodeNoLongerFits { rule: format!("{rule:?}") })
+        self.binding_broken(set, at).map(|rule| Reason::NodeNoLongerFits {
+            rule: format!("{rule:?}"),
+        })
     }
 
     /// Sorts out every slot that needs it; answers what must be placed.
@@ -518,7 +628,10 @@ impl<'a> Pass<'a> {
                 .map(|(inst, _)| inst)
                 .collect();
             for inst in prepared {
-                if self.nodes.list[self.memory.insts[inst as usize].node as usize].held.is_none() {
+                if self.nodes.list[self.memory.insts[inst as usize].node as usize]
+                    .held
+                    .is_none()
+                {
                     self.make_absent(inst, None);
                 }
             }
@@ -535,7 +648,10 @@ impl<'a> Pass<'a> {
                     let reason = self.must_leave(svc, present);
                     let reachable = self.nodes.list[self.memory.insts[present as usize].node as usize].reachable();
                     if let (Some(old), true) = (prepared, reason.is_none() || usable.is_none()) {
-                        if self.nodes.list[self.memory.insts[old as usize].node as usize].held.is_none() {
+                        if self.nodes.list[self.memory.insts[old as usize].node as usize]
+                            .held
+                            .is_none()
+                        {
                             self.make_absent(old, None);
                         }
                     }
@@ -544,24 +660,48 @@ impl<'a> Pass<'a> {
                         if let (None, None) = (prepared, &waits) {
                             if preparing != svc && !self.is_preparing(&busy, svc) {
                                 preparing = svc;
-                                wants.push(Want { svc, slot: code, from: present });
+                                wants.push(Want {
+                                    svc,
+                                    slot: code,
+                                    from: present,
+                                });
                             }
                         }
-                        self.stories.insert((svc, code), Story::Move { from: present, reason, waits });
+                        self.stories.insert(
+                            (svc, code),
+                            Story::Move {
+                                from: present,
+                                reason,
+                                waits,
+                            },
+                        );
                     }
                 }
                 (None, _, Some(leaving)) => {
                     // Stop first: nothing starts before the old one is known to be gone.
                     let reachable = self.nodes.list[self.memory.insts[leaving as usize].node as usize].reachable();
-                    let waits = if reachable { Reason::WaitsFor { instance: self.name(svc, code) } } else { self.away(leaving) };
+                    let waits = if reachable {
+                        Reason::WaitsFor {
+                            instance: self.name(svc, code),
+                        }
+                    } else {
+                        self.away(leaving)
+                    };
                     if let (Some(old), None) = (view.prepared, usable) {
-                        if self.nodes.list[self.memory.insts[old as usize].node as usize].held.is_none() {
+                        if self.nodes.list[self.memory.insts[old as usize].node as usize]
+                            .held
+                            .is_none()
+                        {
                             self.make_absent(old, None);
                         }
                     }
                     self.tallies[svc as usize].waiting += 1;
                     let story = match usable {
-                        Some(_) => Story::Move { from: leaving, reason: Reason::NodeDrained, waits: Some(waits) },
+                        Some(_) => Story::Move {
+                            from: leaving,
+                            reason: Reason::NodeDrained,
+                            waits: Some(waits),
+                        },
                         None => Story::Create { waits: Some(waits) },
                     };
                     self.stories.insert((svc, code), story);
@@ -571,7 +711,9 @@ impl<'a> Pass<'a> {
                     self.stories.insert((svc, code), Story::Create { waits: None });
                 }
                 (None, Some(prepared), None) => {
-                    let held = self.nodes.list[self.memory.insts[prepared as usize].node as usize].held.is_some();
+                    let held = self.nodes.list[self.memory.insts[prepared as usize].node as usize]
+                        .held
+                        .is_some();
                     if held {
                         let waits = Some(self.away(prepared));
                         self.tallies[svc as usize].waiting += 1;
@@ -579,10 +721,18 @@ impl<'a> Pass<'a> {
                     } else {
                         // It never started, so another may.
                         self.make_absent(prepared, None);
-                        wants.push(Want { svc, slot: code, from: NONE });
+                        wants.push(Want {
+                            svc,
+                            slot: code,
+                            from: NONE,
+                        });
                     }
                 }
-                (None, None, None) => wants.push(Want { svc, slot: code, from: NONE }),
+                (None, None, None) => wants.push(Want {
+                    svc,
+                    slot: code,
+                    from: NONE,
+                }),
             }
         }
         self.busy = busy;
@@ -612,7 +762,9 @@ impl<'a> Pass<'a> {
         let node = &self.nodes.list[self.memory.insts[inst as usize].node as usize];
         match &node.held {
             Some(why) => Reason::NodeHeld { why: why.clone() },
-            None => Reason::NodeUnreachable { node: node.name.clone() },
+            None => Reason::NodeUnreachable {
+                node: node.name.clone(),
+            },
         }
     }
 
@@ -648,10 +800,13 @@ impl<'a> Pass<'a> {
     /// What an instance of a service that is not in force any more reserves.
     fn old_need(&self, life: usize, n: u64) -> (i64, i64) {
         let life = &self.lives[life];
-        let spec = life.history.and_then(|history| record(history, life.key, n)).and_then(|(record, _)| match &record.body {
-            AcceptedBody::Service(spec) => Some(spec),
-            AcceptedBody::Node(_) | AcceptedBody::Deleted => None,
-        });
+        let spec = life
+            .history
+            .and_then(|history| record(history, life.key, n))
+            .and_then(|(record, _)| match &record.body {
+                AcceptedBody::Service(spec) => Some(spec),
+                AcceptedBody::Node(_) | AcceptedBody::Deleted => None,
+            });
         let (cpu, memory) = spec.map(|spec| spec.container.resources.reserved()).unwrap_or_default();
         (i64::from(cpu.millis), i64::try_from(memory.0).unwrap_or(i64::MAX))
     }
@@ -661,7 +816,11 @@ impl<'a> Pass<'a> {
         if wants.is_empty() {
             return;
         }
-        let priority = |svc: u32| self.memory.svcs[svc as usize].spec.map_or(0, |spec| spec.placement.priority);
+        let priority = |svc: u32| {
+            self.memory.svcs[svc as usize]
+                .spec
+                .map_or(0, |spec| spec.placement.priority)
+        };
         // Services stand in order of keys, and slots in order of numbers, already.
         wants.sort_by_key(|want| (std::cmp::Reverse(priority(want.svc)), want.svc));
         let mut from = 0;
@@ -682,7 +841,11 @@ impl<'a> Pass<'a> {
             for (want, found) in some.iter().zip(found) {
                 match found {
                     Some(new) => {
-                        let state = if want.from == NONE { AssignedState::Present } else { AssignedState::Prepared };
+                        let state = if want.from == NONE {
+                            AssignedState::Present
+                        } else {
+                            AssignedState::Prepared
+                        };
                         if want.from == NONE {
                             self.stories.insert((svc, want.slot), Story::Create { waits: None });
                         }
@@ -699,7 +862,13 @@ impl<'a> Pass<'a> {
             return Some(Reason::NodeHeld { why: why.clone() });
         }
         let gap = &self.nodes.list[self.nodes.gap? as usize];
-        Some(Reason::NodeHeld { why: format!("nobody knows what node {} runs: {}", gap.name, gap.held.as_deref().unwrap_or_default()) })
+        Some(Reason::NodeHeld {
+            why: format!(
+                "nobody knows what node {} runs: {}",
+                gap.name,
+                gap.held.as_deref().unwrap_or_default()
+            ),
+        })
     }
 
     // ---- whose turn it is -----------------------------------------------------------------------------------------
@@ -727,7 +896,8 @@ impl<'a> Pass<'a> {
         let n = self.memory.svcs[svc as usize].n;
         let spec = self.memory.svcs[svc as usize].spec;
         // The first slot that keeps others from their turn, and the slots that wait for one: broken ones first.
-        let mut blocker: Option<(u64, Option<FailingReason>)> = created.and_then(|slots| slots.first()).map(|slot| (*slot, None));
+        let mut blocker: Option<(u64, Option<FailingReason>)> =
+            created.and_then(|slots| slots.first()).map(|slot| (*slot, None));
         // An unsure one is ready by its report, which is older than what it was assigned: it may go down any moment.
         let mut unsure: Vec<(u32, u64)> = Vec::new();
         let mut broken: Vec<(u32, u64)> = Vec::new();
@@ -738,7 +908,9 @@ impl<'a> Pass<'a> {
             let code = Memory::code_at(&self.memory.svcs[svc as usize], offset);
             let view = self.view(svc as usize, offset);
             let Some(at) = view.present else {
-                let blocked = view.leaving.is_some_and(|inst| self.nodes.list[self.memory.insts[inst as usize].node as usize].reachable());
+                let blocked = view
+                    .leaving
+                    .is_some_and(|inst| self.nodes.list[self.memory.insts[inst as usize].node as usize].reachable());
                 if blocked && blocker.is_none() {
                     blocker = Some((code, None));
                 }
@@ -753,11 +925,26 @@ impl<'a> Pass<'a> {
             tally.ready += u32::from(one.seen.ready && !starting);
             tally.away += u32::from(!reachable);
             let in_force = self.reported(&one).map(|reported| reported.n);
-            tally.updated += u32::from(in_force.is_some_and(|in_force| one.seen.in_force && !self.replaces(svc, in_force)));
+            tally.updated +=
+                u32::from(in_force.is_some_and(|in_force| one.seen.in_force && !self.replaces(svc, in_force)));
             let failing = self.reported(&one).and_then(|reported| reported.failing.as_ref());
-            if let (Some(Failing { n: failed, reason, message, logs: _ }), true) = (failing, reachable) {
+            if let (
+                Some(Failing {
+                    n: failed,
+                    reason,
+                    message,
+                    logs: _,
+                }),
+                true,
+            ) = (failing, reachable)
+            {
                 if tally.failing.is_none() {
-                    tally.failing = Some((code, *reason, message.clone(), *failed == one.n && !self.replaces(svc, one.n)));
+                    tally.failing = Some((
+                        code,
+                        *reason,
+                        message.clone(),
+                        *failed == one.n && !self.replaces(svc, one.n),
+                    ));
                 }
             }
             tally.unsettled += u32::from(reachable && !one.seen.in_force);
@@ -767,7 +954,9 @@ impl<'a> Pass<'a> {
             let replace = self.replaces(svc, one.n);
             if !replace && one.n != n && !frozen {
                 let fields = match self.cost(svc, one.n) {
-                    Cost::AgentOnly { fields } => Some(fields.iter().map(|field| (*field).to_owned()).collect::<Vec<_>>()),
+                    Cost::AgentOnly { fields } => {
+                        Some(fields.iter().map(|field| (*field).to_owned()).collect::<Vec<_>>())
+                    }
                     Cost::Nothing | Cost::Replace { .. } => None,
                 };
                 if let Some(fields) = fields {
@@ -775,7 +964,9 @@ impl<'a> Pass<'a> {
                     inst.to_n = n;
                     inst.to = To::Be(AssignedState::Present);
                     tally.unsettled += u32::from(reachable && one.seen.in_force);
-                    self.stories.entry((svc, code)).or_insert(Story::Update { from: one.n, fields });
+                    self.stories
+                        .entry((svc, code))
+                        .or_insert(Story::Update { from: one.n, fields });
                 }
             }
             if starting {
@@ -796,10 +987,11 @@ impl<'a> Pass<'a> {
                 }
                 continue;
             }
-            let ready_to_move = moves && view.prepared.is_some_and(|inst| {
-                let prepared = &self.memory.insts[inst as usize];
-                prepared.seen.prepared && prepared.to == To::Stay && prepared.n == n
-            });
+            let ready_to_move = moves
+                && view.prepared.is_some_and(|inst| {
+                    let prepared = &self.memory.insts[inst as usize];
+                    prepared.seen.prepared && prepared.to == To::Stay && prepared.n == n
+                });
             match (one.seen.settled, replace && !moves || ready_to_move) {
                 (true, true) => healthy.push((at, code)),
                 (true, false) => {}
@@ -835,7 +1027,13 @@ impl<'a> Pass<'a> {
             (None, _) if !broken.is_empty() => broken.first().copied(),
             // It is its turn already, and the newest spec is what it should turn to.
             (None, [one]) => Some(*one),
-            (None, []) => if stuck.is_none() { healthy.first().copied() } else { None },
+            (None, []) => {
+                if stuck.is_none() {
+                    healthy.first().copied()
+                } else {
+                    None
+                }
+            }
             // Two that may go down: until their reports say which, none.
             (None, [first, ..]) => {
                 blocker = Some((first.1, None));
@@ -871,7 +1069,10 @@ impl<'a> Pass<'a> {
                 }
             }
         }
-        let waits_for = turn.map(|(_, code)| (code, None)).or(blocker).or(stuck.map(|code| (code, None)));
+        let waits_for = turn
+            .map(|(_, code)| (code, None))
+            .or(blocker)
+            .or(stuck.map(|code| (code, None)));
         if let Some((first, cause)) = waits_for {
             let instance = self.name(svc, first);
             for &(_, code) in unsure.iter().chain(&broken).chain(&healthy) {
@@ -879,9 +1080,14 @@ impl<'a> Pass<'a> {
                     continue;
                 }
                 let reason = match cause {
-                    Some(cause) => Reason::ChangeFailed { instance: instance.clone(), cause },
+                    Some(cause) => Reason::ChangeFailed {
+                        instance: instance.clone(),
+                        cause,
+                    },
                     None if tally.port_taken.is_some() => Reason::NoNodeFits,
-                    None => Reason::WaitsFor { instance: instance.clone() },
+                    None => Reason::WaitsFor {
+                        instance: instance.clone(),
+                    },
                 };
                 match self.stories.get_mut(&(svc, code)) {
                     Some(Story::Replace { waits, .. } | Story::Move { waits, .. }) => *waits = Some(reason),
@@ -894,7 +1100,9 @@ impl<'a> Pass<'a> {
 
     fn tell_replace(&mut self, svc: u32, code: u64, from: u64, waits: Option<Reason>) {
         let fields = match self.cost(svc, from) {
-            Cost::Replace { fields } | Cost::AgentOnly { fields } => fields.iter().map(|field| (*field).to_owned()).collect(),
+            Cost::Replace { fields } | Cost::AgentOnly { fields } => {
+                fields.iter().map(|field| (*field).to_owned()).collect()
+            }
             Cost::Nothing => Vec::new(),
         };
         self.stories.insert((svc, code), Story::Replace { from, fields, waits });
@@ -906,9 +1114,11 @@ impl<'a> Pass<'a> {
         let node = &self.nodes.list[at as usize];
         match node.cordon {
             Some((CordonMode::Drain | CordonMode::Retire, _)) => self.cordon_guard(at).into_iter().collect(),
-            Some((CordonMode::Cordon, _)) | None => {
-                self.memory.svcs[svc as usize].guard.as_ref().map(|guard| self.placement_guards(at, guard)).unwrap_or_default()
-            }
+            Some((CordonMode::Cordon, _)) | None => self.memory.svcs[svc as usize]
+                .guard
+                .as_ref()
+                .map(|guard| self.placement_guards(at, guard))
+                .unwrap_or_default(),
         }
     }
 

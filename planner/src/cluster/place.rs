@@ -53,11 +53,16 @@ fn wildcard(ip: Option<IpAddr>) -> bool {
 
 impl Ports {
     fn taken(&self, protocol: Protocol, port: u16, ip: Option<IpAddr>) -> bool {
-        self.0.get(&(protocol, port)).is_some_and(|held| wildcard(ip) || held.iter().any(|other| wildcard(*other) || *other == ip))
+        self.0
+            .get(&(protocol, port))
+            .is_some_and(|held| wildcard(ip) || held.iter().any(|other| wildcard(*other) || *other == ip))
     }
     pub(super) fn take(&mut self, ports: &[AssignedPort]) {
         for port in ports {
-            self.0.entry((port.protocol, port.host_port)).or_default().push(port.host_ip);
+            self.0
+                .entry((port.protocol, port.host_port))
+                .or_default()
+                .push(port.host_ip);
         }
     }
     pub(super) fn give_back(&mut self, ports: &[AssignedPort]) {
@@ -76,25 +81,37 @@ impl Ports {
     pub(super) fn choose(&self, wanted: &[PortSpec], held: &[AssignedPort]) -> Result<Vec<AssignedPort>, u16> {
         let mut chosen: Vec<AssignedPort> = Vec::new();
         let clashes = |chosen: &[AssignedPort], protocol, port, ip| {
-            chosen.iter().any(|c| c.protocol == protocol && c.host_port == port && (wildcard(c.host_ip) || wildcard(ip) || c.host_ip == ip))
+            chosen.iter().any(|c| {
+                c.protocol == protocol
+                    && c.host_port == port
+                    && (wildcard(c.host_ip) || wildcard(ip) || c.host_ip == ip)
+            })
         };
         for spec in wanted {
             let host_port = match spec.host_port {
                 None => continue,
                 Some(HostPort::Fixed(port)) => {
-                    if self.taken(spec.protocol, port, spec.host_ip) || clashes(&chosen, spec.protocol, port, spec.host_ip) {
+                    if self.taken(spec.protocol, port, spec.host_ip)
+                        || clashes(&chosen, spec.protocol, port, spec.host_ip)
+                    {
                         return Err(port);
                     }
                     port
                 }
                 Some(HostPort::Auto) => {
                     let before = held.iter().find(|h| {
-                        h.container_port == spec.container_port && h.protocol == spec.protocol && AUTO_PORTS.contains(&h.host_port)
+                        h.container_port == spec.container_port
+                            && h.protocol == spec.protocol
+                            && AUTO_PORTS.contains(&h.host_port)
                     });
                     let free = |port: &u16| {
-                        !self.taken(spec.protocol, *port, spec.host_ip) && !clashes(&chosen, spec.protocol, *port, spec.host_ip)
+                        !self.taken(spec.protocol, *port, spec.host_ip)
+                            && !clashes(&chosen, spec.protocol, *port, spec.host_ip)
                     };
-                    let port = before.map(|held| held.host_port).filter(free).or_else(|| AUTO_PORTS.into_iter().find(free));
+                    let port = before
+                        .map(|held| held.host_port)
+                        .filter(free)
+                        .or_else(|| AUTO_PORTS.into_iter().find(free));
                     port.ok_or(0_u16)?
                 }
             };
@@ -187,7 +204,11 @@ impl<'a> Placer<'a> {
     pub(super) fn new(nodes: &Nodes<'a>, memory: &mut Memory<'a>) -> Self {
         type Key<'a> = (
             (&'a [schemas::names::NodeName], &'a [ResourceName], &'a [Expression]),
-            (&'a [schemas::placement::Preference], &'a [schemas::placement::Spread], &'a [Toleration]),
+            (
+                &'a [schemas::placement::Preference],
+                &'a [schemas::placement::Spread],
+                &'a [Toleration],
+            ),
         );
         let mut known: BTreeMap<Key<'a>, u32> = BTreeMap::new();
         let mut sets: Vec<Set<'a>> = Vec::new();
@@ -207,8 +228,13 @@ impl<'a> Placer<'a> {
                     names: placement.node_names.iter().map(|name| name.as_str()).collect(),
                     by_name: !placement.node_names.is_empty()
                         || placement.required.iter().any(by_label)
-                        || placement.preferred.iter().any(|preference| by_label(&preference.expression)),
-                    binds: !(placement.node_names.is_empty() && placement.roles.is_empty() && placement.required.is_empty()),
+                        || placement
+                            .preferred
+                            .iter()
+                            .any(|preference| by_label(&preference.expression)),
+                    binds: !(placement.node_names.is_empty()
+                        && placement.roles.is_empty()
+                        && placement.required.is_empty()),
                     classes: vec![None; nodes.classes.len()],
                     domains: Vec::new(),
                     groups: None,
@@ -216,7 +242,10 @@ impl<'a> Placer<'a> {
                 u32::try_from(sets.len() - 1).unwrap_or(NONE)
             });
             for term in placement.anti_affinity.iter().filter(|term| term.weight.is_none()) {
-                avoided.entry((svc.namespace, &term.service)).or_default().push((u32::try_from(at).unwrap_or(NONE), term));
+                avoided
+                    .entry((svc.namespace, &term.service))
+                    .or_default()
+                    .push((u32::try_from(at).unwrap_or(NONE), term));
             }
         }
         let count = nodes.list.len();
@@ -234,7 +263,9 @@ impl<'a> Placer<'a> {
 
     /// What of node names, roles and required expressions this node breaks: they bind always.
     pub(super) fn broken(&mut self, nodes: &Nodes<'a>, set: u32, node: u32) -> Option<RefusalRule> {
-        let Some(set) = self.sets.get_mut(set as usize) else { return None };
+        let Some(set) = self.sets.get_mut(set as usize) else {
+            return None;
+        };
         if !set.binds {
             return None;
         }
@@ -286,17 +317,40 @@ impl<'a> Placer<'a> {
     /// The nodes on which a service has, or gets, an instance.
     fn nodes_of(&self, memory: &Memory<'a>, svc: u32) -> Vec<u32> {
         let one = &memory.svcs[svc as usize];
-        let heads = memory.heads[one.first..one.first + one.slots as usize].iter().copied().chain([one.beyond]);
-        let mut found: Vec<u32> =
-            heads.flat_map(|head| memory.chain(head)).filter(|(_, inst)| inst.stays()).map(|(_, inst)| inst.node).collect();
+        let heads = memory.heads[one.first..one.first + one.slots as usize]
+            .iter()
+            .copied()
+            .chain([one.beyond]);
+        let mut found: Vec<u32> = heads
+            .flat_map(|head| memory.chain(head))
+            .filter(|(_, inst)| inst.stays())
+            .map(|(_, inst)| inst.node)
+            .collect();
         found.extend(self.placed.get(&svc).into_iter().flatten());
         found
     }
 
-    fn term(&self, nodes: &Nodes<'a>, memory: &Memory<'a>, target: Option<u32>, affinity: &Affinity, name: &ResourceName, near: bool, own: bool) -> Term {
+    fn term(
+        &self,
+        nodes: &Nodes<'a>,
+        memory: &Memory<'a>,
+        target: Option<u32>,
+        affinity: &Affinity,
+        name: &ResourceName,
+        near: bool,
+        own: bool,
+    ) -> Term {
         let topology = affinity.topology_key.as_deref();
-        let domains = topology.filter(|key| *key != NODE_LABEL).map(|key| nodes.domains(key).0);
-        let mut term = Term { domains, present: BTreeSet::new(), near, own, name: name.to_string() };
+        let domains = topology
+            .filter(|key| *key != NODE_LABEL)
+            .map(|key| nodes.domains(key).0);
+        let mut term = Term {
+            domains,
+            present: BTreeSet::new(),
+            near,
+            own,
+            name: name.to_string(),
+        };
         for node in target.map(|target| self.nodes_of(memory, target)).into_iter().flatten() {
             let domain = term.domain(node);
             if domain != NONE {
@@ -312,24 +366,44 @@ impl<'a> Placer<'a> {
         let spec = one.spec?;
         let set = one.set as usize;
         if self.sets[set].domains.len() < spec.placement.spread.len() {
-            self.sets[set].domains = spec.placement.spread.iter().map(|spread| nodes.domains(&spread.topology_key)).collect();
+            self.sets[set].domains = spec
+                .placement
+                .spread
+                .iter()
+                .map(|spread| nodes.domains(&spread.topology_key))
+                .collect();
         }
         let find = |name: &ResourceName| {
-            let at = memory.svcs.binary_search_by(|other| (other.namespace, &other.key.name).cmp(&(one.namespace, name)));
+            let at = memory
+                .svcs
+                .binary_search_by(|other| (other.namespace, &other.key.name).cmp(&(one.namespace, name)));
             at.ok().and_then(|at| u32::try_from(at).ok())
         };
         let (mut terms, mut liked) = (Vec::new(), Vec::new());
         for (near, list) in [(true, &spec.placement.affinity), (false, &spec.placement.anti_affinity)] {
             for affinity in list {
                 let target = find(&affinity.service);
-                let term = self.term(nodes, memory, target, affinity, &affinity.service, near, target == Some(svc));
+                let term = self.term(
+                    nodes,
+                    memory,
+                    target,
+                    affinity,
+                    &affinity.service,
+                    near,
+                    target == Some(svc),
+                );
                 match affinity.weight {
                     None => terms.push(term),
                     Some(weight) => liked.push((if near { -i64::from(weight) } else { i64::from(weight) }, term)),
                 }
             }
         }
-        for (other, affinity) in self.avoided.get(&(one.namespace, &one.key.name)).cloned().unwrap_or_default() {
+        for (other, affinity) in self
+            .avoided
+            .get(&(one.namespace, &one.key.name))
+            .cloned()
+            .unwrap_or_default()
+        {
             if other != svc {
                 let name = &memory.svcs[other as usize].key.name;
                 terms.push(self.term(nodes, memory, Some(other), affinity, name, false, false));
@@ -379,7 +453,9 @@ impl<'a> Placer<'a> {
         let mut groups: BTreeMap<Vec<u32>, Vec<Reverse<Rank>>> = BTreeMap::new();
         let mut plain: Vec<Reverse<Rank>> = Vec::new();
         for node in 0..u32::try_from(nodes.list.len()).unwrap_or(NONE) {
-            let Some(score) = self.fits(nodes, set, node) else { continue };
+            let Some(score) = self.fits(nodes, set, node) else {
+                continue;
+            };
             let rank = Reverse((score, 0, self.total[node as usize], node));
             let domains = &self.sets[set as usize].domains;
             if domains.is_empty() {
@@ -392,12 +468,24 @@ impl<'a> Placer<'a> {
         if !plain.is_empty() {
             groups.insert(Vec::new(), plain);
         }
-        let groups = groups.into_iter().map(|(domains, ranks)| Group { domains, heap: BinaryHeap::from(ranks) }).collect();
+        let groups = groups
+            .into_iter()
+            .map(|(domains, ranks)| Group {
+                domains,
+                heap: BinaryHeap::from(ranks),
+            })
+            .collect();
         self.sets[set as usize].groups = Some(groups);
     }
 
     /// What refuses this node for one more instance, room, ports, counts and affinities considered; None when nothing does.
-    pub(super) fn refused(&mut self, nodes: &Nodes<'a>, memory: &Memory<'a>, session: &Session<'a>, node: u32) -> Option<RefusalRule> {
+    pub(super) fn refused(
+        &mut self,
+        nodes: &Nodes<'a>,
+        memory: &Memory<'a>,
+        session: &Session<'a>,
+        node: u32,
+    ) -> Option<RefusalRule> {
         let (cpu, bytes) = self.free[node as usize];
         if cpu < session.need.0 && session.need.0 > 0 {
             return Some(RefusalRule::Cpu);
@@ -410,7 +498,11 @@ impl<'a> Placer<'a> {
         }
         for term in &session.terms {
             if !term.admits(node) {
-                return Some(if term.near { RefusalRule::Affinity } else { RefusalRule::AntiAffinity });
+                return Some(if term.near {
+                    RefusalRule::Affinity
+                } else {
+                    RefusalRule::AntiAffinity
+                });
             }
         }
         let published = session.ports.iter().any(|port| port.host_port.is_some());
@@ -434,7 +526,13 @@ impl<'a> Placer<'a> {
                 continue;
             }
             let counts = &session.spread[at];
-            let least = counts.iter().zip(&session.counted[at]).filter(|(_, counted)| **counted).map(|(count, _)| *count).min().unwrap_or(0);
+            let least = counts
+                .iter()
+                .zip(&session.counted[at])
+                .filter(|(_, counted)| **counted)
+                .map(|(count, _)| *count)
+                .min()
+                .unwrap_or(0);
             let count = counts[domain as usize];
             if must && u64::from(count) + 1 > u64::from(least) + u64::from(spread.max_skew.unwrap_or(1)) {
                 return None;
@@ -451,7 +549,14 @@ impl<'a> Placer<'a> {
         self.sets[session.set].domains[at].0[node as usize]
     }
 
-    fn take(&mut self, nodes: &Nodes<'a>, memory: &Memory<'a>, session: &mut Session<'a>, want: Want, node: u32) -> New {
+    fn take(
+        &mut self,
+        nodes: &Nodes<'a>,
+        memory: &Memory<'a>,
+        session: &mut Session<'a>,
+        want: Want,
+        node: u32,
+    ) -> New {
         let at = node as usize;
         self.free[at].0 -= session.need.0;
         self.free[at].1 = self.free[at].1.saturating_sub(session.need.1);
@@ -463,7 +568,12 @@ impl<'a> Placer<'a> {
                 counts[domains[at] as usize] += 1;
             }
         }
-        for term in session.terms.iter_mut().chain(session.liked.iter_mut().map(|(_, term)| term)).filter(|term| term.own) {
+        for term in session
+            .terms
+            .iter_mut()
+            .chain(session.liked.iter_mut().map(|(_, term)| term))
+            .filter(|term| term.own)
+        {
             let domain = term.domain(node);
             if domain != NONE {
                 term.present.insert(domain);
@@ -482,12 +592,22 @@ impl<'a> Placer<'a> {
 
     /// Places all wants of one service; those for which no node fits stay None.
     pub(super) fn place(&mut self, nodes: &Nodes<'a>, memory: &Memory<'a>, wants: &[Want]) -> Vec<Option<New>> {
-        let Some(svc) = wants.first().map(|want| want.svc) else { return Vec::new() };
-        let Some(mut session) = self.begin(nodes, memory, svc) else { return vec![None; wants.len()] };
+        let Some(svc) = wants.first().map(|want| want.svc) else {
+            return Vec::new();
+        };
+        let Some(mut session) = self.begin(nodes, memory, svc) else {
+            return vec![None; wants.len()];
+        };
         let found = if memory.svcs[svc as usize].wanted == Wanted::PerNode {
-            wants.iter().map(|want| self.place_on_own_node(nodes, memory, &mut session, *want)).collect()
+            wants
+                .iter()
+                .map(|want| self.place_on_own_node(nodes, memory, &mut session, *want))
+                .collect()
         } else if self.exhaustive || !session.liked.is_empty() {
-            wants.iter().map(|want| self.place_by_scan(nodes, memory, &mut session, *want)).collect()
+            wants
+                .iter()
+                .map(|want| self.place_by_scan(nodes, memory, &mut session, *want))
+                .collect()
         } else {
             self.place_by_heap(nodes, memory, &mut session, wants)
         };
@@ -511,7 +631,11 @@ impl<'a> Placer<'a> {
             found.push((RefusalRule::Spread, None));
         }
         for term in session.terms.iter().filter(|term| !term.admits(node)) {
-            let rule = if term.near { RefusalRule::Affinity } else { RefusalRule::AntiAffinity };
+            let rule = if term.near {
+                RefusalRule::Affinity
+            } else {
+                RefusalRule::AntiAffinity
+            };
             found.push((rule, Some(term.name.clone())));
         }
         found.dedup_by_key(|(rule, _)| *rule);
@@ -529,7 +653,13 @@ impl<'a> Placer<'a> {
         }
     }
 
-    fn place_on_own_node(&mut self, nodes: &Nodes<'a>, memory: &Memory<'a>, session: &mut Session<'a>, want: Want) -> Option<New> {
+    fn place_on_own_node(
+        &mut self,
+        nodes: &Nodes<'a>,
+        memory: &Memory<'a>,
+        session: &mut Session<'a>,
+        want: Want,
+    ) -> Option<New> {
         let node = u32::try_from(want.slot & u64::from(u32::MAX)).ok()?;
         if self.refused(nodes, memory, session, node).is_some() {
             return None;
@@ -537,15 +667,29 @@ impl<'a> Placer<'a> {
         Some(self.take(nodes, memory, session, want, node))
     }
 
-    fn place_by_scan(&mut self, nodes: &Nodes<'a>, memory: &Memory<'a>, session: &mut Session<'a>, want: Want) -> Option<New> {
+    fn place_by_scan(
+        &mut self,
+        nodes: &Nodes<'a>,
+        memory: &Memory<'a>,
+        session: &mut Session<'a>,
+        want: Want,
+    ) -> Option<New> {
         let set = u32::try_from(session.set).unwrap_or(NONE);
         let mut best: Option<(i64, i64, u32, u32, u32)> = None;
         for node in 0..u32::try_from(nodes.list.len()).unwrap_or(NONE) {
-            let Some(score) = self.fits(nodes, set, node) else { continue };
-            let Some(worse) = self.skew(session, |at| self.spread_domain(session, at, node)) else { continue };
+            let Some(score) = self.fits(nodes, set, node) else {
+                continue;
+            };
+            let Some(worse) = self.skew(session, |at| self.spread_domain(session, at, node)) else {
+                continue;
+            };
             let near = |(weight, term): &(i64, Term)| {
                 let domain = term.domain(node);
-                if domain != NONE && term.present.contains(&domain) { *weight } else { 0 }
+                if domain != NONE && term.present.contains(&domain) {
+                    *weight
+                } else {
+                    0
+                }
             };
             let score = score + session.liked.iter().map(near).sum::<i64>();
             let rank = (score, worse, self.own[node as usize], self.total[node as usize], node);
@@ -556,8 +700,16 @@ impl<'a> Placer<'a> {
         best.map(|(.., node)| self.take(nodes, memory, session, want, node))
     }
 
-    fn place_by_heap(&mut self, nodes: &Nodes<'a>, memory: &Memory<'a>, session: &mut Session<'a>, wants: &[Want]) -> Vec<Option<New>> {
-        let Some(mut groups) = self.sets[session.set].groups.take() else { return vec![None; wants.len()] };
+    fn place_by_heap(
+        &mut self,
+        nodes: &Nodes<'a>,
+        memory: &Memory<'a>,
+        session: &mut Session<'a>,
+        wants: &[Want],
+    ) -> Vec<Option<New>> {
+        let Some(mut groups) = self.sets[session.set].groups.take() else {
+            return vec![None; wants.len()];
+        };
         // Nodes that hold an instance of this service, by group; and those taken off the heaps, to be put back.
         let mut touched: Vec<BinaryHeap<Reverse<Rank>>> = groups.iter().map(|_| BinaryHeap::new()).collect();
         let mut aside: Vec<(usize, i64, u32)> = Vec::new();
@@ -565,7 +717,9 @@ impl<'a> Placer<'a> {
         for want in wants {
             let mut best: Option<(i64, i64, u32, u32, u32, usize, bool)> = None;
             for (at, group) in groups.iter_mut().enumerate() {
-                let Some(worse) = self.skew(session, |spread| group.domains[spread]) else { continue };
+                let Some(worse) = self.skew(session, |spread| group.domains[spread]) else {
+                    continue;
+                };
                 // The best of those without an instance of this service.
                 while let Some(Reverse((score, _, total, node))) = group.heap.peek().copied() {
                     let (own, now) = (self.own[node as usize], self.total[node as usize]);
@@ -591,7 +745,9 @@ impl<'a> Placer<'a> {
                 }
                 let tops = [(group.heap.peek(), false), (touched[at].peek(), true)];
                 for (top, old) in tops {
-                    let Some(Reverse((score, own, total, node))) = top else { continue };
+                    let Some(Reverse((score, own, total, node))) = top else {
+                        continue;
+                    };
                     let rank = (*score, worse, *own, *total, *node, at, old);
                     if best.is_none_or(|best| rank < best) {
                         best = Some(rank);
@@ -609,10 +765,17 @@ impl<'a> Placer<'a> {
                 aside.push((at, score, node));
             }
             found.push(Some(self.take(nodes, memory, session, *want, node)));
-            touched[at].push(Reverse((score, self.own[node as usize], self.total[node as usize], node)));
+            touched[at].push(Reverse((
+                score,
+                self.own[node as usize],
+                self.total[node as usize],
+                node,
+            )));
         }
         for (at, score, node) in aside {
-            groups[at].heap.push(Reverse((score, 0, self.total[node as usize], node)));
+            groups[at]
+                .heap
+                .push(Reverse((score, 0, self.total[node as usize], node)));
         }
         self.sets[session.set].groups = Some(groups);
         found
@@ -637,25 +800,49 @@ impl Set<'_> {
     fn judge(&self, nodes: &Nodes<'_>, node: u32) -> (Option<RefusalRule>, bool, i64) {
         let class = &nodes.classes[nodes.list[node as usize].class as usize];
         let label = |expression: &Expression| holds(expression, nodes.label(node, &expression.key));
-        let broken = if !self.placement.roles.is_empty() && !self.placement.roles.iter().any(|role| class.roles.contains(role)) {
+        let broken = if !self.placement.roles.is_empty()
+            && !self.placement.roles.iter().any(|role| class.roles.contains(role))
+        {
             Some(RefusalRule::Role)
         } else if !self.placement.required.iter().all(label) {
             Some(RefusalRule::RequiredExpression)
         } else {
             None
         };
-        let minded = |effect| class.taints.iter().filter(move |t| t.effect == effect && !self.tolerations.iter().any(|one| one.covers(t)));
-        let liked: i64 = self.placement.preferred.iter().filter(|one| label(&one.expression)).map(|one| i64::from(one.weight)).sum();
-        let disliked = i64::try_from(minded(TaintEffect::PreferNoSchedule).count()).unwrap_or(i64::MAX / 1_000).saturating_mul(100);
-        (broken, minded(TaintEffect::NoSchedule).next().is_none(), disliked - liked)
+        let minded = |effect| {
+            class
+                .taints
+                .iter()
+                .filter(move |t| t.effect == effect && !self.tolerations.iter().any(|one| one.covers(t)))
+        };
+        let liked: i64 = self
+            .placement
+            .preferred
+            .iter()
+            .filter(|one| label(&one.expression))
+            .map(|one| i64::from(one.weight))
+            .sum();
+        let disliked = i64::try_from(minded(TaintEffect::PreferNoSchedule).count())
+            .unwrap_or(i64::MAX / 1_000)
+            .saturating_mul(100);
+        (
+            broken,
+            minded(TaintEffect::NoSchedule).next().is_none(),
+            disliked - liked,
+        )
     }
 }
 
 /// The ports an instance holds on its node.
 pub(super) fn held_ports<'a>(nodes: &Nodes<'a>, inst: &super::memory::Inst) -> &'a [AssignedPort] {
     let node = &nodes.list[inst.node as usize];
-    if let Some(assigned) = node.assignment.and_then(|assignment| assignment.instances.get(inst.assigned as usize)) {
+    if let Some(assigned) = node
+        .assignment
+        .and_then(|assignment| assignment.instances.get(inst.assigned as usize))
+    {
         return &assigned.ports;
     }
-    node.report.and_then(|report| report.instances.get(inst.reported as usize)).map_or(&[], |reported| &reported.ports)
+    node.report
+        .and_then(|report| report.instances.get(inst.reported as usize))
+        .map_or(&[], |reported| &reported.ports)
 }

@@ -10,8 +10,8 @@ use schemas::names::NodeName;
 use schemas::node::NodeSpec;
 use schemas::problem::Problem;
 use schemas::records::{
-    Accepted, Ack, Assignment, Breaker, ClusterMarker, Cordon, Digest, NodeFacts, NodeStatus, Order, Report, ServiceStatus,
-    SessionRecord, VerdictRecord,
+    Accepted, Ack, Assignment, Breaker, ClusterMarker, Cordon, Digest, NodeFacts, NodeStatus, Order, Report,
+    ServiceStatus, SessionRecord, VerdictRecord,
 };
 use schemas::service::ServiceSpec;
 
@@ -93,8 +93,16 @@ impl NodeEntry {
     /// The highest order this node is known to have been given or to have applied.
     #[must_use]
     pub fn highest_order(&self) -> Order {
-        let assigned = self.assignment.as_ref().and_then(|stored| stored.value.as_ref().ok()).map(|a| a.order);
-        let applied = self.report.as_ref().and_then(|stored| stored.value.as_ref().ok()).map(|r| r.applied);
+        let assigned = self
+            .assignment
+            .as_ref()
+            .and_then(|stored| stored.value.as_ref().ok())
+            .map(|a| a.order);
+        let applied = self
+            .report
+            .as_ref()
+            .and_then(|stored| stored.value.as_ref().ok())
+            .map(|r| r.applied);
         assigned.max(applied).unwrap_or_default()
     }
 }

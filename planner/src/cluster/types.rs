@@ -7,7 +7,8 @@ use schemas::keys::ResourceKey;
 use schemas::names::{InstanceName, NodeName, Slot};
 use schemas::problem::Problem;
 use schemas::records::{
-    Accepted, Assignment, Breaker, Condition, Digest, EventType, FailingReason, NodeStatus, ServiceStatus, Uid, VerdictRecord,
+    Accepted, Assignment, Breaker, Condition, Digest, EventType, FailingReason, NodeStatus, ServiceStatus, Uid,
+    VerdictRecord,
 };
 use serde::Serialize;
 
@@ -51,7 +52,10 @@ impl Plan {
             && self.ended.is_empty()
             && self.spent_acks.is_empty()
             && self.breaker == snapshot.breaker
-            && self.statuses.iter().all(|(key, status)| status.is_stored(key, snapshot))
+            && self
+                .statuses
+                .iter()
+                .all(|(key, status)| status.is_stored(key, snapshot))
     }
 }
 
@@ -68,9 +72,21 @@ impl Status {
     pub fn is_stored(&self, key: &ResourceKey, snapshot: &Snapshot) -> bool {
         match self {
             Self::Service(status) => {
-                let stored = snapshot.service_statuses.get(key).and_then(|stored| stored.value.as_ref().ok());
+                let stored = snapshot
+                    .service_statuses
+                    .get(key)
+                    .and_then(|stored| stored.value.as_ref().ok());
                 stored.is_some_and(|stored| {
-                    let ServiceStatus { schema_version, observed_revision, generation, uid, counts, conditions, problems, refusals } = status;
+                    let ServiceStatus {
+                        schema_version,
+                        observed_revision,
+                        generation,
+                        uid,
+                        counts,
+                        conditions,
+                        problems,
+                        refusals,
+                    } = status;
                     *schema_version == stored.schema_version
                         && *observed_revision == stored.observed_revision
                         && *generation == stored.generation
@@ -83,7 +99,9 @@ impl Status {
             }
             Self::Node(status) => {
                 let name = key.name.as_str().parse::<NodeName>().ok();
-                let stored = name.and_then(|name| snapshot.node_statuses.get(&name)).and_then(|stored| stored.value.as_ref().ok());
+                let stored = name
+                    .and_then(|name| snapshot.node_statuses.get(&name))
+                    .and_then(|stored| stored.value.as_ref().ok());
                 stored.is_some_and(|stored| {
                     let NodeStatus {
                         schema_version,
@@ -122,13 +140,20 @@ fn same_problems(new: &[Problem], stored: &[Problem]) -> bool {
     let place = |p: &Problem| (p.line, p.column, p.end_line, p.end_column, p.code);
     new.len() == stored.len()
         && new.iter().zip(stored).all(|(a, b)| {
-            place(a) == place(b) && a.file == b.file && a.path == b.path && a.message == b.message && a.remedy == b.remedy
+            place(a) == place(b)
+                && a.file == b.file
+                && a.path == b.path
+                && a.message == b.message
+                && a.remedy == b.remedy
         })
 }
 
 fn same_conditions(new: &[Condition], stored: &[Condition]) -> bool {
     new.len() == stored.len()
-        && new.iter().zip(stored).all(|(a, b)| (a.kind, a.status) == (b.kind, b.status) && a.reason == b.reason && a.message == b.message)
+        && new
+            .iter()
+            .zip(stored)
+            .all(|(a, b)| (a.kind, a.status) == (b.kind, b.status) && a.reason == b.reason && a.message == b.message)
 }
 
 /// One instance's change, for people.
@@ -157,10 +182,16 @@ fn display<T: fmt::Display, S: serde::Serializer>(value: &T, serializer: S) -> R
 pub enum Action {
     Create,
     /// A new container in its place; the fields that force it, as paths: `container.image`.
-    Replace { fields: Vec<String> },
+    Replace {
+        fields: Vec<String>,
+    },
     /// The same container under a newer spec: what changed costs no restart.
-    Update { fields: Vec<String> },
-    Move { from: NodeName },
+    Update {
+        fields: Vec<String>,
+    },
+    Move {
+        from: NodeName,
+    },
     Keep,
     Remove,
     /// Wanted, and no node fits.
@@ -174,31 +205,53 @@ pub enum Reason {
     /// Desired, and on no node yet.
     NotAssigned,
     /// The accepted spec is a newer one.
-    SpecChanged { from: u64, to: u64 },
+    SpecChanged {
+        from: u64,
+        to: u64,
+    },
     /// More or fewer are asked for.
-    ScaledDown { to: u32 },
+    ScaledDown {
+        to: u32,
+    },
     ResourceDeleted,
     /// A global service's node no longer fits, or is gone.
-    NodeNoLongerFits { rule: String },
+    NodeNoLongerFits {
+        rule: String,
+    },
     NodeDrained,
     NodeRetired,
     NodeLost,
     /// Another instance of the same uid and slot is kept instead.
-    Duplicate { kept_on: NodeName },
+    Duplicate {
+        kept_on: NodeName,
+    },
     /// Already as desired.
     UpToDate,
     /// Its turn comes when this one is ready.
-    WaitsFor { #[serde(serialize_with = "display")] instance: InstanceName },
+    WaitsFor {
+        #[serde(serialize_with = "display")]
+        instance: InstanceName,
+    },
     /// The change has stopped here.
-    ChangeFailed { #[serde(serialize_with = "display")] instance: InstanceName, cause: FailingReason },
+    ChangeFailed {
+        #[serde(serialize_with = "display")]
+        instance: InstanceName,
+        cause: FailingReason,
+    },
     /// It is passed over until its node is back.
-    NodeUnreachable { node: NodeName },
+    NodeUnreachable {
+        node: NodeName,
+    },
     /// No node fits; the status has the refusals.
     NoNodeFits,
     /// The breaker holds it until a person acknowledges.
-    HeldByBreaker { digest: Digest },
+    HeldByBreaker {
+        digest: Digest,
+    },
     /// The node's records cannot be trusted as they are.
-    NodeHeld { why: String },
+    NodeHeld {
+        why: String,
+    },
 }
 
 /// An accepted record to create; its key must not exist yet.

@@ -30,15 +30,26 @@ pub fn verdicts(snapshot: &Snapshot) -> VerdictsOut {
             out.forget.push(name.clone());
             continue;
         }
-        let stored = entry.verdict.as_ref().and_then(|stored| stored.value.as_ref().ok()).map(|record| record.verdict);
+        let stored = entry
+            .verdict
+            .as_ref()
+            .and_then(|stored| stored.value.as_ref().ok())
+            .map(|record| record.verdict);
         let (verdict, reason) = match (retired, entry.session.is_some(), stored) {
             (true, _, _) => (Verdict::Retired, "a person retired it"),
             (false, true, _) => (Verdict::Ready, "its session lives"),
             (false, false, Some(Verdict::Lost)) => (Verdict::Lost, "its session has been gone for too long"),
-            (false, false, _) => (Verdict::Unreachable, "its session is gone: its agent has stopped, or cannot reach the store"),
+            (false, false, _) => (
+                Verdict::Unreachable,
+                "its session is gone: its agent has stopped, or cannot reach the store",
+            ),
         };
         if stored != Some(verdict) {
-            let record = VerdictRecord { schema_version: SchemaVersion::default(), verdict, reason: reason.to_owned() };
+            let record = VerdictRecord {
+                schema_version: SchemaVersion::default(),
+                verdict,
+                reason: reason.to_owned(),
+            };
             out.writes.push((name.clone(), record));
         }
     }
@@ -63,7 +74,10 @@ fn runs_nothing(name: &NodeName, entry: &NodeEntry, snapshot: &Snapshot) -> bool
             report.instances.is_empty() && newest && report.node == *name && report.cluster == snapshot.cluster.id
         }
         Some(Err(_)) => false,
-        None => entry.facts.is_none() && assigned.is_none_or(|read| read.is_ok_and(|assignment| assignment.instances.is_empty())),
+        None => {
+            entry.facts.is_none()
+                && assigned.is_none_or(|read| read.is_ok_and(|assignment| assignment.instances.is_empty()))
+        }
     }
 }
 

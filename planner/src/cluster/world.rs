@@ -50,7 +50,11 @@ impl Node<'_> {
     }
     /// Whether something new may be placed here, as far as the node alone is concerned.
     pub(super) fn schedulable(&self) -> bool {
-        self.reachable() && self.cordon.is_none() && self.known && self.facts.is_some() && !self.spec.is_some_and(|spec| spec.unschedulable)
+        self.reachable()
+            && self.cordon.is_none()
+            && self.known
+            && self.facts.is_some()
+            && !self.spec.is_some_and(|spec| spec.unschedulable)
     }
     pub(super) fn drained(&self) -> bool {
         matches!(self.cordon, Some((CordonMode::Drain, _)))
@@ -62,10 +66,18 @@ impl Node<'_> {
     /// CPU in thousandths and memory in bytes for instances: capacity less what is reserved for the host.
     pub(super) fn allocatable(&self) -> (i64, i64) {
         let Some(facts) = self.facts else { return (0, 0) };
-        let reserved = self.spec.map(|spec| (spec.reserved.cpu.unwrap_or_default(), spec.reserved.memory.unwrap_or_default()));
+        let reserved = self.spec.map(|spec| {
+            (
+                spec.reserved.cpu.unwrap_or_default(),
+                spec.reserved.memory.unwrap_or_default(),
+            )
+        });
         let (cpu, memory) = reserved.unwrap_or_default();
         let bytes = facts.capacity.memory.0.saturating_sub(memory.0);
-        (i64::from(facts.capacity.cpu.millis.saturating_sub(cpu.millis)), i64::try_from(bytes).unwrap_or(i64::MAX))
+        (
+            i64::from(facts.capacity.cpu.millis.saturating_sub(cpu.millis)),
+            i64::try_from(bytes).unwrap_or(i64::MAX),
+        )
     }
 }
 
@@ -109,7 +121,8 @@ pub(super) fn nodes(snapshot: &Snapshot) -> Nodes<'_> {
             (_, Some(Verdict::Lost)) if entry.session.is_none() => Verdict::Lost,
             (_, Some(Verdict::Lost | Verdict::Unreachable | Verdict::Retired) | None) => Verdict::Unreachable,
         };
-        let facts = readable(entry.facts.as_ref()).filter(|facts| facts.node == *name && facts.cluster == snapshot.cluster.id);
+        let facts =
+            readable(entry.facts.as_ref()).filter(|facts| facts.node == *name && facts.cluster == snapshot.cluster.id);
         let assignment: Option<&Assignment> = readable(entry.assignment.as_ref())
             .map(|assignment| &**assignment)
             .filter(|assignment| assignment.node == *name && assignment.cluster == snapshot.cluster.id);
@@ -148,17 +161,26 @@ pub(super) fn nodes(snapshot: &Snapshot) -> Nodes<'_> {
             ));
         } else if let Some(assignment) = assignment.filter(|a| (a.order.restore_epoch, a.order.epoch) > ours) {
             let order = assignment.order;
-            node.held = Some(format!("its assignment is of epoch {}, newer than this controller's", order.epoch));
+            node.held = Some(format!(
+                "its assignment is of epoch {}, newer than this controller's",
+                order.epoch
+            ));
         } else if entry.report.is_some() && report.is_none() {
-            node.held = Some("its report cannot be read, or is about another node or cluster; restart its agent".to_owned());
+            node.held =
+                Some("its report cannot be read, or is about another node or cluster; restart its agent".to_owned());
         } else if assignment.is_none() {
             let had = entry.assignment.is_some() || applied != Order::default();
             if report.is_some() && had {
                 node.rewrite = true;
-                node.held = Some("its assignment was missing or unreadable, and is being written anew from its report".to_owned());
+                node.held = Some(
+                    "its assignment was missing or unreadable, and is being written anew from its report".to_owned(),
+                );
             } else if had {
                 node.forgotten = true;
-                node.held = Some("its assignment and its report are missing or unreadable; restart its agent so that it reports".to_owned());
+                node.held = Some(
+                    "its assignment and its report are missing or unreadable; restart its agent so that it reports"
+                        .to_owned(),
+                );
                 if verdict == Verdict::Ready {
                     gap = gap.or(u32::try_from(list.len()).ok());
                 }
@@ -175,17 +197,32 @@ pub(super) fn nodes(snapshot: &Snapshot) -> Nodes<'_> {
             node.held = node.held.take().or_else(|| Some(why.clone()));
         }
     }
-    Nodes { list, classes: Vec::new(), hold_all, gap }
+    Nodes {
+        list,
+        classes: Vec::new(),
+        hold_all,
+        gap,
+    }
 }
 
 impl<'a> Nodes<'a> {
     /// Lays what people say of nodes over what agents say, and sorts nodes into classes.
     pub(super) fn describe(&mut self, lives: &[Life<'a>]) {
-        let mut said = lives.iter().enumerate().filter(|(_, life)| life.key.kind == Kind::Node).peekable();
-        type Look<'a> = (Option<&'a BTreeMap<String, String>>, Option<(&'a BTreeMap<String, String>, &'a [ResourceName], &'a [Taint])>);
+        let mut said = lives
+            .iter()
+            .enumerate()
+            .filter(|(_, life)| life.key.kind == Kind::Node)
+            .peekable();
+        type Look<'a> = (
+            Option<&'a BTreeMap<String, String>>,
+            Option<(&'a BTreeMap<String, String>, &'a [ResourceName], &'a [Taint])>,
+        );
         let mut known: BTreeMap<Look<'a>, u32> = BTreeMap::new();
         for node in &mut self.list {
-            while said.next_if(|(_, life)| life.key.name.as_str() < node.name.as_str()).is_some() {}
+            while said
+                .next_if(|(_, life)| life.key.name.as_str() < node.name.as_str())
+                .is_some()
+            {}
             if let Some((index, life)) = said.next_if(|(_, life)| life.key.name.as_str() == node.name.as_str()) {
                 node.life = Some(index);
                 match &life.standing {
@@ -200,14 +237,24 @@ impl<'a> Nodes<'a> {
                 }
             }
             let facts = node.facts.map(|facts| &facts.labels);
-            let spec = node.spec.filter(|spec| !spec.labels.is_empty() || !spec.roles.is_empty() || !spec.taints.is_empty());
-            let look: Look<'a> = (facts, spec.map(|spec| (&spec.labels, &spec.roles[..], &spec.taints[..])));
+            let spec = node
+                .spec
+                .filter(|spec| !spec.labels.is_empty() || !spec.roles.is_empty() || !spec.taints.is_empty());
+            let look: Look<'a> = (
+                facts,
+                spec.map(|spec| (&spec.labels, &spec.roles[..], &spec.taints[..])),
+            );
             node.class = *known.entry(look).or_insert_with(|| {
                 let mut labels: BTreeMap<&str, &str> = BTreeMap::new();
-                for (key, value) in facts.into_iter().flatten().chain(spec.into_iter().flat_map(|spec| &spec.labels)) {
+                for (key, value) in facts
+                    .into_iter()
+                    .flatten()
+                    .chain(spec.into_iter().flat_map(|spec| &spec.labels))
+                {
                     labels.insert(key, value);
                 }
-                let (roles, taints): (&[ResourceName], &[Taint]) = spec.map_or((&[], &[]), |spec| (&spec.roles, &spec.taints));
+                let (roles, taints): (&[ResourceName], &[Taint]) =
+                    spec.map_or((&[], &[]), |spec| (&spec.roles, &spec.taints));
                 self.classes.push(Class { labels, roles, taints });
                 u32::try_from(self.classes.len() - 1).unwrap_or(NONE)
             });
@@ -216,13 +263,20 @@ impl<'a> Nodes<'a> {
 
     /// The dense index of a node's name.
     pub(super) fn find(&self, name: &NodeName) -> Option<u32> {
-        self.list.binary_search_by(|node| node.name.cmp(name)).ok().and_then(|index| u32::try_from(index).ok())
+        self.list
+            .binary_search_by(|node| node.name.cmp(name))
+            .ok()
+            .and_then(|index| u32::try_from(index).ok())
     }
 
     /// The value of a label on a node, with the pseudo label.
     pub(super) fn label(&self, node: u32, key: &str) -> Option<&'a str> {
         let node = &self.list[node as usize];
-        if key == NODE_LABEL { Some(node.name.as_str()) } else { self.classes[node.class as usize].labels.get(key).copied() }
+        if key == NODE_LABEL {
+            Some(node.name.as_str())
+        } else {
+            self.classes[node.class as usize].labels.get(key).copied()
+        }
     }
 
     /// For every node, the number of its value of this label; [`NONE`] where it has none; and how many values there are.
@@ -244,7 +298,10 @@ impl<'a> Nodes<'a> {
             })
             .collect();
         let count = u32::try_from(values.len()).unwrap_or(NONE);
-        (self.list.iter().map(|node| by_class[node.class as usize]).collect(), count)
+        (
+            self.list.iter().map(|node| by_class[node.class as usize]).collect(),
+            count,
+        )
     }
 }
 
@@ -253,7 +310,10 @@ pub(super) fn holds(expression: &Expression, value: Option<&str>) -> bool {
     let number = |text: &str| text.parse::<i64>().ok();
     let compare = |test: fn(i64, i64) -> bool| {
         let bound = expression.values.first().and_then(|bound| number(bound));
-        value.and_then(number).zip(bound).is_some_and(|(value, bound)| test(value, bound))
+        value
+            .and_then(number)
+            .zip(bound)
+            .is_some_and(|(value, bound)| test(value, bound))
     };
     match expression.operator {
         Operator::In => value.is_some_and(|value| expression.values.iter().any(|one| one == value)),

@@ -12,7 +12,8 @@ use super::labels::OwnLabels;
 use super::ledger::{InForce, LedgerEntry, Owned, Trying, Up};
 use super::plan::{InTheWay, Walked, World, earlier, network_name};
 use super::types::{
-    ContainerState, InstanceKey, NodeInput, NodePlan, Observed, Op, Probe, ProbeTarget, Pull, Reason, SpecId, SpecState, Step,
+    ContainerState, InstanceKey, NodeInput, NodePlan, Observed, Op, Probe, ProbeTarget, Pull, Reason, SpecId,
+    SpecState, Step,
 };
 use crate::change::{Cost, backoff, cost};
 
@@ -38,9 +39,14 @@ pub(super) enum Goal {
 /// The delay before try number `count` in a row (from 1): doubling, and spread over its upper half by instance and count,
 /// so that what fails together is not tried together.
 pub(super) fn delay(key: &InstanceKey, count: u32, initial: u64, max: u64) -> u64 {
-    let bound = initial.saturating_mul(1 << count.saturating_sub(1).min(30)).min(max).max(1);
+    let bound = initial
+        .saturating_mul(1 << count.saturating_sub(1).min(30))
+        .min(max)
+        .max(1);
     let text = format!("{} {} {count}", key.uid, key.slot);
-    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
     bound - bound / 2 + (hash >> 17) % (bound / 2 + 1)
 }
 
@@ -73,7 +79,16 @@ impl<'a, 'o> Walk<'a, 'o> {
         entry: LedgerEntry,
         out: &'o mut NodePlan,
     ) -> Self {
-        Self { input, world, key, goal, entry, out, next: None, failing: None }
+        Self {
+            input,
+            world,
+            key,
+            goal,
+            entry,
+            out,
+            next: None,
+            failing: None,
+        }
     }
 
     pub(super) fn run(mut self) -> Walked {
@@ -100,15 +115,31 @@ impl<'a, 'o> Walk<'a, 'o> {
 
     /// The engine does not answer: what is known is told, nothing is done.
     fn unseen(mut self) -> Walked {
-        let phase = if self.entry.up.is_some() { Phase::Running } else { Phase::Pending };
+        let phase = if self.entry.up.is_some() {
+            Phase::Running
+        } else {
+            Phase::Pending
+        };
         if self.entry.in_force.is_none() && self.entry.container.is_none() && *self.goal == Goal::Absent {
-            return (None, Some(self.entry).filter(|_| self.input.ledger.entries.contains_key(self.key)), None);
+            return (
+                None,
+                Some(self.entry).filter(|_| self.input.ledger.entries.contains_key(self.key)),
+                None,
+            );
         }
         let n = self.shown_spec().map_or(0, |spec| spec.n);
-        self.failing = Some(failing(n, FailingReason::EngineUnavailable, "the engine does not answer"));
+        self.failing = Some(failing(
+            n,
+            FailingReason::EngineUnavailable,
+            "the engine does not answer",
+        ));
         let known = self.input.ledger.entries.get(self.key).cloned();
         let (reported, _, _) = self.report(phase, None, None);
-        (reported.map(|line| ReportedInstance { ready: false, ..line }), known, None)
+        (
+            reported.map(|line| ReportedInstance { ready: false, ..line }),
+            known,
+            None,
+        )
     }
 
     // ---- whose container -------------------------------------------------------------------------------------------
@@ -118,13 +149,21 @@ impl<'a, 'o> Walk<'a, 'o> {
         if self.entry.container_id().is_some() {
             return true;
         }
-        let intent = self.entry.container.as_ref().map(|owned| (owned.spec.n, owned.spec.digest.clone()));
+        let intent = self
+            .entry
+            .container
+            .as_ref()
+            .map(|owned| (owned.spec.n, owned.spec.digest.clone()));
         let mut best: Option<(bool, u64, &Observed, OwnLabels)> = None;
         for candidate in self.world.candidates(self.key) {
             let Some(labels) = candidate.own() else { continue };
-            let intended = intent.as_ref().is_some_and(|(n, digest)| *n == labels.n && *digest == labels.digest);
+            let intended = intent
+                .as_ref()
+                .is_some_and(|(n, digest)| *n == labels.n && *digest == labels.digest);
             if !intended {
-                let Some(spec) = self.spec(&labels.spec()) else { return false };
+                let Some(spec) = self.spec(&labels.spec()) else {
+                    return false;
+                };
                 let Ok(spec) = spec else { continue };
                 if candidate.details.is_none() {
                     self.out.inspect.insert(candidate.id.clone());
@@ -138,19 +177,31 @@ impl<'a, 'o> Walk<'a, 'o> {
                 Goal::Present(spec) | Goal::Prepared(spec) => spec.n == labels.n,
                 Goal::Absent | Goal::Orphaned => false,
             };
-            if best.as_ref().is_none_or(|(was_wanted, n, _, _)| (*was_wanted, *n) < (wanted || intended, labels.n)) {
+            if best
+                .as_ref()
+                .is_none_or(|(was_wanted, n, _, _)| (*was_wanted, *n) < (wanted || intended, labels.n))
+            {
                 best = Some((wanted || intended, labels.n, candidate, labels));
             }
         }
-        let Some((_, _, container, labels)) = best else { return true };
+        let Some((_, _, container, labels)) = best else {
+            return true;
+        };
         let ports = match (&self.entry.container, self.goal) {
             (Some(owned), _) if owned.spec.n == labels.n => owned.spec.ports.clone(),
             (_, Goal::Present(spec) | Goal::Prepared(spec)) => spec.ports.clone(),
             (_, Goal::Absent | Goal::Orphaned) => Vec::new(),
         };
-        let spec = InForce { n: labels.n, digest: labels.digest, ports };
+        let spec = InForce {
+            n: labels.n,
+            digest: labels.digest,
+            ports,
+        };
         self.entry.in_force.get_or_insert_with(|| spec.clone());
-        self.entry.container = Some(Owned { id: Some(container.id.clone()), spec });
+        self.entry.container = Some(Owned {
+            id: Some(container.id.clone()),
+            spec,
+        });
         true
     }
 
@@ -173,7 +224,9 @@ impl<'a, 'o> Walk<'a, 'o> {
     // ---- goals -----------------------------------------------------------------------------------------------------
 
     fn absent(mut self, container: Option<&'a Observed>) -> Walked {
-        let Some(container) = container else { return (None, None, None) };
+        let Some(container) = container else {
+            return (None, None, None);
+        };
         let step = self.end(container, Reason::Absent);
         self.report(Phase::Stopping, Some(container), step)
     }
@@ -189,7 +242,10 @@ impl<'a, 'o> Walk<'a, 'o> {
         let id = container.id.clone();
         let op = match container.state {
             ContainerState::Running | ContainerState::Restarting if self.entry.kill => Op::Kill { id },
-            ContainerState::Running | ContainerState::Restarting => Op::Stop { id, grace: self.grace() },
+            ContainerState::Running | ContainerState::Restarting => Op::Stop {
+                id,
+                grace: self.grace(),
+            },
             ContainerState::Paused => Op::Unpause { id },
             ContainerState::Created | ContainerState::Exited { .. } | ContainerState::Dead => Op::Remove { id },
             ContainerState::Removing => {
@@ -202,11 +258,14 @@ impl<'a, 'o> Walk<'a, 'o> {
 
     fn grace(&mut self) -> Span {
         let spec = self.entry.in_force.clone().and_then(|spec| self.spec_of(&spec));
-        spec.and_then(Result::ok).map_or(Span::from_secs(10), |spec| spec.container.grace())
+        spec.and_then(Result::ok)
+            .map_or(Span::from_secs(10), |spec| spec.container.grace())
     }
 
     fn orphaned(mut self, container: Option<&'a Observed>) -> Walked {
-        let (Some(container), Some(spec)) = (container, self.entry.in_force.clone()) else { return (None, None, None) };
+        let (Some(container), Some(spec)) = (container, self.entry.in_force.clone()) else {
+            return (None, None, None);
+        };
         match self.spec_of(&spec) {
             Some(Ok(spec)) => {
                 let (_, step) = self.keep(container, &spec);
@@ -219,8 +278,15 @@ impl<'a, 'o> Walk<'a, 'o> {
     fn prepared(mut self, container: Option<&'a Observed>, target: InForce) -> Walked {
         if let Some(container) = container {
             // It runs already. Being prepared is no order to stop.
-            let spec = self.entry.in_force.clone().and_then(|spec| self.spec_of(&spec)).and_then(Result::ok);
-            let Some(spec) = spec else { return self.report(Phase::Held, Some(container), None) };
+            let spec = self
+                .entry
+                .in_force
+                .clone()
+                .and_then(|spec| self.spec_of(&spec))
+                .and_then(Result::ok);
+            let Some(spec) = spec else {
+                return self.report(Phase::Held, Some(container), None);
+            };
             let (phase, step) = self.keep(container, &spec);
             return self.report(phase, Some(container), step);
         }
@@ -253,7 +319,9 @@ impl<'a, 'o> Walk<'a, 'o> {
             Some(Err(why)) => return self.unreadable(&in_force, &why, container),
             None => return self.report(Phase::Held, container, None),
         };
-        let Some(container) = container else { return self.create(&in_force, &spec, gone) };
+        let Some(container) = container else {
+            return self.create(&in_force, &spec, gone);
+        };
         match self.replacing(&in_force, &spec) {
             Replacing::No => {
                 let (phase, step) = self.keep(container, &spec);
@@ -261,7 +329,11 @@ impl<'a, 'o> Walk<'a, 'o> {
             }
             Replacing::Unknown => self.report(Phase::Held, Some(container), None),
             Replacing::Yes { from, fields } => {
-                let reason = Reason::SpecChanged { from, to: in_force.n, fields };
+                let reason = Reason::SpecChanged {
+                    from,
+                    to: in_force.n,
+                    fields,
+                };
                 if !matches!(self.image(&spec, in_force.n, reason.clone()), ImageState::Ready) {
                     // It was here when the spec came into force and has gone since: the old one runs on until it is back.
                     let (phase, step) = self.keep(container, &spec);
@@ -289,31 +361,52 @@ impl<'a, 'o> Walk<'a, 'o> {
         let spec = match self.spec_of(target) {
             Some(Ok(spec)) => spec,
             Some(Err(why)) => {
-                self.next = Some(Next { n: target.n, phase: Phase::Held });
+                self.next = Some(Next {
+                    n: target.n,
+                    phase: Phase::Held,
+                });
                 self.failing = Some(failing(target.n, FailingReason::SpecUnreadable, &why));
                 return;
             }
             None => {
-                self.next = Some(Next { n: target.n, phase: Phase::Pending });
+                self.next = Some(Next {
+                    n: target.n,
+                    phase: Phase::Pending,
+                });
                 return;
             }
         };
-        let from = self.entry.container.as_ref().map_or_else(|| old.clone(), |owned| owned.spec.clone());
+        let from = self
+            .entry
+            .container
+            .as_ref()
+            .map_or_else(|| old.clone(), |owned| owned.spec.clone());
         let old_spec = self.spec_of(&from).and_then(Result::ok);
         let ports_stay = from.ports == target.ports;
         let fields = match old_spec.as_ref().map(|old| cost(old, &spec)) {
-            Some(Cost::Nothing | Cost::AgentOnly { .. }) if container.is_some() && ports_stay => return self.aim(target),
+            Some(Cost::Nothing | Cost::AgentOnly { .. }) if container.is_some() && ports_stay => {
+                return self.aim(target);
+            }
             Some(Cost::Nothing | Cost::AgentOnly { .. }) => vec!["container.ports"],
             Some(Cost::Replace { fields }) => fields,
             // What it was made from cannot be read: it is replaced like anything that differs.
             None => vec!["container"],
         };
         let never_was = container.is_none()
-            && !old_spec.is_some_and(|old| self.input.images.get(old.container.image.as_str()).is_some_and(|image| image.present));
+            && !old_spec.is_some_and(|old| {
+                self.input
+                    .images
+                    .get(old.container.image.as_str())
+                    .is_some_and(|image| image.present)
+            });
         if never_was {
             return self.aim(target);
         }
-        let reason = Reason::SpecChanged { from: old.n, to: target.n, fields };
+        let reason = Reason::SpecChanged {
+            from: old.n,
+            to: target.n,
+            fields,
+        };
         let image = if self.input.disk_full {
             self.failing = Some(disk_full(target.n));
             ImageState::Unknown
@@ -322,8 +415,18 @@ impl<'a, 'o> Walk<'a, 'o> {
         };
         match image {
             ImageState::Ready => self.aim(target),
-            ImageState::Pulling(percent) => self.next = Some(Next { n: target.n, phase: Phase::Pulling { percent } }),
-            ImageState::Unknown => self.next = Some(Next { n: target.n, phase: Phase::Pending }),
+            ImageState::Pulling(percent) => {
+                self.next = Some(Next {
+                    n: target.n,
+                    phase: Phase::Pulling { percent },
+                })
+            }
+            ImageState::Unknown => {
+                self.next = Some(Next {
+                    n: target.n,
+                    phase: Phase::Pending,
+                })
+            }
         }
     }
 
@@ -340,19 +443,30 @@ impl<'a, 'o> Walk<'a, 'o> {
     }
 
     fn replacing(&mut self, in_force: &InForce, spec: &ServiceSpec) -> Replacing {
-        let Some(made_from) = self.entry.container.as_ref().map(|owned| owned.spec.clone()) else { return Replacing::No };
+        let Some(made_from) = self.entry.container.as_ref().map(|owned| owned.spec.clone()) else {
+            return Replacing::No;
+        };
         if made_from == *in_force {
             return Replacing::No;
         }
         if made_from.ports != in_force.ports {
-            return Replacing::Yes { from: made_from.n, fields: vec!["container.ports"] };
+            return Replacing::Yes {
+                from: made_from.n,
+                fields: vec!["container.ports"],
+            };
         }
         match self.spec_of(&made_from) {
             None => Replacing::Unknown,
-            Some(Err(_)) => Replacing::Yes { from: made_from.n, fields: vec!["container"] },
+            Some(Err(_)) => Replacing::Yes {
+                from: made_from.n,
+                fields: vec!["container"],
+            },
             Some(Ok(old)) => match cost(&old, spec) {
                 Cost::Nothing | Cost::AgentOnly { .. } => Replacing::No,
-                Cost::Replace { fields } => Replacing::Yes { from: made_from.n, fields },
+                Cost::Replace { fields } => Replacing::Yes {
+                    from: made_from.n,
+                    fields,
+                },
             },
         }
     }
@@ -368,7 +482,11 @@ impl<'a, 'o> Walk<'a, 'o> {
         match self.image(spec, n, Reason::Assigned) {
             ImageState::Ready => {}
             ImageState::Unknown => {
-                let phase = if self.failing.is_some() { Phase::Failed } else { Phase::Pending };
+                let phase = if self.failing.is_some() {
+                    Phase::Failed
+                } else {
+                    Phase::Pending
+                };
                 return self.report(phase, None, None);
             }
             ImageState::Pulling(percent) => return self.report(Phase::Pulling { percent }, None, None),
@@ -379,7 +497,8 @@ impl<'a, 'o> Walk<'a, 'o> {
             None => {}
             Some(InTheWay::Predecessor | InTheWay::PortGoes) => return self.report(Phase::Pending, None, None),
             Some(InTheWay::PortStays(other, port)) => {
-                let message = format!("port {port} of this node is held by {other}: choose another hostPort for one of them");
+                let message =
+                    format!("port {port} of this node is held by {other}: choose another hostPort for one of them");
                 self.failing = Some(failing(n, FailingReason::PortTaken, &message));
                 return self.report(Phase::Failed, None, None);
             }
@@ -387,7 +506,10 @@ impl<'a, 'o> Walk<'a, 'o> {
         if self.waits(self.entry.retry_after_ms) {
             return self.report(Phase::Failed, None, None);
         }
-        self.entry.container = Some(Owned { id: None, spec: in_force.clone() });
+        self.entry.container = Some(Owned {
+            id: None,
+            spec: in_force.clone(),
+        });
         self.entry.up = None;
         self.entry.restarts = 0;
         self.entry.stopped = false;
@@ -403,7 +525,12 @@ impl<'a, 'o> Walk<'a, 'o> {
             n,
             digest: in_force.digest.clone(),
         };
-        let op = Op::Create { name: labels.name(), labels, spec: spec.clone(), ports: in_force.ports.clone() };
+        let op = Op::Create {
+            name: labels.name(),
+            labels,
+            spec: spec.clone(),
+            ports: in_force.ports.clone(),
+        };
         let step = self.step(op, if gone { Reason::Gone } else { Reason::Assigned });
         self.report(Phase::Pending, None, Some(step))
     }
@@ -422,7 +549,10 @@ impl<'a, 'o> Walk<'a, 'o> {
             }
             PullPolicy::IfNotPresent => true,
             PullPolicy::Never if !image.present => {
-                let message = format!("image `{}` is not on this node, and pullPolicy is Never: load it, or change pullPolicy", reference.as_str());
+                let message = format!(
+                    "image `{}` is not on this node, and pullPolicy is Never: load it, or change pullPolicy",
+                    reference.as_str()
+                );
                 self.failing = Some(failing(n, FailingReason::ImageNotFound, &message));
                 return ImageState::Unknown;
             }
@@ -442,7 +572,11 @@ impl<'a, 'o> Walk<'a, 'o> {
             }
         }
         if image.pulling.is_none() {
-            let pull = || Pull { image: reference.clone(), instance: self.key.clone(), reason };
+            let pull = || Pull {
+                image: reference.clone(),
+                instance: self.key.clone(),
+                reason,
+            };
             self.out.pulls.entry(reference.as_str().to_owned()).or_insert_with(pull);
         }
         ImageState::Pulling(image.pulling.unwrap_or(0))
@@ -462,18 +596,37 @@ impl<'a, 'o> Walk<'a, 'o> {
             }
             ContainerState::Paused => {
                 self.not_ready(spec);
-                (Phase::Running, now_or_later(self, Op::Unpause { id: id() }, Reason::Paused))
+                (
+                    Phase::Running,
+                    now_or_later(self, Op::Unpause { id: id() }, Reason::Paused),
+                )
             }
             ContainerState::Restarting => {
                 self.not_ready(spec);
-                let reason = Reason::RestartPolicyChanged { found: found_policy(container) };
-                (Phase::BackOff, now_or_later(self, Op::UpdateLimits { id: id(), spec: spec.clone() }, reason))
+                let reason = Reason::RestartPolicyChanged {
+                    found: found_policy(container),
+                };
+                (
+                    Phase::BackOff,
+                    now_or_later(
+                        self,
+                        Op::UpdateLimits {
+                            id: id(),
+                            spec: spec.clone(),
+                        },
+                        reason,
+                    ),
+                )
             }
             ContainerState::Created => {
                 self.entry.up = None;
                 self.try_for_in_force();
                 self.deadline(spec);
-                let phase = if self.entry.failures > 0 { Phase::Failed } else { Phase::Pending };
+                let phase = if self.entry.failures > 0 {
+                    Phase::Failed
+                } else {
+                    Phase::Pending
+                };
                 (phase, now_or_later(self, Op::Start { id: id() }, Reason::NeverStarted))
             }
             ContainerState::Exited { code } => self.ended(container, spec, code),
@@ -490,7 +643,10 @@ impl<'a, 'o> Walk<'a, 'o> {
 
     fn running(&mut self, container: &Observed, spec: &Arc<ServiceSpec>) -> Option<Step> {
         let now = self.input.now_ms;
-        let started_at = container.details.as_ref().and_then(|details| details.started_at.clone());
+        let started_at = container
+            .details
+            .as_ref()
+            .and_then(|details| details.started_at.clone());
         self.entry.stopped = false;
         let restarted = match (&mut self.entry.up, started_at) {
             (None, _) => true,
@@ -504,8 +660,15 @@ impl<'a, 'o> Walk<'a, 'o> {
             (Some(_), None) => false,
         };
         if restarted {
-            let started_at = container.details.as_ref().and_then(|details| details.started_at.clone());
-            self.entry.up = Some(Up { since_ms: now, started_at, ready_ms: None });
+            let started_at = container
+                .details
+                .as_ref()
+                .and_then(|details| details.started_at.clone());
+            self.entry.up = Some(Up {
+                since_ms: now,
+                started_at,
+                ready_ms: None,
+            });
         }
         let unhealthy = self.readiness(container, spec);
         if self.waits(self.entry.retry_after_ms) {
@@ -516,9 +679,14 @@ impl<'a, 'o> Walk<'a, 'o> {
         {
             self.entry.restarting = true;
             let op = if self.entry.kill {
-                Op::Kill { id: container.id.clone() }
+                Op::Kill {
+                    id: container.id.clone(),
+                }
             } else {
-                Op::Stop { id: container.id.clone(), grace: spec.container.grace() }
+                Op::Stop {
+                    id: container.id.clone(),
+                    grace: spec.container.grace(),
+                }
             };
             return Some(self.step(op, Reason::Unhealthy { message }));
         }
@@ -541,7 +709,11 @@ impl<'a, 'o> Walk<'a, 'o> {
                     instance: self.key.clone(),
                     check: check.clone(),
                     network: spec.container.network_mode,
-                    addresses: container.networks.values().flat_map(|end| end.addresses.iter().copied()).collect(),
+                    addresses: container
+                        .networks
+                        .values()
+                        .flat_map(|end| end.addresses.iter().copied())
+                        .collect(),
                     up_since_ms: since,
                 };
                 self.out.probes.insert(container.id.clone(), target);
@@ -595,7 +767,10 @@ impl<'a, 'o> Walk<'a, 'o> {
         let details = container.details.as_ref()?;
         if !matches!(details.restart_policy.as_str(), "" | "no") {
             let found = details.restart_policy.clone();
-            return Some(self.step(Op::UpdateLimits { id, spec: spec.clone() }, Reason::RestartPolicyChanged { found }));
+            return Some(self.step(
+                Op::UpdateLimits { id, spec: spec.clone() },
+                Reason::RestartPolicyChanged { found },
+            ));
         }
         match &self.entry.limits {
             None => self.entry.limits = Some(details.limits.clone()),
@@ -617,7 +792,11 @@ impl<'a, 'o> Walk<'a, 'o> {
                 self.entry.stopped |= spec.restart_policy == RestartPolicy::UnlessStopped && !self.entry.restarting;
             } else {
                 let (initial, max) = backoff(&spec.restart_backoff);
-                let wait = if self.entry.row == 0 { 0 } else { delay(self.key, self.entry.row, initial.millis, max.millis) };
+                let wait = if self.entry.row == 0 {
+                    0
+                } else {
+                    delay(self.key, self.entry.row, initial.millis, max.millis)
+                };
                 self.entry.start_after_ms = self.input.now_ms + wait;
                 self.entry.row = self.entry.row.saturating_add(1);
             }
@@ -643,11 +822,27 @@ impl<'a, 'o> Walk<'a, 'o> {
         self.try_for_in_force();
         self.deadline(spec);
         if self.waits(self.entry.start_after_ms.max(self.entry.retry_after_ms)) {
-            let phase = if self.entry.failures > 0 { Phase::Failed } else { Phase::BackOff };
+            let phase = if self.entry.failures > 0 {
+                Phase::Failed
+            } else {
+                Phase::BackOff
+            };
             return (phase, None);
         }
-        let reason = if by_person { Reason::StoppedByHand } else { Reason::Ended { code } };
-        (Phase::BackOff, Some(self.step(Op::Start { id: container.id.clone() }, reason)))
+        let reason = if by_person {
+            Reason::StoppedByHand
+        } else {
+            Reason::Ended { code }
+        };
+        (
+            Phase::BackOff,
+            Some(self.step(
+                Op::Start {
+                    id: container.id.clone(),
+                },
+                reason,
+            )),
+        )
     }
 
     // ---- clocks and words ------------------------------------------------------------------------------------------
@@ -664,7 +859,10 @@ impl<'a, 'o> Walk<'a, 'o> {
     /// Starts the clock of `progressDeadline`, if it does not run for this number already.
     fn try_for(&mut self, n: u64) {
         if self.entry.trying.as_ref().is_none_or(|trying| trying.n != n) {
-            self.entry.trying = Some(Trying { n, since_ms: self.input.now_ms });
+            self.entry.trying = Some(Trying {
+                n,
+                since_ms: self.input.now_ms,
+            });
         }
     }
 
@@ -675,10 +873,15 @@ impl<'a, 'o> Walk<'a, 'o> {
     }
 
     fn deadline(&mut self, spec: &ServiceSpec) {
-        let Some(since) = self.entry.trying.as_ref().map(|trying| trying.since_ms) else { return };
+        let Some(since) = self.entry.trying.as_ref().map(|trying| trying.since_ms) else {
+            return;
+        };
         let allowed = spec.update.progress_deadline();
         if !self.waits(since + allowed.millis) && self.entry.failing.is_none() {
-            self.fail(FailingReason::ProgressDeadlineExceeded, &format!("it was not ready within {allowed}; it is tried on"));
+            self.fail(
+                FailingReason::ProgressDeadlineExceeded,
+                &format!("it was not ready within {allowed}; it is tried on"),
+            );
         }
     }
 
@@ -693,7 +896,11 @@ impl<'a, 'o> Walk<'a, 'o> {
     }
 
     fn step(&self, op: Op, reason: Reason) -> Step {
-        Step { instance: self.key.clone(), op, reason }
+        Step {
+            instance: self.key.clone(),
+            op,
+            reason,
+        }
     }
 
     fn shown_spec(&self) -> Option<&InForce> {
@@ -714,8 +921,18 @@ impl<'a, 'o> Walk<'a, 'o> {
         if let (Some(failing), Some(logs)) = (&mut failing, self.input.logs.get(self.key)) {
             failing.logs.clone_from(logs);
         }
-        let InstanceKey { namespace, workload, slot, uid, kind } = self.key.clone();
-        let mut addresses: Vec<_> = running.iter().flat_map(|c| c.networks.values()).flat_map(|end| end.addresses.iter().copied()).collect();
+        let InstanceKey {
+            namespace,
+            workload,
+            slot,
+            uid,
+            kind,
+        } = self.key.clone();
+        let mut addresses: Vec<_> = running
+            .iter()
+            .flat_map(|c| c.networks.values())
+            .flat_map(|end| end.addresses.iter().copied())
+            .collect();
         addresses.sort();
         let line = ReportedInstance {
             namespace,
@@ -743,19 +960,34 @@ impl<'a, 'o> Walk<'a, 'o> {
 /// Whether the container in place was made from something else than what is in force.
 enum Replacing {
     No,
-    Yes { from: u64, fields: Vec<&'static str> },
+    Yes {
+        from: u64,
+        fields: Vec<&'static str>,
+    },
     /// What it was made from is not here yet.
     Unknown,
 }
 
 fn found_policy(container: &Observed) -> String {
-    container.details.as_ref().map_or_else(|| "always".to_owned(), |details| details.restart_policy.clone())
+    container
+        .details
+        .as_ref()
+        .map_or_else(|| "always".to_owned(), |details| details.restart_policy.clone())
 }
 
 fn disk_full(n: u64) -> Failing {
-    failing(n, FailingReason::DiskFull, "the disk of this node is full: nothing new is started until there is space")
+    failing(
+        n,
+        FailingReason::DiskFull,
+        "the disk of this node is full: nothing new is started until there is space",
+    )
 }
 
 fn failing(n: u64, reason: FailingReason, message: &str) -> Failing {
-    Failing { n, reason, message: message.chars().take(MESSAGE_CHARS).collect(), logs: Vec::new() }
+    Failing {
+        n,
+        reason,
+        message: message.chars().take(MESSAGE_CHARS).collect(),
+        logs: Vec::new(),
+    }
 }

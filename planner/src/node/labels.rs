@@ -56,8 +56,20 @@ impl OwnLabels {
     /// As the engine takes them.
     #[must_use]
     pub fn to_map(&self) -> BTreeMap<String, String> {
-        let Self { cluster, node, instance, n, digest } = self;
-        let InstanceKey { namespace, workload, slot, uid, kind } = instance;
+        let Self {
+            cluster,
+            node,
+            instance,
+            n,
+            digest,
+        } = self;
+        let InstanceKey {
+            namespace,
+            workload,
+            slot,
+            uid,
+            kind,
+        } = instance;
         let pairs = [
             (LABEL_CLUSTER, cluster.to_string()),
             (LABEL_NODE, node.to_string()),

@@ -115,7 +115,11 @@ impl LedgerEntry {
         self.trying = None;
         if let Some(up) = &mut self.up {
             self.restarting = true;
-            *up = Up { since_ms: 0, started_at: None, ready_ms: None };
+            *up = Up {
+                since_ms: 0,
+                started_at: None,
+                ready_ms: None,
+            };
         }
     }
 

@@ -21,7 +21,13 @@ pub enum Ruling {
 
 /// Judges an offered assignment against the one in force. `held` says that an earlier one went back.
 #[must_use]
-pub fn judge(cluster: &ClusterId, node: &NodeName, in_force: Option<&Assignment>, held: bool, offered: &Assignment) -> Ruling {
+pub fn judge(
+    cluster: &ClusterId,
+    node: &NodeName,
+    in_force: Option<&Assignment>,
+    held: bool,
+    offered: &Assignment,
+) -> Ruling {
     if offered.cluster != *cluster {
         return Ruling::Foreign(format!(
             "the assignment is of cluster {}, this agent of {cluster}: start the agent on the store of its own cluster",
@@ -29,7 +35,10 @@ pub fn judge(cluster: &ClusterId, node: &NodeName, in_force: Option<&Assignment>
         ));
     }
     if offered.node != *node {
-        return Ruling::Foreign(format!("the assignment is for node `{}`, this one is `{node}`", offered.node));
+        return Ruling::Foreign(format!(
+            "the assignment is for node `{}`, this one is `{node}`",
+            offered.node
+        ));
     }
     let Some(current) = in_force else { return Ruling::Accept };
     if offered == current {
@@ -58,12 +67,22 @@ mod tests {
             schema_version: SchemaVersion::default(),
             cluster: ClusterId::from_random([1; 16]),
             node: "n1".parse().expect("a name"),
-            order: Order { restore_epoch, epoch, generation },
+            order: Order {
+                restore_epoch,
+                epoch,
+                generation,
+            },
             instances: Vec::new(),
         }
     }
     fn judged(in_force: Option<&Assignment>, held: bool, offered: &Assignment) -> Ruling {
-        judge(&ClusterId::from_random([1; 16]), &"n1".parse().expect("a name"), in_force, held, offered)
+        judge(
+            &ClusterId::from_random([1; 16]),
+            &"n1".parse().expect("a name"),
+            in_force,
+            held,
+            offered,
+        )
     }
 
     #[test]

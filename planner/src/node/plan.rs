@@ -17,7 +17,11 @@ pub fn network_name(namespace: &Namespace) -> String {
 
 /// Decides the next step of every instance, what the ledger must say first, and what to report.
 pub fn plan(input: &NodeInput) -> NodePlan {
-    let applied = input.assignment.as_ref().map(|assignment| assignment.order).unwrap_or_default();
+    let applied = input
+        .assignment
+        .as_ref()
+        .map(|assignment| assignment.order)
+        .unwrap_or_default();
     let mut out = NodePlan {
         ledger: BTreeMap::new(),
         steps: Vec::new(),
@@ -58,25 +62,40 @@ pub fn plan(input: &NodeInput) -> NodePlan {
         out.steps.extend(step);
     }
     if let Some(assignment) = &input.assignment {
-        out.used_specs.extend(assignment.instances.iter().map(|i| InstanceKey::from(i).spec(i.n, &i.digest)));
+        out.used_specs.extend(
+            assignment
+                .instances
+                .iter()
+                .map(|i| InstanceKey::from(i).spec(i.n, &i.digest)),
+        );
     }
     out.look_alikes = world.look_alikes(input, &out);
     out.report.instances.sort_by_cached_key(InstanceKey::reported);
     // What ends containers goes first: it frees names, ports and memory.
-    out.steps.sort_by_key(|step: &Step| !matches!(step.op, Op::Stop { .. } | Op::Kill { .. } | Op::Remove { .. }));
+    out.steps
+        .sort_by_key(|step: &Step| !matches!(step.op, Op::Stop { .. } | Op::Kill { .. } | Op::Remove { .. }));
     out
 }
 
 fn specs_of(key: &InstanceKey, entry: &LedgerEntry) -> Vec<super::types::SpecId> {
     let owned = entry.container.as_ref().map(|owned| &owned.spec);
-    entry.in_force.iter().chain(owned).map(|spec| key.spec(spec.n, &spec.digest)).collect()
+    entry
+        .in_force
+        .iter()
+        .chain(owned)
+        .map(|spec| key.spec(spec.n, &spec.digest))
+        .collect()
 }
 
 /// What every instance is to become: by the assignment in force; and for what only the ledger knows, to stay as it is.
 fn goals(input: &NodeInput) -> BTreeMap<InstanceKey, Goal> {
     let mut goals = BTreeMap::new();
     for assigned in input.assignment.iter().flat_map(|assignment| &assignment.instances) {
-        let spec = InForce { n: assigned.n, digest: assigned.digest.clone(), ports: assigned.ports.clone() };
+        let spec = InForce {
+            n: assigned.n,
+            digest: assigned.digest.clone(),
+            ports: assigned.ports.clone(),
+        };
         let goal = match assigned.state {
             AssignedState::Prepared => Goal::Prepared(spec),
             AssignedState::Present => Goal::Present(spec),
@@ -98,12 +117,17 @@ fn goals(input: &NodeInput) -> BTreeMap<InstanceKey, Goal> {
 fn conditions(input: &NodeInput) -> Vec<NodeCondition> {
     let mut conditions = input.conditions.clone();
     if let Err(why) = &input.observed {
-        conditions.push(NodeCondition { reason: "EngineUnavailable".to_owned(), message: why.clone() });
+        conditions.push(NodeCondition {
+            reason: "EngineUnavailable".to_owned(),
+            message: why.clone(),
+        });
     }
     if input.disk_full {
         conditions.push(NodeCondition {
             reason: "DiskFull".to_owned(),
-            message: "the disk is full: what runs is kept and restarted, nothing new is started; free space on this node".to_owned(),
+            message:
+                "the disk is full: what runs is kept and restarted, nothing new is started; free space on this node"
+                    .to_owned(),
         });
     }
     conditions.sort();
@@ -139,17 +163,28 @@ pub(super) enum InTheWay<'a> {
 
 impl<'a> World<'a> {
     fn new(input: &'a NodeInput, goals: &BTreeMap<InstanceKey, Goal>) -> Self {
-        let owned: BTreeSet<&str> = input.ledger.entries.values().filter_map(LedgerEntry::container_id).collect();
+        let owned: BTreeSet<&str> = input
+            .ledger
+            .entries
+            .values()
+            .filter_map(LedgerEntry::container_id)
+            .collect();
         let observed: &[Observed] = input.observed.as_deref().unwrap_or_default();
         let mut candidates: BTreeMap<InstanceKey, Vec<&Observed>> = BTreeMap::new();
-        for container in observed.iter().filter(|container| !owned.contains(container.id.as_str())) {
+        for container in observed
+            .iter()
+            .filter(|container| !owned.contains(container.id.as_str()))
+        {
             let Some(labels) = container.own() else { continue };
             let ours = labels.cluster == input.cluster && labels.node == input.node && labels.name() == container.name;
             if ours && goals.contains_key(&labels.instance) {
                 candidates.entry(labels.instance).or_default().push(container);
             }
         }
-        let by_id: BTreeMap<&str, &Observed> = observed.iter().map(|container| (container.id.as_str(), container)).collect();
+        let by_id: BTreeMap<&str, &Observed> = observed
+            .iter()
+            .map(|container| (container.id.as_str(), container))
+            .collect();
         let holder = |(key, entry): (&'a InstanceKey, &'a LedgerEntry)| {
             let owned = entry.container.as_ref()?;
             let seen = owned.id.as_deref().and_then(|id| by_id.get(id));
@@ -165,10 +200,19 @@ impl<'a> World<'a> {
                 Some(Goal::Present(spec)) => *spec != owned.spec,
                 Some(Goal::Prepared(_) | Goal::Orphaned) | None => false,
             };
-            Some(Holder { key, ports: &owned.spec.ports, up: !ended, goes })
+            Some(Holder {
+                key,
+                ports: &owned.spec.ports,
+                up: !ended,
+                goes,
+            })
         };
         let holders = input.ledger.entries.iter().filter_map(holder).collect();
-        Self { by_id, candidates, holders }
+        Self {
+            by_id,
+            candidates,
+            holders,
+        }
     }
 
     pub(super) fn container(&self, id: &str) -> Option<&'a Observed> {
@@ -189,8 +233,14 @@ impl<'a> World<'a> {
             return Some(InTheWay::Predecessor);
         }
         others().filter(|holder| holder.up).find_map(|holder| {
-            let port = ports.iter().find(|port| holder.ports.iter().any(|held| overlap(port, held)))?;
-            Some(if holder.goes { InTheWay::PortGoes } else { InTheWay::PortStays(holder.key, port.host_port) })
+            let port = ports
+                .iter()
+                .find(|port| holder.ports.iter().any(|held| overlap(port, held)))?;
+            Some(if holder.goes {
+                InTheWay::PortGoes
+            } else {
+                InTheWay::PortStays(holder.key, port.host_port)
+            })
         })
     }
 
@@ -199,18 +249,32 @@ impl<'a> World<'a> {
         let entries = input.ledger.entries.iter().map(|(key, entry)| (key, Some(entry)));
         let mut after: BTreeMap<&InstanceKey, Option<&LedgerEntry>> = entries.collect();
         after.extend(out.ledger.iter().map(|(key, entry)| (key, entry.as_ref())));
-        let owned: BTreeSet<&str> = after.values().flatten().filter_map(|entry| entry.container_id()).collect();
+        let owned: BTreeSet<&str> = after
+            .values()
+            .flatten()
+            .filter_map(|entry| entry.container_id())
+            .collect();
         let alike = |id: &str| {
-            let ours_soon = self.candidates.iter().any(|(key, list)| input.busy.contains(key) && list.iter().any(|c| c.id == id));
+            let ours_soon = self
+                .candidates
+                .iter()
+                .any(|(key, list)| input.busy.contains(key) && list.iter().any(|c| c.id == id));
             !owned.contains(id) && !out.inspect.contains(id) && !ours_soon
         };
-        self.by_id.keys().copied().filter(|id| alike(id)).map(str::to_owned).collect()
+        self.by_id
+            .keys()
+            .copied()
+            .filter(|id| alike(id))
+            .map(str::to_owned)
+            .collect()
     }
 }
 
 fn overlap(a: &AssignedPort, b: &AssignedPort) -> bool {
     let wild = |ip: &Option<std::net::IpAddr>| ip.is_none_or(|ip| ip.is_unspecified());
-    a.host_port == b.host_port && a.protocol == b.protocol && (wild(&a.host_ip) || wild(&b.host_ip) || a.host_ip == b.host_ip)
+    a.host_port == b.host_port
+        && a.protocol == b.protocol
+        && (wild(&a.host_ip) || wild(&b.host_ip) || a.host_ip == b.host_ip)
 }
 
 /// Earlier of two moments.

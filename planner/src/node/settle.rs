@@ -43,13 +43,22 @@ pub fn settle(key: &InstanceKey, entry: &mut LedgerEntry, op: &Op, outcome: &OpO
             entry.retry_after_ms = now_ms + delay(key, entry.failures, RETRY_MS.0, RETRY_MS.1);
             entry.kill |= matches!(op, Op::Stop { .. }) && failure.reason == FailingReason::StopFailed;
             let n = entry.in_force.as_ref().map_or(0, |spec| spec.n);
-            entry.failing = Some(Failing { n, reason: failure.reason, message: failure.message.clone(), logs: Vec::new() });
+            entry.failing = Some(Failing {
+                n,
+                reason: failure.reason,
+                message: failure.message.clone(),
+                logs: Vec::new(),
+            });
         }
     }
 }
 
 fn started(entry: &mut LedgerEntry, now_ms: u64) {
-    entry.up = Some(Up { since_ms: now_ms, started_at: None, ready_ms: None });
+    entry.up = Some(Up {
+        since_ms: now_ms,
+        started_at: None,
+        ready_ms: None,
+    });
     entry.restarting = false;
     entry.stopped = false;
     entry.pull_after_ms = None;

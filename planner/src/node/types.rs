@@ -12,7 +12,8 @@ use schemas::keys::ResourceKey;
 use schemas::kinds::Kind;
 use schemas::names::{InstanceName, Namespace, NodeName, ResourceName, Slot};
 use schemas::records::{
-    Assigned, AssignedPort, Assignment, ClusterId, Digest, FailingReason, InstanceCondition, NodeCondition, Report, ReportedInstance, Uid,
+    Assigned, AssignedPort, Assignment, ClusterId, Digest, FailingReason, InstanceCondition, NodeCondition, Report,
+    ReportedInstance, Uid,
 };
 use schemas::service::ServiceSpec;
 use schemas::units::Span;
@@ -37,17 +38,29 @@ impl InstanceKey {
     /// As people name it.
     #[must_use]
     pub fn name(&self) -> InstanceName {
-        InstanceName { namespace: self.namespace.clone(), workload: self.workload.clone(), slot: self.slot.clone() }
+        InstanceName {
+            namespace: self.namespace.clone(),
+            workload: self.workload.clone(),
+            slot: self.slot.clone(),
+        }
     }
     /// The resource it is an instance of.
     #[must_use]
     pub fn resource(&self) -> ResourceKey {
-        ResourceKey { namespace: Some(self.namespace.clone()), kind: self.kind, name: self.workload.clone() }
+        ResourceKey {
+            namespace: Some(self.namespace.clone()),
+            kind: self.kind,
+            name: self.workload.clone(),
+        }
     }
     /// One of its accepted specs.
     #[must_use]
     pub fn spec(&self, n: u64, digest: &Digest) -> SpecId {
-        SpecId { resource: self.resource(), n, digest: digest.clone() }
+        SpecId {
+            resource: self.resource(),
+            n,
+            digest: digest.clone(),
+        }
     }
     /// The one a report speaks of.
     #[must_use]
@@ -152,7 +165,9 @@ pub enum ContainerState {
     /// The engine itself restarts it: its restart policy was changed by hand.
     Restarting,
     /// It ended; the code, when the list tells.
-    Exited { code: Option<i64> },
+    Exited {
+        code: Option<i64>,
+    },
     /// The engine failed to remove it.
     Dead,
     Removing,
@@ -216,7 +231,9 @@ pub enum Probe {
     Unknown,
     Healthy,
     /// It failed `retries` times in a row after its start period.
-    Unhealthy { message: String },
+    Unhealthy {
+        message: String,
+    },
 }
 
 /// Everything the node planner may know.
@@ -305,19 +322,43 @@ pub struct Step {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
     /// Make the network of its namespace if need be, create the container under this name and labels, and start it.
-    Create { name: String, labels: OwnLabels, spec: Arc<ServiceSpec>, ports: Vec<AssignedPort> },
-    Start { id: String },
+    Create {
+        name: String,
+        labels: OwnLabels,
+        spec: Arc<ServiceSpec>,
+        ports: Vec<AssignedPort>,
+    },
+    Start {
+        id: String,
+    },
     /// Ask it to end; SIGKILL after the grace period.
-    Stop { id: String, grace: Span },
-    Kill { id: String },
+    Stop {
+        id: String,
+        grace: Span,
+    },
+    Kill {
+        id: String,
+    },
     /// The container, never a volume.
-    Remove { id: String },
-    Unpause { id: String },
-    Rename { id: String, to: String },
+    Remove {
+        id: String,
+    },
+    Unpause {
+        id: String,
+    },
+    Rename {
+        id: String,
+        to: String,
+    },
     /// Limits as the spec says, and the restart policy `no`.
-    UpdateLimits { id: String, spec: Arc<ServiceSpec> },
+    UpdateLimits {
+        id: String,
+        spec: Arc<ServiceSpec>,
+    },
     /// Back into the network of its namespace.
-    Connect { id: String },
+    Connect {
+        id: String,
+    },
 }
 
 impl Op {
@@ -348,19 +389,31 @@ pub enum Reason {
     /// The assignment says it must go.
     Absent,
     /// The assignment gives it another spec; the fields that force a new container.
-    SpecChanged { from: u64, to: u64, fields: Vec<&'static str> },
+    SpecChanged {
+        from: u64,
+        to: u64,
+        fields: Vec<&'static str>,
+    },
     /// It has no container any more, though nobody here removed it.
     Gone,
     /// It ended.
-    Ended { code: Option<i64> },
+    Ended {
+        code: Option<i64>,
+    },
     /// A person stopped it; what is assigned runs.
     StoppedByHand,
-    Unhealthy { message: String },
+    Unhealthy {
+        message: String,
+    },
     NeverStarted,
     Paused,
-    Renamed { found: String },
+    Renamed {
+        found: String,
+    },
     LimitsChanged,
-    RestartPolicyChanged { found: String },
+    RestartPolicyChanged {
+        found: String,
+    },
     Disconnected,
     /// The engine left it dead.
     Dead,
@@ -396,7 +449,10 @@ impl fmt::Display for Reason {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OpOutcome {
     /// A container was created; said before it is started.
-    Created { id: String, conditions: Vec<InstanceCondition> },
+    Created {
+        id: String,
+        conditions: Vec<InstanceCondition>,
+    },
     /// The step is done.
     Done,
     Failed(Failure),

@@ -38,8 +38,16 @@ impl Script {
 }
 
 fn cases(count: u32) -> Config {
-    let times = std::env::var("REEVE_CASES").ok().and_then(|text| text.parse::<u32>().ok()).unwrap_or(1);
-    Config { cases: count.saturating_mul(times), failure_persistence: None, max_shrink_iters: 4_000, ..Config::default() }
+    let times = std::env::var("REEVE_CASES")
+        .ok()
+        .and_then(|text| text.parse::<u32>().ok())
+        .unwrap_or(1);
+    Config {
+        cases: count.saturating_mul(times),
+        failure_persistence: None,
+        max_shrink_iters: 4_000,
+        ..Config::default()
+    }
 }
 
 fn bytes(most: usize) -> impl Strategy<Value = Vec<u8>> {
@@ -51,14 +59,20 @@ fn placement(script: &mut Script) -> Value {
         0 => json!({ "required": [{ "key": "zone", "operator": "In", "values": ["a", "b"] }] }),
         1 => json!({ "required": [{ "key": "disk", "operator": "Exists" }] }),
         2 => json!({ "spread": [{ "topologyKey": "zone" }] }),
-        3 => json!({ "spread": [{ "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway" }, { "topologyKey": "disk", "maxSkew": 3 }] }),
+        3 => {
+            json!({ "spread": [{ "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway" }, { "topologyKey": "disk", "maxSkew": 3 }] })
+        }
         4 => json!({ "maxPerNode": 1 }),
         5 => json!({ "antiAffinity": [{ "service": "s0" }] }),
         6 => json!({ "antiAffinity": [{ "service": "s1", "topologyKey": "zone" }], "priority": 3 }),
         7 => json!({ "affinity": [{ "service": "s2", "topologyKey": "zone" }] }),
-        8 => json!({ "preferred": [{ "weight": 7, "expression": { "key": "zone", "operator": "NotIn", "values": ["a"] } }], "priority": -2 }),
+        8 => {
+            json!({ "preferred": [{ "weight": 7, "expression": { "key": "zone", "operator": "NotIn", "values": ["a"] } }], "priority": -2 })
+        }
         9 => json!({ "nodeNames": ["n1", "n2", "n3", "n5"] }),
-        10 => json!({ "affinity": [{ "service": "s0", "weight": 5 }, { "service": "s3", "weight": 50, "topologyKey": "zone" }] }),
+        10 => {
+            json!({ "affinity": [{ "service": "s0", "weight": 5 }, { "service": "s3", "weight": 50, "topologyKey": "zone" }] })
+        }
         11 => json!({ "roles": ["db"] }),
         _ => json!({}),
     }
@@ -68,13 +82,19 @@ fn service(script: &mut Script, images: &[&str]) -> Value {
     let image = images[script.below(images.len())];
     let ports = match script.below(8) {
         0 => json!([{ "containerPort": 80, "hostPort": 8080 }]),
-        1 => json!([{ "containerPort": 80, "hostPort": "auto" }, { "containerPort": 81, "hostPort": "auto", "protocol": "UDP" }]),
+        1 => {
+            json!([{ "containerPort": 80, "hostPort": "auto" }, { "containerPort": 81, "hostPort": "auto", "protocol": "UDP" }])
+        }
         _ => json!([]),
     };
     let cpu = ["0", "100m", "1", "2500m"][script.below(4)];
     let policy = ["Always", "Never"][script.below(2)];
     let container = json!({ "image": image, "ports": ports, "resources": { "requests": { "cpu": cpu } } });
-    let tolerations = if script.one_in(3) { json!([{ "operator": "Exists" }]) } else { json!([]) };
+    let tolerations = if script.one_in(3) {
+        json!([{ "operator": "Exists" }])
+    } else {
+        json!([])
+    };
     let mut value = json!({ "container": container, "placement": placement(script), "restartPolicy": policy, "tolerations": tolerations });
     let count = script.below(8);
     if script.one_in(6) {
@@ -135,7 +155,10 @@ fn happen(cluster: &mut Cluster, script: &mut Script, images: &[&str], wild: boo
         11 => cluster.cordon(node.as_str(), None),
         12 => {
             let zone = ["a", "b", "c"][script.below(3)];
-            cluster.apply_node(node.as_str(), json!({ "labels": { "zone": zone }, "unschedulable": script.one_in(4) }));
+            cluster.apply_node(
+                node.as_str(),
+                json!({ "labels": { "zone": zone }, "unschedulable": script.one_in(4) }),
+            );
         }
         13 => cluster.snapshot.epoch += 1,
         14 => cluster.snapshot.complete = script.below(4) != 0,
@@ -207,7 +230,9 @@ fn same(a: &Plan, b: &Plan) -> bool {
 fn settle(cluster: &mut Cluster) -> usize {
     let mut rounds = cluster.settle();
     for _ in 0..20 {
-        let Some(held) = cluster.snapshot.breaker.held.clone() else { return rounds };
+        let Some(held) = cluster.snapshot.breaker.held.clone() else {
+            return rounds;
+        };
         cluster.ack(held.digest);
         cluster.snapshot.breaker.spent = 0;
         rounds += cluster.settle();
@@ -220,47 +245,7 @@ proptest! {
 
     #[test]
     fn any_history_settles_rests_and_ends_as_desired(bytes in bytes(160)) {
-        let mut script = Script { bytes, at: 0 };
-        let most = [3, 8, 30][script.below(3)];
-        let mut cluster = random(&mut script, most);
-        while script.more() {
-            for _ in 0..script.below(3) {
-                happen(&mut cluster, &mut script, IMAGES, false);
-            }
-            let plan = cluster.plan();
-            prop_assert!(same(&plan, &plan_with(&cluster.snapshot, PlanOptions::default())), "it is deterministic");
-            cluster.execute(&plan);
-            for (id, nodes) in present(&cluster) {
-                prop_assert!(nodes.len() == 1, "{id:?} is present on {nodes:?}");
-            }
-            for _ in 0..script.below(3) {
-                let node = some_node(&cluster, &mut script);
-                cluster.step(node.as_str());
-            }
-            for (id, nodes) in running(&cluster) {
-                prop_assert!(nodes.len() == 1, "{id:?} runs on {nodes:?}");
-            }
-        }
-        recover(&mut cluster);
-        settle(&mut cluster);
-        for (id, nodes) in running(&cluster) {
-            prop_assert!(nodes.len() == 1, "{id:?} runs on {nodes:?}");
-        }
-        let assigned: BTreeSet<(NodeName, Uid, Slot)> = cluster.assigned().into_iter().map(|(node, one)| {
-            assert_eq!(one.state, AssignedState::Present);
-            (node, one.uid, one.slot)
-        }).collect();
-        let held = cluster.agents.iter().flat_map(|(node, agent)| agent.held.keys().map(move |(uid, slot)| (node.clone(), uid.clone(), slot.clone())));
-        prop_assert_eq!(assigned, held.collect::<BTreeSet<_>>());
-        for name in ["s0", "s1", "s2", "s3", "s4"] {
-            if cluster.snapshot.service_statuses.contains_key(&key(name)) && cluster.status(name).generation.is_some() {
-                let status = cluster.status(name);
-                let unplaced = cluster.condition(name, ConditionType::Scheduled).reason == "NoNodeFits";
-                prop_assert!(unplaced || status.counts.assigned == status.counts.desired, "{:?}", status);
-                prop_assert!(status.counts.ready == status.counts.assigned, "{:?}", status);
-                prop_assert!(!unplaced || !status.refusals.is_empty());
-            }
-        }
+        history(bytes)?;
     }
 
     #[test]
@@ -378,37 +363,8 @@ proptest! {
     }
 
     #[test]
-    fn the_breaker_bounds_what_goes_unacknowledged(bytes in bytes(120)) {
-        let mut script = Script { bytes, at: 0 };
-        let mut cluster = random(&mut script, 20);
-        for at in 0..5 {
-            cluster.apply(&format!("s{at}"), json!({ "replicas": script.below(40), "tolerations": [{ "operator": "Exists" }] }));
-        }
-        settle(&mut cluster);
-        cluster.snapshot.breaker.spent = 0;
-        let before = present(&cluster).len();
-        let budget = 20.max(before.div_ceil(5));
-        while script.more() {
-            let at = script.below(5);
-            match script.below(4) {
-                0 => cluster.delete(&format!("s{at}")),
-                1 => cluster.apply(&format!("s{at}"), json!({ "replicas": script.below(40), "tolerations": [{ "operator": "Exists" }] })),
-                2 => {
-                    let node = some_node(&cluster, &mut script);
-                    cluster.lose(node.as_str());
-                }
-                _ => {}
-            }
-            let known = running(&cluster);
-            let plan = cluster.passed();
-            let stopped: usize = plan.assignments.iter().flat_map(|write| &write.assignment.instances)
-                .filter(|one| one.state == AssignedState::Absent && known.contains_key(&(one.uid.clone(), one.slot.clone()))).count();
-            prop_assert!(plan.breaker.held.is_none() || plan.removals.iter().all(|removal| removal.held));
-            prop_assert!(stopped <= budget);
-            prop_assert!(usize::try_from(plan.breaker.spent).expect("small") <= budget);
-            let node = some_node(&cluster, &mut script);
-            cluster.step(node.as_str());
-        }
+    fn the_breaker_bounds_what_goes_unacknowledged(bytes in bytes(160)) {
+        breaker(bytes)?;
     }
 
     #[test]
@@ -458,12 +414,27 @@ fn garbled(bytes: Vec<u8>) -> Result<(), TestCaseError> {
             break;
         }
         if std::env::var_os("REEVE_TRACE").is_some() {
-            for (key, status) in plan.statuses.iter().filter(|(key, status)| !status.is_stored(key, &cluster.snapshot)) {
-                eprintln!("{key}: {status:?}\n  was {:?}", cluster.snapshot.service_statuses.get(key));
+            for (key, status) in plan
+                .statuses
+                .iter()
+                .filter(|(key, status)| !status.is_stored(key, &cluster.snapshot))
+            {
+                eprintln!(
+                    "{key}: {status:?}\n  was {:?}",
+                    cluster.snapshot.service_statuses.get(key)
+                );
             }
-            eprintln!("accepted {} ended {:?} breaker {:?}", plan.accepted.len(), plan.ended, plan.breaker);
+            eprintln!(
+                "accepted {} ended {:?} breaker {:?}",
+                plan.accepted.len(),
+                plan.ended,
+                plan.breaker
+            );
             for write in &plan.assignments {
-                eprintln!("{:?}\n  was {:?}", write.assignment, cluster.snapshot.nodes[&write.assignment.node].assignment);
+                eprintln!(
+                    "{:?}\n  was {:?}",
+                    write.assignment, cluster.snapshot.nodes[&write.assignment.node].assignment
+                );
             }
         }
         cluster.execute(&plan);
@@ -476,12 +447,20 @@ fn garbled(bytes: Vec<u8>) -> Result<(), TestCaseError> {
 fn garbage(cluster: &mut Cluster, script: &mut Script) {
     let node = some_node(cluster, script);
     let other = some_node(cluster, script);
-    let foreign = cluster.snapshot.nodes.get(&other).and_then(|entry| entry.report.clone());
+    let foreign = cluster
+        .snapshot
+        .nodes
+        .get(&other)
+        .and_then(|entry| entry.report.clone());
     let uid: Uid = format!("{:032x}", script.below(3)).parse().expect("a uid");
     let kind = script.below(12);
     let number = [0, 1, 2, u64::MAX, 1 << 48][script.below(5)];
     let entry = cluster.entry(node.as_str());
-    let report = entry.report.as_ref().and_then(|stored| stored.value.as_ref().ok()).cloned();
+    let report = entry
+        .report
+        .as_ref()
+        .and_then(|stored| stored.value.as_ref().ok())
+        .cloned();
     let Some(report) = report else { return };
     let mut report = Report::clone(&report);
     match kind {
@@ -489,9 +468,21 @@ fn garbage(cluster: &mut Cluster, script: &mut Script) {
         1 => report.instances.extend(report.instances.clone()),
         2 => report.instances.iter_mut().for_each(|one| one.n = number),
         3 => report.instances.iter_mut().for_each(|one| one.uid = uid.clone()),
-        4 => report.instances.iter_mut().enumerate().for_each(|(at, one)| one.slot = if at % 2 == 0 { Slot::Index(u32::MAX) } else { Slot::Node(name("zz")) }),
+        4 => report.instances.iter_mut().enumerate().for_each(|(at, one)| {
+            one.slot = if at % 2 == 0 {
+                Slot::Index(u32::MAX)
+            } else {
+                Slot::Node(name("zz"))
+            }
+        }),
         5 => report.instances.iter_mut().for_each(|one| one.slot = Slot::Index(1)),
-        6 => report.applied = Order { restore_epoch: 0, epoch: 10, generation: number },
+        6 => {
+            report.applied = Order {
+                restore_epoch: 0,
+                epoch: 10,
+                generation: number,
+            }
+        }
         7 => report.node = name("someone-else"),
         8 => report.instances.iter_mut().for_each(|one| one.phase = Phase::Orphaned),
         9 => {
@@ -503,7 +494,11 @@ fn garbage(cluster: &mut Cluster, script: &mut Script) {
         _ => report.instances.iter_mut().for_each(|one| one.phase = Phase::Prepared),
     }
     if let Some(stored) = &mut entry.report {
-        stored.value = if number == 2 && kind == 10 { Err("not JSON".to_owned()) } else { Ok(Arc::new(report)) };
+        stored.value = if number == 2 && kind == 10 {
+            Err("not JSON".to_owned())
+        } else {
+            Ok(Arc::new(report))
+        };
     }
     if let (Some(stored), 0) = (&mut entry.assignment, script.below(6)) {
         if let Ok(assignment) = &mut stored.value {
@@ -512,7 +507,10 @@ fn garbage(cluster: &mut Cluster, script: &mut Script) {
                 0 => assignment.instances.reverse(),
                 1 => assignment.instances.extend(assignment.instances.clone()),
                 2 => assignment.instances.iter_mut().for_each(|one| one.n = u64::MAX),
-                _ => assignment.instances.iter_mut().for_each(|one| one.state = AssignedState::Prepared),
+                _ => assignment
+                    .instances
+                    .iter_mut()
+                    .for_each(|one| one.state = AssignedState::Prepared),
             }
         }
     }
@@ -538,7 +536,14 @@ fn change(bytes: Vec<u8>) -> Result<(), TestCaseError> {
         }
         if script.one_in(12) && cluster.agents.len() > 1 {
             let node = some_node(&cluster, &mut script);
-            cluster.cordon(node.as_str(), if script.one_in(2) { Some(CordonMode::Drain) } else { None });
+            cluster.cordon(
+                node.as_str(),
+                if script.one_in(2) {
+                    Some(CordonMode::Drain)
+                } else {
+                    None
+                },
+            );
         }
         cluster.pass();
         trace(&cluster, "pass");
@@ -547,7 +552,11 @@ fn change(bytes: Vec<u8>) -> Result<(), TestCaseError> {
             cluster.step(node.as_str());
             trace(&cluster, node.as_str());
         }
-        prop_assert!(cluster.serving("s0") + 1 >= replicas, "{} of {replicas} serve", cluster.serving("s0"));
+        prop_assert!(
+            cluster.serving("s0") + 1 >= replicas,
+            "{} of {replicas} serve",
+            cluster.serving("s0")
+        );
     }
     cluster.apply("s0", spec("app:9", "Always"));
     for node in cluster.agents.keys().cloned().collect::<Vec<_>>() {
@@ -574,8 +583,17 @@ fn trace(cluster: &Cluster, what: &str) {
             .iter()
             .flat_map(|(node, agent)| {
                 agent.held.values().map(move |c| {
-                    let next = c.next.as_ref().map_or(String::new(), |next| format!(" next {}", next.n));
-                    format!("{}@{node} n{} {:?} steps {}{next}", c.entry.name(), c.entry.n, c.entry.state, c.steps)
+                    let next = c
+                        .next
+                        .as_ref()
+                        .map_or(String::new(), |next| format!(" next {}", next.n));
+                    format!(
+                        "{}@{node} n{} {:?} steps {}{next}",
+                        c.entry.name(),
+                        c.entry.n,
+                        c.entry.state,
+                        c.steps
+                    )
                 })
             })
             .collect();
@@ -587,7 +605,93 @@ fn trace(cluster: &Cluster, what: &str) {
 #[test]
 fn replay() {
     let Ok(text) = std::env::var("REEVE_BYTES") else { return };
-    let bytes = text.split(|c: char| !c.is_ascii_digit()).filter_map(|one| one.parse().ok()).collect();
-    let case = if std::env::var("REEVE_LAW").is_ok_and(|law| law == "garbage") { garbled } else { change };
+    let bytes = text
+        .split(|c: char| !c.is_ascii_digit())
+        .filter_map(|one| one.parse().ok())
+        .collect();
+    let case = if std::env::var("REEVE_LAW").is_ok_and(|law| law == "garbage") {
+        garbled
+    } else {
+        change
+    };
     case(bytes).expect("it holds");
+}
+
+fn history(bytes: Vec<u8>) -> Result<(), TestCaseError> {
+    let mut script = Script { bytes, at: 0 };
+    let most = [3, 8, 30][script.below(3)];
+    let mut cluster = random(&mut script, most);
+    while script.more() {
+        for _ in 0..script.below(3) {
+            happen(&mut cluster, &mut script, IMAGES, false);
+        }
+        let plan = cluster.plan();
+        prop_assert!(same(&plan, &plan_with(&cluster.snapshot, PlanOptions::default())), "it is deterministic");
+        cluster.execute(&plan);
+        for (id, nodes) in present(&cluster) {
+            prop_assert!(nodes.len() == 1, "{id:?} is present on {nodes:?}");
+        }
+        for _ in 0..script.below(3) {
+            let node = some_node(&cluster, &mut script);
+            cluster.step(node.as_str());
+        }
+        for (id, nodes) in running(&cluster) {
+            prop_assert!(nodes.len() == 1, "{id:?} runs on {nodes:?}");
+        }
+    }
+    recover(&mut cluster);
+    settle(&mut cluster);
+    for (id, nodes) in running(&cluster) {
+        prop_assert!(nodes.len() == 1, "{id:?} runs on {nodes:?}");
+    }
+    let assigned: BTreeSet<(NodeName, Uid, Slot)> = cluster.assigned().into_iter().map(|(node, one)| {
+        assert_eq!(one.state, AssignedState::Present);
+        (node, one.uid, one.slot)
+    }).collect();
+    let held = cluster.agents.iter().flat_map(|(node, agent)| agent.held.keys().map(move |(uid, slot)| (node.clone(), uid.clone(), slot.clone())));
+    prop_assert_eq!(assigned, held.collect::<BTreeSet<_>>());
+    for name in ["s0", "s1", "s2", "s3", "s4"] {
+        if cluster.snapshot.service_statuses.contains_key(&key(name)) && cluster.status(name).generation.is_some() {
+            let status = cluster.status(name);
+            let unplaced = cluster.condition(name, ConditionType::Scheduled).reason == "NoNodeFits";
+            prop_assert!(unplaced || status.counts.assigned == status.counts.desired, "{:?}", status);
+            prop_assert!(status.counts.ready == status.counts.assigned, "{:?}", status);
+            prop_assert!(!unplaced || !status.refusals.is_empty());
+        }
+    }
+    Ok(())
+}
+
+fn breaker(bytes: Vec<u8>) -> Result<(), TestCaseError> {
+    let mut script = Script { bytes, at: 0 };
+    let mut cluster = random(&mut script, 20);
+    for at in 0..5 {
+        cluster.apply(&format!("s{at}"), json!({ "replicas": script.below(40), "tolerations": [{ "operator": "Exists" }] }));
+    }
+    settle(&mut cluster);
+    cluster.snapshot.breaker.spent = 0;
+    let before = present(&cluster).len();
+    let budget = 20.max(before.div_ceil(5));
+    while script.more() {
+        let at = script.below(5);
+        match script.below(4) {
+            0 => cluster.delete(&format!("s{at}")),
+            1 => cluster.apply(&format!("s{at}"), json!({ "replicas": script.below(40), "tolerations": [{ "operator": "Exists" }] })),
+            2 => {
+                let node = some_node(&cluster, &mut script);
+                cluster.lose(node.as_str());
+            }
+            _ => {}
+        }
+        let known = running(&cluster);
+        let plan = cluster.passed();
+        let stopped: usize = plan.assignments.iter().flat_map(|write| &write.assignment.instances)
+            .filter(|one| one.state == AssignedState::Absent && known.contains_key(&(one.uid.clone(), one.slot.clone()))).count();
+        prop_assert!(plan.breaker.held.is_none() || plan.removals.iter().all(|removal| removal.held));
+        prop_assert!(stopped <= budget);
+        prop_assert!(usize::try_from(plan.breaker.spent).expect("small") <= budget);
+        let node = some_node(&cluster, &mut script);
+        cluster.step(node.as_str());
+    }
+    Ok(())
 }

@@ -14,9 +14,20 @@ fn a_service_gets_its_replicas_on_different_nodes_and_then_the_cluster_rests() {
     assert_eq!(cluster.picture(), "web.1 on n1, web.2 on n2, web.3 on n3");
     assert!(cluster.plan().rests(&cluster.snapshot));
     let status = cluster.status("web");
-    assert_eq!((status.counts.desired, status.counts.assigned, status.counts.ready, status.counts.updated), (3, 3, 3, 3));
+    assert_eq!(
+        (
+            status.counts.desired,
+            status.counts.assigned,
+            status.counts.ready,
+            status.counts.updated
+        ),
+        (3, 3, 3, 3)
+    );
     assert_eq!(cluster.condition("web", ConditionType::Progressing).reason, "Complete");
-    assert_eq!(cluster.condition("web", ConditionType::Ready).status, ConditionStatus::True);
+    assert_eq!(
+        cluster.condition("web", ConditionType::Ready).status,
+        ConditionStatus::True
+    );
 }
 
 #[test]
@@ -26,7 +37,10 @@ fn scaling_down_takes_the_highest_slots() {
     cluster.settle();
     cluster.apply("web", json!({ "replicas": 2 }));
     cluster.pass();
-    assert_eq!(cluster.picture(), "web.1 on n1, web.2 on n2, web.3 absent on n1, web.4 absent on n2, web.5 absent on n1");
+    assert_eq!(
+        cluster.picture(),
+        "web.1 on n1, web.2 on n2, web.3 absent on n1, web.4 absent on n2, web.5 absent on n1"
+    );
     cluster.settle();
     assert_eq!(cluster.picture(), "web.1 on n1, web.2 on n2");
 }
@@ -80,12 +94,22 @@ fn an_invalid_value_keeps_the_last_good_spec_in_force() {
     let plan = cluster.passed();
     assert!(plan.assignments.is_empty() && plan.accepted.is_empty());
     let accepted = cluster.condition("web", ConditionType::Accepted);
-    assert_eq!((accepted.status, accepted.reason.as_str()), (ConditionStatus::False, "Invalid"));
+    assert_eq!(
+        (accepted.status, accepted.reason.as_str()),
+        (ConditionStatus::False, "Invalid")
+    );
     assert!(accepted.message.contains("line 4, column 3"), "{}", accepted.message);
     cluster.apply("web", json!({}));
     cluster.settle();
-    assert_eq!(cluster.condition("web", ConditionType::Accepted).status, ConditionStatus::True);
-    assert_eq!(cluster.status("web").generation, Some(1), "the same spec again is no new one");
+    assert_eq!(
+        cluster.condition("web", ConditionType::Accepted).status,
+        ConditionStatus::True
+    );
+    assert_eq!(
+        cluster.status("web").generation,
+        Some(1),
+        "the same spec again is no new one"
+    );
 }
 
 #[test]
@@ -96,11 +120,14 @@ fn a_change_goes_one_slot_at_a_time_in_slot_order() {
     cluster.apply("web", json!({ "replicas": 3, "container": { "image": "app:2" } }));
     let plan = cluster.plan();
     let lines: Vec<String> = plan.changes.iter().map(line).collect();
-    assert_eq!(lines, [
-        "web.1 n1 Replace { fields: [\"container.image\"] } SpecChanged { from: 1, to: 2 }",
-        "web.2 n2 Replace { fields: [\"container.image\"] } SpecChanged { from: 1, to: 2 } waits WaitsFor { instance: InstanceName { namespace: \"default\", workload: \"web\", slot: Index(1) } }",
-        "web.3 n3 Replace { fields: [\"container.image\"] } SpecChanged { from: 1, to: 2 } waits WaitsFor { instance: InstanceName { namespace: \"default\", workload: \"web\", slot: Index(1) } }",
-    ]);
+    assert_eq!(
+        lines,
+        [
+            "web.1 n1 Replace { fields: [\"container.image\"] } SpecChanged { from: 1, to: 2 }",
+            "web.2 n2 Replace { fields: [\"container.image\"] } SpecChanged { from: 1, to: 2 } waits WaitsFor { instance: InstanceName { namespace: \"default\", workload: \"web\", slot: Index(1) } }",
+            "web.3 n3 Replace { fields: [\"container.image\"] } SpecChanged { from: 1, to: 2 } waits WaitsFor { instance: InstanceName { namespace: \"default\", workload: \"web\", slot: Index(1) } }",
+        ]
+    );
     assert_eq!(plan.assignments.len(), 1);
     for _ in 0..100 {
         cluster.pass();
@@ -125,13 +152,24 @@ fn a_change_whose_image_is_missing_stops_at_the_first_slot_and_a_good_one_goes_t
         cluster.settle();
         assert_eq!(cluster.assigned().iter().filter(|(_, one)| one.n == 2).count(), 1);
         let progressing = cluster.condition("web", ConditionType::Progressing);
-        assert_eq!((progressing.status, progressing.reason.as_str()), (ConditionStatus::False, reason));
+        assert_eq!(
+            (progressing.status, progressing.reason.as_str()),
+            (ConditionStatus::False, reason)
+        );
         let plan = cluster.plan();
-        let waits = plan.changes.iter().filter(|change| matches!(change.waits, Some(Reason::ChangeFailed { .. }))).count();
+        let waits = plan
+            .changes
+            .iter()
+            .filter(|change| matches!(change.waits, Some(Reason::ChangeFailed { .. })))
+            .count();
         assert_eq!(waits, 2);
         cluster.apply("web", json!({ "replicas": 3, "container": { "image": "app:3" } }));
         cluster.settle();
-        assert_eq!(cluster.assigned().iter().filter(|(_, one)| one.n == 3).count(), 3, "{bad}");
+        assert_eq!(
+            cluster.assigned().iter().filter(|(_, one)| one.n == 3).count(),
+            3,
+            "{bad}"
+        );
         assert_eq!(cluster.serving("web"), 3);
     }
 }
@@ -161,7 +199,11 @@ fn what_the_agent_alone_notices_is_in_force_at_once_and_replicas_cost_nothing() 
     cluster.apply("web", json!({ "replicas": 3, "restartPolicy": "Never" }));
     let plan = cluster.passed();
     assert_eq!(plan.assignments.len(), 3);
-    assert!(plan.changes.iter().all(|change| matches!(change.action, Action::Update { .. })));
+    assert!(
+        plan.changes
+            .iter()
+            .all(|change| matches!(change.action, Action::Update { .. }))
+    );
     cluster.settle();
     cluster.apply("web", json!({ "replicas": 2, "restartPolicy": "Never" }));
     let plan = cluster.passed();
@@ -191,8 +233,14 @@ fn a_slot_on_an_unreachable_node_is_passed_over_and_takes_its_turn_on_return() {
     cluster.session("n1", false);
     cluster.apply("web", json!({ "replicas": 3, "container": { "image": "app:2" } }));
     cluster.settle();
-    assert_eq!(cluster.assigned().iter().map(|(_, one)| one.n).collect::<Vec<_>>(), [1, 2, 2]);
-    assert_eq!(cluster.condition("web", ConditionType::Progressing).reason, "NodeUnreachable");
+    assert_eq!(
+        cluster.assigned().iter().map(|(_, one)| one.n).collect::<Vec<_>>(),
+        [1, 2, 2]
+    );
+    assert_eq!(
+        cluster.condition("web", ConditionType::Progressing).reason,
+        "NodeUnreachable"
+    );
     cluster.session("n1", true);
     cluster.settle();
     assert!(cluster.assigned().iter().all(|(_, one)| one.n == 2));
@@ -205,14 +253,29 @@ fn a_drained_node_empties_one_instance_at_a_time_prepared_first() {
     cluster.settle();
     cluster.cordon("n2", Some(CordonMode::Drain));
     cluster.pass();
-    assert_eq!(cluster.picture(), "web.1 on n1, web.2 on n2, web.2 prepared on n1, web.3 on n3");
+    assert_eq!(
+        cluster.picture(),
+        "web.1 on n1, web.2 on n2, web.2 prepared on n1, web.3 on n3"
+    );
     cluster.pass();
-    assert_eq!(cluster.picture(), "web.1 on n1, web.2 on n2, web.2 prepared on n1, web.3 on n3", "not before the image is there");
+    assert_eq!(
+        cluster.picture(),
+        "web.1 on n1, web.2 on n2, web.2 prepared on n1, web.3 on n3",
+        "not before the image is there"
+    );
     cluster.step("n1");
     cluster.pass();
-    assert_eq!(cluster.picture(), "web.1 on n1, web.2 absent on n2, web.2 prepared on n1, web.3 on n3", "stop first");
+    assert_eq!(
+        cluster.picture(),
+        "web.1 on n1, web.2 absent on n2, web.2 prepared on n1, web.3 on n3",
+        "stop first"
+    );
     cluster.pass();
-    assert_eq!(cluster.picture(), "web.1 on n1, web.2 absent on n2, web.2 prepared on n1, web.3 on n3", "until it is gone");
+    assert_eq!(
+        cluster.picture(),
+        "web.1 on n1, web.2 absent on n2, web.2 prepared on n1, web.3 on n3",
+        "until it is gone"
+    );
     cluster.step("n2");
     cluster.pass();
     assert_eq!(cluster.picture(), "web.1 on n1, web.2 on n1, web.3 on n3");
@@ -227,7 +290,10 @@ fn a_retired_node_gives_up_everything_at_once_and_is_forgotten_when_empty() {
     cluster.settle();
     cluster.cordon("n3", Some(CordonMode::Retire));
     cluster.pass();
-    assert_eq!(cluster.picture(), "web.1 on n1, web.2 on n2, web.3 absent on n3, web.3 on n1, web.4 on n1, web.5 on n2, web.6 absent on n3, web.6 on n2");
+    assert_eq!(
+        cluster.picture(),
+        "web.1 on n1, web.2 on n2, web.3 absent on n3, web.3 on n1, web.4 on n1, web.5 on n2, web.6 absent on n3, web.6 on n2"
+    );
     cluster.settle();
     cluster.session("n3", false);
     cluster.settle();
@@ -241,7 +307,10 @@ fn a_lost_node_is_replaced_elsewhere() {
     cluster.settle();
     cluster.lose("n3");
     cluster.pass();
-    assert_eq!(cluster.picture(), "web.1 on n1, web.2 on n2, web.3 absent on n3, web.3 on n1");
+    assert_eq!(
+        cluster.picture(),
+        "web.1 on n1, web.2 on n2, web.3 absent on n3, web.3 on n1"
+    );
 }
 
 #[test]
@@ -254,7 +323,10 @@ fn the_breaker_holds_what_goes_beyond_the_budget_until_a_person_says_yes() {
     assert!(plan.assignments.is_empty());
     let held = plan.breaker.held.clone().expect("held");
     assert_eq!((held.count, held.budget), (25, 20));
-    assert_eq!(cluster.condition("web", ConditionType::Progressing).reason, "HeldByBreaker");
+    assert_eq!(
+        cluster.condition("web", ConditionType::Progressing).reason,
+        "HeldByBreaker"
+    );
     assert!(cluster.plan().rests(&cluster.snapshot));
     assert_eq!(removal_digest(&plan, &key("web")), Some(held.digest.clone()));
     cluster.ack(held.digest);
@@ -326,7 +398,12 @@ fn of_duplicates_the_assigned_one_is_kept() {
     cluster.settle();
     let container = cluster.agents[&name("n1")].held.values().next().expect("one").clone();
     let id = (container.entry.uid.clone(), container.entry.slot.clone());
-    cluster.agents.get_mut(&name("n3")).expect("a node").held.insert(id, container);
+    cluster
+        .agents
+        .get_mut(&name("n3"))
+        .expect("a node")
+        .held
+        .insert(id, container);
     cluster.report("n3");
     cluster.pass();
     assert_eq!(cluster.picture(), "web.1 absent on n3, web.1 on n1");
@@ -346,7 +423,10 @@ fn a_global_service_runs_on_every_fitting_node() {
     cluster.cordon("n3", Some(CordonMode::Drain));
     cluster.settle();
     assert_eq!(cluster.picture(), "agent.n1 on n1, agent.n4 on n4");
-    cluster.apply("agent", json!({ "mode": "global", "placement": { "nodeNames": ["n1"] } }));
+    cluster.apply(
+        "agent",
+        json!({ "mode": "global", "placement": { "nodeNames": ["n1"] } }),
+    );
     cluster.settle();
     assert_eq!(cluster.picture(), "agent.n1 on n1");
 }
@@ -354,26 +434,61 @@ fn a_global_service_runs_on_every_fitting_node() {
 #[test]
 fn constraints_decide_where() {
     let mut cluster = Cluster::new();
-    for (node, zone, disk) in [("n1", "a", "10"), ("n2", "a", "500"), ("n3", "b", "500"), ("n4", "c", "20")] {
+    for (node, zone, disk) in [
+        ("n1", "a", "10"),
+        ("n2", "a", "500"),
+        ("n3", "b", "500"),
+        ("n4", "c", "20"),
+    ] {
         cluster.node(node, &[("zone", zone), ("disk", disk)]);
     }
     cluster.apply_node("n3", json!({ "roles": ["db"], "labels": { "zone": "d" } }));
     let cases = [
-        (json!({ "required": [{ "key": "zone", "operator": "In", "values": ["a"] }] }), "n1 n2 n1"),
-        (json!({ "required": [{ "key": "disk", "operator": "Gt", "values": ["100"] }] }), "n2 n3 n2"),
-        (json!({ "required": [{ "key": "disk", "operator": "Lt", "values": ["15"] }] }), "n1 n1 n1"),
-        (json!({ "required": [{ "key": "zone", "operator": "NotIn", "values": ["a", "c"] }] }), "n3 n3 n3"),
+        (
+            json!({ "required": [{ "key": "zone", "operator": "In", "values": ["a"] }] }),
+            "n1 n2 n1",
+        ),
+        (
+            json!({ "required": [{ "key": "disk", "operator": "Gt", "values": ["100"] }] }),
+            "n2 n3 n2",
+        ),
+        (
+            json!({ "required": [{ "key": "disk", "operator": "Lt", "values": ["15"] }] }),
+            "n1 n1 n1",
+        ),
+        (
+            json!({ "required": [{ "key": "zone", "operator": "NotIn", "values": ["a", "c"] }] }),
+            "n3 n3 n3",
+        ),
         (json!({ "required": [{ "key": "gpu", "operator": "Exists" }] }), "- - -"),
-        (json!({ "required": [{ "key": "reeve.node", "operator": "In", "values": ["n4"] }] }), "n4 n4 n4"),
+        (
+            json!({ "required": [{ "key": "reeve.node", "operator": "In", "values": ["n4"] }] }),
+            "n4 n4 n4",
+        ),
         (json!({ "roles": ["db", "other"] }), "n3 n3 n3"),
         (json!({ "nodeNames": ["n4", "n2"] }), "n2 n4 n2"),
         (json!({ "nodeNames": ["n4", "n2"], "maxPerNode": 1 }), "n2 n4 -"),
-        (json!({ "preferred": [{ "weight": 5, "expression": { "key": "zone", "operator": "In", "values": ["c"] } }] }), "n4 n4 n4"),
+        (
+            json!({ "preferred": [{ "weight": 5, "expression": { "key": "zone", "operator": "In", "values": ["c"] } }] }),
+            "n4 n4 n4",
+        ),
         (json!({ "spread": [{ "topologyKey": "zone" }] }), "n1 n3 n4"),
-        (json!({ "spread": [{ "topologyKey": "zone" }], "nodeNames": ["n1", "n2"] }), "n1 n2 n1"),
-        (json!({ "antiAffinity": [{ "service": "web" }], "nodeNames": ["n1", "n2"] }), "n1 n2 -"),
-        (json!({ "antiAffinity": [{ "service": "web", "topologyKey": "zone" }] }), "n1 n3 n4"),
-        (json!({ "affinity": [{ "service": "web", "topologyKey": "zone" }] }), "n1 n2 n1"),
+        (
+            json!({ "spread": [{ "topologyKey": "zone" }], "nodeNames": ["n1", "n2"] }),
+            "n1 n2 n1",
+        ),
+        (
+            json!({ "antiAffinity": [{ "service": "web" }], "nodeNames": ["n1", "n2"] }),
+            "n1 n2 -",
+        ),
+        (
+            json!({ "antiAffinity": [{ "service": "web", "topologyKey": "zone" }] }),
+            "n1 n3 n4",
+        ),
+        (
+            json!({ "affinity": [{ "service": "web", "topologyKey": "zone" }] }),
+            "n1 n2 n1",
+        ),
         (json!({ "affinity": [{ "service": "other" }] }), "- - -"),
         (json!({ "affinity": [{ "service": "web", "weight": 10 }] }), "n1 n1 n1"),
     ];
@@ -386,7 +501,9 @@ fn constraints_decide_where() {
             let assigned = cluster.assigned();
             let found: Vec<String> = (1..=3)
                 .map(|slot| {
-                    let here = assigned.iter().find(|(_, one)| one.slot == schemas::names::Slot::Index(slot));
+                    let here = assigned
+                        .iter()
+                        .find(|(_, one)| one.slot == schemas::names::Slot::Index(slot));
                     here.map_or("-".to_owned(), |(node, _)| node.to_string())
                 })
                 .collect();
@@ -398,11 +515,17 @@ fn constraints_decide_where() {
 #[test]
 fn anti_affinity_holds_in_both_directions() {
     let mut cluster = Cluster::of(2);
-    cluster.apply("db", json!({ "placement": { "antiAffinity": [{ "service": "noisy" }] } }));
+    cluster.apply(
+        "db",
+        json!({ "placement": { "antiAffinity": [{ "service": "noisy" }] } }),
+    );
     cluster.settle();
     cluster.apply("noisy", json!({ "replicas": 3 }));
     cluster.settle();
-    assert_eq!(cluster.picture(), "db.1 on n1, noisy.1 on n2, noisy.2 on n2, noisy.3 on n2");
+    assert_eq!(
+        cluster.picture(),
+        "db.1 on n1, noisy.1 on n2, noisy.2 on n2, noisy.3 on n2"
+    );
 }
 
 #[test]
@@ -410,17 +533,30 @@ fn every_refusal_says_which_rule_how_many_nodes_and_by_how_much() {
     let mut cluster = Cluster::of(3);
     cluster.cordon("n3", Some(CordonMode::Cordon));
     cluster.session("n2", false);
-    cluster.apply("big", json!({ "container": { "resources": { "requests": { "cpu": "6", "memory": "1Gi" } } } }));
+    cluster.apply(
+        "big",
+        json!({ "container": { "resources": { "requests": { "cpu": "6", "memory": "1Gi" } } } }),
+    );
     cluster.settle();
     let status = cluster.status("big");
-    let told: Vec<_> = status.refusals.iter().map(|one| (one.rule, one.nodes, one.detail.as_str())).collect();
-    assert_eq!(told, [
-        (RefusalRule::NodeNotReady, 1, "unreachable"),
-        (RefusalRule::NodeCordoned, 1, "nothing new is placed there"),
-        (RefusalRule::Cpu, 3, "needs 6 CPU, 4 free at most"),
-    ]);
+    let told: Vec<_> = status
+        .refusals
+        .iter()
+        .map(|one| (one.rule, one.nodes, one.detail.as_str()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (RefusalRule::NodeNotReady, 1, "unreachable"),
+            (RefusalRule::NodeCordoned, 1, "nothing new is placed there"),
+            (RefusalRule::Cpu, 3, "needs 6 CPU, 4 free at most"),
+        ]
+    );
     let scheduled = cluster.condition("big", ConditionType::Scheduled);
-    assert_eq!((scheduled.status, scheduled.reason.as_str()), (ConditionStatus::False, "NoNodeFits"));
+    assert_eq!(
+        (scheduled.status, scheduled.reason.as_str()),
+        (ConditionStatus::False, "NoNodeFits")
+    );
     let plan = cluster.plan();
     assert!(plan.rests(&cluster.snapshot));
     assert!(plan.changes.iter().any(|change| change.action == Action::Unschedulable));
@@ -445,11 +581,22 @@ fn host_ports_are_held_once_and_chosen_ones_are_kept() {
     cluster.apply("c", port(json!("auto")));
     cluster.apply("d", port(json!("auto")));
     cluster.settle();
-    assert_eq!(cluster.status("b").refusals.first().map(|one| (one.rule, one.nodes)), Some((RefusalRule::HostPort, 2)));
+    assert_eq!(
+        cluster.status("b").refusals.first().map(|one| (one.rule, one.nodes)),
+        Some((RefusalRule::HostPort, 2))
+    );
     let ports = |cluster: &Cluster, service: &str| -> Vec<u16> {
-        cluster.assigned().iter().filter(|(_, one)| one.workload.as_str() == service).map(|(_, one)| one.ports[0].host_port).collect()
+        cluster
+            .assigned()
+            .iter()
+            .filter(|(_, one)| one.workload.as_str() == service)
+            .map(|(_, one)| one.ports[0].host_port)
+            .collect()
     };
-    assert_eq!((ports(&cluster, "c"), ports(&cluster, "d")), (vec![30_000, 30_000], vec![30_001, 30_001]));
+    assert_eq!(
+        (ports(&cluster, "c"), ports(&cluster, "d")),
+        (vec![30_000, 30_000], vec![30_001, 30_001])
+    );
     cluster.delete("c");
     cluster.apply("d", json!({ "replicas": 2, "container": { "image": "app:2", "ports": [{ "containerPort": 80, "hostPort": "auto" }] } }));
     cluster.settle();
@@ -488,7 +635,10 @@ fn a_life_whose_records_are_gone_goes_on() {
 fn only_the_last_twenty_records_and_those_in_use_are_kept() {
     let mut cluster = Cluster::of(1);
     for number in 0..30 {
-        cluster.apply("web", json!({ "replicas": 1, "container": { "image": format!("app:{number}") } }));
+        cluster.apply(
+            "web",
+            json!({ "replicas": 1, "container": { "image": format!("app:{number}") } }),
+        );
         cluster.pass();
     }
     cluster.settle();
@@ -503,11 +653,19 @@ fn an_orphan_is_left_alone_and_told_of() {
     let agent = cluster.agents.get_mut(&name("n1")).expect("a node");
     let mut container = agent.held.values().next().expect("one").clone();
     container.entry.uid = "0".repeat(32).parse().expect("a uid");
-    agent.held.insert((container.entry.uid.clone(), container.entry.slot.clone()), container);
+    agent
+        .held
+        .insert((container.entry.uid.clone(), container.entry.slot.clone()), container);
     cluster.report("n1");
     let plan = cluster.passed();
     assert!(plan.assignments.is_empty());
-    assert!(plan.notices.iter().any(|notice| notice.message.contains("no record knows")), "{:?}", plan.notices);
+    assert!(
+        plan.notices
+            .iter()
+            .any(|notice| notice.message.contains("no record knows")),
+        "{:?}",
+        plan.notices
+    );
     assert!(cluster.passed().notices.is_empty());
 }
 

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use planner::cluster::{
-    AcceptedEntry, Change, DesiredBody, DesiredEntry, NodeEntry, Plan, PlanOptions, Snapshot, Status, Stored, plan_with, verdicts,
+    AcceptedEntry, Change, DesiredBody, DesiredEntry, NodeEntry, Plan, PlanOptions, Snapshot, Status, Stored,
+    plan_with, verdicts,
 };
 use schemas::keys::ResourceKey;
 use schemas::kinds::Kind;
@@ -13,9 +14,9 @@ use schemas::names::{NodeName, Slot};
 use schemas::node::NodeSpec;
 use schemas::problem::Problem;
 use schemas::records::{
-    Accepted, Ack, Addresses, Assigned, AssignedState, Assignment, Breaker, Capacity, ClusterId, ClusterMarker, Condition, ConditionType,
-    Cordon, CordonMode, Digest, Engine, Failing, FailingReason, Next, NodeFacts, Order, Phase, Record, Report, ReportedInstance,
-    SchemaVersion, ServiceStatus, SessionRecord, Uid, Verdict, VerdictRecord,
+    Accepted, Ack, Addresses, Assigned, AssignedState, Assignment, Breaker, Capacity, ClusterId, ClusterMarker,
+    Condition, ConditionType, Cordon, CordonMode, Digest, Engine, Failing, FailingReason, Next, NodeFacts, Order,
+    Phase, Record, Report, ReportedInstance, SchemaVersion, ServiceStatus, SessionRecord, Uid, Verdict, VerdictRecord,
 };
 use schemas::service::ServiceSpec;
 use schemas::units::{ByteSize, Cpu};
@@ -55,24 +56,49 @@ pub fn name(text: &str) -> NodeName {
     text.parse().expect("a name")
 }
 pub fn key(text: &str) -> ResourceKey {
-    ResourceKey { namespace: Some("default".parse().expect("a name")), kind: Kind::Service, name: text.parse().expect("a name") }
+    ResourceKey {
+        namespace: Some("default".parse().expect("a name")),
+        kind: Kind::Service,
+        name: text.parse().expect("a name"),
+    }
 }
 pub fn node_key(text: &str) -> ResourceKey {
-    ResourceKey { namespace: None, kind: Kind::Node, name: text.parse().expect("a name") }
+    ResourceKey {
+        namespace: None,
+        kind: Kind::Node,
+        name: text.parse().expect("a name"),
+    }
 }
 pub fn service(value: Value) -> ServiceSpec {
     let mut value = value;
-    let container = value.as_object_mut().expect("a map").entry("container").or_insert_with(|| json!({}));
-    container.as_object_mut().expect("a map").entry("image").or_insert_with(|| json!("app:1"));
+    let container = value
+        .as_object_mut()
+        .expect("a map")
+        .entry("container")
+        .or_insert_with(|| json!({}));
+    container
+        .as_object_mut()
+        .expect("a map")
+        .entry("image")
+        .or_insert_with(|| json!("app:1"));
     serde_json::from_value(value).expect("a service")
 }
 fn stored<T>(revision: i64, value: T) -> Stored<T> {
-    Stored { create_revision: revision, mod_revision: revision, value: Ok(value) }
+    Stored {
+        create_revision: revision,
+        mod_revision: revision,
+        value: Ok(value),
+    }
 }
 
 impl Cluster {
     pub fn new() -> Self {
-        let cluster = ClusterMarker { schema_version: SchemaVersion::default(), id: ClusterId::from_random([7; 16]), restore_epoch: 0, moved: None };
+        let cluster = ClusterMarker {
+            schema_version: SchemaVersion::default(),
+            id: ClusterId::from_random([7; 16]),
+            restore_epoch: 0,
+            moved: None,
+        };
         Self {
             snapshot: Snapshot {
                 revision: 100,
@@ -123,11 +149,17 @@ impl Cluster {
             schema_version: SchemaVersion::default(),
             cluster: self.snapshot.cluster.id.clone(),
             node: name(text),
-            capacity: Capacity { cpu: Cpu { millis }, memory: ByteSize(bytes) },
+            capacity: Capacity {
+                cpu: Cpu { millis },
+                memory: ByteSize(bytes),
+            },
             addresses: Addresses::default(),
             engine: Engine::default(),
             agent_version: "0.1.0".to_owned(),
-            labels: labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+            labels: labels
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect(),
         };
         self.entry(text).facts = Some(stored(revision, facts));
     }
@@ -145,27 +177,44 @@ impl Cluster {
             node: name(text),
             machine_id: text.to_owned(),
             boot_id: "1".to_owned(),
-            watermark: self.agents.get(&name(text)).map(|agent| agent.applied).unwrap_or_default(),
+            watermark: self
+                .agents
+                .get(&name(text))
+                .map(|agent| agent.applied)
+                .unwrap_or_default(),
         };
         self.entry(text).session = there.then(|| stored(revision, record));
     }
 
     pub fn cordon(&mut self, text: &str, mode: Option<CordonMode>) {
         let revision = self.revision();
-        let record = mode.map(|mode| Cordon { schema_version: SchemaVersion::default(), mode, by: "me@here".to_owned(), note: None });
+        let record = mode.map(|mode| Cordon {
+            schema_version: SchemaVersion::default(),
+            mode,
+            by: "me@here".to_owned(),
+            note: None,
+        });
         self.entry(text).cordon = record.map(|record| stored(revision, record));
     }
 
     pub fn lose(&mut self, text: &str) {
         self.session(text, false);
         let revision = self.revision();
-        let record = VerdictRecord { schema_version: SchemaVersion::default(), verdict: Verdict::Lost, reason: "test".to_owned() };
+        let record = VerdictRecord {
+            schema_version: SchemaVersion::default(),
+            verdict: Verdict::Lost,
+            reason: "test".to_owned(),
+        };
         self.entry(text).verdict = Some(stored(revision, record));
     }
 
     fn put(&mut self, key: ResourceKey, body: DesiredBody) {
         let revision = self.revision();
-        let created = self.snapshot.desired.get(&key).map_or(revision, |entry| entry.create_revision);
+        let created = self
+            .snapshot
+            .desired
+            .get(&key)
+            .map_or(revision, |entry| entry.create_revision);
         let entry = DesiredEntry {
             create_revision: created,
             mod_revision: revision,
@@ -194,7 +243,12 @@ impl Cluster {
         self.snapshot.desired.remove(&key(text));
     }
     pub fn ack(&mut self, digest: Digest) {
-        let ack = Ack { schema_version: SchemaVersion::default(), digest: digest.clone(), count: 1, by: "me@here".to_owned() };
+        let ack = Ack {
+            schema_version: SchemaVersion::default(),
+            digest: digest.clone(),
+            count: 1,
+            by: "me@here".to_owned(),
+        };
         self.snapshot.acks.insert(digest, ack);
     }
 
@@ -213,14 +267,26 @@ impl Cluster {
 
     pub fn plan(&mut self) -> Plan {
         self.judge();
-        plan_with(&self.snapshot, PlanOptions { list_keeps: true, exhaustive: self.exhaustive })
+        plan_with(
+            &self.snapshot,
+            PlanOptions {
+                list_keeps: true,
+                exhaustive: self.exhaustive,
+            },
+        )
     }
 
     pub fn execute(&mut self, plan: &Plan) {
         for write in &plan.accepted {
             let history = self.snapshot.accepted.entry(write.key.clone()).or_default();
             let digest = Digest::of(&write.record.encode());
-            let old = history.records.insert(write.record.n, AcceptedEntry { digest, value: Ok(Arc::new(write.record.clone())) });
+            let old = history.records.insert(
+                write.record.n,
+                AcceptedEntry {
+                    digest,
+                    value: Ok(Arc::new(write.record.clone())),
+                },
+            );
             assert!(old.is_none(), "{} {} is accepted twice", write.key, write.record.n);
         }
         for (key, n) in &plan.forgotten {
@@ -231,7 +297,10 @@ impl Cluster {
         for write in &plan.assignments {
             let revision = self.revision();
             let entry = self.snapshot.nodes.entry(write.assignment.node.clone()).or_default();
-            assert_eq!(entry.assignment.as_ref().map_or(0, |stored| stored.mod_revision), write.stored_mod_revision);
+            assert_eq!(
+                entry.assignment.as_ref().map_or(0, |stored| stored.mod_revision),
+                write.stored_mod_revision
+            );
             assert!(write.assignment.order > entry.highest_order(), "order only rises");
             entry.assignment = Some(stored(revision, Arc::new(write.assignment.clone())));
         }
@@ -239,10 +308,14 @@ impl Cluster {
             let revision = self.snapshot.revision;
             match status {
                 Status::Service(status) => {
-                    self.snapshot.service_statuses.insert(key.clone(), stored(revision, status.clone()));
+                    self.snapshot
+                        .service_statuses
+                        .insert(key.clone(), stored(revision, status.clone()));
                 }
                 Status::Node(status) => {
-                    self.snapshot.node_statuses.insert(name(key.name.as_str()), stored(revision, status.clone()));
+                    self.snapshot
+                        .node_statuses
+                        .insert(name(key.name.as_str()), stored(revision, status.clone()));
                 }
             }
         }
@@ -281,11 +354,21 @@ impl Cluster {
                 self.execute(&plan);
                 rests
             };
-            let before: Vec<_> = self.snapshot.nodes.values().map(|entry| entry.report.as_ref().map(|r| r.value.clone())).collect();
+            let before: Vec<_> = self
+                .snapshot
+                .nodes
+                .values()
+                .map(|entry| entry.report.as_ref().map(|r| r.value.clone()))
+                .collect();
             for node in self.agents.keys().cloned().collect::<Vec<_>>() {
                 self.step(node.as_str());
             }
-            let after: Vec<_> = self.snapshot.nodes.values().map(|entry| entry.report.as_ref().map(|r| r.value.clone())).collect();
+            let after: Vec<_> = self
+                .snapshot
+                .nodes
+                .values()
+                .map(|entry| entry.report.as_ref().map(|r| r.value.clone()))
+                .collect();
             if rests && before == after {
                 return round;
             }
@@ -296,9 +379,19 @@ impl Cluster {
     // ---- the agents -----------------------------------------------------------------------------------------------
 
     fn image(&self, entry: &Assigned) -> String {
-        let key = ResourceKey { namespace: Some(entry.namespace.clone()), kind: entry.kind, name: entry.workload.clone() };
-        let record = self.snapshot.accepted.get(&key).and_then(|history| history.records.get(&entry.n));
-        let record: Option<&Accepted> = record.and_then(|entry| entry.value.as_ref().ok()).map(|record| &**record);
+        let key = ResourceKey {
+            namespace: Some(entry.namespace.clone()),
+            kind: entry.kind,
+            name: entry.workload.clone(),
+        };
+        let record = self
+            .snapshot
+            .accepted
+            .get(&key)
+            .and_then(|history| history.records.get(&entry.n));
+        let record: Option<&Accepted> = record
+            .and_then(|entry| entry.value.as_ref().ok())
+            .map(|record| &**record);
         match record.map(|record| &record.body) {
             Some(schemas::records::AcceptedBody::Service(spec)) => spec.container.image.as_str().to_owned(),
             _ => String::new(),
@@ -306,8 +399,22 @@ impl Cluster {
     }
 
     fn spec(&self, entry: &Assigned) -> Option<ServiceSpec> {
-        let key = ResourceKey { namespace: Some(entry.namespace.clone()), kind: entry.kind, name: entry.workload.clone() };
-        match &self.snapshot.accepted.get(&key)?.records.get(&entry.n)?.value.as_ref().ok()?.body {
+        let key = ResourceKey {
+            namespace: Some(entry.namespace.clone()),
+            kind: entry.kind,
+            name: entry.workload.clone(),
+        };
+        match &self
+            .snapshot
+            .accepted
+            .get(&key)?
+            .records
+            .get(&entry.n)?
+            .value
+            .as_ref()
+            .ok()?
+            .body
+        {
             schemas::records::AcceptedBody::Service(spec) => Some((**spec).clone()),
             _ => None,
         }
@@ -316,19 +423,26 @@ impl Cluster {
     /// One agent acts on its assignment, one step for each instance, and reports; if it has a session.
     pub fn step(&mut self, text: &str) {
         let node = name(text);
-        let Some(entry) = self.snapshot.nodes.get(&node) else { return };
+        let Some(entry) = self.snapshot.nodes.get(&node) else {
+            return;
+        };
         if entry.session.is_none() {
             return;
         }
-        let assignment: Option<Assignment> =
-            entry.assignment.as_ref().and_then(|stored| stored.value.as_ref().ok()).map(|assignment| (**assignment).clone());
+        let assignment: Option<Assignment> = entry
+            .assignment
+            .as_ref()
+            .and_then(|stored| stored.value.as_ref().ok())
+            .map(|assignment| (**assignment).clone());
         self.act(&node, assignment);
         self.report(text);
     }
 
     /// What an agent does without anybody's help: its last assignment is on its disk.
     fn act(&mut self, node: &NodeName, assignment: Option<Assignment>) {
-        let Some(mut agent) = self.agents.remove(node) else { return };
+        let Some(mut agent) = self.agents.remove(node) else {
+            return;
+        };
         if let Some(assignment) = assignment.filter(|assignment| assignment.order >= agent.applied) {
             agent.applied = assignment.order;
             for entry in assignment.instances {
@@ -338,7 +452,15 @@ impl Cluster {
                         agent.held.remove(&id);
                     }
                     (_, None) => {
-                        agent.held.insert(id, Container { entry, ready: false, steps: 0, next: None });
+                        agent.held.insert(
+                            id,
+                            Container {
+                                entry,
+                                ready: false,
+                                steps: 0,
+                                next: None,
+                            },
+                        );
                     }
                     (_, Some(container)) if container.entry.n == entry.n => {
                         container.entry = entry;
@@ -352,14 +474,21 @@ impl Cluster {
         for container in held.values_mut() {
             if let Some(next) = container.next.clone() {
                 let replaces = match (self.spec(&container.entry), self.spec(&next)) {
-                    (Some(old), Some(new)) => matches!(planner::change::cost(&old, &new), planner::change::Cost::Replace { .. }),
+                    (Some(old), Some(new)) => {
+                        matches!(planner::change::cost(&old, &new), planner::change::Cost::Replace { .. })
+                    }
                     _ => true,
                 };
                 if !replaces {
                     container.entry = next;
                     container.next = None;
                 } else if !self.missing.contains(&self.image(&next)) {
-                    *container = Container { entry: next, ready: false, steps: 1, next: None };
+                    *container = Container {
+                        entry: next,
+                        ready: false,
+                        steps: 1,
+                        next: None,
+                    };
                     continue;
                 }
             }
@@ -371,7 +500,9 @@ impl Cluster {
                 _ => 3,
             };
             container.steps = (container.steps + 1).min(limit);
-            let sick = self.sick.contains(&format!("{}.{}", container.entry.workload, container.entry.slot));
+            let sick = self
+                .sick
+                .contains(&format!("{}.{}", container.entry.workload, container.entry.slot));
             container.ready = container.steps == 3 && !sick;
         }
         agent.held = held;
@@ -382,8 +513,11 @@ impl Cluster {
     pub fn report(&mut self, text: &str) {
         let node = name(text);
         let Some(agent) = self.agents.get(&node) else { return };
-        let mut instances: Vec<ReportedInstance> = agent.held.values().map(|container| self.reported(container)).collect();
-        instances.sort_by(|a, b| (&a.namespace, &a.workload, &a.slot, &a.uid).cmp(&(&b.namespace, &b.workload, &b.slot, &b.uid)));
+        let mut instances: Vec<ReportedInstance> =
+            agent.held.values().map(|container| self.reported(container)).collect();
+        instances.sort_by(|a, b| {
+            (&a.namespace, &a.workload, &a.slot, &a.uid).cmp(&(&b.namespace, &b.workload, &b.slot, &b.uid))
+        });
         let report = Report {
             schema_version: SchemaVersion::default(),
             cluster: self.snapshot.cluster.id.clone(),
@@ -392,7 +526,12 @@ impl Cluster {
             instances,
             conditions: Vec::new(),
         };
-        let same = self.snapshot.nodes.get(&node).and_then(|entry| entry.report.as_ref()).is_some_and(|old| old.value.as_ref().is_ok_and(|old| **old == report));
+        let same = self
+            .snapshot
+            .nodes
+            .get(&node)
+            .and_then(|entry| entry.report.as_ref())
+            .is_some_and(|old| old.value.as_ref().is_ok_and(|old| **old == report));
         if !same {
             let revision = self.revision();
             self.entry(text).report = Some(stored(revision, Arc::new(report)));
@@ -408,8 +547,18 @@ impl Cluster {
             1 => Phase::Pending,
             _ => Phase::Running,
         };
-        let fail = |n: u64, reason: FailingReason| Some(Failing { n, reason, message: format!("{reason:?}"), logs: Vec::new() });
-        let missing_next = container.next.as_ref().filter(|next| self.missing.contains(&self.image(next)));
+        let fail = |n: u64, reason: FailingReason| {
+            Some(Failing {
+                n,
+                reason,
+                message: format!("{reason:?}"),
+                logs: Vec::new(),
+            })
+        };
+        let missing_next = container
+            .next
+            .as_ref()
+            .filter(|next| self.missing.contains(&self.image(next)));
         let failing = if self.missing.contains(&image) && container.steps == 0 {
             fail(entry.n, FailingReason::ImageNotFound)
         } else if let Some(next) = missing_next {
@@ -434,7 +583,10 @@ impl Cluster {
             ports: entry.ports.clone(),
             addresses: Vec::new(),
             exit_code: None,
-            next: container.next.as_ref().map(|next| Next { n: next.n, phase: Phase::Pulling { percent: 0 } }),
+            next: container.next.as_ref().map(|next| Next {
+                n: next.n,
+                phase: Phase::Pulling { percent: 0 },
+            }),
             failing,
             conditions: Vec::new(),
         }
@@ -444,12 +596,24 @@ impl Cluster {
 
     /// All entries of all stored assignments.
     pub fn assigned(&self) -> Vec<(NodeName, Assigned)> {
-        let assignment = |entry: &NodeEntry| entry.assignment.as_ref().and_then(|stored| stored.value.as_ref().ok()).map(Arc::clone);
+        let assignment = |entry: &NodeEntry| {
+            entry
+                .assignment
+                .as_ref()
+                .and_then(|stored| stored.value.as_ref().ok())
+                .map(Arc::clone)
+        };
         self.snapshot
             .nodes
             .iter()
             .filter_map(|(node, entry)| Some((node.clone(), assignment(entry)?)))
-            .flat_map(|(node, assignment)| assignment.instances.clone().into_iter().map(move |one| (node.clone(), one)))
+            .flat_map(|(node, assignment)| {
+                assignment
+                    .instances
+                    .clone()
+                    .into_iter()
+                    .map(move |one| (node.clone(), one))
+            })
             .collect()
     }
 
@@ -469,22 +633,36 @@ impl Cluster {
     }
 
     pub fn status(&self, text: &str) -> ServiceStatus {
-        self.snapshot.service_statuses[&key(text)].value.clone().expect("readable")
+        self.snapshot.service_statuses[&key(text)]
+            .value
+            .clone()
+            .expect("readable")
     }
     pub fn condition(&self, text: &str, kind: ConditionType) -> Condition {
-        let found = self.status(text).conditions.into_iter().find(|condition| condition.kind == kind);
+        let found = self
+            .status(text)
+            .conditions
+            .into_iter()
+            .find(|condition| condition.kind == kind);
         found.unwrap_or_else(|| panic!("{text} has no {kind:?}"))
     }
     /// How many of a service's instances really serve, on any node.
     pub fn serving(&self, text: &str) -> usize {
         let held = self.agents.values().flat_map(|agent| agent.held.values());
-        held.filter(|container| container.ready && container.entry.workload.as_str() == text).count()
+        held.filter(|container| container.ready && container.entry.workload.as_str() == text)
+            .count()
     }
 }
 
 /// One change as a line.
 pub fn line(change: &Change) -> String {
     let node = change.node.as_ref().map_or("-".to_owned(), ToString::to_string);
-    let waits = change.waits.as_ref().map_or(String::new(), |waits| format!(" waits {waits:?}"));
-    format!("{} {} {:?} {:?}{waits}", change.instance, node, change.action, change.reason)
+    let waits = change
+        .waits
+        .as_ref()
+        .map_or(String::new(), |waits| format!(" waits {waits:?}"));
+    format!(
+        "{} {} {:?} {:?}{waits}",
+        change.instance, node, change.action, change.reason
+    )
 }

@@ -80,7 +80,11 @@ pub struct AssignedPort {
 impl Assigned {
     #[must_use]
     pub fn name(&self) -> InstanceName {
-        InstanceName { namespace: self.namespace.clone(), workload: self.workload.clone(), slot: self.slot.clone() }
+        InstanceName {
+            namespace: self.namespace.clone(),
+            workload: self.workload.clone(),
+            slot: self.slot.clone(),
+        }
     }
 }
 
@@ -143,7 +147,11 @@ pub struct ReportedInstance {
 impl ReportedInstance {
     #[must_use]
     pub fn name(&self) -> InstanceName {
-        InstanceName { namespace: self.namespace.clone(), workload: self.workload.clone(), slot: self.slot.clone() }
+        InstanceName {
+            namespace: self.namespace.clone(),
+            workload: self.workload.clone(),
+            slot: self.slot.clone(),
+        }
     }
 }
 
