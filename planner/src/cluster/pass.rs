@@ -1026,7 +1026,13 @@ impl<'a> Pass<'a> {
             // It serves nobody: nothing is lost by changing it.
             (None, _) if !broken.is_empty() => broken.first().copied(),
             // It is its turn already, and the newest spec is what it should turn to.
-            (None, [one]) => Some(*one),
+            (None, [one]) => {
+                if stuck.is_none() {
+                    Some(*one)
+                } else {
+                    None
+                }
+            }
             (None, []) => {
                 if stuck.is_none() {
                     healthy.first().copied()

@@ -626,7 +626,10 @@ fn history(bytes: Vec<u8>) -> Result<(), TestCaseError> {
             happen(&mut cluster, &mut script, IMAGES, false);
         }
         let plan = cluster.plan();
-        prop_assert!(same(&plan, &plan_with(&cluster.snapshot, PlanOptions::default())), "it is deterministic");
+        prop_assert!(
+            same(&plan, &plan_with(&cluster.snapshot, PlanOptions::default())),
+            "it is deterministic"
+        );
         cluster.execute(&plan);
         for (id, nodes) in present(&cluster) {
             prop_assert!(nodes.len() == 1, "{id:?} is present on {nodes:?}");
@@ -644,17 +647,30 @@ fn history(bytes: Vec<u8>) -> Result<(), TestCaseError> {
     for (id, nodes) in running(&cluster) {
         prop_assert!(nodes.len() == 1, "{id:?} runs on {nodes:?}");
     }
-    let assigned: BTreeSet<(NodeName, Uid, Slot)> = cluster.assigned().into_iter().map(|(node, one)| {
-        assert_eq!(one.state, AssignedState::Present);
-        (node, one.uid, one.slot)
-    }).collect();
-    let held = cluster.agents.iter().flat_map(|(node, agent)| agent.held.keys().map(move |(uid, slot)| (node.clone(), uid.clone(), slot.clone())));
+    let assigned: BTreeSet<(NodeName, Uid, Slot)> = cluster
+        .assigned()
+        .into_iter()
+        .map(|(node, one)| {
+            assert_eq!(one.state, AssignedState::Present);
+            (node, one.uid, one.slot)
+        })
+        .collect();
+    let held = cluster.agents.iter().flat_map(|(node, agent)| {
+        agent
+            .held
+            .keys()
+            .map(move |(uid, slot)| (node.clone(), uid.clone(), slot.clone()))
+    });
     prop_assert_eq!(assigned, held.collect::<BTreeSet<_>>());
     for name in ["s0", "s1", "s2", "s3", "s4"] {
         if cluster.snapshot.service_statuses.contains_key(&key(name)) && cluster.status(name).generation.is_some() {
             let status = cluster.status(name);
             let unplaced = cluster.condition(name, ConditionType::Scheduled).reason == "NoNodeFits";
-            prop_assert!(unplaced || status.counts.assigned == status.counts.desired, "{:?}", status);
+            prop_assert!(
+                unplaced || status.counts.assigned == status.counts.desired,
+                "{:?}",
+                status
+            );
             prop_assert!(status.counts.ready == status.counts.assigned, "{:?}", status);
             prop_assert!(!unplaced || !status.refusals.is_empty());
         }
@@ -666,7 +682,10 @@ fn breaker(bytes: Vec<u8>) -> Result<(), TestCaseError> {
     let mut script = Script { bytes, at: 0 };
     let mut cluster = random(&mut script, 20);
     for at in 0..5 {
-        cluster.apply(&format!("s{at}"), json!({ "replicas": script.below(40), "tolerations": [{ "operator": "Exists" }] }));
+        cluster.apply(
+            &format!("s{at}"),
+            json!({ "replicas": script.below(40), "tolerations": [{ "operator": "Exists" }] }),
+        );
     }
     settle(&mut cluster);
     cluster.snapshot.breaker.spent = 0;
@@ -676,7 +695,10 @@ fn breaker(bytes: Vec<u8>) -> Result<(), TestCaseError> {
         let at = script.below(5);
         match script.below(4) {
             0 => cluster.delete(&format!("s{at}")),
-            1 => cluster.apply(&format!("s{at}"), json!({ "replicas": script.below(40), "tolerations": [{ "operator": "Exists" }] })),
+            1 => cluster.apply(
+                &format!("s{at}"),
+                json!({ "replicas": script.below(40), "tolerations": [{ "operator": "Exists" }] }),
+            ),
             2 => {
                 let node = some_node(&cluster, &mut script);
                 cluster.lose(node.as_str());
@@ -685,8 +707,14 @@ fn breaker(bytes: Vec<u8>) -> Result<(), TestCaseError> {
         }
         let known = running(&cluster);
         let plan = cluster.passed();
-        let stopped: usize = plan.assignments.iter().flat_map(|write| &write.assignment.instances)
-            .filter(|one| one.state == AssignedState::Absent && known.contains_key(&(one.uid.clone(), one.slot.clone()))).count();
+        let stopped: usize = plan
+            .assignments
+            .iter()
+            .flat_map(|write| &write.assignment.instances)
+            .filter(|one| {
+                one.state == AssignedState::Absent && known.contains_key(&(one.uid.clone(), one.slot.clone()))
+            })
+            .count();
         prop_assert!(plan.breaker.held.is_none() || plan.removals.iter().all(|removal| removal.held));
         prop_assert!(stopped <= budget);
         prop_assert!(usize::try_from(plan.breaker.spent).expect("small") <= budget);
