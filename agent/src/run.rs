@@ -238,6 +238,7 @@ pub async fn run<S: Store>(
         listing: false,
         list_wanted: true,
         list_at_ms: 0,
+        dying: BTreeMap::new(),
         list_failing_since: None,
         seen: false,
         sweep_at_ms: 0,
@@ -395,6 +396,9 @@ struct Agent {
     list_wanted: bool,
     /// No list before this.
     list_at_ms: u64,
+    /// Containers that were told dead and that a list may still show as running (the engine tells of a death before it
+    /// files it), with how many lists have.
+    dying: BTreeMap<String, u32>,
     list_failing_since: Option<u64>,
     /// Whether there was a list, or a failure that lasted.
     seen: bool,
@@ -736,12 +740,19 @@ impl Agent {
                     .values()
                     .any(|entry| entry.container_id() == Some(id.as_str()));
                 if self.sight.event(&id, action) && ours {
-                    self.inspect(id);
+                    self.inspect(id.clone());
                 }
                 self.input.stopped_by_person.clone_from(&self.sight.stopped_by_person);
                 self.list_wanted = true;
-                if matches!(action, crate::engine::Action::Died { .. }) {
-                    self.list_at_ms = 0;
+                match action {
+                    crate::engine::Action::Died { .. } => {
+                        self.dying.insert(id, 0);
+                        self.list_at_ms = 0;
+                    }
+                    crate::engine::Action::Started | crate::engine::Action::Removed => {
+                        self.dying.remove(&id);
+                    }
+                    _ => {}
                 }
             }
         }
@@ -834,6 +845,7 @@ impl Agent {
                 }
                 self.input.observed = Ok(Vec::new());
                 self.refresh_observed();
+                self.ask_again_for_the_dying();
             }
             Err(error) => {
                 self.metrics.engine_failed(&error.kind);
@@ -845,6 +857,26 @@ impl Agent {
                     self.input.observed = Err(sentence(&error));
                 }
             }
+        }
+    }
+
+    /// A list that still shows a dead container as running is repeated soon: after 5 ms, then twice as long each time, ten
+    /// times at most (5 s in all).
+    fn ask_again_for_the_dying(&mut self) {
+        let running: BTreeSet<&str> = self
+            .sight
+            .containers
+            .iter()
+            .filter(|one| one.state == planner::node::ContainerState::Running)
+            .map(|one| one.id.as_str())
+            .collect();
+        self.dying.retain(|id, lists| {
+            *lists += 1;
+            *lists <= 10 && running.contains(id.as_str())
+        });
+        if let Some(lists) = self.dying.values().min() {
+            self.list_wanted = true;
+            self.list_at_ms = self.input.now_ms + (5 << (lists - 1));
         }
     }
 

@@ -164,6 +164,34 @@ impl Lab {
         etcd
     }
 
+    /// Starts a real registry on the bridge and returns its `host:port`; engines take it without TLS.
+    pub fn registry(&mut self) -> String {
+        let address = format!("{}:5000", self.address(254));
+        let root = self.dir().join("registry").display().to_string();
+        let config = format!(
+            "version: 0.1\nlog: {{level: warn}}\nstorage: {{filesystem: {{rootdirectory: {root}}}}}\nhttp: {{addr: '{address}'}}\n"
+        );
+        let config = self.file("registry.yaml", &config);
+        let log = self.dir().join("registry.log");
+        self.processes.push(Process::start(
+            "registry",
+            None,
+            Path::new("docker-registry"),
+            &["serve", &config],
+            &[],
+            log,
+        ));
+        eventually("the registry answers", 20, || {
+            let output = run(Command::new("curl").args(["-fsS", "--max-time", "2", &format!("http://{address}/v2/")]));
+            if output.status.success() {
+                Ok(())
+            } else {
+                Err(String::from_utf8_lossy(&output.stderr).into_owned())
+            }
+        });
+        address
+    }
+
     /// Starts a process of this lab outside all hosts (a controller, a server). It ends with the lab.
     pub fn start(&mut self, name: &str, args: &[&str]) -> usize {
         let log = self.dir().join(format!("{name}.log"));
@@ -350,8 +378,8 @@ impl Host {
 
     /// Starts this host's agent.
     pub fn start_agent(&mut self, endpoints: &str, more: &[&str]) {
-        let data = self.dir.join("agent");
-        let (data, docker, name) = (data.display().to_string(), self.docker_host.clone(), self.name.clone());
+        let own = self.dir.join("agent").display().to_string();
+        let (docker, name) = (self.docker_host.clone(), self.name.clone());
         let listen = format!("{}:9465", self.address);
         let mut args = vec![
             "agent",
@@ -361,11 +389,12 @@ impl Host {
             &name,
             "--docker",
             &docker,
-            "--data-dir",
-            &data,
             "--metrics",
             &listen,
         ];
+        if !more.contains(&"--data-dir") {
+            args.extend(["--data-dir", &own]);
+        }
         args.extend_from_slice(more);
         self.agent = Some(Process::start(
             &format!("agent of {name}"),

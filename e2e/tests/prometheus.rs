@@ -104,7 +104,7 @@ fn prometheus_finds_scrapes_and_alerts() {
     for query in [
         "reeve_controller_plan_seconds_count > 0",
         "reeve_controller_pass_seconds_count > 0",
-        "max(reeve_agent_reconcile_seconds_count) > 0",
+        "max(reeve_agent_reconcile_duration_seconds_count) > 0",
     ] {
         eventually(query, 40, || value(query).map(drop));
     }

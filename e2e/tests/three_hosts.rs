@@ -160,7 +160,9 @@ fn another_controller_takes_over_and_nothing_restarts() {
 
 #[test]
 fn a_bad_change_stops_at_the_first_slot_and_the_rest_serve_on() {
-    let cluster = cluster();
+    let mut cluster = cluster();
+    let registry = cluster.lab.registry();
+    let cluster = cluster;
     let endpoints = cluster.etcd.endpoints.clone();
     for host in &cluster.lab.hosts {
         host.docker(&["tag", "reeve/hello:1", "reeve/hello:2"]);

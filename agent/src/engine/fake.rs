@@ -41,6 +41,9 @@ struct World {
     /// Every call that changes something, in order: `create default.web.1.1`.
     calls: Vec<String>,
     lists: u64,
+    /// Containers whose end the next so many lists do not show yet, as the real engine's do not: it tells of a death before
+    /// it files it.
+    late: BTreeMap<String, u32>,
     inspects: u64,
     down: bool,
     /// What the next calls of a verb fail with; the front first.
@@ -195,7 +198,9 @@ impl FakeEngine {
                 return;
             };
             container.end(code);
-            container.observed.id.clone()
+            let id = container.observed.id.clone();
+            world.late.insert(id.clone(), 2);
+            id
         };
         self.tell(&id, Action::Died { code: Some(code) });
     }
@@ -417,17 +422,26 @@ impl ContainerRuntime for FakeEngine {
         async move {
             self.world().lists += 1;
             self.enter("list", cluster, false).await?;
-            let world = self.world();
+            let mut world = self.world();
+            let late = std::mem::take(&mut world.late);
             let ours = world
                 .containers
                 .values()
                 .filter(|one| one.observed.labels.get(CLUSTER_LABEL).is_some_and(|id| id == cluster));
-            Ok(ours
-                .map(|one| Observed {
-                    details: None,
-                    ..one.observed.clone()
+            let listed = ours
+                .map(|one| {
+                    let mut seen = Observed {
+                        details: None,
+                        ..one.observed.clone()
+                    };
+                    if late.contains_key(&seen.id) && matches!(seen.state, ContainerState::Exited { .. }) {
+                        seen.state = ContainerState::Running;
+                    }
+                    seen
                 })
-                .collect())
+                .collect();
+            world.late = late.into_iter().filter(|(_, left)| *left > 1).map(|(id, left)| (id, left - 1)).collect();
+            Ok(listed)
         }
         .boxed()
     }

@@ -15,7 +15,7 @@ use super::{EngineError, ErrorKind, ImageId, ProgressSink, PullProgress, Result}
 /// How often a passing fault is retried.
 const RETRIES: u32 = 10;
 /// Bounds of the delay between attempts.
-const DELAYS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+const DELAYS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(8));
 /// No word from the engine for so long is a hang.
 const SILENCE: Duration = Duration::from_secs(300);
 /// Time to look an image up.

@@ -18,6 +18,7 @@ struct Bed {
     engine: FakeEngine,
     cluster: ClusterId,
     generation: u64,
+    sweep: Duration,
     agent: Option<(Shutdown, JoinHandle<Result<(), AgentError>>)>,
 }
 
@@ -29,6 +30,7 @@ impl Bed {
             engine: FakeEngine::with_images(&["app:1", "app:2"]),
             cluster: ClusterId::from_random([7; 16]),
             generation: 0,
+            sweep: Duration::from_millis(500),
             agent: None,
         };
         bed.mark();
@@ -47,7 +49,7 @@ impl Bed {
 
     fn start(&mut self) {
         let mut options = AgentOptions::new(node(), self.dir.path());
-        options.sweep = Duration::from_millis(500);
+        options.sweep = self.sweep;
         let shutdown = Shutdown::new();
         let task = tokio::spawn(run(
             options,
@@ -567,5 +569,20 @@ async fn an_engine_that_went_away_is_converged_again_when_it_is_back() {
     bed.engine_until("runs again", |engine| engine.running().len() == 1)
         .await;
     bed.until("ready", ready).await;
+    bed.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_container_is_started_though_the_first_lists_still_show_it_running() {
+    let mut bed = Bed::new();
+    // No sweep comes to the rescue within the test's patience.
+    bed.sweep = Duration::from_secs(600);
+    bed.start();
+    let web = bed.accept("web", 1, 1, spec("app:1"));
+    bed.assign(&[web]);
+    bed.until("ready", ready).await;
+    bed.engine.crash("default.web.1.1", 137);
+    bed.engine_until("runs again", |engine| engine.running().len() == 1)
+        .await;
     bed.stop().await;
 }
