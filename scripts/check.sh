@@ -3,7 +3,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cargo fmt --all --check
-cargo clippy --workspace --all-targets --locked -- -D warnings
+# Code outside tests has no unwrap and no catch-all arm over our own types; tests may.
+cargo clippy --workspace --locked -- -D warnings
+cargo clippy --workspace --all-targets --locked -- -D warnings -A clippy::unwrap_used -A clippy::wildcard_enum_match_arm -A clippy::type_complexity
 cargo build --locked -p cli
 if cargo nextest --version >/dev/null 2>&1; then
   cargo nextest run --locked --workspace --exclude e2e

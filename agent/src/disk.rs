@@ -14,6 +14,9 @@ use schemas::records::{Accepted, Digest, Record};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+/// The accepted specs a node keeps.
+pub type KeptSpecs = Vec<(SpecId, Accepted)>;
+
 /// The largest file that is read at all.
 const MAX_FILE_BYTES: u64 = 32 << 20;
 
@@ -138,7 +141,7 @@ impl DataDir {
     }
 
     /// Every accepted spec on disk, and what is damaged (which is set aside).
-    pub fn specs(&self) -> Result<(Vec<(SpecId, Accepted)>, Vec<DiskError>), DiskError> {
+    pub fn specs(&self) -> Result<(KeptSpecs, Vec<DiskError>), DiskError> {
         let folder = self.path.join("specs");
         let (mut specs, mut damaged) = (Vec::new(), Vec::new());
         for entry in fs::read_dir(&folder).map_err(DiskError::io("list the directory", &folder))? {

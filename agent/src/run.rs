@@ -42,6 +42,9 @@ use crate::register::{self, Identity, News, Wants, chain};
 const ENGINE_PATIENCE_MS: u64 = 10_000;
 /// Two lists begin at least this far apart, unless something ended.
 const BETWEEN_LISTS_MS: u64 = 25;
+/// After the engine told something it is listed again after so long, for it tells before it files: a list at once may still
+/// show what was.
+const ECHOES_MS: [u64; 2] = [100, 1_000];
 /// With less free than this on the data directory's disk nothing new is started.
 const LEAST_FREE_BYTES: u64 = 16 << 20;
 /// What does not have to be on disk at once is after this.
@@ -239,6 +242,7 @@ pub async fn run<S: Store>(
         list_wanted: true,
         list_at_ms: 0,
         dying: BTreeMap::new(),
+        echo: None,
         list_failing_since: None,
         seen: false,
         sweep_at_ms: 0,
@@ -399,6 +403,8 @@ struct Agent {
     /// Containers that were told dead and that a list may still show as running (the engine tells of a death before it
     /// files it), with how many lists have.
     dying: BTreeMap<String, u32>,
+    /// When the engine last told something, and how many of the lists after it are done.
+    echo: Option<(u64, usize)>,
     list_failing_since: Option<u64>,
     /// Whether there was a list, or a failure that lasted.
     seen: bool,
@@ -581,6 +587,12 @@ impl Agent {
         if self.save_at_ms.is_some_and(|at| now >= at) {
             self.save();
         }
+        if let Some((told_ms, done)) = self.echo
+            && now >= told_ms + ECHOES_MS[done]
+        {
+            self.list_wanted = true;
+            self.echo = (done + 1 < ECHOES_MS.len()).then_some((told_ms, done + 1));
+        }
         if self.list_wanted && !self.listing && now >= self.list_at_ms {
             self.list_wanted = false;
             self.listing = true;
@@ -597,7 +609,8 @@ impl Agent {
 
     fn next_wake(&self) -> Duration {
         let list = (self.list_wanted && !self.listing).then_some(self.list_at_ms);
-        let next = [Some(self.sweep_at_ms), self.look_again_ms, self.save_at_ms, list]
+        let echo = self.echo.map(|(told_ms, done)| told_ms + ECHOES_MS[done]);
+        let next = [Some(self.sweep_at_ms), self.look_again_ms, self.save_at_ms, list, echo]
             .into_iter()
             .flatten()
             .min()
@@ -744,15 +757,12 @@ impl Agent {
                 }
                 self.input.stopped_by_person.clone_from(&self.sight.stopped_by_person);
                 self.list_wanted = true;
-                match action {
-                    crate::engine::Action::Died { .. } => {
-                        self.dying.insert(id, 0);
-                        self.list_at_ms = 0;
-                    }
-                    crate::engine::Action::Started | crate::engine::Action::Removed => {
-                        self.dying.remove(&id);
-                    }
-                    _ => {}
+                self.echo = Some((self.input.now_ms, 0));
+                if matches!(action, crate::engine::Action::Died { .. }) {
+                    self.dying.insert(id, 0);
+                    self.list_at_ms = 0;
+                } else if matches!(action, crate::engine::Action::Started | crate::engine::Action::Removed) {
+                    self.dying.remove(&id);
                 }
             }
         }

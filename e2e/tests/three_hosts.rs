@@ -161,7 +161,7 @@ fn another_controller_takes_over_and_nothing_restarts() {
 #[test]
 fn a_bad_change_stops_at_the_first_slot_and_the_rest_serve_on() {
     let mut cluster = cluster();
-    let registry = cluster.lab.registry();
+    let _registry = cluster.lab.registry();
     let cluster = cluster;
     let endpoints = cluster.etcd.endpoints.clone();
     for host in &cluster.lab.hosts {
@@ -201,7 +201,7 @@ fn a_bad_change_stops_at_the_first_slot_and_the_rest_serve_on() {
         (
             "one that is never ready",
             manifest("reeve/hello:2", good, "/missing"),
-            "rogress",
+            "Unhealthy",
         ),
     ] {
         let file = cluster.lab.file("bad.yaml", &text);

@@ -6,8 +6,7 @@
 use std::collections::BTreeSet;
 
 use schemas::container::{
-    Capabilities, ContainerSpec, Device, ExecCheck, HealthCheck, HttpCheck, Logging, Mount, PortSpec, ResourceList,
-    Resources, TcpCheck,
+    Capabilities, ContainerSpec, Device, HealthCheck, HttpCheck, Logging, Mount, PortSpec, ResourceList, Resources,
 };
 use schemas::service::{RestartBackoff, ServiceSpec, Update};
 use schemas::units::{ByteSize, Span, Text};
@@ -313,8 +312,8 @@ fn check(check: &HealthCheck) -> HealthCheck {
     });
     HealthCheck {
         http,
-        tcp: tcp.map(|TcpCheck { port }| TcpCheck { port }),
-        exec: exec.map(|ExecCheck { command }| ExecCheck { command }),
+        tcp,
+        exec,
         interval: Some(interval.unwrap_or(Span::from_secs(10))),
         timeout: Some(timeout.unwrap_or(Span::from_secs(3))),
         retries: Some(retries.unwrap_or(3)),

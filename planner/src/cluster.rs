@@ -9,6 +9,7 @@ mod output;
 mod pass;
 mod place;
 mod snapshot;
+mod turns;
 mod types;
 mod verdicts;
 mod world;

@@ -220,7 +220,11 @@ impl<'de> Deserialize<'de> for HostPort {
                 .filter(|port| *port > 0)
                 .map(Self::Fixed)
                 .ok_or_else(|| D::Error::custom("a port is a whole number from 1 to 65535")),
-            _ => Err(D::Error::custom("a port from 1 to 65535, or `auto`")),
+            serde_json::Value::Null
+            | serde_json::Value::Bool(_)
+            | serde_json::Value::String(_)
+            | serde_json::Value::Array(_)
+            | serde_json::Value::Object(_) => Err(D::Error::custom("a port from 1 to 65535, or `auto`")),
         }
     }
 }

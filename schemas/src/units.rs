@@ -89,7 +89,7 @@ impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let best = SIZE_UNITS
             .iter()
-            .filter(|(_, scale)| self.0 > 0 && self.0 % scale == 0)
+            .filter(|(_, scale)| self.0 > 0 && self.0.is_multiple_of(*scale))
             .max_by_key(|(_, scale)| *scale);
         match best {
             Some((unit, scale)) => write!(f, "{}{unit}", self.0 / scale),

@@ -440,7 +440,11 @@ impl ContainerRuntime for FakeEngine {
                     seen
                 })
                 .collect();
-            world.late = late.into_iter().filter(|(_, left)| *left > 1).map(|(id, left)| (id, left - 1)).collect();
+            world.late = late
+                .into_iter()
+                .filter(|(_, left)| *left > 1)
+                .map(|(id, left)| (id, left - 1))
+                .collect();
             Ok(listed)
         }
         .boxed()

@@ -398,7 +398,7 @@ async fn with_the_store_gone_a_restarted_agent_keeps_and_restarts_what_it_was_as
     bed.engine_until("created again", |engine| engine.running().len() == 1)
         .await;
     bed.store.set_down(false);
-    bed.until("reported", |report| ready(report)).await;
+    bed.until("reported", ready).await;
     bed.stop().await;
 }
 

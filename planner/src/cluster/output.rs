@@ -38,10 +38,10 @@ impl<'a> Pass<'a> {
         let mut node_counts = vec![(0_u32, 0_u32); self.nodes.list.len()];
         let mut room = vec![(0_i64, 0_i64); self.nodes.list.len()];
         for inst in &self.memory.insts {
-            if inst.state().is_some() {
-                if let Some(count) = remaining.get_mut(inst.svc as usize) {
-                    *count += 1;
-                }
+            if inst.state().is_some()
+                && let Some(count) = remaining.get_mut(inst.svc as usize)
+            {
+                *count += 1;
             }
             if inst.stays() {
                 let counts = &mut node_counts[inst.node as usize];
@@ -848,12 +848,8 @@ impl<'a> Pass<'a> {
             }
         }
         let readable = self.nodes.list.iter().all(|node| {
-            !node
-                .entry
-                .assignment
-                .as_ref()
-                .is_some_and(|stored| stored.value.is_err())
-                && !node.entry.report.as_ref().is_some_and(|stored| stored.value.is_err())
+            node.entry.assignment.as_ref().is_none_or(|stored| stored.value.is_ok())
+                && node.entry.report.as_ref().is_none_or(|stored| stored.value.is_ok())
         });
         if !readable {
             // What cannot be read may refer to anything.

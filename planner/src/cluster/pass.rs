@@ -98,7 +98,7 @@ pub(super) struct Pass<'a> {
     pub stories: BTreeMap<(u32, u64), Story>,
     pub tallies: Vec<Tally>,
     /// Slots that need a second look, by service.
-    busy: Vec<(u32, u32)>,
+    pub busy: Vec<(u32, u32)>,
     /// Services with slots that no node fits, for the explanation.
     pub unplaced: BTreeMap<u32, Vec<u64>>,
     /// What it costs to go from a number to the one in force, by service.
@@ -106,12 +106,12 @@ pub(super) struct Pass<'a> {
 }
 
 /// One slot of a service, sorted out.
-struct SlotView {
+pub(super) struct SlotView {
     /// The instance that fills it.
-    present: Option<u32>,
-    prepared: Option<u32>,
+    pub present: Option<u32>,
+    pub prepared: Option<u32>,
     /// An instance that is not confirmed to be gone, on a node that may come back.
-    leaving: Option<u32>,
+    pub leaving: Option<u32>,
 }
 
 impl<'a> Pass<'a> {
@@ -174,7 +174,7 @@ impl<'a> Pass<'a> {
     }
 
     /// What it costs to bring an instance of number `n` to the spec in force.
-    fn cost(&mut self, svc: u32, n: u64) -> &Cost {
+    pub(super) fn cost(&mut self, svc: u32, n: u64) -> &Cost {
         let one = &self.memory.svcs[svc as usize];
         let life = &self.lives[one.life];
         self.costs.entry((svc, n)).or_insert_with(|| {
@@ -193,7 +193,7 @@ impl<'a> Pass<'a> {
         })
     }
 
-    fn replaces(&mut self, svc: u32, n: u64) -> bool {
+    pub(super) fn replaces(&mut self, svc: u32, n: u64) -> bool {
         n != self.memory.svcs[svc as usize].n && matches!(self.cost(svc, n), Cost::Replace { .. })
     }
 
@@ -232,7 +232,7 @@ impl<'a> Pass<'a> {
         self.memory.chain(head).map(|(at, _)| at).collect()
     }
 
-    fn cordon_guard(&self, node: u32) -> Option<Guard> {
+    pub(super) fn cordon_guard(&self, node: u32) -> Option<Guard> {
         let node = &self.nodes.list[node as usize];
         node.cordon.map(|(_, mod_revision)| Guard::CordonAt {
             node: node.name.clone(),
@@ -417,7 +417,7 @@ impl<'a> Pass<'a> {
     }
 
     /// What a removal rests on that placement asks for: the service, and the Node resource.
-    fn placement_guards(&self, node: u32, service: &Guard) -> Vec<Guard> {
+    pub(super) fn placement_guards(&self, node: u32, service: &Guard) -> Vec<Guard> {
         let life = self.nodes.list[node as usize].life.map(|life| &self.lives[life]);
         let said = life.map(|life| match life.desired {
             Some(entry) => Guard::DesiredAt {
@@ -559,7 +559,7 @@ impl<'a> Pass<'a> {
 
     // ---- what moves and what is new -------------------------------------------------------------------------------
 
-    fn view(&self, svc: usize, offset: u32) -> SlotView {
+    pub(super) fn view(&self, svc: usize, offset: u32) -> SlotView {
         let mut view = SlotView {
             present: None,
             prepared: None,
@@ -647,25 +647,25 @@ impl<'a> Pass<'a> {
                 (Some(present), prepared, _) => {
                     let reason = self.must_leave(svc, present);
                     let reachable = self.nodes.list[self.memory.insts[present as usize].node as usize].reachable();
-                    if let (Some(old), true) = (prepared, reason.is_none() || usable.is_none()) {
-                        if self.nodes.list[self.memory.insts[old as usize].node as usize]
+                    if let (Some(old), true) = (prepared, reason.is_none() || usable.is_none())
+                        && self.nodes.list[self.memory.insts[old as usize].node as usize]
                             .held
                             .is_none()
-                        {
-                            self.make_absent(old, None);
-                        }
+                    {
+                        self.make_absent(old, None);
                     }
                     if let Some(reason) = reason {
                         let waits = (!reachable).then(|| self.away(present));
-                        if let (None, None) = (prepared, &waits) {
-                            if preparing != svc && !self.is_preparing(&busy, svc) {
-                                preparing = svc;
-                                wants.push(Want {
-                                    svc,
-                                    slot: code,
-                                    from: present,
-                                });
-                            }
+                        if let (None, None) = (prepared, &waits)
+                            && preparing != svc
+                            && !self.is_preparing(&busy, svc)
+                        {
+                            preparing = svc;
+                            wants.push(Want {
+                                svc,
+                                slot: code,
+                                from: present,
+                            });
                         }
                         self.stories.insert(
                             (svc, code),
@@ -687,13 +687,12 @@ impl<'a> Pass<'a> {
                     } else {
                         self.away(leaving)
                     };
-                    if let (Some(old), None) = (view.prepared, usable) {
-                        if self.nodes.list[self.memory.insts[old as usize].node as usize]
+                    if let (Some(old), None) = (view.prepared, usable)
+                        && self.nodes.list[self.memory.insts[old as usize].node as usize]
                             .held
                             .is_none()
-                        {
-                            self.make_absent(old, None);
-                        }
+                    {
+                        self.make_absent(old, None);
                     }
                     self.tallies[svc as usize].waiting += 1;
                     let story = match usable {
@@ -758,7 +757,7 @@ impl<'a> Pass<'a> {
         fine && self.binding_broken(set, at).is_none()
     }
 
-    fn away(&self, inst: u32) -> Reason {
+    pub(super) fn away(&self, inst: u32) -> Reason {
         let node = &self.nodes.list[self.memory.insts[inst as usize].node as usize];
         match &node.held {
             Some(why) => Reason::NodeHeld { why: why.clone() },
@@ -869,263 +868,6 @@ impl<'a> Pass<'a> {
                 gap.held.as_deref().unwrap_or_default()
             ),
         })
-    }
-
-    // ---- whose turn it is -----------------------------------------------------------------------------------------
-
-    fn take_turns(&mut self) {
-        let busy = std::mem::take(&mut self.busy);
-        let mut created: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
-        for (new, state) in &self.news {
-            if *state == AssignedState::Present {
-                created.entry(new.want.svc).or_default().push(new.want.slot);
-            }
-        }
-        let mut from = 0;
-        while from < busy.len() {
-            let svc = busy[from].0;
-            let to = from + busy[from..].iter().take_while(|(other, _)| *other == svc).count();
-            self.take_turn(svc, &busy[from..to], created.get(&svc).map(Vec::as_slice));
-            from = to;
-        }
-        self.busy = busy;
-    }
-
-    /// One service: brings what costs nothing into force, and lets at most one slot be taken down.
-    fn take_turn(&mut self, svc: u32, slots: &[(u32, u32)], created: Option<&[u64]>) {
-        let n = self.memory.svcs[svc as usize].n;
-        let spec = self.memory.svcs[svc as usize].spec;
-        // The first slot that keeps others from their turn, and the slots that wait for one: broken ones first.
-        let mut blocker: Option<(u64, Option<FailingReason>)> =
-            created.and_then(|slots| slots.first()).map(|slot| (*slot, None));
-        // An unsure one is ready by its report, which is older than what it was assigned: it may go down any moment.
-        let mut unsure: Vec<(u32, u64)> = Vec::new();
-        let mut broken: Vec<(u32, u64)> = Vec::new();
-        let mut healthy: Vec<(u32, u64)> = Vec::new();
-        let mut stuck: Option<u64> = None;
-        let mut tally = std::mem::take(&mut self.tallies[svc as usize]);
-        for &(_, offset) in slots {
-            let code = Memory::code_at(&self.memory.svcs[svc as usize], offset);
-            let view = self.view(svc as usize, offset);
-            let Some(at) = view.present else {
-                let blocked = view
-                    .leaving
-                    .is_some_and(|inst| self.nodes.list[self.memory.insts[inst as usize].node as usize].reachable());
-                if blocked && blocker.is_none() {
-                    blocker = Some((code, None));
-                }
-                continue;
-            };
-            let one = self.memory.insts[at as usize].clone();
-            let reachable = self.nodes.list[one.node as usize].reachable();
-            let frozen = self.nodes.list[one.node as usize].held.is_some();
-            let starting = one.was != AssignedState::Present;
-            tally.assigned += 1;
-            tally.running += u32::from(one.seen.running);
-            tally.ready += u32::from(one.seen.ready && !starting);
-            tally.away += u32::from(!reachable);
-            let in_force = self.reported(&one).map(|reported| reported.n);
-            tally.updated +=
-                u32::from(in_force.is_some_and(|in_force| one.seen.in_force && !self.replaces(svc, in_force)));
-            let failing = self.reported(&one).and_then(|reported| reported.failing.as_ref());
-            if let (
-                Some(Failing {
-                    n: failed,
-                    reason,
-                    message,
-                    logs: _,
-                }),
-                true,
-            ) = (failing, reachable)
-            {
-                if tally.failing.is_none() {
-                    tally.failing = Some((
-                        code,
-                        *reason,
-                        message.clone(),
-                        *failed == one.n && !self.replaces(svc, one.n),
-                    ));
-                }
-            }
-            tally.unsettled += u32::from(reachable && !one.seen.in_force);
-            let nowhere = self.unplaced.get(&svc).is_some_and(|slots| slots.contains(&code));
-            // What must move and cannot is changed where it is.
-            let moves = matches!(self.stories.get(&(svc, code)), Some(Story::Move { .. })) && !nowhere;
-            let replace = self.replaces(svc, one.n);
-            if !replace && one.n != n && !frozen {
-                let fields = match self.cost(svc, one.n) {
-                    Cost::AgentOnly { fields } => {
-                        Some(fields.iter().map(|field| (*field).to_owned()).collect::<Vec<_>>())
-                    }
-                    Cost::Nothing | Cost::Replace { .. } => None,
-                };
-                if let Some(fields) = fields {
-                    let inst = &mut self.memory.insts[at as usize];
-                    inst.to_n = n;
-                    inst.to = To::Be(AssignedState::Present);
-                    tally.unsettled += u32::from(reachable && one.seen.in_force);
-                    self.stories
-                        .entry((svc, code))
-                        .or_insert(Story::Update { from: one.n, fields });
-                }
-            }
-            if starting {
-                // A move that has just let go of the old one: it begins on the newest spec.
-                self.memory.insts[at as usize].to_n = n;
-                blocker.get_or_insert((code, None));
-                continue;
-            }
-            if replace && !moves {
-                tally.pending += 1;
-                tally.pending_away += u32::from(!reachable);
-            }
-            tally.moving += u32::from(moves);
-            if !reachable {
-                if replace && !moves {
-                    let waits = Some(self.away(at));
-                    self.tell_replace(svc, code, one.n, waits);
-                }
-                continue;
-            }
-            let ready_to_move = moves
-                && view.prepared.is_some_and(|inst| {
-                    let prepared = &self.memory.insts[inst as usize];
-                    prepared.seen.prepared && prepared.to == To::Stay && prepared.n == n
-                });
-            match (one.seen.settled, replace && !moves || ready_to_move) {
-                (true, true) => healthy.push((at, code)),
-                (true, false) => {}
-                (false, true) if !one.seen.ready => broken.push((at, code)),
-                (false, true) if one.seen.in_force => healthy.insert(0, (at, code)),
-                (false, true) => unsure.push((at, code)),
-                (false, false) => {
-                    let cause = failing.map(|failing| failing.reason);
-                    if replace || moves {
-                        stuck.get_or_insert(code);
-                    } else if blocker.is_none() || matches!(blocker, Some((_, None))) && cause.is_some() {
-                        blocker = Some((code, cause));
-                    }
-                }
-            }
-            if replace && !moves {
-                self.tell_replace(svc, code, one.n, None);
-            }
-        }
-        // Prepared instances follow the newest spec at once: nothing of them runs.
-        for &(_, offset) in slots {
-            if let Some(inst) = self.view(svc as usize, offset).prepared {
-                let one = &mut self.memory.insts[inst as usize];
-                if one.n != n && self.nodes.list[one.node as usize].held.is_none() {
-                    one.to_n = n;
-                    one.to = To::Be(AssignedState::Prepared);
-                }
-            }
-        }
-        let turn = match (&blocker, &unsure[..]) {
-            (Some(_), _) => None,
-            // It serves nobody: nothing is lost by changing it.
-            (None, _) if !broken.is_empty() => broken.first().copied(),
-            // It is its turn already, and the newest spec is what it should turn to.
-            (None, [one]) => {
-                if stuck.is_none() {
-                    Some(*one)
-                } else {
-                    None
-                }
-            }
-            (None, []) => {
-                if stuck.is_none() {
-                    healthy.first().copied()
-                } else {
-                    None
-                }
-            }
-            // Two that may go down: until their reports say which, none.
-            (None, [first, ..]) => {
-                blocker = Some((first.1, None));
-                None
-            }
-        };
-        if let Some((at, code)) = turn {
-            let moved = match self.stories.get(&(svc, code)) {
-                Some(Story::Move { from, .. }) => Some(*from),
-                Some(Story::Create { .. } | Story::Replace { .. } | Story::Update { .. }) | None => None,
-            };
-            if let Some(from) = moved {
-                let guards = self.move_guards(svc, from);
-                let one = &mut self.memory.insts[from as usize];
-                one.to = To::Be(AssignedState::Absent);
-                self.guards.entry(one.node).or_default().extend(guards);
-            } else {
-                let wanted = spec.map_or(&[][..], |spec| &spec.container.ports);
-                let held = held_ports(&self.nodes, &self.memory.insts[at as usize]);
-                let chosen = if wanted.is_empty() && held.is_empty() {
-                    Ok(Vec::new())
-                } else {
-                    self.placer.exchange_ports(&self.nodes, &self.memory, at, wanted)
-                };
-                match chosen {
-                    Ok(ports) => {
-                        let one = &mut self.memory.insts[at as usize];
-                        one.to = To::Be(AssignedState::Present);
-                        one.to_n = n;
-                        self.ports.insert(at, ports);
-                    }
-                    Err(port) => tally.port_taken = Some((code, port)),
-                }
-            }
-        }
-        let waits_for = turn
-            .map(|(_, code)| (code, None))
-            .or(blocker)
-            .or(stuck.map(|code| (code, None)));
-        if let Some((first, cause)) = waits_for {
-            let instance = self.name(svc, first);
-            for &(_, code) in unsure.iter().chain(&broken).chain(&healthy) {
-                if code == first && turn.is_some() && tally.port_taken.is_none() {
-                    continue;
-                }
-                let reason = match cause {
-                    Some(cause) => Reason::ChangeFailed {
-                        instance: instance.clone(),
-                        cause,
-                    },
-                    None if tally.port_taken.is_some() => Reason::NoNodeFits,
-                    None => Reason::WaitsFor {
-                        instance: instance.clone(),
-                    },
-                };
-                match self.stories.get_mut(&(svc, code)) {
-                    Some(Story::Replace { waits, .. } | Story::Move { waits, .. }) => *waits = Some(reason),
-                    Some(Story::Create { .. } | Story::Update { .. }) | None => {}
-                }
-            }
-        }
-        self.tallies[svc as usize] = tally;
-    }
-
-    fn tell_replace(&mut self, svc: u32, code: u64, from: u64, waits: Option<Reason>) {
-        let fields = match self.cost(svc, from) {
-            Cost::Replace { fields } | Cost::AgentOnly { fields } => {
-                fields.iter().map(|field| (*field).to_owned()).collect()
-            }
-            Cost::Nothing => Vec::new(),
-        };
-        self.stories.insert((svc, code), Story::Replace { from, fields, waits });
-    }
-
-    /// What taking down the old instance of a move rests on.
-    fn move_guards(&self, svc: u32, inst: u32) -> Vec<Guard> {
-        let at = self.memory.insts[inst as usize].node;
-        let node = &self.nodes.list[at as usize];
-        match node.cordon {
-            Some((CordonMode::Drain | CordonMode::Retire, _)) => self.cordon_guard(at).into_iter().collect(),
-            Some((CordonMode::Cordon, _)) | None => self.memory.svcs[svc as usize]
-                .guard
-                .as_ref()
-                .map(|guard| self.placement_guards(at, guard))
-                .unwrap_or_default(),
-        }
     }
 
     /// Whether the uid of this service's life is in force.

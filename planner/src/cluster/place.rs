@@ -263,9 +263,7 @@ impl<'a> Placer<'a> {
 
     /// What of node names, roles and required expressions this node breaks: they bind always.
     pub(super) fn broken(&mut self, nodes: &Nodes<'a>, set: u32, node: u32) -> Option<RefusalRule> {
-        let Some(set) = self.sets.get_mut(set as usize) else {
-            return None;
-        };
+        let set = self.sets.get_mut(set as usize)?;
         if !set.binds {
             return None;
         }
@@ -291,6 +289,7 @@ impl<'a> Placer<'a> {
             for inst in &memory.insts[memory.starts[at] as usize..memory.starts[at + 1] as usize] {
                 if inst.stays() {
                     ports.take(held_ports(nodes, inst));
+                    ports.take(&coming_ports(nodes, memory, inst));
                 }
             }
             ports
@@ -308,9 +307,17 @@ impl<'a> Placer<'a> {
         let inst = &memory.insts[inst as usize];
         let held = held_ports(nodes, inst);
         let ports = self.ports(nodes, memory, inst.node);
+        let coming = coming_ports(nodes, memory, inst);
         ports.give_back(held);
+        ports.give_back(&coming);
         let chosen = ports.choose(wanted, held);
-        ports.take(chosen.as_deref().unwrap_or(held));
+        match &chosen {
+            Ok(chosen) => ports.take(chosen),
+            Err(_) => {
+                ports.take(held);
+                ports.take(&coming);
+            }
+        }
         chosen
     }
 
@@ -330,6 +337,10 @@ impl<'a> Placer<'a> {
         found
     }
 
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one term of one affinity, with the state it is judged in"
+    )]
     fn term(
         &self,
         nodes: &Nodes<'a>,
@@ -831,6 +842,23 @@ impl Set<'_> {
             disliked - liked,
         )
     }
+}
+
+/// The fixed ports that an instance will ask for when its turn to change comes: nothing else is placed on them.
+fn coming_ports(nodes: &Nodes<'_>, memory: &Memory<'_>, inst: &super::memory::Inst) -> Vec<AssignedPort> {
+    let Some(svc) = memory.svcs.get(inst.svc as usize) else { return Vec::new() };
+    let Some(spec) = svc.spec.filter(|_| inst.n != svc.n) else { return Vec::new() };
+    let held = held_ports(nodes, inst);
+    let fixed = spec.container.ports.iter().filter_map(|port| match port.host_port {
+        Some(HostPort::Fixed(host_port)) => Some(AssignedPort {
+            container_port: port.container_port,
+            protocol: port.protocol,
+            host_ip: port.host_ip,
+            host_port,
+        }),
+        Some(HostPort::Auto) | None => None,
+    });
+    fixed.filter(|port| !held.contains(port)).collect()
 }
 
 /// The ports an instance holds on its node.

@@ -321,10 +321,10 @@ impl Cluster {
         }
         for key in &plan.ended {
             self.snapshot.service_statuses.remove(key);
-            if let Ok(node) = key.name.as_str().parse() {
-                if key.kind == Kind::Node {
-                    self.snapshot.node_statuses.remove(&node);
-                }
+            if let Ok(node) = key.name.as_str().parse()
+                && key.kind == Kind::Node
+            {
+                self.snapshot.node_statuses.remove(&node);
             }
         }
         for digest in &plan.spent_acks {
