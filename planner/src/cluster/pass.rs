@@ -5,13 +5,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use schemas::records::{
-    AcceptedBody, AssignedPort, AssignedState, Breaker, CordonMode, Digest, Failing, FailingReason, Held, RefusalRule,
-    ReportedInstance, Uid, Verdict,
+    AcceptedBody, AssignedPort, AssignedState, Breaker, Digest, FailingReason, Held, RefusalRule, ReportedInstance,
+    Uid, Verdict,
 };
 
 use super::accept::{Life, Standing, accept, record};
 use super::memory::{Inst, Memory, To, Wanted, service_of};
-use super::place::{New, Placer, Want, held_ports};
+use super::place::{New, Placer, Want};
 use super::snapshot::Snapshot;
 use super::types::{AcceptedWrite, Guard, Reason};
 use super::world::{NONE, Nodes, nodes};

@@ -846,8 +846,12 @@ impl Set<'_> {
 
 /// The fixed ports that an instance will ask for when its turn to change comes: nothing else is placed on them.
 fn coming_ports(nodes: &Nodes<'_>, memory: &Memory<'_>, inst: &super::memory::Inst) -> Vec<AssignedPort> {
-    let Some(svc) = memory.svcs.get(inst.svc as usize) else { return Vec::new() };
-    let Some(spec) = svc.spec.filter(|_| inst.n != svc.n) else { return Vec::new() };
+    let Some(svc) = memory.svcs.get(inst.svc as usize) else {
+        return Vec::new();
+    };
+    let Some(spec) = svc.spec.filter(|_| inst.n != svc.n) else {
+        return Vec::new();
+    };
     let held = held_ports(nodes, inst);
     let fixed = spec.container.ports.iter().filter_map(|port| match port.host_port {
         Some(HostPort::Fixed(host_port)) => Some(AssignedPort {

@@ -181,7 +181,11 @@ impl<'a> Pass<'a> {
                 Some(Story::Move { from, .. }) => Some(*from),
                 Some(Story::Create { .. } | Story::Replace { .. } | Story::Update { .. }) | None => None,
             };
-            match moved.map_or_else(|| self.replace(at, spec, n), |from| self.let_go(svc, from)) {
+            let done = match moved {
+                Some(from) => self.let_go(svc, from),
+                None => self.replace(at, spec, n),
+            };
+            match done {
                 Ok(()) => {
                     turn = Some((at, code));
                     break;

@@ -381,9 +381,13 @@ proptest! {
             }
             for cluster in [&mut cluster, &mut other] {
                 cluster.apply(&format!("s{}", at % 5), value.clone());
-                settle(cluster);
             }
-            prop_assert_eq!(cluster.picture(), other.picture());
+            // Several services in one pass, so that one set's heaps grow stale while another's are used.
+            if at == 3 || at == 5 {
+                settle(&mut cluster);
+                settle(&mut other);
+                prop_assert_eq!(cluster.picture(), other.picture());
+            }
         }
     }
 
