@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use planner::node::{Probe, ProbeTarget};
+use planner::node::{Probe, ProbeTarget, Probed};
 use schemas::container::{ExecCheck, HealthCheck, HttpCheck, HttpMethod, HttpScheme, NetworkMode, TcpCheck};
 use schemas::units::{Span, Text};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -108,11 +108,17 @@ impl Prober {
 
     /// The last result of every probed container that has one, by id.
     #[must_use]
-    pub fn results(&self) -> BTreeMap<String, Probe> {
+    pub fn results(&self) -> BTreeMap<String, Probed> {
+        let running = lock(&self.running);
         let results = lock(&self.board.results);
         results
             .iter()
-            .filter_map(|(id, (_, result))| Some((id.clone(), result.clone()?)))
+            .filter_map(|(id, (number, result))| {
+                let target = &running.get(id).filter(|one| one.number == *number)?.target;
+                let probe = result.clone()?;
+                let target = target.clone();
+                Some((id.clone(), Probed { target, probe }))
+            })
             .collect()
     }
 }

@@ -96,10 +96,6 @@ fn drift_of_every_kind_is_repaired_within_five_seconds() {
     ];
     for (what, args) in hands {
         host.docker(&args);
-        assert!(
-            what == "restart policy" || whole(host).is_err() || what == "kill" || what == "stop" || what == "rm",
-            "{what} did nothing"
-        );
         eventually(&format!("repaired after {what}"), 5, || whole(host));
     }
     let policy = || {

@@ -16,5 +16,5 @@ pub use plan::{network_name, plan};
 pub use settle::settle;
 pub use types::{
     ContainerState, Details, Failure, Image, InstanceKey, Limits, NetworkEnd, NodeInput, NodePlan, Observed, Op,
-    OpOutcome, Probe, ProbeTarget, Pull, PullFailure, Reason, SpecId, SpecState, Step,
+    OpOutcome, Probe, ProbeTarget, Probed, Pull, PullFailure, Reason, SpecId, SpecState, Step,
 };

@@ -192,14 +192,15 @@ async fn the_loop_is_woken_by_changes_only_and_a_dropped_target_has_no_result() 
     let targets = BTreeMap::from([(id.clone(), wanted)]);
     prober.keep(&targets);
     changed.notified().await;
-    assert_eq!(prober.results(), BTreeMap::from([(id.clone(), Probe::Healthy)]));
+    let said = |probe: Probe| {
+        let target = targets[&id].clone();
+        BTreeMap::from([(id.clone(), Probed { target, probe })])
+    };
+    assert_eq!(prober.results(), said(Probe::Healthy));
     engine.exec_ends("/check", 3);
     changed.notified().await;
     let message = "the command ended with code 3".to_owned();
-    assert_eq!(
-        prober.results(),
-        BTreeMap::from([(id.clone(), Probe::Unhealthy { message })])
-    );
+    assert_eq!(prober.results(), said(Probe::Unhealthy { message }));
     // The same again is no change: nothing wakes during several intervals.
     let quiet = tokio::time::timeout(Duration::from_millis(350), changed.notified()).await;
     assert!(quiet.is_err(), "an unchanged result woke the loop");

@@ -15,7 +15,7 @@ use schemas::service::ServiceSpec;
 use super::snapshot::{AcceptedHistory, DesiredBody, DesiredEntry, Snapshot};
 use super::types::{AcceptedWrite, Guard};
 
-/// Numbers above this are taken from no report: a node that lies must not use up the numbers.
+/// Numbers above this are taken from no report or assignment: a node that lies must not use up the numbers.
 pub(super) const MAX_REPORTED: u64 = 1 << 48;
 
 /// One resource's name, and what is in force under it.
@@ -211,7 +211,9 @@ fn number<'a>(snapshot: &'a Snapshot, lives: &mut [Life<'a>], due: Vec<(usize, D
             let assignment = entry.assignment.as_ref().and_then(|stored| stored.value.as_ref().ok());
             for assigned in assignment.into_iter().flat_map(|assignment| &assignment.instances) {
                 if let Some(seen) = seen.get_mut(&(&assigned.namespace, &assigned.workload)) {
-                    seen.highest = seen.highest.max(assigned.n);
+                    seen.highest = seen
+                        .highest
+                        .max(Some(assigned.n).filter(|n| *n <= MAX_REPORTED).unwrap_or(0));
                     if assigned.state != AssignedState::Absent {
                         seen.assigned_uid = seen.assigned_uid.max(Some(&assigned.uid));
                     }

@@ -102,7 +102,7 @@ impl<'a> Pass<'a> {
         self.node_statuses(&mut statuses, &mut ended, &mut notices, &node_counts, &room);
         if self.snapshot.complete {
             for key in self.snapshot.service_statuses.keys() {
-                if !statuses.contains_key(key) && !ended.contains(key) {
+                if self.memory.svcs.binary_search_by(|svc| svc.key.cmp(key)).is_err() {
                     ended.push(key.clone());
                 }
             }

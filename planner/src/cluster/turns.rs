@@ -84,7 +84,9 @@ impl<'a> Pass<'a> {
                     code,
                     *reason,
                     message.clone(),
-                    *failed == one.n && !self.replaces(svc, one.n),
+                    // What fails must be the newest spec, probes and policies included: a failure of the one before it
+                    // says nothing about this one.
+                    *failed == one.n && matches!(self.cost(svc, one.n), Cost::Nothing),
                 ));
             }
             tally.unsettled += u32::from(reachable && !one.seen.in_force);

@@ -716,8 +716,10 @@ impl<'a, 'o> Walk<'a, 'o> {
                         .collect(),
                     up_since_ms: since,
                 };
+                let known = self.input.probes.get(&container.id);
+                let probe = known.filter(|known| known.target == target).map(|known| &known.probe);
                 self.out.probes.insert(container.id.clone(), target);
-                match self.input.probes.get(&container.id) {
+                match probe {
                     Some(Probe::Healthy) => true,
                     Some(Probe::Unhealthy { message }) => {
                         unhealthy = Some(message.clone());
@@ -764,7 +766,13 @@ impl<'a, 'o> Walk<'a, 'o> {
         if bridge && !container.networks.contains_key(&network_name(&self.key.namespace)) {
             return Some(self.step(Op::Connect { id }, Reason::Disconnected));
         }
-        let details = container.details.as_ref()?;
+        let Some(details) = container.details.as_ref() else {
+            if self.entry.limits.is_none() {
+                // Once, soon after its start: what its limits are while nobody has touched them.
+                self.out.inspect.insert(id);
+            }
+            return None;
+        };
         if !matches!(details.restart_policy.as_str(), "" | "no") {
             let found = details.restart_policy.clone();
             return Some(self.step(

@@ -236,6 +236,13 @@ pub enum Probe {
     },
 }
 
+/// What a check says, and what was checked: the answer to another question than today's counts for nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probed {
+    pub target: ProbeTarget,
+    pub probe: Probe,
+}
+
 /// Everything the node planner may know.
 #[derive(Clone, Debug)]
 pub struct NodeInput {
@@ -252,7 +259,7 @@ pub struct NodeInput {
     /// By reference text.
     pub images: BTreeMap<String, Image>,
     /// By container id.
-    pub probes: BTreeMap<String, Probe>,
+    pub probes: BTreeMap<String, Probed>,
     /// Ids of containers whose last end a person asked for (the engine said so, and it was not us).
     pub stopped_by_person: BTreeSet<String>,
     /// Instances with a step under way, or whose step ended after `observed` was begun: left alone in this pass.

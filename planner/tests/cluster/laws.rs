@@ -408,6 +408,10 @@ fn garbled(bytes: Vec<u8>) -> Result<(), TestCaseError> {
     while script.more() {
         garbage(&mut cluster, &mut script);
     }
+    for at in 0..script.below(5) {
+        let value = service(&mut script, IMAGES);
+        cluster.apply(&format!("s{at}"), value);
+    }
     let plan = cluster.plan();
     prop_assert!(same(&plan, &plan_with(&cluster.snapshot, PlanOptions::default())));
     let mut rests = false;

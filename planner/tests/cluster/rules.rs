@@ -676,3 +676,57 @@ fn an_ack_of_nothing_is_dropped() {
     cluster.pass();
     assert!(cluster.snapshot.acks.is_empty());
 }
+
+#[test]
+fn while_nobody_knows_what_a_live_node_runs_nothing_is_created() {
+    let mut cluster = Cluster::of(3);
+    cluster.apply("web", json!({ "replicas": 3 }));
+    cluster.settle();
+    // Its agent was restarted, and so its session tells what it had applied; then its keys are deleted by hand.
+    cluster.session("n2", true);
+    cluster.entry("n2").assignment = None;
+    cluster.entry("n2").report = None;
+    cluster.apply("api", json!({}));
+    let plan = cluster.passed();
+    assert!(plan.assignments.is_empty());
+    assert!(
+        plan.changes
+            .iter()
+            .any(|change| matches!(change.waits, Some(Reason::NodeHeld { .. })))
+    );
+    cluster.report("n2");
+    cluster.settle();
+    assert_eq!(cluster.picture(), "api.1 on n1, web.1 on n1, web.2 on n2, web.3 on n3");
+}
+
+#[test]
+fn a_slot_that_is_down_on_its_way_elsewhere_keeps_the_others_up() {
+    let mut cluster = Cluster::of(3);
+    let spec =
+        |image: &str, policy: &str| json!({ "replicas": 2, "container": { "image": image }, "restartPolicy": policy });
+    cluster.apply("web", spec("app:1", "Always"));
+    cluster.settle();
+    cluster.sick.insert("web.1".to_owned());
+    cluster.step("n1");
+    cluster.cordon("n1", Some(CordonMode::Drain));
+    cluster.apply("web", spec("app:1", "Never"));
+    cluster.pass();
+    cluster.step("n1");
+    assert_eq!(cluster.picture(), "web.1 on n1, web.1 prepared on n3, web.2 on n2");
+    // The agent of n2 has not said yet that it has the second number, when the third comes.
+    cluster.apply("web", spec("app:3", "Never"));
+    cluster.pass();
+    let second = cluster
+        .assigned()
+        .into_iter()
+        .find(|(node, _)| *node == name("n2"))
+        .expect("one");
+    assert_eq!(second.1.n, 2);
+    cluster.settle();
+    assert!(
+        cluster
+            .assigned()
+            .iter()
+            .any(|(node, one)| *node == name("n3") && one.n == 3)
+    );
+}
