@@ -221,6 +221,7 @@ impl EtcdStore {
         let end = Instant::now() + inner.deadline;
         let count = inner.members.len();
         let mut unreachable = 0;
+        let mut telling: Option<Failure> = None;
         loop {
             let index = inner.preferred.load(Ordering::Relaxed) % count;
             let left = end.saturating_duration_since(Instant::now());
@@ -246,9 +247,13 @@ impl EtcdStore {
                 Duration::ZERO
             };
             let too_late = end.saturating_duration_since(Instant::now()) <= pause;
+            // A member that was reached and did not answer says more than a closed port beside it.
+            if failure.fate != Fate::NeverSent || telling.is_none() {
+                telling = Some(failure);
+            }
             if too_late || unreachable >= count * ROUNDS {
                 inner.health.failed();
-                return Err(failure.told(act, text(object)));
+                return Err(telling.unwrap_or_else(Failure::timeout).told(act, text(object)));
             }
             tokio::time::sleep(pause).await;
         }

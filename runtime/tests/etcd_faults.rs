@@ -31,12 +31,23 @@ async fn put_surely(store: &EtcdStore, key: &str) -> u32 {
     panic!("{key}: never written");
 }
 
+/// Reads until it is answered: an election may outlast one deadline where the machine is busy, and then says so.
+async fn get_surely(store: &EtcdStore, key: &str) {
+    for _ in 0..5 {
+        match store.get(key.as_bytes()).await {
+            Ok(read) => return assert!(read.value.is_some(), "{key} is there"),
+            Err(error) => assert!(error.is_outage(), "{key}: {error:?}"),
+        }
+    }
+    panic!("{key}: never read");
+}
+
 fn root() -> Prefix {
     Prefix::new("/reeve/").expect("ends in a slash")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_dead_member_of_three_costs_neither_reads_nor_writes() {
+async fn a_dead_member_of_three_costs_an_election_at_most() {
     let mut etcd = Etcd::start(3).await;
     for dead in 0..3 {
         let store = etcd.store().await;
@@ -44,11 +55,16 @@ async fn a_dead_member_of_three_costs_neither_reads_nor_writes() {
         etcd.kill(dead);
         let begun = Instant::now();
         for n in 0..30 {
-            store.get(b"/reeve/before/0").await.expect("reads");
+            // Only the first may meet the election.
+            if n == 0 {
+                get_surely(&store, "/reeve/before/0").await;
+            } else {
+                store.get(b"/reeve/before/0").await.expect("reads");
+            }
             put_surely(&store, &format!("/reeve/{dead}/{n}")).await;
         }
         let took = begun.elapsed();
-        assert!(took < Duration::from_secs(15), "60 calls took {took:?}");
+        assert!(took < Duration::from_secs(40), "60 calls took {took:?}");
         let fresh = etcd.store().await;
         assert_eq!(fresh.list(&root()).await.expect("lists").kvs.len(), (dead + 1) * 31);
         etcd.restart(dead).await;
