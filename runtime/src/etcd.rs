@@ -2,41 +2,37 @@
 //! owns what etcd-client does not do: deadlines, and going on around a dead endpoint (one connection for each, the
 //! working one preferred). Reads are tried again; a write is sent again only when it certainly never left.
 
-use std::future::Future;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use bytes::Bytes;
-use etcd_client::proto::{PbEvent, PbKeyValue, PbTxnOpResponse, PbWatchResponse};
+use etcd_client::proto::{PbKeyValue, PbTxnOpResponse};
 use etcd_client::{
-    Certificate, Client, Compare, CompareOp, ConnectOptions, GetOptions, Identity, KvClient, LeaseClient,
-    MaintenanceClient, PutOptions, TlsOptions, TxnOp, WatchClient, WatchOptions,
+    Client, Compare, CompareOp, GetOptions, KvClient, LeaseClient, MaintenanceClient, PutOptions, TxnOp, WatchClient,
 };
 use futures::{StreamExt, stream};
-use tokio::time::{Instant, timeout};
 
-use crate::backoff::jitter;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::health::Health;
-use crate::store::{
-    KeyValue, Lease, LeaseLife, Listing, Prefix, Read, Store, StoreStatus, WatchEvent, WatchInput, WatchStream,
-};
+use crate::store::{KeyValue, Lease, LeaseLife, Listing, Prefix, Read, Store, StoreStatus, WatchStream};
 use crate::txn::{Guard, Op, Outcome, Txn};
 
+mod call;
 mod classify;
+mod connect;
 mod diagnose;
+mod watching;
 
-use classify::{Failure, Fate, classify};
+use connect::{connect_one, read_tls};
+use watching::Watching;
 
 /// Keys per page of a list; fewer where values are large.
 const PAGE: i64 = 500;
 /// The largest answer that is taken: many pages of ordinary documents, and 128 values of the largest size do not fit,
 /// which a list answers with smaller pages.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
-/// How often all endpoints are tried when none can be reached at all.
-const ROUNDS: usize = 3;
 
 /// How to reach etcd.
 #[derive(Clone, Debug)]
@@ -174,142 +170,6 @@ impl EtcdStore {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Asks all endpoints at once, and prefers the first that answers.
-    async fn find_one(&self) -> Result<(), StoreError> {
-        let ask = |(index, member): (usize, &Member)| {
-            let mut maintenance = member.maintenance.clone();
-            let limit = self.inner.deadline;
-            async move { (index, timeout(limit, maintenance.status()).await) }
-        };
-        let mut answers: stream::FuturesUnordered<_> = self.inner.members.iter().enumerate().map(ask).collect();
-        let mut worst: Option<Failure> = None;
-        let plain = |f: &Failure| f.is_transient();
-        while let Some((index, answer)) = answers.next().await {
-            let failure = match answer {
-                Ok(Ok(_)) => {
-                    self.inner.preferred.store(index, Ordering::Relaxed);
-                    self.inner.health.answered();
-                    return Ok(());
-                }
-                Ok(Err(error)) => classify(error),
-                Err(_) => Failure::timeout(),
-            };
-            // The failure that says most is told: a wrong certificate rather than a closed port.
-            if worst.as_ref().is_none_or(|w| plain(w) && !plain(&failure)) {
-                worst = Some(failure);
-            }
-        }
-        let mut worst = worst.unwrap_or_else(Failure::timeout);
-        if plain(&worst) {
-            for member in &self.inner.members {
-                if let Some(kind) = diagnose::diagnose(&member.name).await {
-                    worst.kind = kind;
-                    break;
-                }
-            }
-        }
-        Err(worst.told("connect to etcd at", String::new()))
-    }
-
-    /// Reads, and other acts that may be repeated.
-    async fn repeat<T, F, R>(&self, act: &'static str, object: &[u8], call: F) -> Result<T, StoreError>
-    where
-        F: Fn(Member) -> R,
-        R: Future<Output = Result<T, etcd_client::Error>>,
-    {
-        let inner = &*self.inner;
-        let end = Instant::now() + inner.deadline;
-        let count = inner.members.len();
-        let mut unreachable = 0;
-        let mut telling: Option<Failure> = None;
-        loop {
-            let index = inner.preferred.load(Ordering::Relaxed) % count;
-            let left = end.saturating_duration_since(Instant::now());
-            // A member that hangs must not use up the time of the others.
-            let patience = if count == 1 { left } else { left.min(inner.deadline / 4) };
-            let failure = match timeout(patience, call(inner.members[index].clone())).await {
-                Ok(Ok(value)) => {
-                    inner.health.answered();
-                    return Ok(value);
-                }
-                Ok(Err(error)) => classify(error),
-                Err(_) => Failure::timeout(),
-            };
-            if !failure.is_transient() {
-                inner.health.answered();
-                return Err(failure.told(act, text(object)));
-            }
-            inner.pass_over(index);
-            unreachable += usize::from(failure.fate == Fate::NeverSent);
-            let pause = if unreachable % count == 0 {
-                jitter(Duration::from_millis(50), Duration::from_millis(200))
-            } else {
-                Duration::ZERO
-            };
-            let too_late = end.saturating_duration_since(Instant::now()) <= pause;
-            // A member that was reached and did not answer says more than a closed port beside it.
-            if failure.fate != Fate::NeverSent || telling.is_none() {
-                telling = Some(failure);
-            }
-            if too_late || unreachable >= count * ROUNDS {
-                inner.health.failed();
-                return Err(telling.unwrap_or_else(Failure::timeout).told(act, text(object)));
-            }
-            tokio::time::sleep(pause).await;
-        }
-    }
-
-    /// A write: sent again only when it was certainly not taken up.
-    async fn once<T, F, R>(&self, act: &'static str, object: &[u8], call: F) -> Result<T, StoreError>
-    where
-        F: Fn(Member) -> R,
-        R: Future<Output = Result<T, etcd_client::Error>>,
-    {
-        let inner = &*self.inner;
-        let end = Instant::now() + inner.deadline;
-        let count = inner.members.len();
-        for attempt in 1.. {
-            let index = inner.preferred.load(Ordering::Relaxed) % count;
-            let left = end.saturating_duration_since(Instant::now());
-            let patience = if count == 1 { left } else { left.min(inner.deadline / 2) };
-            let failure = match timeout(patience, call(inner.members[index].clone())).await {
-                Ok(Ok(value)) => {
-                    inner.health.answered();
-                    return Ok(value);
-                }
-                Ok(Err(error)) => classify(error),
-                Err(_) => Failure::timeout(),
-            };
-            if failure.is_transient() {
-                inner.pass_over(index);
-            } else {
-                inner.health.answered();
-                return Err(failure.told(act, text(object)));
-            }
-            if failure.fate == Fate::Unknown {
-                inner.health.failed();
-                let error = failure.told(act, text(object));
-                return Err(StoreError {
-                    kind: StoreErrorKind::Ambiguous,
-                    ..error
-                });
-            }
-            let pause = if attempt % count == 0 {
-                jitter(Duration::from_millis(50), Duration::from_millis(200))
-            } else {
-                Duration::ZERO
-            };
-            let too_late = end.saturating_duration_since(Instant::now()) <= pause;
-            let given_up = failure.fate == Fate::NeverSent && attempt >= count * ROUNDS;
-            if too_late || given_up {
-                inner.health.failed();
-                return Err(failure.told(act, text(object)));
-            }
-            tokio::time::sleep(pause).await;
-        }
-        unreachable!("the loop over attempts has no end of its own")
-    }
-
     /// One page of a list. `None`: the answer would be too large.
     async fn page(&self, prefix: &Prefix, from: &[u8], revision: i64, limit: i64) -> Result<Option<Page>, StoreError> {
         let answer = self
@@ -370,20 +230,6 @@ struct Page {
     cluster_id: u64,
     more: bool,
     kvs: Vec<KeyValue>,
-}
-
-impl Inner {
-    fn names(&self) -> Vec<&str> {
-        self.members.iter().map(|m| m.name.as_str()).collect()
-    }
-
-    /// Prefers the endpoint after this one, unless another call has done so already.
-    fn pass_over(&self, index: usize) {
-        let next = (index + 1) % self.members.len();
-        let _ = self
-            .preferred
-            .compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
-    }
 }
 
 impl Store for EtcdStore {
@@ -575,10 +421,6 @@ impl Store for EtcdStore {
     }
 }
 
-fn text(object: &[u8]) -> String {
-    String::from_utf8_lossy(object).into_owned()
-}
-
 fn whole_seconds(seconds: i64) -> Duration {
     Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }
@@ -629,181 +471,5 @@ fn compare(key: &[u8], guard: Guard) -> Option<Compare> {
         Guard::Unchanged(revision) => Compare::mod_revision(key, CompareOp::Equal, revision),
         Guard::CreatedAt(revision) => Compare::create_revision(key, CompareOp::Equal, revision),
         Guard::Any => return None,
-    })
-}
-
-fn read_tls(files: &TlsFiles) -> Result<TlsOptions, StoreError> {
-    let read = |path: &Path| {
-        std::fs::read(path).map_err(|error| {
-            StoreError::new("read the TLS file", path.display().to_string(), StoreErrorKind::Tls).because(error)
-        })
-    };
-    let mut tls = TlsOptions::new().ca_certificate(Certificate::from_pem(read(&files.ca)?));
-    if let Some((certificate, key)) = &files.identity {
-        tls = tls.identity(Identity::from_pem(read(certificate)?, read(key)?));
-    }
-    Ok(tls)
-}
-
-async fn connect_one(endpoint: &str, options: &EtcdOptions, tls: Option<&TlsOptions>) -> Result<Member, StoreError> {
-    let fail = |kind| StoreError::new("connect to etcd at", endpoint, kind);
-    let secure = endpoint.starts_with("https://");
-    if endpoint.contains("://") && !secure && !endpoint.starts_with("http://") {
-        let why = "an endpoint begins with http:// or https://".to_owned();
-        return Err(fail(StoreErrorKind::Invalid(why)));
-    }
-    let mut connect = ConnectOptions::new()
-        .with_connect_timeout(options.connect_timeout)
-        .with_keep_alive(Duration::from_secs(10), Duration::from_secs(3))
-        .with_tcp_keepalive(Duration::from_secs(30))
-        // A watch on a member that lost its leader ends, instead of going silent.
-        .with_require_leader(true);
-    match (secure, tls) {
-        (true, Some(tls)) => connect = connect.with_tls(tls.clone()),
-        (true, None) => {
-            let why = "https:// needs the CA's certificate file".to_owned();
-            return Err(fail(StoreErrorKind::Invalid(why)));
-        }
-        (false, _) => {}
-    }
-    if let Some((name, password)) = &options.user {
-        connect = connect.with_user(name, password).with_auto_token_refresh(true);
-    }
-    // Without a user this sends nothing; with one it asks for a token, from this endpoint.
-    match timeout(options.deadline, Client::connect([endpoint], Some(connect.clone()))).await {
-        Ok(Ok(client)) => Ok(Member::new(endpoint.to_owned(), &client)),
-        Ok(Err(error)) => Err(classify(error).told("connect to etcd at", endpoint.to_owned())),
-        Err(_) => Err(Failure::timeout().told("connect to etcd at", endpoint.to_owned())),
-    }
-}
-
-/// A watch over its life.
-enum Watching {
-    Begin {
-        store: EtcdStore,
-        prefix: Prefix,
-        from: i64,
-    },
-    Open {
-        store: EtcdStore,
-        prefix: Prefix,
-        member: usize,
-        stream: Box<etcd_client::WatchStream>,
-    },
-    Over,
-}
-
-impl Watching {
-    async fn next(self) -> Option<(WatchInput, Self)> {
-        match self {
-            Self::Over => None,
-            Self::Begin { store, prefix, from } => {
-                let index = store.inner.preferred.load(Ordering::Relaxed) % store.inner.members.len();
-                let mut member = store.inner.members[index].clone();
-                let options = WatchOptions::new()
-                    .with_range(prefix.range_end())
-                    .with_start_revision(from)
-                    .with_progress_notify()
-                    .with_fragment();
-                let open = async {
-                    let mut stream = member.watch.watch(prefix.as_str(), Some(options)).await?;
-                    let first = stream.message().await?;
-                    Ok::<_, etcd_client::Error>((stream, first))
-                };
-                match timeout(store.inner.deadline, open).await {
-                    Ok(Ok((stream, first))) => {
-                        let stream = Box::new(stream);
-                        Self::Open {
-                            store,
-                            prefix,
-                            member: index,
-                            stream,
-                        }
-                        .heard(first.map(|r| r.0))
-                    }
-                    Ok(Err(error)) => Self::broken(&store, &prefix, index, classify(error)),
-                    Err(_) => Self::broken(&store, &prefix, index, Failure::timeout()),
-                }
-            }
-            Self::Open {
-                store,
-                prefix,
-                member,
-                mut stream,
-            } => match stream.message().await {
-                Ok(message) => Self::Open {
-                    store,
-                    prefix,
-                    member,
-                    stream,
-                }
-                .heard(message.map(|r| r.0)),
-                Err(error) => Self::broken(&store, &prefix, member, classify(error)),
-            },
-        }
-    }
-
-    fn heard(self, message: Option<PbWatchResponse>) -> Option<(WatchInput, Self)> {
-        let Self::Open {
-            store,
-            prefix,
-            member,
-            stream,
-        } = self
-        else {
-            return None;
-        };
-        let Some(response) = message else {
-            let ended = Failure::ended();
-            return Self::broken(&store, &prefix, member, ended);
-        };
-        store.inner.health.answered();
-        let header = response.header.unwrap_or_default();
-        if response.canceled {
-            let canceled = WatchInput::Canceled {
-                compact_revision: response.compact_revision,
-                reason: response.cancel_reason,
-            };
-            return Some((canceled, Self::Over));
-        }
-        let input = if response.created {
-            WatchInput::Opened {
-                cluster_id: header.cluster_id,
-                revision: header.revision,
-            }
-        } else {
-            WatchInput::Response {
-                cluster_id: header.cluster_id,
-                revision: header.revision,
-                events: response.events.into_iter().filter_map(watch_event).collect(),
-                fragment: response.fragment,
-            }
-        };
-        Some((
-            input,
-            Self::Open {
-                store,
-                prefix,
-                member,
-                stream,
-            },
-        ))
-    }
-
-    fn broken(store: &EtcdStore, prefix: &Prefix, member: usize, failure: Failure) -> Option<(WatchInput, Self)> {
-        store.inner.pass_over(member);
-        let error = failure.told("watch", prefix.as_str().to_owned());
-        Some((WatchInput::Disconnected(error), Self::Over))
-    }
-}
-
-fn watch_event(event: PbEvent) -> Option<WatchEvent> {
-    let kv = event.kv?;
-    Some(match event.r#type {
-        0 => WatchEvent::Put(key_value(kv)),
-        _ => WatchEvent::Delete {
-            key: kv.key,
-            revision: kv.mod_revision,
-        },
     })
 }

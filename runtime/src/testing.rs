@@ -113,6 +113,26 @@ impl Etcd {
         connected.expect("an etcd that was waited for takes a connection")
     }
 
+    /// One number of the first member's metrics.
+    pub async fn metric(&self, series: &str) -> Option<f64> {
+        self.metric_of(0, series).await
+    }
+
+    /// One number of a member's metrics.
+    pub async fn metric_of(&self, member: usize, series: &str) -> Option<f64> {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let address = self.url(member).trim_start_matches("http://");
+        let mut stream = tokio::net::TcpStream::connect(address).await.ok()?;
+        let request = "GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.ok()?;
+        let line = text
+            .lines()
+            .find(|line| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')))?;
+        line.rsplit(' ').next()?.trim().parse().ok()
+    }
+
     /// Stops a member as if its machine hung (SIGSTOP).
     pub fn pause(&mut self, member: usize) {
         self.signal(member, Signal::STOP);

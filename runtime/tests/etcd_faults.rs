@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
 use runtime::testing::Etcd;
 use runtime::{
     EtcdOptions, EtcdStore, Guard, LeaderOptions, Outcome, Prefix, ReflectOptions, Shutdown, Store, StoreErrorKind,
-    TlsFiles, campaign, person, reflect,
+    TlsFiles, WatchInput, campaign, person, reflect,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -311,4 +312,83 @@ async fn with_a_majority_gone_every_call_ends_by_its_deadline() {
     // Late or not: in force at most once.
     put_surely(&store, "/reeve/c").await;
     assert!(there_once(&store, "/reeve/b").await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watches_that_are_dropped_leave_the_connection_in_order() {
+    let etcd = Etcd::start(1).await;
+    let store = etcd.store().await;
+    // More than the windows of a stream and of the connection: what nobody reads must not be kept.
+    for n in 0..8 {
+        let txn = person::txn().put(format!("/reeve/{n}"), vec![b'x'; 512 << 10], Guard::Absent);
+        let written = store.commit(txn).await;
+        assert!(matches!(written, Ok(Outcome::Committed { .. })), "{written:?}");
+    }
+    put_surely(&store, "/reeve/a").await;
+    for n in 0..90 {
+        let mut watch = store.watch(&root(), 1);
+        // Some before they are open, some with events that nobody reads.
+        for heard in 0..n % 3 {
+            let said = watch.next().await;
+            assert!(
+                matches!(said, Some(WatchInput::Opened { .. } | WatchInput::Response { .. })),
+                "{n}/{heard}: {said:?}"
+            );
+        }
+        drop(watch);
+        if n % 10 == 0 {
+            store.get(b"/reeve/a").await.unwrap_or_else(|e| panic!("{n}: {e:?}"));
+        }
+    }
+    let mut held = Vec::new();
+    // Unread ones share the connection's window: about 17 of these would fill it.
+    for n in 0..10 {
+        let mut watch = store.watch(&root(), 1);
+        let said = watch.next().await;
+        assert!(matches!(said, Some(WatchInput::Opened { .. })), "{n}: {said:?}");
+        held.push(watch);
+    }
+    drop(held);
+    store.get(b"/reeve/a").await.expect("reads");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while etcd.metric("etcd_debugging_mvcc_watcher_total").await != Some(0.0) {
+        assert!(Instant::now() < deadline, "etcd still serves watches that were dropped");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_leader_a_call_is_tried_until_its_deadline() {
+    let mut etcd = Etcd::start(3).await;
+    let store = etcd.store().await;
+    put_surely(&store, "/reeve/a").await;
+    // One closed port beside one that answers at once that it has no leader.
+    etcd.kill(0);
+    etcd.pause(1);
+    let patient = Instant::now() + Duration::from_secs(30);
+    let only = EtcdStore::prepare(EtcdOptions::new(&format!("{},{}", etcd.url(0), etcd.url(2))))
+        .await
+        .expect("prepares");
+    while etcd.metric_of(2, "etcd_server_has_leader").await != Some(0.0) {
+        assert!(
+            Instant::now() < patient,
+            "the last member never notices that it has no leader"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let begun = Instant::now();
+    let error = only.get(b"/reeve/a").await.expect_err("no majority");
+    let took = begun.elapsed();
+    assert!(
+        error.is_outage() && took > Duration::from_secs(4),
+        "{took:?}: {error:?}"
+    );
+    let begun = Instant::now();
+    let error = put(&only, "/reeve/b", "1").await.expect_err("no majority");
+    let took = begun.elapsed();
+    assert!(
+        error.is_outage() && took > Duration::from_secs(4),
+        "{took:?}: {error:?}"
+    );
+    etcd.resume(1);
 }

@@ -139,20 +139,16 @@ fn judge_status(status: &tonic::Status) -> (StoreErrorKind, Fate) {
     if has("etcdserver: no leader") || has("etcdserver: too many requests") || has("etcdserver: not capable") {
         return refused(StoreErrorKind::Unreachable);
     }
+    // The connection's own words, whatever code the client made of them (`ResourceExhausted` for "calm down").
+    let of_connection = text.starts_with("h2 protocol error");
     match status.code() {
+        _ if of_connection => broken(status),
         Code::Unauthenticated | Code::PermissionDenied => refused(StoreErrorKind::Denied),
         Code::InvalidArgument if has("authentication failed") || has("user name") => refused(StoreErrorKind::Denied),
         Code::Unimplemented => refused(StoreErrorKind::NotEtcd),
         Code::DeadlineExceeded => (StoreErrorKind::DeadlineExceeded, Fate::Unknown),
         Code::Unavailable | Code::Cancelled | Code::Unknown | Code::Internal | Code::Aborted | Code::DataLoss => {
-            let words = format!("{text} {}", chain(status));
-            if speaks_another_protocol(&words) {
-                (StoreErrorKind::NotEtcd, Fate::Unknown)
-            } else if text.contains("timed out") {
-                (StoreErrorKind::DeadlineExceeded, Fate::Unknown)
-            } else {
-                (StoreErrorKind::Unreachable, Fate::Unknown)
-            }
+            broken(status)
         }
         Code::Ok
         | Code::InvalidArgument
@@ -162,6 +158,19 @@ fn judge_status(status: &tonic::Status) -> (StoreErrorKind, Fate) {
         | Code::FailedPrecondition
         | Code::OutOfRange => refused(StoreErrorKind::Refused(text.to_owned())),
     }
+}
+
+/// The call broke off on its way, or at the other end.
+fn broken(status: &tonic::Status) -> (StoreErrorKind, Fate) {
+    let words = format!("{} {}", status.message(), chain(status));
+    let kind = if speaks_another_protocol(&words) {
+        StoreErrorKind::NotEtcd
+    } else if status.message().contains("timed out") {
+        StoreErrorKind::DeadlineExceeded
+    } else {
+        StoreErrorKind::Unreachable
+    };
+    (kind, Fate::Unknown)
 }
 
 /// No connection was made, so nothing was sent.
@@ -222,4 +231,25 @@ fn chain(error: &dyn Error) -> String {
         cause = error.source();
     }
     words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_is_told_to_calm_down_is_an_outage_and_no_refusal() {
+        for code in [Code::ResourceExhausted, Code::PermissionDenied, Code::Internal] {
+            let status = tonic::Status::new(code, "h2 protocol error: error reading a body from connection");
+            let failure = classify(ClientError::GRpcStatus(status));
+            assert_eq!(
+                (&failure.kind, failure.fate),
+                (&StoreErrorKind::Unreachable, Fate::Unknown),
+                "{code:?}"
+            );
+        }
+        let status = tonic::Status::resource_exhausted("etcdserver: mvcc: database space exceeded");
+        let failure = classify(ClientError::GRpcStatus(status));
+        assert_eq!(failure.kind, StoreErrorKind::NoSpace);
+    }
 }
