@@ -108,6 +108,14 @@ impl StoreError {
         )
     }
 
+    /// The store took offence at this very request and wrote nothing: the same one will fail again, others need not.
+    pub fn is_about_the_request(&self) -> bool {
+        matches!(
+            self.kind,
+            StoreErrorKind::TooLarge { .. } | StoreErrorKind::Invalid(_) | StoreErrorKind::Refused(_)
+        )
+    }
+
     /// What a person can do about it.
     pub fn remedy(&self) -> Option<String> {
         let text = match &self.kind {

@@ -59,6 +59,7 @@ struct State {
     lease_faults: VecDeque<StoreErrorKind>,
     write_faults: VecDeque<WriteFault>,
     late: Vec<Txn>,
+    largest: usize,
 }
 
 impl Default for MemoryStore {
@@ -86,6 +87,7 @@ impl MemoryStore {
             lease_faults: VecDeque::new(),
             write_faults: VecDeque::new(),
             late: Vec::new(),
+            largest: usize::MAX,
         };
         Self {
             state: Arc::new(Mutex::new(state)),
@@ -173,6 +175,11 @@ impl MemoryStore {
     /// The next write ends so. Several add up.
     pub fn fail_next_write(&self, fault: WriteFault) {
         self.lock().write_faults.push_back(fault);
+    }
+
+    /// Requests over so many bytes are refused from now on, as by a store with smaller limits than etcd's default.
+    pub fn limit_requests(&self, bytes: usize) {
+        self.lock().largest = bytes;
     }
 
     /// Lets the writes that were [`WriteFault::Late`] arrive now; each is judged as any other.
@@ -396,6 +403,14 @@ impl Store for MemoryStore {
         };
         if unleased(&self.lock()) {
             return Err(StoreError::new("write", object, StoreErrorKind::LeaseNotFound));
+        }
+        let (bytes, limit) = (txn.bytes(), self.lock().largest);
+        if bytes > limit {
+            return Err(StoreError::new(
+                "write",
+                object,
+                StoreErrorKind::TooLarge { bytes, limit },
+            ));
         }
         let fault = self.lock().write_faults.pop_front();
         match fault {

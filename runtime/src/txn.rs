@@ -209,7 +209,7 @@ impl Txn {
     }
 
     /// The size of the request, generously.
-    fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         let compares = self
             .requires
             .iter()
@@ -433,21 +433,28 @@ impl Group {
         self.txns.push((index, txn));
     }
 
-    async fn commit<S: Store>(mut self, store: &S) -> Vec<(usize, Result<Outcome, StoreError>)> {
+    async fn commit<S: Store>(self, store: &S) -> Vec<(usize, Result<Outcome, StoreError>)> {
         let mut ended = Vec::with_capacity(self.txns.len());
-        while let Some((_, first)) = self.txns.first() {
+        let mut parts = vec![self.txns];
+        while let Some(mut txns) = parts.pop() {
+            let Some((_, first)) = txns.first() else { continue };
             let mut whole = Txn::new(&first.fence);
-            for (_, txn) in &self.txns {
+            for (_, txn) in &txns {
                 whole.requires.extend(txn.requires.iter().cloned());
                 whole.writes.extend(txn.writes.iter().cloned());
             }
             let answer = store.commit(whole).await;
             let (out, rest) = match &answer {
-                Ok(Outcome::Conflict { keys }) => self
-                    .txns
+                Ok(Outcome::Conflict { keys }) => txns
                     .into_iter()
                     .partition(|(_, txn)| keys.iter().any(|conflict| txn.fails_on(conflict))),
-                Ok(Outcome::Committed { .. } | Outcome::FenceLost) | Err(_) => (self.txns, Vec::new()),
+                // A store with limits of its own, or one bad write: halves find out, and nothing was written.
+                Err(error) if txns.len() > 1 && error.is_about_the_request() => {
+                    let second = txns.split_off(txns.len() / 2);
+                    parts.extend([second, txns]);
+                    continue;
+                }
+                Ok(Outcome::Committed { .. } | Outcome::FenceLost) | Err(_) => (txns, Vec::new()),
             };
             // A store that names no key of ours must not make this turn for ever.
             let (out, rest) = if out.is_empty() {
@@ -458,7 +465,7 @@ impl Group {
             for (index, txn) in out {
                 ended.push((index, share(&answer, &txn)));
             }
-            self.txns = rest;
+            parts.push(rest);
         }
         ended
     }

@@ -118,3 +118,19 @@ async fn every_transaction_of_a_batch_hears_of_an_outage() {
     assert_eq!(ended.len(), 300);
     assert!(ended.into_iter().all(|e| kind(e) == StoreErrorKind::Unreachable));
 }
+
+#[tokio::test]
+async fn in_a_batch_only_what_the_store_cannot_take_is_refused() {
+    let store = MemoryStore::new();
+    store.limit_requests(64 << 10);
+    let sized = |n: usize| if n == 17 { 70 << 10 } else { 5 << 10 };
+    let txns = (0..40).map(|n| person::txn().put(format!("/{n}"), vec![0; sized(n)], Guard::Absent));
+    let ended = store.batch(txns.collect()).await;
+    for (n, end) in ended.into_iter().enumerate() {
+        if n == 17 {
+            assert!(matches!(kind(end), StoreErrorKind::TooLarge { .. }));
+        } else {
+            assert!(matches!(end, Ok(Outcome::Committed { .. })), "{n}: {end:?}");
+        }
+    }
+}
