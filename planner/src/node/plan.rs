@@ -47,7 +47,14 @@ pub fn plan(input: &NodeInput) -> NodePlan {
     for (key, goal) in &goals {
         let known = input.ledger.entries.get(key);
         let walk = Walk::new(input, &world, key, goal, known.cloned().unwrap_or_default(), &mut out);
-        let (reported, kept, step) = walk.run();
+        let (mut reported, kept, step) = walk.run();
+        // What is being stopped may still serve, and pass a check that is new: nothing becomes ready before its step ends.
+        let was_ready = known.is_some_and(|entry| entry.up.as_ref().is_some_and(|up| up.ready_ms.is_some()));
+        if input.busy.contains(key)
+            && let Some(line) = reported.as_mut()
+        {
+            line.ready &= was_ready;
+        }
         out.report.instances.extend(reported);
         let kept = if input.busy.contains(key) { known.cloned() } else { kept };
         for spec in kept.iter().flat_map(|entry| specs_of(key, entry)) {

@@ -1,0 +1,137 @@
+//! What a pass says of an instance while a step on it is under way.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use planner::node::*;
+use schemas::keys::ResourceKey;
+use schemas::kinds::Kind;
+use schemas::names::Slot;
+use schemas::records::{Assigned, AssignedState, Assignment, ClusterId, Digest, Order, SchemaVersion, Uid};
+
+fn cluster() -> ClusterId {
+    ClusterId::from_random([7; 16])
+}
+
+fn assignment(n: u64) -> Arc<Assignment> {
+    let key = ResourceKey {
+        namespace: Some("default".parse().expect("a name")),
+        kind: Kind::Service,
+        name: "web".parse().expect("a name"),
+    };
+    let instance = Assigned {
+        namespace: "default".parse().expect("a name"),
+        kind: Kind::Service,
+        workload: "web".parse().expect("a name"),
+        uid: Uid::derive(&cluster(), &key, 1),
+        slot: Slot::Index(1),
+        state: AssignedState::Present,
+        n,
+        digest: Digest::of(&[u8::try_from(n).expect("small")]),
+        ports: Vec::new(),
+    };
+    let order = Order {
+        restore_epoch: 0,
+        epoch: 1,
+        generation: n,
+    };
+    Arc::new(Assignment {
+        schema_version: SchemaVersion::default(),
+        cluster: cluster(),
+        node: "n1".parse().expect("a name"),
+        order,
+        instances: vec![instance],
+    })
+}
+
+/// Plans, writes the ledger down, and answers every probe asked for.
+fn pass(input: &mut NodeInput, probe: &Probe) -> NodePlan {
+    let out = plan(input);
+    for (key, entry) in out.ledger.clone() {
+        match entry {
+            Some(entry) => input.ledger.entries.insert(key, entry),
+            None => input.ledger.entries.remove(&key),
+        };
+    }
+    for (id, target) in out.probes.clone() {
+        let probe = probe.clone();
+        input.probes.insert(id, Probed { target, probe });
+    }
+    input.now_ms += 100;
+    out
+}
+
+#[test]
+fn a_container_that_is_being_stopped_does_not_become_ready_by_a_new_check() {
+    let mut input = NodeInput {
+        now_ms: 1_000_000,
+        node: "n1".parse().expect("a name"),
+        cluster: cluster(),
+        assignment: Some(assignment(1)),
+        specs: BTreeMap::new(),
+        ledger: Ledger::default(),
+        observed: Ok(Vec::new()),
+        images: BTreeMap::new(),
+        probes: BTreeMap::new(),
+        stopped_by_person: BTreeSet::new(),
+        busy: BTreeSet::new(),
+        logs: BTreeMap::new(),
+        disk_full: false,
+        conditions: Vec::new(),
+    };
+    for n in [1, 2] {
+        let text =
+            format!(r#"{{"container":{{"image":"app:1","healthCheck":{{"http":{{"port":80,"path":"/{n}"}}}}}}}}"#);
+        let spec = Arc::new(serde_json::from_str(&text).expect("a spec"));
+        let key = InstanceKey::from(&assignment(n).instances[0]);
+        input
+            .specs
+            .insert(key.spec(n, &assignment(n).instances[0].digest), SpecState::Here(spec));
+    }
+    let image = Image {
+        present: true,
+        ..Image::default()
+    };
+    input.images.insert("app:1".to_owned(), image);
+    let unhealthy = Probe::Unhealthy {
+        message: "404".to_owned(),
+    };
+
+    // Created and started; then its check fails, and it is stopped to be started again.
+    let create = pass(&mut input, &unhealthy).steps.remove(0);
+    let Op::Create { name, labels, .. } = &create.op else {
+        panic!("{create:?}")
+    };
+    let container = Observed {
+        id: "a".repeat(64),
+        name: name.clone(),
+        labels: labels.to_map(),
+        state: ContainerState::Running,
+        image: "app:1".to_owned(),
+        networks: BTreeMap::new(),
+        details: None,
+    };
+    let entry = input.ledger.entries.get_mut(&create.instance).expect("an intent");
+    let created = OpOutcome::Created {
+        id: container.id.clone(),
+        conditions: Vec::new(),
+    };
+    settle(&create.instance, entry, &create.op, &created, input.now_ms);
+    settle(&create.instance, entry, &create.op, &OpOutcome::Done, input.now_ms);
+    input.observed = Ok(vec![container]);
+    let _ = pass(&mut input, &unhealthy);
+    let stop = pass(&mut input, &unhealthy).steps.remove(0);
+    assert!(matches!(stop.op, Op::Stop { .. }), "{stop:?}");
+    input.busy.insert(stop.instance.clone());
+
+    // While it is, a spec with another check comes, and the check passes: the container serves to its end.
+    input.assignment = Some(assignment(2));
+    let _ = pass(&mut input, &Probe::Healthy);
+    let told = pass(&mut input, &Probe::Healthy).report.instances.remove(0);
+    assert!(!told.ready, "{told:?}");
+
+    // Where nothing is under way, the same makes it ready.
+    input.busy.clear();
+    let told = pass(&mut input, &Probe::Healthy).report.instances.remove(0);
+    assert_eq!((told.n, told.ready), (2, true), "{told:?}");
+}
