@@ -3,10 +3,12 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
 
 use serde_json::Value;
 
+use crate::clean;
+use crate::explain::explain;
 use crate::process::{Process, reeve, run, succeed};
 use crate::wait::eventually;
 
@@ -15,8 +17,11 @@ pub struct Lab {
     /// Its number: part of all its names and of its subnet.
     number: u32,
     pub hosts: Vec<Host>,
-    // Processes end before the directory goes.
+    /// The binary of what `start` starts.
+    pub binary: PathBuf,
     processes: Vec<Process>,
+    /// Endpoints of the stores, for what a failed test prints.
+    stores: Mutex<Vec<String>>,
     dir: tempfile::TempDir,
 }
 
@@ -27,6 +32,8 @@ pub struct Host {
     pub address: String,
     pub docker_host: String,
     pub dir: PathBuf,
+    /// The binary of its agent and of `up`.
+    pub binary: PathBuf,
     engine: Process,
     agent: Option<Process>,
 }
@@ -47,15 +54,19 @@ impl Lab {
     /// A lab of `hosts` hosts called n1, n2, ..., each with the image `reeve/hello:1`.
     #[must_use]
     pub fn new(hosts: usize) -> Self {
+        clean::sweep();
         let dir = tempfile::Builder::new()
-            .prefix("reeve-lab-")
+            .prefix(clean::PREFIX)
             .tempdir()
             .expect("a temporary directory");
         let number = std::process::id() % 100_000;
+        clean::claim(dir.path(), number);
         let mut lab = Self {
             number,
             hosts: Vec::new(),
+            binary: reeve(),
             processes: Vec::new(),
+            stores: Mutex::default(),
             dir,
         };
         let bridge = lab.bridge();
@@ -109,6 +120,7 @@ impl Lab {
             address,
             docker_host,
             dir,
+            binary: reeve(),
             engine,
             agent: None,
         });
@@ -160,6 +172,10 @@ impl Lab {
             endpoints: endpoints.join(","),
             specs,
         };
+        let known = self.stores.lock();
+        known
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(etcd.endpoints.clone());
         eventually("etcd answers", 30, || etcd.try_ctl(&["endpoint", "health"]).map(drop));
         etcd
     }
@@ -196,8 +212,21 @@ impl Lab {
     pub fn start(&mut self, name: &str, args: &[&str]) -> usize {
         let log = self.dir().join(format!("{name}.log"));
         self.processes
-            .push(Process::start(name, None, &reeve(), args, &[], log));
+            .push(Process::start(name, None, &self.binary, args, &[], log));
         self.processes.len() - 1
+    }
+
+    /// Starts a program beside the test that prints what it follows: `reeve` of this build or another such as `etcdctl`,
+    /// with the store's endpoints in its environment. It ends when it is dropped.
+    #[must_use]
+    pub fn follow(&self, name: &str, program: &Path, args: &[&str], endpoints: &str) -> Process {
+        let env = [
+            ("REEVE_ETCD", endpoints),
+            ("ETCDCTL_API", "3"),
+            ("NO_COLOR", "1"),
+            ("COLUMNS", "120"),
+        ];
+        Process::start(name, None, program, args, &env, self.dir().join(format!("{name}.log")))
     }
 
     /// A process by the number `start` gave.
@@ -238,28 +267,18 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        // Agents and controllers first, so that nothing repairs what is being taken away.
+        if std::thread::panicking() {
+            for endpoints in self.stores.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+                explain(None, endpoints);
+            }
+        }
+        // Agents and controllers first, so that nothing repairs what is being taken away. Engines need no good order:
+        // nothing of them is kept.
         for host in &mut self.hosts {
             host.agent = None;
         }
         self.processes.clear();
-        for host in &mut self.hosts {
-            host.engine.stop(Duration::from_secs(20));
-            let dir = host.dir.display().to_string();
-            let _ = run(Command::new("pkill").args(["-9", "-f", &format!("{dir}/")]));
-            let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
-            let mut own: Vec<&str> = mounts
-                .lines()
-                .filter_map(|line| line.split(' ').nth(1))
-                .filter(|path| path.starts_with(&dir))
-                .collect();
-            own.sort_unstable_by(|a, b| b.cmp(a));
-            for mount in own {
-                let _ = run(Command::new("umount").args(["-l", mount]));
-            }
-            let _ = run(Command::new("ip").args(["netns", "del", &host.netns]));
-        }
-        let _ = run(Command::new("ip").args(["link", "del", &self.bridge()]));
+        clean::wipe(self.dir.path(), self.number);
     }
 }
 
@@ -399,7 +418,7 @@ impl Host {
         self.agent = Some(Process::start(
             &format!("agent of {name}"),
             Some(&self.netns),
-            &reeve(),
+            &self.binary,
             &args,
             &[],
             self.dir.join("agent.log"),
@@ -431,14 +450,43 @@ impl Host {
             &self.name,
         ];
         args.extend_from_slice(more);
-        Process::start(
+        let mut up = Process::start(
             "reeve up",
             Some(&self.netns),
-            &reeve(),
+            &self.binary,
             &args,
             &[],
             self.dir.join("up.log"),
-        )
+        );
+        up.explain_with(Some(&self.netns), "http://127.0.0.1:2379");
+        up
+    }
+
+    /// Stops the engine with a signal and waits until it is gone: TERM takes its containers along, KILL leaves them behind.
+    pub fn stop_engine(&mut self, signal: &str) {
+        self.engine.signal(signal);
+        let engine = &mut self.engine;
+        eventually("the engine ends", 30, || {
+            if engine.alive() { Err("it runs".into()) } else { Ok(()) }
+        });
+    }
+
+    /// Starts the engine again and waits until it answers.
+    pub fn start_engine(&mut self) {
+        self.engine = start_engine(&self.name, &self.netns, &self.dir, &self.docker_host);
+        self.wait_for_engine();
+    }
+
+    /// Id and start of each container, sorted by name: what a restart would change.
+    #[must_use]
+    pub fn lives(&self) -> Vec<(String, String, String)> {
+        let started = |id: &str| self.inspect(id).map(|c| c["State"]["StartedAt"].to_string());
+        let all = self.containers().into_iter();
+        all.map(|(name, id)| {
+            let since = started(&id).unwrap_or_default();
+            (name, id, since)
+        })
+        .collect()
     }
 
     /// Runs `reeve` in this host's network.
@@ -476,6 +524,14 @@ fn start_member(index: usize, args: &[String], log: &Path) -> Process {
         &[],
         log.to_owned(),
     )
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            explain(None, &self.endpoints);
+        }
+    }
 }
 
 impl Etcd {

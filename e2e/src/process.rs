@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::clean;
+use crate::explain::explain;
+
 /// The `reeve` binary of this build; `REEVE_BIN` names another.
 #[must_use]
 pub fn reeve() -> PathBuf {
@@ -52,10 +55,15 @@ pub struct Process {
     pub name: String,
     child: Child,
     log: PathBuf,
+    /// How many lines of its log a failed test prints.
+    tail: usize,
+    /// A store it serves, to be asked before it ends in a failed test: its network and endpoints.
+    store: Option<(Option<String>, String)>,
 }
 
 impl Process {
-    /// Starts it in the host's network namespace where one is given. It gets SIGTERM when the test's thread dies.
+    /// Starts it in the host's network namespace where one is given. It gets SIGTERM when the test's thread dies, and bears
+    /// the mark of the lab in whose directory its log is.
     pub fn start(
         name: &str,
         netns: Option<&str>,
@@ -75,6 +83,7 @@ impl Process {
             command.arg("nsenter").arg(format!("--net=/run/netns/{netns}"));
         }
         command.arg(program).args(args).envs(env.iter().copied());
+        command.envs(clean::mark(&log));
         let errors = file.try_clone().expect("a second handle on the log");
         let child = command
             .stdin(Stdio::null())
@@ -86,7 +95,15 @@ impl Process {
             name: name.to_owned(),
             child,
             log,
+            // Engines and stores talk much and are seldom at fault.
+            tail: if program.ends_with("reeve") { 40 } else { 6 },
+            store: None,
         }
+    }
+
+    /// When the test fails, the cluster of this store is described before the process ends.
+    pub(crate) fn explain_with(&mut self, netns: Option<&str>, endpoints: &str) {
+        self.store = Some((netns.map(str::to_owned), endpoints.to_owned()));
     }
 
     #[must_use]
@@ -137,10 +154,14 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        let failed = std::thread::panicking();
+        if failed && let Some((netns, endpoints)) = &self.store {
+            explain(netns.as_deref(), endpoints);
+        }
         self.stop(Duration::from_secs(5));
-        if std::thread::panicking() {
+        if failed {
             let output = self.output();
-            let tail: Vec<&str> = output.lines().rev().take(30).collect();
+            let tail: Vec<&str> = output.lines().rev().take(self.tail).collect();
             eprintln!("--- last lines of {}:", self.name);
             for line in tail.iter().rev() {
                 eprintln!("{line}");

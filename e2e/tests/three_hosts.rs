@@ -1,8 +1,10 @@
 //! Three hosts, a real etcd of three members, two controllers: what is put into the store runs, and a change of it is safe.
 
-use std::time::{Duration, Instant};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
 
-use e2e::{Etcd, Lab, eventually, holds_for};
+use e2e::{Etcd, Host, Lab, Load, Process, Served, eventually, holds_for, now, reeve};
 
 const ZONES: &str = include_str!("../../manifests/examples/zones.yaml");
 
@@ -64,47 +66,100 @@ impl Cluster {
     }
 }
 
+/// What a person watches while the test goes on: a process that prints, and how much of it was looked at.
+struct Follower {
+    what: &'static str,
+    process: Process,
+    seen: usize,
+}
+
+impl Follower {
+    /// Waits until it prints each of these after what was looked at before.
+    fn sees(&mut self, words: &[&str]) {
+        let mut end = self.seen;
+        eventually(&format!("{} follows", self.what), 20, || {
+            let output = self.process.output();
+            let news = output.get(self.seen..).unwrap_or_default();
+            end = output.len();
+            match words.iter().find(|word| !news.contains(**word)) {
+                None => Ok(()),
+                Some(word) => Err(format!("no {word:?} in:\n{news}")),
+            }
+        });
+        self.seen = end;
+    }
+}
+
 #[test]
-fn what_etcdctl_puts_runs_and_what_it_deletes_goes() {
+fn what_etcdctl_puts_runs_and_what_it_deletes_goes_and_watchers_follow() {
     let cluster = cluster();
+    let endpoints = cluster.etcd.endpoints.clone();
+    let follow = |what, program: &Path, args: &[&str]| {
+        let process = cluster.lab.follow(what, program, args, &endpoints);
+        Follower { what, process, seen: 0 }
+    };
+    let watch = ["--endpoints", &endpoints, "watch", "--prefix", "/reeve/status/"];
+    let mut keys = follow("etcdctl-watch", Path::new("etcdctl"), &watch);
+    let mut table = follow("get-w", &reeve(), &["get", "services", "-w"]);
+    let mut status = follow("status-watch", &reeve(), &["status", "--watch"]);
+    // Each is connected before the first put.
+    table.sees(&["NAME"]);
+    status.sees(&["node/n3: Ready"]);
+
+    let key = "/reeve/desired/default/service/web";
     let yaml = "apiVersion: reeve/v1\nkind: Service\nmetadata: {name: web}\nspec:\n  replicas: 3\n  container:\n    image: reeve/hello:1\n    command: [httpd, -f, -p, '80', -h, /www]\n    stopGracePeriod: 1s\n  placement: {maxPerNode: 1}\n";
-    cluster.etcd.ctl(&["put", "/reeve/desired/default/service/web", yaml]);
+    let json = r#"{"apiVersion":"reeve/v1","kind":"Service","metadata":{"name":"web"},"spec":{"replicas":3,"container":{"image":"reeve/hello:1","command":["httpd","-f","-p","80","-h","/www"],"stopGracePeriod":"1s"},"placement":{"maxPerNode":1}}}"#;
+    cluster.etcd.ctl(&["put", key, yaml]);
     cluster.wait_running(&["default.web.1.1", "default.web.2.1", "default.web.3.1"], 30);
     assert!(
         cluster.lab.hosts.iter().all(|host| host.running().len() == 1),
         "one on each host"
     );
+    keys.sees(&["PUT", "/reeve/status/default/service/web", "\"ready\":3"]);
+    table.sees(&["web", "3/3"]);
+    status.sees(&["service/web: 3/3 ready, Ready", "instance/default/web.2 on"]);
 
-    let json = r#"{"apiVersion":"reeve/v1","kind":"Service","metadata":{"name":"job"},"spec":{"container":{"image":"reeve/hello:1","command":["sleep","3600"],"stopGracePeriod":"0s"}}}"#;
-    cluster.etcd.ctl(&["put", "/reeve/desired/default/service/job", json]);
-    cluster.wait_running(
-        &[
-            "default.job.1.1",
-            "default.web.1.1",
-            "default.web.2.1",
-            "default.web.3.1",
-        ],
-        30,
+    // The same in JSON is no change: nothing is replaced, and it is said to have been seen.
+    let before: Vec<_> = cluster.lab.hosts.iter().map(Host::lives).collect();
+    cluster.etcd.ctl(&["put", key, json]);
+    keys.sees(&["PUT", "/reeve/status/default/service/web"]);
+    let after: Vec<_> = cluster.lab.hosts.iter().map(Host::lives).collect();
+    assert_eq!(after, before);
+
+    // Another beside it, in JSON.
+    let other = json
+        .replace("\"web\"", "\"other\"")
+        .replace("\"replicas\":3", "\"replicas\":1");
+    cluster
+        .etcd
+        .ctl(&["put", "/reeve/desired/default/service/other", &other]);
+    keys.sees(&["/reeve/status/default/service/other", "\"ready\":1"]);
+    table.sees(&["other", "1/1"]);
+    status.sees(&["service/other: 1/1 ready, Ready"]);
+
+    cluster.etcd.ctl(&["del", key]);
+    cluster.wait_running(&["default.other.1.1"], 30);
+    keys.sees(&["DELETE", "/reeve/status/default/service/web"]);
+    table.sees(&["web", "Gone"]);
+    status.sees(&["service/web: gone"]);
+
+    // It runs again from JSON alone, on all three hosts.
+    cluster.etcd.ctl(&["put", key, json]);
+    keys.sees(&["/reeve/status/default/service/web", "\"ready\":3"]);
+    table.sees(&["web", "3/3"]);
+    status.sees(&["service/web: 3/3 ready, Ready"]);
+    assert!(
+        cluster
+            .lab
+            .hosts
+            .iter()
+            .all(|host| host.running().iter().any(|name| name.starts_with("default.web."))),
+        "one on each host"
     );
-    eventually("the status follows", 20, || {
-        let text = cluster
-            .etcd
-            .ctl(&["get", "--prefix", "/reeve/status/default/service/web"]);
-        if text.contains("\"ready\":3") {
-            Ok(())
-        } else {
-            Err(text)
-        }
-    });
-
-    cluster.etcd.ctl(&["del", "/reeve/desired/default/service/web"]);
-    cluster.wait_running(&["default.job.1.1"], 30);
-    eventually("its status is gone", 20, || {
-        let text = cluster
-            .etcd
-            .ctl(&["get", "--prefix", "/reeve/status/default/service/web"]);
-        if text.is_empty() { Ok(()) } else { Err(text) }
-    });
+    cluster.etcd.ctl(&["del", "--prefix", "/reeve/desired/"]);
+    table.sees(&["Gone"]);
+    status.sees(&["service/web: gone", "service/other: gone"]);
+    cluster.wait_running(&[], 30);
 }
 
 #[test]
@@ -158,10 +213,57 @@ fn another_controller_takes_over_and_nothing_restarts() {
     assert_eq!(after, before);
 }
 
+/// When the instance of a host was away during the load: from the engine's first stop to the first answer after its last
+/// start, None for what never ended.
+fn away(host: &Host, since: u128, served: &[Served]) -> Option<(u128, Option<u128>)> {
+    let second = |time: u128| format!("{}.{:09}", time / 1_000_000_000, time % 1_000_000_000);
+    let (from, to) = (second(since), second(now()));
+    let text = host.docker(&[
+        "events",
+        "--since",
+        &from,
+        "--until",
+        &to,
+        "--filter",
+        "type=container",
+        "--format",
+        "{{.TimeNano}} {{.Action}} {{.Actor.Attributes.name}}",
+    ]);
+    let events: Vec<(u128, &str)> = text
+        .lines()
+        .filter(|line| line.contains(" default.web."))
+        .filter_map(|line| {
+            let mut words = line.split(' ');
+            Some((words.next()?.parse().ok()?, words.next()?))
+        })
+        .collect();
+    let begin = events
+        .iter()
+        .find(|(_, what)| matches!(*what, "kill" | "die" | "stop"))?
+        .0;
+    let started = events.iter().rev().find(|(_, what)| *what == "start");
+    let end = started.and_then(|(at, _)| {
+        let died = events.iter().any(|(time, what)| *what == "die" && time > at);
+        let back = served.iter().find(|one| one.begin >= *at && one.result.is_ok());
+        back.filter(|_| !died).map(|one| one.begin)
+    });
+    Some((begin, end))
+}
+
+/// Requests that failed although the instance was not being replaced.
+fn failed_outside(served: &[Served], away: Option<(u128, Option<u128>)>) -> Vec<&Served> {
+    // A request that began just before the stop may be cut by it.
+    const UNDER_WAY: u128 = 50_000_000;
+    let replaced =
+        |time: u128| away.is_some_and(|(from, to)| time + UNDER_WAY >= from && to.is_none_or(|to| time <= to));
+    let failed = served.iter().filter(|one| one.result.is_err());
+    failed.filter(|one| !replaced(one.begin)).collect()
+}
+
 #[test]
-fn a_bad_change_stops_at_the_first_slot_and_the_rest_serve_on() {
+fn a_bad_change_under_load_stops_at_the_first_slot_and_a_good_one_goes_through() {
     let mut cluster = cluster();
-    let _registry = cluster.lab.registry();
+    let registry = cluster.lab.registry();
     let cluster = cluster;
     let endpoints = cluster.etcd.endpoints.clone();
     for host in &cluster.lab.hosts {
@@ -177,73 +279,110 @@ fn a_bad_change_stops_at_the_first_slot_and_the_rest_serve_on() {
     cluster
         .lab
         .reeve_exits(&endpoints, 0, &["apply", "-f", &file, "--timeout", "60s"]);
-    let serving = |cluster: &Cluster| {
-        cluster
-            .lab
-            .hosts
-            .iter()
-            .filter(|host| host.http(&format!("http://{}:8080/", host.address)).is_ok())
-            .count()
-    };
-    assert_eq!(serving(&cluster), 3);
+    let hosts = &cluster.lab.hosts;
+    let targets: Vec<SocketAddr> = hosts
+        .iter()
+        .map(|host| format!("{}:8080", host.address).parse().expect("an address"))
+        .collect();
+    let lives = || -> Vec<_> { hosts.iter().map(Host::lives).collect() };
+    let unchanged = lives();
 
+    // The slot at which changes stop; the same one each time, for a broken slot goes first.
+    let mut broken = None;
     for (what, text, word) in [
         (
-            "an image that is missing",
-            manifest("127.0.0.1:1/none:1", good, "/"),
-            "mage",
+            "missing",
+            manifest(&format!("{registry}/none:1"), good, "/"),
+            "ImageNotFound",
         ),
-        (
-            "one that crashes",
-            manifest("reeve/hello:2", "['false']", "/"),
-            "CrashLoop",
-        ),
-        (
-            "one that is never ready",
-            manifest("reeve/hello:2", good, "/missing"),
-            "Unhealthy",
-        ),
+        ("crashing", manifest("reeve/hello:2", "['false']", "/"), "CrashLoop"),
+        ("never ready", manifest("reeve/hello:2", good, "/missing"), "Unhealthy"),
     ] {
         let file = cluster.lab.file("bad.yaml", &text);
+        let (since, load) = (now(), Load::start(&targets));
         let said = cluster
             .lab
             .reeve_exits(&endpoints, 6, &["apply", "-f", &file, "--yes", "--timeout", "90s"]);
-        assert!(said.contains(word), "{what}: {said}");
+        assert!(said.contains(word) && said.contains("stops there"), "{what}: {said}");
         holds_for(
-            &format!("{what}: the other slots serve"),
+            &format!("{what}: stays where it stopped"),
             Duration::from_secs(3),
             || {
-                let count = serving(&cluster);
-                if count >= 2 {
+                let differ = lives()
+                    .iter()
+                    .zip(&unchanged)
+                    .filter(|(now, before)| now != before)
+                    .count();
+                if differ <= 1 {
                     Ok(())
                 } else {
-                    Err(format!("{count} serve"))
+                    Err(format!("{differ} slots changed"))
                 }
             },
         );
+        let served = load.stop();
+        let now = lives();
+        for (index, host) in hosts.iter().enumerate() {
+            assert!(served[index].len() >= 50, "{what}: {} requests", served[index].len());
+            let away = away(host, since, &served[index]);
+            let failed = failed_outside(&served[index], away);
+            if now[index] == unchanged[index] {
+                assert!(
+                    away.is_none() && failed.is_empty(),
+                    "{what}: {} failed: {failed:?}",
+                    host.name
+                );
+            } else {
+                assert!(
+                    broken.is_none_or(|slot| slot == index),
+                    "{what}: another slot is broken"
+                );
+                broken = Some(index);
+                let slot = now[index]
+                    .first()
+                    .and_then(|(name, _, _)| name.split('.').nth(2))
+                    .unwrap_or("?");
+                assert!(
+                    said.contains(&format!(": web.{slot}: ")),
+                    "{what}: the error does not name web.{slot}: {said}"
+                );
+            }
+            eprintln!(
+                "{what}: {} answered {}, failed {}, away {away:?}",
+                host.name,
+                served[index].len(),
+                failed.len()
+            );
+        }
+        // A missing image is found out before anything stops.
+        assert_eq!(broken.is_none(), what == "missing", "{what}: {now:?}");
     }
 
-    // A good one goes through: at most one slot is away at any time.
+    // A good one goes through: one slot after another, and whoever is not being replaced answers every request.
     let file = cluster.lab.file("next.yaml", &manifest("reeve/hello:2", good, "/"));
-    let mut fewest = 3;
-    std::thread::scope(|scope| {
-        let apply = scope.spawn(|| {
-            cluster
-                .lab
-                .reeve(&endpoints, &["apply", "-f", &file, "--yes", "--timeout", "90s"])
-        });
-        let begin = Instant::now();
-        while !apply.is_finished() && begin.elapsed() < Duration::from_secs(100) {
-            fewest = fewest.min(serving(&cluster));
-        }
-        let output = apply.join().expect("apply ran");
-        assert_eq!(
-            output.status.code(),
-            Some(0),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-    });
-    assert!(fewest >= 2, "only {fewest} of three served during the change");
-    assert_eq!(serving(&cluster), 3);
+    let (since, load) = (now(), Load::start(&targets));
+    cluster
+        .lab
+        .reeve_exits(&endpoints, 0, &["apply", "-f", &file, "--yes", "--timeout", "90s"]);
+    let served = load.stop();
+    let mut turns = Vec::new();
+    for (index, host) in hosts.iter().enumerate() {
+        let away = away(host, since, &served[index]);
+        let failed = failed_outside(&served[index], away);
+        assert!(failed.is_empty(), "{}: away {away:?}, failed {failed:?}", host.name);
+        let (from, to) = away.expect("each slot is replaced");
+        let to = to.unwrap_or_else(|| panic!("{} does not come back", host.name));
+        turns.push((from, to, &host.name));
+    }
+    turns.sort_unstable();
+    for pair in turns.windows(2) {
+        assert!(pair[0].1 <= pair[1].0, "two slots were away at once: {turns:?}");
+    }
+    assert_eq!(
+        turns.first().map(|turn| turn.2),
+        broken.map(|index| &hosts[index].name),
+        "the broken one goes first"
+    );
+    let counts: Vec<usize> = served.iter().map(Vec::len).collect();
+    eprintln!("good: {counts:?} requests, turns {turns:?}");
 }
