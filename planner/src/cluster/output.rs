@@ -571,7 +571,7 @@ impl<'a> Pass<'a> {
             .count();
         if let (Some(breaker), true) = (&self.breaker.held, held > 0) {
             let text = format!(
-                "{held} removals wait for a person: more than {} in ten minutes; run `reeve ack {}`",
+                "{held} removals wait for a person: more than {} in ten minutes; run `reeve admin ack {}`",
                 breaker.budget, breaker.digest
             );
             return stopped("HeldByBreaker", text);

@@ -163,6 +163,8 @@ impl<'a> Pass<'a> {
                 }
             }
         }
+        // One without a running container first: the others may have become ready since their reports.
+        broken.sort_by_key(|(at, _)| self.memory.insts[*at as usize].seen.running);
         let able: &[(u32, u64)] = match (&blocker, &unsure[..]) {
             (Some(_), _) => &[],
             // They serve nobody: nothing is lost by changing one.

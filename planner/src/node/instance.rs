@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use schemas::container::{NetworkMode, PullPolicy};
+use schemas::image::ImageRef;
 use schemas::records::{Failing, FailingReason, Next, Phase, ReportedInstance};
 use schemas::service::{RestartPolicy, ServiceSpec};
 use schemas::units::Span;
@@ -31,7 +32,8 @@ const MESSAGE_CHARS: usize = 1_024;
 pub(super) enum Goal {
     Prepared(InForce),
     Present(InForce),
-    Absent,
+    /// The number its entry names: what it is reported under while nobody knows more of it.
+    Absent(InForce),
     /// No record knows it: kept as it is.
     Orphaned,
 }
@@ -106,7 +108,7 @@ impl<'a, 'o> Walk<'a, 'o> {
             self.entry.up = None;
         }
         match self.goal.clone() {
-            Goal::Absent => self.absent(container),
+            Goal::Absent(_) => self.absent(container),
             Goal::Orphaned => self.orphaned(container),
             Goal::Prepared(spec) => self.prepared(container, spec),
             Goal::Present(spec) => self.present(container, spec, gone),
@@ -115,18 +117,12 @@ impl<'a, 'o> Walk<'a, 'o> {
 
     /// The engine does not answer: what is known is told, nothing is done.
     fn unseen(mut self) -> Walked {
-        let phase = if self.entry.up.is_some() {
-            Phase::Running
-        } else {
-            Phase::Pending
+        let phase = match (&self.entry.up, self.goal) {
+            (Some(_), _) => Phase::Running,
+            // Gone is only what an engine without it says: with the ledger lost it may run for all we know.
+            (None, Goal::Absent(_)) => Phase::Held,
+            (None, _) => Phase::Pending,
         };
-        if self.entry.in_force.is_none() && self.entry.container.is_none() && *self.goal == Goal::Absent {
-            return (
-                None,
-                Some(self.entry).filter(|_| self.input.ledger.entries.contains_key(self.key)),
-                None,
-            );
-        }
         let n = self.shown_spec().map_or(0, |spec| spec.n);
         self.failing = Some(failing(
             n,
@@ -160,22 +156,21 @@ impl<'a, 'o> Walk<'a, 'o> {
             let intended = intent
                 .as_ref()
                 .is_some_and(|(n, digest)| *n == labels.n && *digest == labels.digest);
-            if !intended {
-                let Some(spec) = self.spec(&labels.spec()) else {
-                    return false;
-                };
-                let Ok(spec) = spec else { continue };
-                if candidate.details.is_none() {
-                    self.out.inspect.insert(candidate.id.clone());
-                    return false;
-                }
-                if candidate.image != spec.container.image.as_str() {
-                    continue;
-                }
+            // Also of one that was intended: a person may have made a copy under its name before us.
+            let Some(spec) = self.spec(&labels.spec()) else {
+                return false;
+            };
+            let Ok(spec) = spec else { continue };
+            if candidate.details.is_none() {
+                self.out.inspect.insert(candidate.id.clone());
+                return false;
+            }
+            if !same_image(&candidate.image, &spec.container.image) {
+                continue;
             }
             let wanted = match self.goal {
                 Goal::Present(spec) | Goal::Prepared(spec) => spec.n == labels.n,
-                Goal::Absent | Goal::Orphaned => false,
+                Goal::Absent(_) | Goal::Orphaned => false,
             };
             if best
                 .as_ref()
@@ -190,7 +185,7 @@ impl<'a, 'o> Walk<'a, 'o> {
         let ports = match (&self.entry.container, self.goal) {
             (Some(owned), _) if owned.spec.n == labels.n => owned.spec.ports.clone(),
             (_, Goal::Present(spec) | Goal::Prepared(spec)) => spec.ports.clone(),
-            (_, Goal::Absent | Goal::Orphaned) => Vec::new(),
+            (_, Goal::Absent(_) | Goal::Orphaned) => Vec::new(),
         };
         let spec = InForce {
             n: labels.n,
@@ -334,6 +329,12 @@ impl<'a, 'o> Walk<'a, 'o> {
                     to: in_force.n,
                     fields,
                 };
+                if self.input.disk_full {
+                    // Its successor could not be made: the old one runs on until there is space.
+                    self.failing = Some(disk_full(in_force.n));
+                    let (phase, step) = self.keep(container, &spec);
+                    return self.report(phase, Some(container), step);
+                }
                 if !matches!(self.image(&spec, in_force.n, reason.clone()), ImageState::Ready) {
                     // It was here when the spec came into force and has gone since: the old one runs on until it is back.
                     let (phase, step) = self.keep(container, &spec);
@@ -914,7 +915,8 @@ impl<'a, 'o> Walk<'a, 'o> {
     fn shown_spec(&self) -> Option<&InForce> {
         self.entry.in_force.as_ref().or(match self.goal {
             Goal::Present(spec) | Goal::Prepared(spec) => Some(spec),
-            Goal::Absent | Goal::Orphaned => self.entry.container.as_ref().map(|owned| &owned.spec),
+            Goal::Absent(spec) => self.entry.container.as_ref().map(|owned| &owned.spec).or(Some(spec)),
+            Goal::Orphaned => self.entry.container.as_ref().map(|owned| &owned.spec),
         })
     }
 
@@ -974,6 +976,16 @@ enum Replacing {
     },
     /// What it was made from is not here yet.
     Unknown,
+}
+
+/// Whether an inspected container's image is the one a spec names: as written, or as the engine is given it (the digest
+/// where there is one, else the tag, else `latest`).
+fn same_image(found: &str, named: &ImageRef) -> bool {
+    let given = match (named.digest(), named.tag()) {
+        (Some(digest), _) => format!("{}@{digest}", named.name()),
+        (None, tag) => format!("{}:{}", named.name(), tag.unwrap_or("latest")),
+    };
+    found == named.as_str() || found == given
 }
 
 fn found_policy(container: &Observed) -> String {

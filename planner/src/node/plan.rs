@@ -106,7 +106,7 @@ fn goals(input: &NodeInput) -> BTreeMap<InstanceKey, Goal> {
         let goal = match assigned.state {
             AssignedState::Prepared => Goal::Prepared(spec),
             AssignedState::Present => Goal::Present(spec),
-            AssignedState::Absent => Goal::Absent,
+            AssignedState::Absent => Goal::Absent(spec),
         };
         goals.entry(InstanceKey::from(assigned)).or_insert(goal);
     }
@@ -203,7 +203,7 @@ impl<'a> World<'a> {
                 | ContainerState::Removing => false,
             });
             let goes = match goals.get(key) {
-                Some(Goal::Absent) => true,
+                Some(Goal::Absent(_)) => true,
                 Some(Goal::Present(spec)) => *spec != owned.spec,
                 Some(Goal::Prepared(_) | Goal::Orphaned) | None => false,
             };

@@ -1,0 +1,969 @@
+//! The world of the closed loop: a store, a leader, some hosts, people, and bad luck, all drawn from a list of bytes so that
+//! a failing history shrinks. After each act [`World::check`] asks the laws.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use planner::change::{Cost, cost};
+use planner::cluster::{DesiredBody, DesiredEntry, Snapshot};
+use planner::node::{ContainerState, InstanceKey, Reason};
+use schemas::keys::ResourceKey;
+use schemas::kinds::Kind;
+use schemas::names::{NodeName, Slot};
+use schemas::problem::Problem;
+use schemas::records::{
+    AcceptedBody, Ack, Addresses, AssignedState, Breaker, Capacity, ClusterId, ClusterMarker, ConditionType, Cordon,
+    CordonMode, Engine, NodeFacts, SchemaVersion, SessionRecord, Uid, Verdict, VerdictRecord,
+};
+use schemas::service::{Mode, ServiceSpec};
+use schemas::units::{ByteSize, Cpu};
+use serde_json::{Value, json};
+
+use crate::host::{Fate, Host, Registry};
+use crate::leader::{Leader, Txn, bump, stored};
+
+/// Histories that broke a law once, by a bug of ours or one that was put in to see the test fail.
+pub const SEEDS: &[(&str, &[u8])] = &[];
+
+pub fn bytes_of(text: &str) -> Vec<u8> {
+    let numbers = text.split(|c: char| !c.is_ascii_digit());
+    numbers.filter_map(|one| one.parse().ok()).collect()
+}
+
+/// Draws from a list of bytes; zeros when it has run out.
+pub struct Script {
+    bytes: Vec<u8>,
+    at: usize,
+}
+
+impl Script {
+    pub fn below(&mut self, limit: usize) -> usize {
+        let value = usize::from(self.bytes.get(self.at).copied().unwrap_or(0));
+        self.at += 1;
+        value % limit.max(1)
+    }
+    pub fn one_in(&mut self, count: usize) -> bool {
+        self.below(count) == 1
+    }
+    pub fn more(&self) -> bool {
+        self.at < self.bytes.len()
+    }
+}
+
+type Id = (Uid, Slot);
+
+pub struct World {
+    pub script: Script,
+    store: Snapshot,
+    /// What a reader that lags behind sees.
+    picture: Option<Snapshot>,
+    leader: Leader,
+    hosts: BTreeMap<NodeName, Host>,
+    registry: Registry,
+    now_ms: u64,
+    services: usize,
+    /// Only what changes services and troubles agents happens: nodes stay.
+    pub calm: bool,
+    /// No container of ours may end by our hand.
+    pub nothing_may_end: bool,
+    /// Slots that a change has taken down, until they serve again.
+    down: BTreeSet<Id>,
+    /// Slots on nodes that were away, or taken away by order: they need not wait for their turn.
+    excused: BTreeSet<Id>,
+    /// What ran on nodes that were declared lost or retired: it may run elsewhere as well.
+    forfeited: BTreeMap<NodeName, BTreeSet<Id>>,
+}
+
+fn tracing() -> bool {
+    std::env::var_os("REEVE_TRACE").is_some()
+}
+
+fn id(key: &InstanceKey) -> Id {
+    (key.uid.clone(), key.slot.clone())
+}
+
+fn key(text: &str) -> ResourceKey {
+    ResourceKey {
+        namespace: Some("default".parse().expect("a name")),
+        kind: Kind::Service,
+        name: text.parse().expect("a name"),
+    }
+}
+
+impl World {
+    pub fn new(bytes: Vec<u8>, nodes: usize, services: usize) -> Self {
+        let mut script = Script { bytes, at: 0 };
+        let count = nodes + script.below(3);
+        let cluster = ClusterMarker {
+            schema_version: SchemaVersion::default(),
+            id: ClusterId::from_random([7; 16]),
+            restore_epoch: 0,
+            moved: None,
+        };
+        let store = Snapshot {
+            revision: 100,
+            cluster,
+            epoch: 10,
+            complete: true,
+            desired: BTreeMap::new(),
+            accepted: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            service_statuses: BTreeMap::new(),
+            node_statuses: BTreeMap::new(),
+            acks: BTreeMap::new(),
+            breaker: Breaker::default(),
+        };
+        let mut world = Self {
+            script,
+            store,
+            picture: None,
+            leader: Leader::default(),
+            hosts: BTreeMap::new(),
+            registry: Registry::default(),
+            now_ms: 1_000_000,
+            services,
+            calm: false,
+            nothing_may_end: false,
+            down: BTreeSet::new(),
+            excused: BTreeSet::new(),
+            forfeited: BTreeMap::new(),
+        };
+        for at in 1..=count {
+            let node: NodeName = format!("n{at}").parse().expect("a name");
+            let host = Host::new(&node, &world.store.cluster.id, world.now_ms);
+            world.hosts.insert(node.clone(), host);
+            world.session(&node, true);
+        }
+        world
+    }
+
+    // ---- the store -------------------------------------------------------------------------------------------------
+
+    fn put(&mut self, key: ResourceKey, body: DesiredBody) {
+        let revision = bump(&mut self.store);
+        let before = self
+            .store
+            .desired
+            .get(&key)
+            .map_or(revision, |entry| entry.create_revision);
+        let entry = DesiredEntry {
+            create_revision: before,
+            mod_revision: revision,
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            body,
+        };
+        self.store.desired.insert(key, entry);
+    }
+
+    fn apply(&mut self, name: &str, value: Value) {
+        let spec: ServiceSpec = serde_json::from_value(value).expect("a service");
+        self.put(key(name), DesiredBody::Service(Arc::new(spec)));
+    }
+
+    pub fn apply_good(&mut self, name: &str) {
+        let replicas = 2 + self.script.below(3);
+        self.apply(name, json!({ "replicas": replicas, "container": { "image": "app:1" } }));
+    }
+
+    fn random_service(&mut self, name: &str) -> Value {
+        let script = &mut self.script;
+        let image = [
+            "app:1",
+            "app:2",
+            "app:3",
+            "missing:1",
+            "crashing:1",
+            "sick:1",
+            "app:4",
+            "app:5",
+        ][script.below(8)];
+        let mut container = json!({ "image": image });
+        match script.below(8) {
+            0 | 1 => container["healthCheck"] = json!({ "tcp": { "port": 80 } }),
+            2 => container["stopGracePeriod"] = json!("3s"),
+            3 if name == "s0" => container["ports"] = json!([{ "containerPort": 80, "hostPort": 8080 }]),
+            4 => container["ports"] = json!([{ "containerPort": 80, "hostPort": "auto" }]),
+            _ => {}
+        }
+        if image.starts_with("sick") {
+            container["healthCheck"] = json!({ "tcp": { "port": 80 } });
+        }
+        let placement = match script.below(10) {
+            0 => json!({ "maxPerNode": 1 }),
+            1 => json!({ "nodeNames": ["n1", "n2"] }),
+            2 => json!({ "spread": [{ "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway" }] }),
+            3 => json!({ "required": [{ "key": "zone", "operator": "In", "values": ["a"] }] }),
+            _ => json!({}),
+        };
+        let mut value = json!({ "container": container, "placement": placement });
+        if !self.calm && script.below(8) == 1 {
+            value["mode"] = json!("global");
+            for rule in ["spread", "maxPerNode"] {
+                value["placement"].as_object_mut().expect("a map").remove(rule);
+            }
+        } else {
+            value["replicas"] = json!(script.below(4) + usize::from(self.calm));
+        }
+        value
+    }
+
+    fn register(&mut self, node: &NodeName) {
+        let revision = bump(&mut self.store);
+        let zone = if matches!(node.as_str(), "n1" | "n2") { "a" } else { "b" };
+        let facts = NodeFacts {
+            schema_version: SchemaVersion::default(),
+            cluster: self.store.cluster.id.clone(),
+            node: node.clone(),
+            capacity: Capacity {
+                cpu: Cpu { millis: 8_000 },
+                memory: ByteSize(16 << 30),
+            },
+            addresses: Addresses::default(),
+            engine: Engine::default(),
+            agent_version: "0.1.0".to_owned(),
+            labels: [("zone".to_owned(), zone.to_owned())].into(),
+        };
+        self.store.nodes.entry(node.clone()).or_default().facts = Some(stored(revision, facts));
+    }
+
+    /// Gives or takes a node's session. Without one its agent neither reads nor writes the store.
+    fn session(&mut self, node: &NodeName, there: bool) {
+        let had = self.store.nodes.get(node).is_some_and(|entry| entry.session.is_some());
+        if had == there {
+            return;
+        }
+        let revision = bump(&mut self.store);
+        if !there {
+            self.excuse(node);
+            self.store.nodes.entry(node.clone()).or_default().session = None;
+            return;
+        }
+        if self.store.nodes.get(node).is_none_or(|entry| entry.facts.is_none()) {
+            self.register(node);
+        }
+        let record = SessionRecord {
+            schema_version: SchemaVersion::default(),
+            cluster: self.store.cluster.id.clone(),
+            node: node.clone(),
+            machine_id: node.to_string(),
+            boot_id: "1".to_owned(),
+            watermark: self.hosts[node].applied(),
+        };
+        self.store.nodes.entry(node.clone()).or_default().session = Some(stored(revision, record));
+    }
+
+    fn connected(&self, node: &NodeName) -> bool {
+        self.store.nodes.get(node).is_some_and(|entry| entry.session.is_some())
+    }
+
+    fn cordon(&mut self, node: &NodeName, mode: Option<CordonMode>) {
+        let revision = bump(&mut self.store);
+        let record = mode.map(|mode| Cordon {
+            schema_version: SchemaVersion::default(),
+            mode,
+            by: "me@here".to_owned(),
+            note: None,
+        });
+        self.store.nodes.entry(node.clone()).or_default().cordon = record.map(|record| stored(revision, record));
+    }
+
+    /// What a node has, or is to have, need not take turns any more: it is, or was, away.
+    fn excuse(&mut self, node: &NodeName) {
+        self.excused.extend(ids_of(&self.store, &self.hosts, node));
+    }
+
+    /// Whether the node is lost or retired: what it has may be elsewhere too.
+    fn given_up(&self, node: &NodeName) -> bool {
+        self.store.nodes.get(node).is_some_and(|entry| {
+            let lost = |stored: &planner::cluster::Stored<VerdictRecord>| {
+                matches!(&stored.value, Ok(record) if record.verdict == Verdict::Lost)
+            };
+            let retired = |stored: &planner::cluster::Stored<Cordon>| {
+                matches!(&stored.value, Ok(cordon) if cordon.mode == CordonMode::Retire)
+            };
+            entry.verdict.as_ref().is_some_and(lost) || entry.cordon.as_ref().is_some_and(retired)
+        })
+    }
+
+    fn forfeit(&mut self, node: &NodeName) {
+        self.excuse(node);
+        let all = ids_of(&self.store, &self.hosts, node);
+        self.forfeited.entry(node.clone()).or_default().extend(all);
+    }
+
+    // ---- what happens ----------------------------------------------------------------------------------------------
+
+    fn some_host(&mut self) -> NodeName {
+        let at = self.script.below(self.hosts.len());
+        self.hosts.keys().nth(at).cloned().expect("there are hosts")
+    }
+
+    fn host(&mut self, node: &NodeName) -> &mut Host {
+        self.hosts.get_mut(node).expect("hosts stay")
+    }
+
+    /// One act.
+    pub fn happen(&mut self) {
+        let act = self.script.below(if self.calm { 64 } else { 88 });
+        if tracing() {
+            eprintln!("act {act}");
+        }
+        match act {
+            0..=7 => {
+                let store = self.store.clone();
+                self.think(&store);
+                self.commit(usize::MAX);
+            }
+            8..=11 => self.think_of_a_picture(),
+            12..=15 => {
+                let most = 1 + self.script.below(3);
+                self.commit(most);
+            }
+            16 => self.new_leader(),
+            17 | 18 => self.picture = Some(self.store.clone()),
+            19..=27 => {
+                let node = self.some_host();
+                self.cycle(&node);
+            }
+            28..=55 => self.trouble(act - 28),
+            56..=61 => {
+                let name = format!("s{}", self.script.below(self.services));
+                let value = self.random_service(&name);
+                self.apply(&name, value);
+            }
+            62 => {
+                let node = self.some_host();
+                self.cordon(&node, Some(CordonMode::Drain));
+            }
+            63 | 64 => {
+                let node = self.some_host();
+                self.cordon(&node, None);
+            }
+            65 | 66 => {
+                let name = key(&format!("s{}", self.script.below(self.services)));
+                if self.store.desired.remove(&name).is_some() {
+                    bump(&mut self.store);
+                }
+            }
+            67 => {
+                let name = format!("s{}", self.script.below(self.services));
+                self.apply_invalid(&name);
+            }
+            68 => {
+                let node = self.some_host();
+                self.cordon(&node, Some(CordonMode::Cordon));
+            }
+            69..=72 => {
+                let node = self.some_host();
+                self.session(&node, false);
+            }
+            73..=76 => {
+                let node = self.some_host();
+                self.session(&node, true);
+            }
+            77 => self.declare_lost(),
+            78 => {
+                let node = self.some_host();
+                self.forfeit(&node);
+                self.cordon(&node, Some(CordonMode::Retire));
+            }
+            79..=84 => self.lose_a_record(act - 79),
+            85 => {
+                self.store.complete = self.script.one_in(2);
+                bump(&mut self.store);
+            }
+            _ => {
+                if let Some(held) = self.store.breaker.held.clone() {
+                    self.ack(held.digest);
+                }
+            }
+        }
+    }
+
+    fn ack(&mut self, digest: schemas::records::Digest) {
+        let ack = Ack {
+            schema_version: SchemaVersion::default(),
+            digest: digest.clone(),
+            count: 1,
+            by: "me@here".to_owned(),
+        };
+        bump(&mut self.store);
+        self.store.acks.insert(digest, ack);
+    }
+
+    /// Something is missing, somewhere: all that [`World::happen`] has of that kind.
+    pub fn lack(&mut self) {
+        let act = self.script.below(40);
+        if tracing() {
+            eprintln!("lack {act}");
+        }
+        match act {
+            0..=5 => {
+                let store = self.store.clone();
+                self.think(&store);
+                self.commit(usize::MAX);
+            }
+            6..=8 => self.think_of_a_picture(),
+            9..=11 => {
+                let most = 1 + self.script.below(3);
+                self.commit(most);
+            }
+            12 => self.new_leader(),
+            13 => self.picture = Some(self.store.clone()),
+            14..=19 => {
+                let node = self.some_host();
+                self.cycle(&node);
+            }
+            20..=28 => {
+                // Without hands and crashes: only what is slow, lost and killed.
+                let what = [0, 3, 5, 7, 14, 17, 19, 21, 22][act - 20];
+                self.trouble(what);
+            }
+            29 | 30 => {
+                let node = self.some_host();
+                self.session(&node, false);
+            }
+            31 | 32 => {
+                let node = self.some_host();
+                self.session(&node, true);
+            }
+            33..=37 => self.lose_a_record(act - 33),
+            38 => {
+                self.store.complete = false;
+                bump(&mut self.store);
+                self.store.desired.clear();
+            }
+            _ => {
+                let name = format!("s{}", self.script.below(self.services));
+                self.apply_invalid(&name);
+            }
+        }
+    }
+
+    fn apply_invalid(&mut self, name: &str) {
+        let problem: Problem = serde_json::from_value(json!({
+            "line": 4, "column": 3, "endLine": 4, "endColumn": 9, "path": "spec.replica", "code": "UnknownKey",
+            "message": "unknown key `replica`", "remedy": "did you mean `replicas`?",
+        }))
+        .expect("a problem");
+        self.put(key(name), DesiredBody::Invalid(vec![problem]));
+    }
+
+    fn new_leader(&mut self) {
+        self.leader.pending.clear();
+        self.store.epoch = bump(&mut self.store);
+        // It takes the lead by a write of its own.
+        self.leader.wrote = self.store.epoch;
+    }
+
+    fn think(&mut self, picture: &Snapshot) {
+        self.leader.think(picture);
+    }
+
+    fn think_of_a_picture(&mut self) {
+        let usable = self
+            .picture
+            .take()
+            .filter(|picture| picture.revision >= self.leader.wrote);
+        let picture = usable.unwrap_or_else(|| self.store.clone());
+        self.think(&picture);
+    }
+
+    /// Commits so many transactions of what the leader has planned.
+    fn commit(&mut self, most: usize) {
+        for _ in 0..most {
+            if self.leader.pending.is_empty() {
+                return;
+            }
+            if let Some(Txn::Assignment(write, _, removed)) = self.leader.commit(&mut self.store) {
+                self.excused.extend(removed);
+                let node = &write.assignment.node;
+                if self.given_up(node) {
+                    self.forfeit(node);
+                } else if !self.connected(node) {
+                    self.excuse(node);
+                }
+                if tracing() {
+                    let lines = write.assignment.instances.iter();
+                    let lines: Vec<String> = lines
+                        .map(|one| format!("{} {:?} n{}", one.name(), one.state, one.n))
+                        .collect();
+                    eprintln!("  {} := {:?} {lines:?}", write.assignment.node, write.assignment.order);
+                }
+            }
+        }
+    }
+
+    /// Trouble of all kinds on one host.
+    fn trouble(&mut self, what: usize) {
+        let node = self.some_host();
+        if tracing() {
+            eprintln!("  {node}: trouble {what}");
+        }
+        let connected = self.connected(&node);
+        let (now, registry) = (self.now_ms, self.registry.clone());
+        match what {
+            0..=2 if connected => {
+                let store = &self.store;
+                self.hosts.get_mut(&node).expect("hosts stay").read_store(store);
+            }
+            3 | 4 => self.host(&node).ask_list(),
+            5 | 6 => self.host(&node).hear_list(),
+            7..=9 => self.host(&node).pass(now),
+            10..=13 => {
+                let at = self.script.below(4);
+                let fate = [Fate::Fine, Fate::Fine, Fate::Fails, Fate::Unheard, Fate::Half][self.script.below(5)];
+                self.host(&node).run_step(at, fate, &registry, now);
+            }
+            14 | 15 => self.host(&node).end_pulls(&registry, now),
+            16..=18 => self.write_report(&node),
+            19 | 20 => {
+                let seconds = [1, 6, 30, 61, 400, 700][self.script.below(6)];
+                self.time(seconds * 1_000);
+            }
+            21 => self.host(&node).kill(),
+            22 => self.host(&node).lose_ledger(),
+            23 => {
+                let away = self.script.one_in(2);
+                let host = self.host(&node);
+                host.away = away;
+                if away {
+                    host.give_up_engine();
+                }
+            }
+            24..=26 => {
+                let (at, what, told) = (self.script.below(8), self.script.below(9), self.script.one_in(2));
+                self.host(&node).hand(at, what, told);
+            }
+            27 => self.host(&node).save(),
+            _ => {}
+        }
+    }
+
+    fn write_report(&mut self, node: &NodeName) {
+        let Some(report) = self.hosts[node].report.clone() else {
+            return;
+        };
+        let entry = self.store.nodes.get(node);
+        let known = entry
+            .and_then(|entry| entry.report.as_ref())
+            .map(|stored| &stored.value);
+        if self.connected(node) && known != Some(&Ok(report.clone())) {
+            if tracing() {
+                let lines: Vec<String> = report
+                    .instances
+                    .iter()
+                    .map(|one| {
+                        let next = one.next.as_ref().map(|next| next.n);
+                        format!(
+                            "{} n{} {:?} ready {} next {next:?}",
+                            one.name(),
+                            one.n,
+                            one.phase,
+                            one.ready
+                        )
+                    })
+                    .collect();
+                eprintln!("  {node} says {:?} {lines:?}", report.applied);
+            }
+            let revision = bump(&mut self.store);
+            self.store.nodes.entry(node.clone()).or_default().report = Some(stored(revision, report));
+        }
+    }
+
+    fn time(&mut self, millis: u64) {
+        self.now_ms += millis;
+        let told = self.script.one_in(2);
+        for host in self.hosts.values_mut() {
+            host.time(&self.registry, self.now_ms, told);
+        }
+        if millis > 600_000 {
+            // Ten minutes refill the budget.
+            self.store.breaker.spent = 0;
+            bump(&mut self.store);
+        }
+    }
+
+    /// All of an agent's work once, without trouble.
+    fn cycle(&mut self, node: &NodeName) {
+        let (connected, now) = (self.connected(node), self.now_ms);
+        let host = self.hosts.get_mut(node).expect("hosts stay");
+        for _ in 0..2 {
+            if connected {
+                host.read_store(&self.store);
+            }
+            host.ask_list();
+            host.hear_list();
+            host.pass(now);
+            while !host.under_way.is_empty() {
+                host.run_step(0, Fate::Fine, &self.registry, now);
+            }
+            host.end_pulls(&self.registry, now);
+        }
+        host.ask_list();
+        host.hear_list();
+        host.pass(now);
+        self.write_report(node);
+    }
+
+    fn declare_lost(&mut self) {
+        let node = self.some_host();
+        let held = self.store.nodes.get(&node).and_then(|entry| entry.verdict.as_ref());
+        let unreachable = held.is_some_and(|stored| {
+            stored
+                .value
+                .as_ref()
+                .is_ok_and(|record| record.verdict == Verdict::Unreachable)
+        });
+        if unreachable && !self.connected(&node) {
+            self.forfeit(&node);
+            let record = VerdictRecord {
+                schema_version: SchemaVersion::default(),
+                verdict: Verdict::Lost,
+                reason: "away for too long".to_owned(),
+            };
+            let revision = bump(&mut self.store);
+            self.leader.wrote = revision;
+            self.store.nodes.entry(node).or_default().verdict = Some(stored(revision, record));
+        }
+    }
+
+    /// A key of a node vanishes. Of assignment and report one at most, and while the other says the same: what nobody
+    /// has written down anywhere, nobody can know.
+    fn lose_a_record(&mut self, what: usize) {
+        let node = self.some_host();
+        let told = self.hosts[&node].report.clone();
+        let applied = self.hosts[&node].applied();
+        let Some(entry) = self.store.nodes.get(&node) else {
+            return;
+        };
+        let report = entry.report.as_ref().and_then(|stored| stored.value.as_ref().ok());
+        let order = entry
+            .assignment
+            .as_ref()
+            .and_then(|stored| stored.value.as_ref().ok())
+            .map(|one| one.order);
+        let told_all = order == Some(applied)
+            && report.is_some_and(|report| report.applied == applied)
+            && report == told.as_ref();
+        if !told_all && matches!(what, 0 | 1 | 5) {
+            return;
+        }
+        self.excuse(&node);
+        bump(&mut self.store);
+        let entry = self.store.nodes.entry(node).or_default();
+        match what {
+            0 => entry.assignment = None,
+            1 => entry.report = None,
+            2 => entry.verdict = None,
+            3 => entry.facts = None,
+            4 => entry.session = None,
+            _ => {
+                if let Some(stored) = &mut entry.assignment {
+                    stored.value = Err("not JSON".to_owned());
+                }
+            }
+        }
+    }
+
+    // ---- the laws --------------------------------------------------------------------------------------------------
+
+    /// The accepted spec of a service as it is now, if it has one.
+    fn accepted(&self, key: &ResourceKey) -> Option<(u64, &Uid, &ServiceSpec)> {
+        let record = self
+            .store
+            .accepted
+            .get(key)?
+            .records
+            .last_key_value()?
+            .1
+            .value
+            .as_ref()
+            .ok()?;
+        match &record.body {
+            AcceptedBody::Service(spec) => Some((record.n, &record.uid, spec)),
+            AcceptedBody::Node(_) | AcceptedBody::Deleted => None,
+        }
+    }
+
+    /// Whether the slot is one that its service wants filled, and counts.
+    fn wanted(&self, instance: &InstanceKey) -> bool {
+        let Some((_, uid, spec)) = self.accepted(&instance.resource()) else {
+            return false;
+        };
+        let slot = match &instance.slot {
+            Slot::Index(at) => spec.mode == Mode::Replicated && *at <= spec.replicas.unwrap_or(1),
+            Slot::Node(_) => false,
+        };
+        *uid == instance.uid && slot
+    }
+
+    /// Containers of ours that are up, and where.
+    pub fn running(&self) -> BTreeMap<Id, BTreeSet<(NodeName, String)>> {
+        let mut found: BTreeMap<Id, BTreeSet<(NodeName, String)>> = BTreeMap::new();
+        for (node, host) in &self.hosts {
+            for real in host.containers.iter().filter(|real| !real.foreign && real.up()) {
+                let at = (node.clone(), real.seen.id.clone());
+                found.entry(id(&real.instance())).or_default().insert(at);
+            }
+        }
+        found
+    }
+
+    pub fn check(&mut self) {
+        for ((uid, slot), places) in self.running() {
+            let given_up = |node: &NodeName| {
+                self.forfeited
+                    .get(node)
+                    .is_some_and(|all| all.contains(&(uid.clone(), slot.clone())))
+            };
+            let counted: Vec<_> = places.iter().filter(|(node, _)| !given_up(node)).collect();
+            let alone = counted.len() <= 1
+                && places.iter().map(|(node, _)| node).collect::<BTreeSet<_>>().len() == places.len();
+            assert!(alone, "{uid} {slot} runs twice: {places:?}");
+        }
+        let hosts = &self.hosts;
+        for (node, all) in &mut self.forfeited {
+            let host = &hosts[node];
+            let assigned = |one: &Id| {
+                let all = host
+                    .input
+                    .assignment
+                    .iter()
+                    .flat_map(|assignment| &assignment.instances);
+                all.into_iter()
+                    .any(|entry| (&entry.uid, &entry.slot) == (&one.0, &one.1) && entry.state != AssignedState::Absent)
+            };
+            all.retain(|one| assigned(one) || host.containers.iter().any(|real| id(&real.instance()) == *one));
+        }
+        self.check_turns();
+    }
+
+    /// Law 16: a change takes down one slot at most.
+    fn check_turns(&mut self) {
+        let mut news = Vec::new();
+        for (node, host) in &mut self.hosts {
+            news.extend(host.news.drain(..).map(|ended| (node.clone(), ended)));
+        }
+        for (node, ended) in news {
+            assert!(
+                !self.nothing_may_end,
+                "{} ended on {node}: {:?}",
+                ended.instance, ended.reason
+            );
+            let by_change = matches!(ended.reason, Reason::SpecChanged { .. } | Reason::Absent);
+            if !by_change || !ended.served || !self.wanted(&ended.instance) {
+                continue;
+            }
+            let one = id(&ended.instance);
+            if self.excused.contains(&one) {
+                continue;
+            }
+            let last = ended.instance.clone();
+            let others: Vec<&Id> = self
+                .down
+                .iter()
+                .filter(|other| other.0 == one.0 && other.1 != one.1 && !self.excused.contains(*other))
+                .filter(|other| {
+                    self.wanted(&InstanceKey {
+                        slot: other.1.clone(),
+                        ..last.clone()
+                    })
+                })
+                .collect();
+            assert!(
+                others.is_empty(),
+                "{last} of {node} is taken down ({:?}) while {others:?} is down",
+                ended.reason
+            );
+            self.down.insert(one);
+        }
+        let (hosts, registry, now) = (&self.hosts, &self.registry, self.now_ms);
+        let serves = |one: &Id| {
+            hosts.iter().find(|(_, host)| {
+                host.containers.iter().any(|real| {
+                    !real.foreign && id(&real.instance()) == *one && host.serves(&real.instance(), registry, now)
+                })
+            })
+        };
+        self.down.retain(|one| serves(one).is_none());
+        let store = &self.store;
+        self.excused.retain(|one| {
+            let Some((node, host)) = serves(one) else { return true };
+            let settled = settled(store, host, node, one);
+            !settled
+        });
+    }
+
+    // ---- the end ---------------------------------------------------------------------------------------------------
+
+    /// The faults stop: every node is back and open, every image is good.
+    pub fn recover(&mut self) {
+        self.nothing_may_end = false;
+        self.registry.healed = true;
+        self.store.complete = true;
+        self.picture = None;
+        for node in self.hosts.keys().cloned().collect::<Vec<_>>() {
+            self.cordon(&node, None);
+            self.session(&node, false);
+            self.session(&node, true);
+            self.register(&node);
+            self.host(&node).away = false;
+        }
+        // In place of a document that is not valid, or was wiped, its last good one.
+        for name in (0..self.services).map(|at| key(&format!("s{at}"))) {
+            let invalid =
+                matches!(self.store.desired.get(&name), Some(entry) if matches!(entry.body, DesiredBody::Invalid(_)));
+            let wiped = !self.store.desired.contains_key(&name);
+            let last = self.accepted(&name).map(|(_, _, spec)| spec.clone());
+            if let (true, Some(spec)) = (invalid || wiped, last) {
+                self.put(name, DesiredBody::Service(Arc::new(spec)));
+            }
+        }
+    }
+
+    /// Rounds without faults, until nothing is left to do.
+    pub fn settle(&mut self) {
+        let mut quiet = 0;
+        for round in 0..250 {
+            self.time(if quiet > 0 || round % 40 == 39 { 700_000 } else { 61_000 });
+            let store = self.store.clone();
+            self.think(&store);
+            let rests = self.leader.quiet;
+            self.commit(usize::MAX);
+            if let Some(held) = self.store.breaker.held.clone() {
+                self.ack(held.digest);
+            }
+            let before = self.store.revision;
+            for node in self.hosts.keys().cloned().collect::<Vec<_>>() {
+                self.cycle(&node);
+                self.check();
+            }
+            let rested = rests && before == self.store.revision && self.hosts.values().all(|host| host.quiet);
+            quiet = if rested { quiet + 1 } else { 0 };
+            if quiet == 3 {
+                return;
+            }
+        }
+        let picture: Vec<_> = self
+            .store
+            .nodes
+            .values()
+            .map(|entry| (&entry.assignment, &entry.report))
+            .collect();
+        panic!("it does not come to rest: {:?}\n{picture:#?}", self.leader.pending);
+    }
+
+    pub fn check_desired(&self) {
+        let mut running = self.running();
+        for name in (0..self.services).map(|at| key(&format!("s{at}"))) {
+            let Some(entry) = self.store.desired.get(&name) else {
+                assert!(self.accepted(&name).is_none(), "{name} is deleted");
+                continue;
+            };
+            let DesiredBody::Service(desired) = &entry.body else {
+                continue;
+            };
+            let (n, uid, spec) = self.accepted(&name).expect("valid specs are accepted");
+            assert_eq!(spec, &**desired, "{name}: what is desired is accepted");
+            let status = self.store.service_statuses[&name].value.as_ref().expect("readable");
+            let reason = |kind| {
+                let found = status.conditions.iter().find(|condition| condition.kind == kind);
+                found.map_or("", |condition| condition.reason.as_str())
+            };
+            let placed = reason(ConditionType::Scheduled) == "AllPlaced";
+            assert!(
+                placed || reason(ConditionType::Scheduled) == "NoNodeFits",
+                "{status:#?}"
+            );
+            assert!(
+                !placed || status.counts.assigned == status.counts.desired,
+                "{status:#?}"
+            );
+            assert_eq!(status.counts.assigned, status.counts.ready, "{status:#?}");
+            let stuck = matches!(reason(ConditionType::Progressing), "HostPort" | "NoNodeFits");
+            assert!(stuck || reason(ConditionType::Progressing) == "Complete", "{status:#?}");
+            let mut count = 0;
+            for ((_, slot), places) in running.extract_if(.., |(of, _), _| of == uid) {
+                assert_eq!(places.len(), 1, "{name} {slot}");
+                count += 1;
+                let (node, container) = places.first().expect("one");
+                let real = self.hosts[node]
+                    .containers
+                    .iter()
+                    .find(|real| real.seen.id == *container);
+                let real = real.expect("it runs");
+                assert_eq!(real.seen.state, ContainerState::Running);
+                let made = real.seen.own().expect("labels").n;
+                assert!(
+                    stuck || made == n || !matches!(cost(&real.spec, spec), Cost::Replace { .. }),
+                    "{name} {slot} runs number {made} for {n}"
+                );
+            }
+            assert_eq!(count, status.counts.assigned, "{name}");
+        }
+        assert!(running.is_empty(), "nobody asked for {running:?}");
+        for (node, host) in &self.hosts {
+            let left = host
+                .containers
+                .iter()
+                .filter(|real| !real.foreign && !real.up())
+                .count();
+            assert_eq!(left, 0, "{node} keeps what has ended");
+        }
+    }
+}
+
+/// All that a node has, or is to have.
+fn ids_of(store: &Snapshot, hosts: &BTreeMap<NodeName, Host>, node: &NodeName) -> BTreeSet<Id> {
+    let host = &hosts[node];
+    let stored = store.nodes.get(node).and_then(|entry| entry.assignment.as_ref());
+    let stored = stored.and_then(|stored| stored.value.as_ref().ok());
+    let listed = stored
+        .into_iter()
+        .chain(&host.input.assignment)
+        .flat_map(|assignment| &assignment.instances);
+    let listed = listed.map(|one| (one.uid.clone(), one.slot.clone()));
+    listed
+        .chain(host.containers.iter().map(|real| id(&real.instance())))
+        .collect()
+}
+
+/// Whether a slot has become what it is assigned, and the leader can know.
+fn settled(store: &Snapshot, host: &Host, node: &NodeName, one: &Id) -> bool {
+    let Some(entry) = store.nodes.get(node) else {
+        return false;
+    };
+    let ready = entry.session.is_some()
+        && entry.verdict.as_ref().is_some_and(|stored| {
+            stored
+                .value
+                .as_ref()
+                .is_ok_and(|record| record.verdict == Verdict::Ready)
+        });
+    let assignment = entry.assignment.as_ref().and_then(|stored| stored.value.as_ref().ok());
+    let report = entry.report.as_ref().and_then(|stored| stored.value.as_ref().ok());
+    let (Some(assignment), Some(report)) = (assignment, report) else {
+        return false;
+    };
+    let listed = assignment
+        .instances
+        .iter()
+        .find(|entry| (&entry.uid, &entry.slot) == (&one.0, &one.1));
+    let Some(listed) = listed.filter(|listed| listed.state == AssignedState::Present) else {
+        return false;
+    };
+    let real = host
+        .containers
+        .iter()
+        .find(|real| !real.foreign && id(&real.instance()) == *one);
+    let made = real
+        .and_then(|real| real.seen.own())
+        .is_some_and(|own| own.n == listed.n);
+    ready
+        && host.applied() == assignment.order
+        && report.applied == assignment.order
+        && host.report.as_ref() == Some(report)
+        && made
+}
