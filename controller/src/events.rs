@@ -3,6 +3,7 @@
 //! too fast, or too often, is dropped and counted.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use planner::cluster::Notice;
@@ -19,8 +20,8 @@ const TTL: Duration = Duration::from_secs(3600);
 const BUCKET: Duration = Duration::from_secs(600);
 /// The same notice is not told again for this long.
 const QUIET: Duration = Duration::from_secs(3600);
-/// Notices remembered for that; beyond, the memory begins anew.
-const MAX_SEEN: usize = 4096;
+/// Notices remembered for that, by their hash: more than can be told in that time. Beyond, the oldest are forgotten.
+const MAX_SEEN: usize = 40_000;
 /// Events of one minute; what is beyond is dropped.
 const PER_MINUTE: u32 = 600;
 /// Events waiting to be written.
@@ -31,7 +32,8 @@ const AT_ONCE: usize = 64;
 /// Where notices go in.
 #[derive(Debug)]
 pub struct Events {
-    seen: HashMap<(String, &'static str, String), Instant>,
+    seen: HashMap<u64, Instant>,
+    hasher: RandomState,
     minute: Instant,
     in_minute: u32,
     out: mpsc::Sender<Notice>,
@@ -54,6 +56,7 @@ impl Events {
         (
             Self {
                 seen: HashMap::new(),
+                hasher: RandomState::new(),
                 minute: Instant::now(),
                 in_minute: 0,
                 out,
@@ -67,7 +70,7 @@ impl Events {
         let now = Instant::now();
         let mut told = Told::default();
         for notice in notices {
-            let same = (notice.about.clone(), notice.reason, notice.message.clone());
+            let same = self.hasher.hash_one((&notice.about, notice.reason, &notice.message));
             if self.seen.get(&same).is_some_and(|at| now.since(*at) < QUIET) {
                 continue;
             }
@@ -81,7 +84,7 @@ impl Events {
             }
             self.in_minute += 1;
             if self.seen.len() >= MAX_SEEN {
-                self.seen.clear();
+                self.seen.retain(|_, at| now.since(*at) < QUIET);
             }
             self.seen.insert(same, now);
             told.sent += 1;

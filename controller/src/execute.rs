@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use planner::cluster::{AcceptedWrite, AssignmentWrite, Guard as Rests, Plan, Snapshot, Status};
-use runtime::{Fence, Guard, KeyMap, Outcome, Store, StoreError, StoreErrorKind, Txn};
+use runtime::{Fence, Guard, KeyMap, Outcome, Store, StoreError, Txn};
 use schemas::keys::{Key, ResourceKey, Root};
 use schemas::names::NodeName;
 use schemas::records::{Assigned, Assignment, Breaker, Condition, Record, VerdictRecord};
@@ -468,8 +468,12 @@ impl Batch {
             }
             None => {
                 self.send(store, &mut done, &self.budget).await;
+                // What a removal spends is written down before it, or it waits.
+                let counted = done.conflicts == 0 && done.refused.is_empty();
                 let refused = self.send(store, &mut done, &self.accepted).await;
-                let fits = |step: &&Step| !step.refers.iter().any(|referred| refused.contains(referred));
+                let fits = |step: &&Step| {
+                    (counted || !step.removes) && !step.refers.iter().any(|referred| refused.contains(referred))
+                };
                 self.send(store, &mut done, self.assignments.iter().filter(fits)).await;
             }
         }
@@ -486,7 +490,7 @@ impl Batch {
     ) -> BTreeSet<(ResourceKey, u64)> {
         let mut refused = BTreeSet::new();
         let steps: Vec<&Step> = steps.into_iter().collect();
-        if steps.is_empty() || done.fence_lost || done.error.is_some() {
+        if steps.is_empty() || !done.may_go_on() {
             return refused;
         }
         let outcomes = store.batch(steps.iter().map(|step| self.txn([*step])).collect()).await;
@@ -500,6 +504,33 @@ impl Batch {
 }
 
 impl Committed {
+    /// Whether more may be sent after this.
+    pub(crate) const fn may_go_on(&self) -> bool {
+        !self.fence_lost && self.error.is_none()
+    }
+
+    /// Takes in what was sent after this.
+    pub(crate) fn add(&mut self, later: Self) {
+        let Self {
+            revision,
+            counts,
+            fence_lost,
+            conflicts,
+            error,
+            refused,
+            removed,
+        } = later;
+        self.revision = self.revision.max(revision);
+        for (what, count) in counts {
+            *self.counts.entry(what).or_default() += count;
+        }
+        self.fence_lost |= fence_lost;
+        self.conflicts += conflicts;
+        self.error = self.error.take().or(error);
+        self.refused.extend(refused);
+        self.removed |= removed;
+    }
+
     /// Counts one outcome; whether the step is in force.
     fn note(&mut self, step: &Step, outcome: &Result<Outcome, StoreError>) -> bool {
         let word = match outcome {
@@ -522,7 +553,7 @@ impl Committed {
                 self.conflicts += 1;
                 "conflict"
             }
-            Err(error) if matches!(error.kind, StoreErrorKind::TooLarge { .. } | StoreErrorKind::Invalid(_)) => {
+            Err(error) if error.is_about_the_request() => {
                 self.refused.push(error.clone());
                 "refused"
             }

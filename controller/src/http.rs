@@ -20,6 +20,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use runtime::boottime::Instant;
 use runtime::{Health, Prefix, Reader};
 use schemas::keys::{Key, Root};
 use schemas::records::{NodeFacts, Record};
@@ -33,6 +34,8 @@ use crate::metrics::Metrics;
 
 /// A store that has not answered for this long counts as away.
 pub const STORE_SILENCE: Duration = Duration::from_secs(10);
+/// No pass computes for this long: the largest cluster takes seconds.
+const LONGEST_PASS: Duration = Duration::from_secs(120);
 /// Connections at once.
 const CONNECTIONS: usize = 64;
 /// How long a connection may take to its first answer.
@@ -59,7 +62,7 @@ pub struct Served {
 pub async fn serve(listener: TcpListener, served: Served) {
     let app = Router::new()
         .route("/metrics", get(metrics))
-        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/healthz", get(healthy))
         .route("/readyz", get(ready))
         .route("/sd", get(discovery))
         .fallback(|| async { (StatusCode::NOT_FOUND, "there are /metrics, /healthz, /readyz and /sd\n") })
@@ -82,20 +85,39 @@ async fn metrics(State(served): State<Served>) -> Response {
         .into_response()
 }
 
+/// Healthy: nothing that a restart of this process would mend. A store that is away is no such thing.
+async fn healthy(State(served): State<Served>) -> (StatusCode, String) {
+    let told = if served.cache.has_ended() {
+        Some("the store is followed no more".to_owned())
+    } else {
+        let long = served.metrics.thinking_for().filter(|long| *long > LONGEST_PASS);
+        long.map(|long| format!("a pass has been computing for {} s", long.as_secs()))
+    };
+    answer(told.map(|why| format!("{why}: restart this controller, and report the bug")))
+}
+
 /// Ready: the store was read in full, it answers, and it may be acted on. A standby is ready too.
-async fn ready(State(served): State<Served>) -> (StatusCode, &'static str) {
-    let answers = served
-        .store
-        .last_answer()
-        .is_some_and(|last| last.elapsed() < STORE_SILENCE);
-    match (served.cache.snapshot().is_some(), answers) {
-        (false, _) => (StatusCode::SERVICE_UNAVAILABLE, "the store has not been read yet\n"),
-        (true, false) => (StatusCode::SERVICE_UNAVAILABLE, "the store does not answer\n"),
-        (true, true) if served.metrics.is_held() => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the store may not be acted on; see the log\n",
-        ),
-        (true, true) => (StatusCode::OK, "ok\n"),
+async fn ready(State(served): State<Served>) -> (StatusCode, String) {
+    let silent = served.store.last_answer().map(Instant::elapsed);
+    let told = match silent {
+        None => Some(format!("the store does not answer yet; {CHECK_STORE}")),
+        Some(silent) if silent >= STORE_SILENCE => Some(format!(
+            "the store does not answer, for {} s; {CHECK_STORE}",
+            silent.as_secs()
+        )),
+        Some(_) if served.cache.snapshot().is_none() => Some("the store has not been read in full yet".to_owned()),
+        Some(_) => served.metrics.held(),
+    };
+    answer(told)
+}
+
+const CHECK_STORE: &str = "check that etcd runs, and that --etcd (REEVE_ETCD) names its client URLs";
+
+/// One line, with the reason where it is a no.
+fn answer(no: Option<String>) -> (StatusCode, String) {
+    match no {
+        None => (StatusCode::OK, "ok\n".to_owned()),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
     }
 }
 

@@ -13,6 +13,7 @@
 pub mod events;
 pub mod execute;
 pub mod http;
+mod lead;
 pub mod metrics;
 pub mod observe;
 mod run;

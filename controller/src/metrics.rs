@@ -92,6 +92,10 @@ pub struct Metrics {
     leader: IntGauge,
     epoch: IntGauge,
     held: IntGauge,
+    /// Why the store may not be acted on.
+    why_held: Mutex<Option<String>>,
+    /// Since when a pass has been computing.
+    thinking: Mutex<Option<Instant>>,
     settled: IntGauge,
     passes: IntCounterVec,
     observe: Histogram,
@@ -171,6 +175,8 @@ impl Metrics {
                 "reeve_watch_lists",
                 "How often everything was listed: 1 at the start, more after lost watches.",
             ),
+            why_held: Mutex::new(None),
+            thinking: Mutex::new(None),
             view: Mutex::new(None),
             registry,
         };
@@ -218,15 +224,28 @@ impl Metrics {
         self.leader.get() == 1
     }
 
-    /// Whether the store may not be acted on.
-    pub fn holds(&self, held: bool) {
-        self.held.set(i64::from(held));
+    /// Why the store may not be acted on; none when it may.
+    pub fn holds(&self, why: Option<String>) {
+        self.held.set(i64::from(why.is_some()));
+        *self.why_held.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
 
-    /// Whether the store may not be acted on, as last told.
+    /// Why the store may not be acted on, as last told.
     #[must_use]
-    pub fn is_held(&self) -> bool {
-        self.held.get() == 1
+    pub fn held(&self) -> Option<String> {
+        self.why_held.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A pass begins to compute, or has ended.
+    pub fn thinks(&self, begins: bool) {
+        *self.thinking.lock().unwrap_or_else(PoisonError::into_inner) = begins.then(Instant::now);
+    }
+
+    /// For how long a pass has been computing; none between two.
+    #[must_use]
+    pub fn thinking_for(&self) -> Option<Duration> {
+        let since = *self.thinking.lock().unwrap_or_else(PoisonError::into_inner);
+        since.map(Instant::elapsed)
     }
 
     /// One pass has ended.

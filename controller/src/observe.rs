@@ -254,6 +254,13 @@ impl Observer {
         }
     }
 
+    /// The store has been at this revision, as who wrote it knows: any state below is an older one.
+    pub fn has_been_at(&mut self, revision: i64) {
+        if let Some(seen) = &mut self.watermark {
+            seen.revision = seen.revision.max(revision);
+        }
+    }
+
     /// Takes a newer state of the cache. Afterwards [`Observer::snapshot`] is of that revision, and complete.
     ///
     /// # Errors

@@ -1,38 +1,33 @@
-//! The controller's life: check the cluster's marker, follow the store, campaign, and while leading run passes: observe,
-//! plan, execute. Events wake, state decides: a pass takes the whole store as it is, and no pass begins before the cache
-//! has reached what the last one wrote. `reeve controller` and `reeve up` call [`run`]; any number may run, one leads.
+//! The controller's life: follow the store, serve HTTP, check the cluster's marker, campaign, and while leading run
+//! passes (`lead.rs`). Events wake, state decides: a pass takes the whole store as it is, and no pass begins before the
+//! cache has reached what the last one wrote. `reeve controller` and `reeve up` call [`run`]; any number may run, one leads.
 //!
-//! Never here: an unfenced write, a decision, a removal that no plan says. A lost leadership ends the pass at hand at
-//! once; whatever of it was written stands, and the next leader goes on from there.
+//! Never here: an unfenced write, a decision, a removal that no plan says.
 //!
 //! A panic within a pass is a bug of ours. It must not take the process down in a loop, nor stop what else the store asks
 //! for, so it ends that pass only: it is logged, counted, and the next try comes after a growing delay.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use planner::cluster::{self, Notice, Plan, PlanOptions, VerdictsOut};
 use runtime::backoff::Backoff;
-use runtime::boottime::{self, Instant};
+use runtime::boottime;
+use runtime::reflector::Ended;
 use runtime::{
-    Cache, Fence, LeaderOptions, Leadership, Lost, Position, Prefix, Reader, ReflectOptions, Shutdown, Store,
-    StoreError, campaign, reflect,
+    Cache, LeaderOptions, Leadership, Prefix, Reader, ReflectOptions, Shutdown, Store, StoreError, campaign, reflect,
 };
 use schemas::keys::{Key, Root};
 use schemas::kinds::Kind;
-use schemas::names::NodeName;
-use schemas::records::{ClusterMarker, EventType, Order, Record, Verdict};
+use schemas::records::{ClusterMarker, Record};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::events::{self, Events};
-use crate::execute::{self, Base, Batch};
 use crate::http::{self, Served};
-use crate::metrics::{self, Metrics, View};
+use crate::lead::End;
+use crate::metrics::Metrics;
 use crate::observe::{Hold, Observer, State};
 
 /// How to run a controller.
@@ -105,6 +100,13 @@ pub enum ControllerError {
         #[source]
         source: std::io::Error,
     },
+    /// The copy of the store is followed no more, without anyone having asked for an end: a fault of ours.
+    #[error("run the controller")]
+    Ended {
+        /// Why.
+        #[source]
+        source: Ended,
+    },
 }
 
 impl ControllerError {
@@ -115,6 +117,7 @@ impl ControllerError {
             Self::Hold { source } => source.remedy(),
             Self::Store { source } => source.remedy(),
             Self::Listen { .. } => Some("choose another address with --metrics".to_owned()),
+            Self::Ended { source: _ } => Some("restart it; please report the lines logged before".to_owned()),
         }
     }
 }
@@ -130,20 +133,10 @@ impl From<StoreError> for ControllerError {
     }
 }
 
-/// The delays after failed passes: long enough not to burden a sick store, short enough that nobody waits for us.
-const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));
-/// The delays after conflicts: the cache is about to learn what the store knew.
-const CONFLICT: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
-/// Passes never compute for more than half of the time; but a longer one than this is not waited for.
-const LONGEST_GAP: Duration = Duration::from_millis(500);
 /// A standby decodes what has changed this often, so that it can take over at once.
 const WARM: Duration = Duration::from_millis(500);
 /// The store is asked something at least this often, so that its health is known.
 const HEARTBEAT: Duration = Duration::from_secs(2);
-/// A held leader looks again this often even when nothing changes.
-const HELD: Duration = Duration::from_secs(5);
-/// A write that no store would take is tried again this late; changes are acted on as always.
-const REFUSED: Duration = Duration::from_secs(60);
 
 /// Runs until the shutdown drains. Outages of the store are waited out, also at the start.
 ///
@@ -161,9 +154,6 @@ pub async fn run<S: Store>(options: ControllerOptions<S>, shutdown: Shutdown) ->
         leader_ttl,
         started,
     } = options;
-    if check_marker(&store, &root, &shutdown).await?.is_break() {
-        return Ok(());
-    }
     let listener = match http_addr {
         Some(address) => Some(
             TcpListener::bind(address)
@@ -198,6 +188,10 @@ pub async fn run<S: Store>(options: ControllerOptions<S>, shutdown: Shutdown) ->
         Task(tokio::spawn(http::serve(listener, served)))
     });
     let _heartbeat = Task(tokio::spawn(heartbeat(store.clone(), root.key(&Key::Cluster))));
+    // What is served above says meanwhile whether the store answers.
+    if check_marker(&store, &root, &shutdown).await?.is_break() {
+        return Ok(());
+    }
     // The first document of a kind would otherwise wait for its validator to be made.
     tokio::task::spawn_blocking(|| {
         for kind in Kind::ALL {
@@ -244,13 +238,13 @@ pub async fn run<S: Store>(options: ControllerOptions<S>, shutdown: Shutdown) ->
             () = leadership.resign() => {}
             () = controller.shutdown.aborting() => {}
         }
-        return end;
+        return end.and_then(|()| controller.asked_to_end());
     }
-    Ok(())
+    controller.asked_to_end()
 }
 
 /// A task that ends with its owner.
-struct Task(JoinHandle<()>);
+pub(crate) struct Task(pub(crate) JoinHandle<()>);
 
 impl Drop for Task {
     fn drop(&mut self) {
@@ -273,7 +267,7 @@ async fn check_marker<S: Store>(
             Err(error) => return Err(error.into()),
         };
         let delay = backoff.delay();
-        tracing::warn!(%error, ?delay, "the store does not answer; trying again");
+        tracing::warn!(%error, ?delay, remedy = error.remedy(), "the store does not answer: trying again");
         tokio::select! {
             () = shutdown.draining() => return Ok(ControlFlow::Break(())),
             () = boottime::sleep(delay) => {}
@@ -317,72 +311,15 @@ async fn heartbeat<S: Store>(store: S, key: String) {
     }
 }
 
-/// Why a leader stops leading.
-enum End {
-    Lost,
-    Draining,
-}
-
-/// When the next pass is due.
-enum Next {
-    /// When something changes, or after this long.
-    Changed(Option<Duration>),
-    /// After this long, whatever changes; or at once.
-    After(Duration),
-    /// The reflector has ended, or the leadership: there is none.
-    Never(End),
-}
-
-/// What one pass thought of, before anything is written.
-enum Thought {
-    Held(Hold),
-    Verdicts { batch: Batch, out: VerdictsOut },
-    Planned(Box<Planned>),
-}
-
-struct Planned {
-    plan: Plan,
-    batch: Batch,
-    view: View,
-    /// What was spent of the removal budget before this pass.
-    spent: u32,
-    observe: Duration,
-    took: Duration,
-}
-
-/// What a leader keeps from pass to pass; a new leadership begins with a new one.
-struct Desk {
-    fence: Fence,
-    epoch: i64,
-    /// The cache must have reached this before the next pass.
-    wrote: i64,
-    /// What the reflector last said of the store's going back.
-    went_back: Option<Position>,
-    /// Removals by when they were done, in milliseconds since `start`; none before the first pass.
-    spent: Option<Vec<(u64, u32)>>,
-    behind: BTreeMap<NodeName, (Order, Instant)>,
-    start: Instant,
-    /// How long the last pass computed.
-    thought: Duration,
-    retry: Backoff,
-    conflict: Backoff,
-    events: Events,
-}
-
-impl Desk {
-    fn now_ms(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-}
-
-struct Controller<S> {
-    store: S,
-    root: Root,
-    reader: Reader,
-    observer: Arc<Mutex<Observer>>,
-    metrics: Arc<Metrics>,
-    debounce: Duration,
-    shutdown: Shutdown,
+/// What standing by and leading share.
+pub(crate) struct Controller<S> {
+    pub(crate) store: S,
+    pub(crate) root: Root,
+    pub(crate) reader: Reader,
+    pub(crate) observer: Arc<Mutex<Observer>>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) debounce: Duration,
+    pub(crate) shutdown: Shutdown,
     /// The hold that was logged last.
     told_hold: Option<Hold>,
 }
@@ -448,209 +385,17 @@ impl<S: Store> Controller<S> {
         }
     }
 
-    /// Runs passes until the leadership is lost or the shutdown drains.
-    async fn lead(&mut self, leadership: &Leadership) -> Result<End, ControllerError> {
-        let lost = leadership.lost();
-        let fence = Fence::leader(leadership);
-        let (events, waiting) = Events::channel();
-        let _events = Task(tokio::spawn(events::write(
-            self.store.clone(),
-            self.root.clone(),
-            fence.clone(),
-            leadership.epoch(),
-            waiting,
-        )));
-        let mut desk = Desk {
-            fence,
-            epoch: leadership.epoch(),
-            wrote: leadership.epoch(),
-            went_back: None,
-            spent: None,
-            behind: BTreeMap::new(),
-            start: Instant::now(),
-            thought: Duration::ZERO,
-            retry: Backoff::new(RETRY.0, RETRY.1),
-            conflict: Backoff::new(CONFLICT.0, CONFLICT.1),
-            events,
-        };
-        let shutdown = self.shutdown.clone();
-        loop {
-            let next = tokio::select! {
-                biased;
-                () = lost.lost() => return Ok(End::Lost),
-                () = shutdown.aborting() => return Ok(End::Draining),
-                next = self.pass(&mut desk) => next?,
-            };
-            if let Some(end) = self.wait(next, desk.thought, &lost).await {
-                return Ok(end);
-            }
-        }
-    }
-
-    /// Waits until the next pass is due.
-    async fn wait(&mut self, next: Next, thought: Duration, lost: &Lost) -> Option<End> {
-        let gap = thought.min(LONGEST_GAP).max(self.debounce);
-        let (shutdown, reader) = (self.shutdown.clone(), &mut self.reader);
-        let due = async move {
-            match next {
-                Next::Never(end) => return Some(end),
-                Next::After(delay) => boottime::sleep(delay).await,
-                Next::Changed(look_again) => {
-                    tokio::time::sleep(gap).await;
-                    let alarm = async {
-                        match look_again {
-                            Some(delay) => boottime::sleep(delay).await,
-                            None => std::future::pending().await,
-                        }
-                    };
-                    tokio::select! {
-                        changed = reader.changed() => if changed.is_err() { return Some(End::Draining) },
-                        () = alarm => {}
-                    }
-                }
-            }
-            None
-        };
-        tokio::select! {
-            biased;
-            () = lost.lost() => Some(End::Lost),
-            () = shutdown.draining() => Some(End::Draining),
-            end = due => end,
-        }
-    }
-
-    /// Observes, plans and executes once.
-    async fn pass(&mut self, desk: &mut Desk) -> Result<Next, ControllerError> {
-        let cache = tokio::select! {
-            () = self.shutdown.draining() => return Ok(Next::Never(End::Draining)),
-            cache = self.reached(desk) => cache,
-        };
-        let Some(cache) = cache else {
-            return Ok(Next::Never(End::Draining));
-        };
-        let began = Instant::now();
-        let revision = cache.revision;
-        let Some(thought) = self.think(desk, cache).await else {
-            self.metrics.passed("panicked", began.elapsed());
-            return Ok(Next::After(desk.retry.delay()));
-        };
-        desk.thought = began.elapsed();
-        let (batch, planned) = match thought {
-            Thought::Held(hold) => {
-                self.metrics.passed("held", began.elapsed());
-                self.say_hold(hold)?;
-                return Ok(Next::Changed(Some(HELD)));
-            }
-            Thought::Verdicts { batch, out } => {
-                self.acts_again();
-                self.metrics.told(desk.events.tell(&verdict_notices(&out)));
-                (batch, None)
-            }
-            Thought::Planned(planned) => {
-                self.acts_again();
-                let Planned {
-                    plan,
-                    batch,
-                    view,
-                    spent,
-                    observe,
-                    took,
-                } = *planned;
-                self.metrics.thought(observe, took);
-                self.metrics.told(desk.events.tell(&plan.notices));
-                (batch, Some((plan, view, spent)))
-            }
-        };
-        let (quiet, unfinished, writes) = (batch.is_empty(), batch.unfinished, batch.len());
-        let committed = batch.commit(&self.store, desk.conflict.failures() == 0).await;
-        self.metrics.wrote(&committed);
-        desk.wrote = desk.wrote.max(committed.revision.unwrap_or(0));
-        let is_plan = planned.is_some();
-        if let Some((plan, mut view, spent)) = planned {
-            let more = plan.breaker.spent.saturating_sub(spent);
-            let now = desk.now_ms();
-            if let Some(list) = desk.spent.as_mut().filter(|_| committed.removed && more > 0) {
-                list.push((now, more));
-            }
-            if !quiet {
-                let (accepted, assignments) = (plan.accepted.len(), plan.assignments.len());
-                tracing::debug!(writes, accepted, assignments, "a plan was executed");
-            }
-            view.statuses = plan.statuses;
-            view.breaker = plan.breaker;
-            self.metrics.show(Some(Arc::new(view)));
-        }
-        let took = began.elapsed();
-        if committed.fence_lost {
-            // The keeper of the leadership may not have noticed yet.
-            self.metrics.passed("failed", took);
-            return Ok(Next::Never(End::Lost));
-        }
-        if let Some(error) = committed.error {
-            let delay = desk.retry.delay();
-            tracing::warn!(%error, ?delay, "a write failed");
-            self.metrics.passed("failed", took);
-            return Ok(Next::After(delay));
-        }
-        desk.retry.reset();
-        let notices: Vec<Notice> = committed.refused.iter().map(refusal_notice).collect();
-        self.metrics.told(desk.events.tell(&notices));
-        if committed.conflicts > 0 {
-            self.metrics.passed("conflict", took);
-            return Ok(Next::After(desk.conflict.delay()));
-        }
-        desk.conflict.reset();
-        self.metrics.passed(if quiet { "quiet" } else { "written" }, took);
-        if quiet {
-            self.metrics.settled(revision);
-        }
-        if !notices.is_empty() {
-            return Ok(Next::Changed(Some(REFUSED)));
-        }
-        if unfinished || !is_plan {
-            return Ok(Next::After(Duration::ZERO));
-        }
-        Ok(Next::Changed(look_again(desk)))
-    }
-
-    /// The cache once it has reached our last write; or at once where the store has gone back, and with it our writes.
-    async fn reached(&self, desk: &mut Desk) -> Option<Cache> {
-        let mut reader = self.reader.clone();
-        loop {
-            if let Some(cache) = reader.snapshot() {
-                if cache.went_back != desk.went_back {
-                    (desk.went_back, desk.wrote) = (cache.went_back, 0);
-                }
-                if cache.revision >= desk.wrote {
-                    return Some(cache);
-                }
-            }
-            reader.changed().await.ok()?;
-        }
-    }
-
-    /// The part of a pass that computes, on a thread of its own; none when it panicked.
-    async fn think(&self, desk: &mut Desk, cache: Cache) -> Option<Thought> {
-        let observer = Arc::clone(&self.observer);
-        let (fence, epoch, now_ms) = (desk.fence.clone(), desk.epoch, desk.now_ms());
-        let (spent, behind) = (desk.spent.clone(), std::mem::take(&mut desk.behind));
-        let thinking = tokio::task::spawn_blocking(move || {
-            think(&mut lock(&observer), &cache, &fence, epoch, spent, now_ms, behind)
-        });
-        match thinking.await {
-            Ok((thought, spent, behind)) => {
-                (desk.spent, desk.behind) = (spent, behind);
-                Some(thought)
-            }
-            Err(_) => {
-                self.panicked();
-                None
-            }
+    /// The reflector ends at shutdown only.
+    fn asked_to_end(&self) -> Result<(), ControllerError> {
+        if self.shutdown.is_draining() {
+            Ok(())
+        } else {
+            Err(ControllerError::Ended { source: Ended })
         }
     }
 
     /// After a panic what was decoded is not to be trusted; where the store was is.
-    fn panicked(&self) {
+    pub(crate) fn panicked(&self) {
         let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
         *observer = observer.fresh();
         self.observer.clear_poison();
@@ -658,135 +403,27 @@ impl<S: Store> Controller<S> {
     }
 
     /// Logs a hold when it is new; ends the process where waiting mends nothing.
-    fn say_hold(&mut self, hold: Hold) -> Result<(), ControllerError> {
-        self.metrics.holds(true);
+    pub(crate) fn say_hold(&mut self, hold: Hold) -> Result<(), ControllerError> {
+        let remedy = hold.remedy().unwrap_or_default();
+        self.metrics.holds(Some(format!("{hold}; {remedy}")));
         if hold.is_for_good() {
             return Err(hold.into());
         }
         if self.told_hold.as_ref() != Some(&hold) {
-            let remedy = hold.remedy().unwrap_or_default();
             tracing::error!(%hold, %remedy, "nothing is changed while the store is like this");
             self.told_hold = Some(hold);
         }
         Ok(())
     }
 
-    fn acts_again(&mut self) {
+    pub(crate) fn acts_again(&mut self) {
         if self.told_hold.take().is_some() {
             tracing::info!("the store is in order again");
         }
-        self.metrics.holds(false);
+        self.metrics.holds(None);
     }
 }
 
-fn lock(observer: &Mutex<Observer>) -> std::sync::MutexGuard<'_, Observer> {
+pub(crate) fn lock(observer: &Mutex<Observer>) -> std::sync::MutexGuard<'_, Observer> {
     observer.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-type Spent = Option<Vec<(u64, u32)>>;
-type Behind = BTreeMap<NodeName, (Order, Instant)>;
-
-/// Observe and plan; nothing waits and nothing is written here.
-fn think(
-    observer: &mut Observer,
-    cache: &Cache,
-    fence: &Fence,
-    epoch: i64,
-    spent: Spent,
-    now_ms: u64,
-    mut behind: Behind,
-) -> (Thought, Spent, Behind) {
-    let began = std::time::Instant::now();
-    if let Err(hold) = observer.observe(&State::from(cache)) {
-        return (Thought::Held(hold), spent, behind);
-    }
-    observer.set_epoch(epoch);
-    // A new leader takes what is stored as spent at its own start: never less than what was.
-    let mut list = spent.unwrap_or_else(|| vec![(now_ms, observer.snapshot().breaker.spent)]);
-    list.retain(|(at, count)| *count > 0 && now_ms.saturating_sub(*at) < cluster::BREAKER_WINDOW_MS);
-    let spent = cluster::refill(&list, now_ms);
-    observer.set_spent(spent);
-    let observed = began.elapsed();
-
-    let out = cluster::verdicts(observer.snapshot());
-    if !out.writes.is_empty() || !out.forget.is_empty() {
-        let batch = execute::prepare_verdicts(&Base::new(observer, fence), &out.writes, &out.forget);
-        return (Thought::Verdicts { batch, out }, Some(list), behind);
-    }
-    let began = std::time::Instant::now();
-    let plan = cluster::plan_with(
-        observer.snapshot(),
-        PlanOptions {
-            list_keeps: false,
-            exhaustive: false,
-        },
-    );
-    let took = began.elapsed();
-    let batch = execute::prepare(
-        &Base::new(observer, fence),
-        observer.snapshot(),
-        &plan,
-        &events::rfc3339_now(),
-    );
-    let view = View {
-        statuses: BTreeMap::new(),
-        nodes: metrics::node_views(observer.snapshot(), &mut behind),
-        breaker: observer.snapshot().breaker.clone(),
-        foreign: observer.foreign_count(),
-        unreadable: observer.unreadable_count(),
-    };
-    let planned = Planned {
-        plan,
-        batch,
-        view,
-        spent,
-        observe: observed,
-        took,
-    };
-    (Thought::Planned(Box::new(planned)), Some(list), behind)
-}
-
-/// When the oldest removal falls out of the budget's window.
-fn look_again(desk: &Desk) -> Option<Duration> {
-    let oldest = desk.spent.iter().flatten().map(|(at, _)| *at).min()?;
-    let left = (oldest + cluster::BREAKER_WINDOW_MS).saturating_sub(desk.now_ms());
-    Some(Duration::from_millis(left.max(1)))
-}
-
-/// What people hear of a write that no store would take.
-fn refusal_notice(error: &StoreError) -> Notice {
-    tracing::warn!(%error, "a write is refused; everything else goes on");
-    let remedy = error.remedy().unwrap_or_default();
-    Notice {
-        kind: EventType::Warning,
-        reason: "WriteRefused",
-        message: format!("{error}; {remedy}"),
-        about: "_/controller".to_owned(),
-        node: None,
-    }
-}
-
-/// What people hear of new verdicts.
-fn verdict_notices(out: &VerdictsOut) -> Vec<Notice> {
-    let notice = |node: &NodeName, kind, reason, message: String| Notice {
-        kind,
-        reason,
-        message,
-        about: format!("_/node/{node}"),
-        node: Some(node.clone()),
-    };
-    let written = out.writes.iter().map(|(node, record)| {
-        let (kind, reason) = match record.verdict {
-            Verdict::Ready => (EventType::Normal, "NodeReady"),
-            Verdict::Unreachable => (EventType::Warning, "NodeUnreachable"),
-            Verdict::Lost => (EventType::Warning, "NodeLost"),
-            Verdict::Retired => (EventType::Normal, "NodeRetired"),
-        };
-        notice(node, kind, reason, format!("node {node}: {}", record.reason))
-    });
-    let forgotten = out
-        .forget
-        .iter()
-        .map(|node| notice(node, EventType::Normal, "NodeForgotten", format!("node {node} is gone")));
-    written.chain(forgotten).collect()
 }

@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use runtime::MemoryStore;
 use runtime::memory::WriteFault;
-use schemas::records::{Ack, AssignedState, Breaker, ConditionStatus, ConditionType, Digest, Record, SchemaVersion};
+use schemas::records::{
+    Ack, AssignedState, Breaker, ConditionStatus, ConditionType, Cordon, CordonMode, Digest, Record, SchemaVersion,
+};
 use support::*;
 
 fn condition(store: &MemoryStore, name: &str, kind: ConditionType) -> Option<(ConditionStatus, String)> {
@@ -623,4 +625,126 @@ async fn nothing_is_absent_that_was_not_asked_to_be() {
             );
         }
     }
+}
+
+#[tokio::test]
+async fn a_store_that_lost_what_only_the_controller_knows_is_held_too() {
+    let store = store();
+    let controller = Controller::start(store.clone(), "one").await;
+    let agent = Agent::start(&store, "n1").await;
+    put_service(&store, "hello", 2, "hello:1");
+    ready(&store, "hello", 2).await;
+    controller.rests_after(&store).await;
+    // The controller's answer to this is in force, and no watch tells of it before the backup takes its place.
+    put_service(&store, "hello", 3, "hello:1");
+    let backup = store.checkpoint();
+    store.fail_next_write(WriteFault::Unwatched);
+    until(&store, "the controller has written", || {
+        (store.revision() > backup_revision(&store, "hello")).then_some(())
+    })
+    .await;
+    store.restore(&backup);
+    until_metric(&controller, "reeve_controller_held", 1.0).await;
+    assert_eq!(agent.runs().len(), 2);
+    store.put("/reeve/cluster", marker(1).encode());
+    until(&store, "the accepted store is acted on", || {
+        (status(&store, "hello")?.counts.ready == 3).then_some(())
+    })
+    .await;
+}
+
+fn backup_revision(store: &MemoryStore, name: &str) -> i64 {
+    store.peek(desired(name)).expect("it was put").mod_revision
+}
+
+async fn until_metric(controller: &Controller, series: &str, value: f64) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while controller.metric(series).await != Some(value) {
+        assert!(tokio::time::Instant::now() < deadline, "{series} never is {value}");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_node_whose_verdict_changes_all_the_time_holds_nobody_up() {
+    let store = store();
+    let _controller = Controller::start(store.clone(), "one").await;
+    let _agent = Agent::start(&store, "n1").await;
+    put_service(&store, "hello", 1, "hello:1");
+    ready(&store, "hello", 1).await;
+    // A report that nobody can read makes it a node that cannot be forgotten.
+    let nodes: Vec<String> = (0..12).map(|n| format!("flap{n}")).collect();
+    for node in &nodes {
+        store.put(format!("/reeve/reports/{node}"), "nonsense");
+    }
+    let retire = Cordon {
+        schema_version: SchemaVersion::default(),
+        mode: CordonMode::Retire,
+        by: "me@here".to_owned(),
+        note: None,
+    };
+    let flapping = tokio::spawn({
+        let store = store.clone();
+        async move {
+            for node in nodes.iter().cycle() {
+                let key = format!("/reeve/cordons/{node}");
+                match store.peek(&key) {
+                    Some(_) => drop(store.delete(&key)),
+                    None => drop(store.put(&key, retire.encode())),
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+    });
+    put_service(&store, "hello", 2, "hello:1");
+    ready(&store, "hello", 2).await;
+    flapping.abort();
+}
+
+#[tokio::test]
+async fn a_controller_that_cannot_reach_its_store_says_so_over_http() {
+    let store = store();
+    store.set_down(true);
+    let shutdown = runtime::Shutdown::new();
+    let address = free_address();
+    let mut options = controller::ControllerOptions::new(store.clone(), schemas::keys::Root::default(), "one");
+    options.http_addr = Some(address);
+    let run = tokio::spawn(controller::run(options, shutdown.clone()));
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while tokio::net::TcpStream::connect(address).await.is_err() {
+        assert!(tokio::time::Instant::now() < deadline, "nothing listens");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    let (code, text) = http(address, "GET", "/readyz").await;
+    assert!(
+        code == 503 && text.contains("does not answer") && text.contains("--etcd"),
+        "{text}"
+    );
+    assert_eq!(
+        http(address, "GET", "/healthz").await.0,
+        200,
+        "no restart would mend it"
+    );
+    store.set_down(false);
+    while http(address, "GET", "/readyz").await.0 != 200 {
+        assert!(tokio::time::Instant::now() < deadline, "it never gets ready");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    store.put("/reeve/cluster", "nonsense");
+    while http(address, "GET", "/readyz").await.0 == 200 {
+        assert!(tokio::time::Instant::now() < deadline, "a held store is no ready one");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    let (_, text) = http(address, "GET", "/readyz").await;
+    assert!(
+        text.contains("marker") && text.contains("backup"),
+        "the reason and the remedy: {text}"
+    );
+    shutdown.drain();
+    run.await.expect("no panic").expect("a good end");
+}
+
+fn free_address() -> std::net::SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+    listener.local_addr().expect("an address")
 }

@@ -25,6 +25,8 @@ pub enum WriteFault {
     AnswerLost,
     /// It is not in force, and the answer is lost.
     RequestLost,
+    /// It is in force and answered, but from it on watches say nothing, as after [`MemoryStore::hold_watches`].
+    Unwatched,
     /// The answer is lost; it comes into force (if its guards hold then) at [`MemoryStore::deliver_late_writes`].
     Late,
 }
@@ -423,6 +425,13 @@ impl Store for MemoryStore {
             Some(WriteFault::AnswerLost) => {
                 let _ = self.change(|s| s.apply(txn));
                 fail(StoreErrorKind::Ambiguous)
+            }
+            Some(WriteFault::Unwatched) => {
+                self.health.answered();
+                Ok(self.change(|s| {
+                    s.held = true;
+                    s.apply(txn)
+                }))
             }
             Some(WriteFault::Late) => {
                 self.lock().late.push(txn.clone());

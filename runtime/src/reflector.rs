@@ -308,6 +308,11 @@ impl Reader {
         found.ok().and_then(|c| c.clone()).ok_or(Ended)
     }
 
+    /// Whether the reflector has ended, so that nothing changes any more.
+    pub fn has_ended(&self) -> bool {
+        self.cache.has_changed().is_err()
+    }
+
     /// Whether every change up to a revision is in.
     pub fn is_at_least(&self, revision: i64) -> bool {
         self.cache.borrow().as_ref().is_some_and(|c| c.revision >= revision)

@@ -498,3 +498,37 @@ async fn a_node_that_is_forgotten_leaves_no_key_unless_it_is_back() {
     desk.look();
     assert!(desk.snapshot().nodes.is_empty());
 }
+
+#[tokio::test]
+async fn nothing_is_removed_whose_cost_was_not_written_down() {
+    let mut desk = Desk::new().await;
+    let removal = assigns(
+        1,
+        0,
+        vec![instance("web", AssignedState::Absent)],
+        vec![Rests::DesiredAbsent(service("web"))],
+    );
+    let mut other = assigns(1, 0, vec![instance("db", AssignedState::Present)], Vec::new());
+    other.assignment.node = "n2".parse().expect("a name");
+    let plan = Plan {
+        assignments: vec![removal.clone(), other],
+        breaker: Breaker {
+            spent: 1,
+            ..Breaker::default()
+        },
+        ..nothing()
+    };
+    let batch = desk.prepare(&plan);
+    desk.store.put("/reeve/breaker", "someone else's");
+    let done = batch.commit(&desk.store, false).await;
+    assert!(done.conflicts == 1 && !done.removed, "{done:?}");
+    assert!(assigned(&desk.store).is_none(), "the removal waits");
+    assert!(desk.store.peek("/reeve/assignments/n2").is_some(), "nothing else does");
+    desk.look();
+    let plan = Plan {
+        assignments: vec![removal],
+        ..plan
+    };
+    let done = desk.execute(&plan).await;
+    assert!(done.removed && assigned(&desk.store).is_some(), "{done:?}");
+}
