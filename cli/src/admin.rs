@@ -1,19 +1,21 @@
-//! Rare acts: `init` makes a store a cluster, `admin ack` lets held removals go, `admin migrate-store` carries a cluster to
-//! another store.
+//! Rare acts: `init` makes a store a cluster, `admin ack` lets held removals go, `admin accept-store` takes a store that
+//! has gone back in time as it is, `admin migrate-store` carries a cluster to another store.
 
 use std::io::Read;
 
 use runtime::{EtcdStore, Guard, KeyValue, Outcome, Prefix, Store, person};
 use schemas::keys::{Key, Root};
+use schemas::names::NodeName;
 use schemas::records::{Breaker, ClusterId, ClusterMarker, Digest, Moved, Record, SchemaVersion};
 use serde_json::json;
 
 use crate::Verdict;
-use crate::args::{AdminVerb, Common, MigrateArgs};
-use crate::connect::{self, Connection, Marker, connect};
+use crate::args::{AcceptArgs, AdminVerb, Common, MigrateArgs};
+use crate::connect::{self, Connection, Marker, TlsFlags, connect};
 use crate::edit;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Format, print};
+use crate::view::View;
 
 pub async fn init(common: &Common) -> Verdict {
     let connection = connect(common).await?;
@@ -81,7 +83,103 @@ pub async fn found(store: &EtcdStore, root: &Root) -> Result<Founded, Failure> {
 pub async fn admin(common: &Common, verb: &AdminVerb) -> Verdict {
     match verb {
         AdminVerb::Ack { digest } => ack(common, digest).await,
+        AdminVerb::AcceptStore(args) => accept_store(common, args).await,
         AdminVerb::MigrateStore(args) => migrate(common, args).await,
+    }
+}
+
+/// A node that claims a restore epoch further ahead of the marker than this is not believed: it may lie, and what it
+/// says must not use up the numbers.
+const BELIEVED: u64 = 1000;
+
+/// What agents and assignments say of restore epochs: the highest that is believed, and the nodes that have applied what
+/// this store does not hold.
+fn said_of_epochs(view: &View, marker: &ClusterMarker) -> (u64, Vec<String>) {
+    let believed = |epoch: u64| epoch <= marker.restore_epoch.saturating_add(BELIEVED);
+    let mut highest = marker.restore_epoch;
+    let mut ahead = Vec::new();
+    let assigned = |node: &NodeName| view.assignments.get(node).and_then(|found| found.as_ref().ok());
+    for assignment in view.assignments.values().filter_map(|found| found.as_ref().ok()) {
+        if believed(assignment.order.restore_epoch) {
+            highest = highest.max(assignment.order.restore_epoch);
+        }
+    }
+    for (node, report) in &view.reports {
+        let Ok(report) = report else { continue };
+        if report.cluster != marker.id {
+            continue;
+        }
+        if believed(report.applied.restore_epoch) {
+            highest = highest.max(report.applied.restore_epoch);
+        }
+        if assigned(node).is_none_or(|assignment| report.applied > assignment.order) && report.applied.generation > 0 {
+            ahead.push(node.to_string());
+        }
+    }
+    (highest, ahead)
+}
+
+async fn accept_store(common: &Common, args: &AcceptArgs) -> Verdict {
+    let connection = connect(common).await?;
+    let marker = connection.marker().await?;
+    let view = View::read(&connection, &["assignments", "reports"]).await?;
+    let (highest, ahead) = said_of_epochs(&view, &marker.record);
+    let machine = common.output.is_for_machines();
+    if !machine {
+        if ahead.is_empty() {
+            print("no node has applied anything that this store does not hold\n");
+        } else {
+            let nodes = output::count(ahead.len(), "node");
+            let some = ahead.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
+            let more = if ahead.len() > 5 { ", ..." } else { "" };
+            print(&format!(
+                "{nodes} applied what this store does not hold: {some}{more}\n"
+            ));
+        }
+        print(
+            "What the store declares now comes into force. What it does not know of keeps\nrunning and is shown as orphaned.\n",
+        );
+    }
+    if !args.yes {
+        if !output::can_ask() {
+            return Err(Failure::usage(
+                "accepting a store needs a yes, and there is no terminal to ask on; nothing was changed",
+            )
+            .help("add --yes if that is meant"));
+        }
+        if !output::ask(&format!("Go on from the store at {} as it is?", connection.endpoints)) {
+            return Err(Failure::new(Exit::Failed, "not confirmed; nothing was changed"));
+        }
+    }
+    let epoch = highest.saturating_add(1);
+    let record = ClusterMarker {
+        restore_epoch: epoch,
+        ..marker.record.clone()
+    };
+    let txn = person::txn().put(
+        connection.key(&Key::Cluster),
+        record.encode(),
+        Guard::Unchanged(marker.mod_revision),
+    );
+    match connection.store.commit(txn).await? {
+        Outcome::Committed { revision: _ } => {
+            let said = json!({ "cluster": record.id, "restoreEpoch": epoch });
+            match common.output {
+                Format::Json => print(&output::json(&said)),
+                Format::Yaml => print(&output::yaml(&said)),
+                Format::Name => print(&format!("{}\n", record.id)),
+                Format::Table | Format::Wide => print(&format!(
+                    "accepted: cluster {} goes on in restore epoch {epoch}\n",
+                    record.id
+                )),
+            }
+            Ok(Exit::Done)
+        }
+        Outcome::FenceLost | Outcome::Conflict { keys: _ } => Err(Failure::new(
+            Exit::Conflict,
+            "the cluster's marker was changed meanwhile; nothing was accepted",
+        )
+        .help("look at it with `reeve status`, then run the command again")),
     }
 }
 
@@ -107,7 +205,9 @@ async fn ack(common: &Common, text: &str) -> Verdict {
                     .help(format!("say yes with `reeve admin ack {}`", &held.digest.as_str()[..8])),
             );
         }
-        (None, None) => return Err(Failure::new(Exit::Failed, "nothing is held")),
+        (None, None) => {
+            return Err(Failure::new(Exit::Failed, "nothing is held").help("`reeve status` shows what waits for a yes"));
+        }
     };
     let ack = edit::ack(digest, number);
     let txn = person::txn()
@@ -152,7 +252,12 @@ fn stays(key: &Key) -> bool {
 async fn migrate(common: &Common, args: &MigrateArgs) -> Verdict {
     let from = connect(common).await?;
     let marker = from.marker().await?;
-    let tls = connect::tls(args.to_ca.as_ref(), args.to_cert.as_ref(), args.to_key.as_ref())?;
+    let tls = TlsFlags {
+        begins: "to-",
+        ca: args.to_ca.as_ref(),
+        cert: args.to_cert.as_ref(),
+        key: args.to_key.as_ref(),
+    };
     let to = Connection {
         store: connect::open(&args.to, tls).await?,
         root: from.root.clone(),

@@ -12,15 +12,30 @@ use schemas::units::Span;
 
 use crate::output::{Color, Format};
 
-const START: &str = "\
+/// What `reeve` alone shows: one screen of 80 columns and 24 rows, the prompt after it included.
+pub const START: &str = "\
+Usage: reeve COMMAND [OPTIONS]      everything: reeve --help
+
 Five minutes:
   reeve up                        a cluster of one node, here, in one process
-  reeve apply -f hello.yaml       run what it declares, and wait until it does
+  reeve apply -f web.yaml         run what it declares, and wait until it does
   reeve get services              what is declared, and how far it is
-  reeve scale hello=3             change it
+  reeve scale web=3               change it
   reeve status --watch            everything, live
-  reeve delete service hello      and take it away
+  reeve delete service web        and take it away
 
+Commands:
+  apply plan validate scale delete           change what is declared
+  get describe status events                 look at it
+  cordon uncordon drain node                 take nodes out of service
+  up init controller agent admin             run Reeve
+  explain schema completion version          know more
+
+For many hosts: `reeve init`, `reeve controller`, and a `reeve agent` on each.
+How to write manifests: reeve explain service.spec
+";
+
+const EXIT_CODES: &str = "\
 For many hosts: `reeve init`, `reeve controller`, and a `reeve agent` on each.
 How to write manifests: reeve explain service.spec
 Exit codes: 0 done, 1 differences (plan --exit-code), 2 usage, 3 unreachable,
@@ -34,7 +49,7 @@ const FIRST_SCREEN: &str = "{about}
 
 /// Runs containers on a fleet of Docker hosts as declared in etcd.
 #[derive(Debug, Parser)]
-#[command(name = "reeve", version, about, after_help = START, help_template = FIRST_SCREEN, disable_help_subcommand = true, max_term_width = 100)]
+#[command(name = "reeve", version, about, after_help = EXIT_CODES, help_template = FIRST_SCREEN, disable_help_subcommand = true, max_term_width = 100)]
 pub struct Cli {
     #[command(flatten)]
     pub common: Common,
@@ -52,8 +67,7 @@ pub struct Common {
         global = true,
         env = "REEVE_ETCD",
         hide_env_values = true,
-        value_name = "URL,URL",
-        hide_env_values = true
+        value_name = "URL,URL"
     )]
     pub etcd: Option<String>,
     /// The prefix of all keys
@@ -83,7 +97,13 @@ pub struct Common {
     )]
     pub key: Option<PathBuf>,
     /// Where `up` and `agent` keep their data
-    #[arg(long, global = true, env = "REEVE_DATA_DIR", value_name = "DIR")]
+    #[arg(
+        long,
+        global = true,
+        env = "REEVE_DATA_DIR",
+        hide_env_values = true,
+        value_name = "DIR"
+    )]
     pub data_dir: Option<PathBuf>,
     /// The namespace [default: default]
     #[arg(
@@ -113,13 +133,13 @@ pub struct Common {
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Make a store a cluster, once
-    #[command(after_help = "Example: reeve init --etcd https://10.0.0.1:2379")]
+    #[command(after_help = "Example: reeve init --etcd https://10.0.0.1:2379 --ca ca.pem --cert me.pem --key me.key")]
     Init,
     /// Run a controller; any number may run, one leads
-    #[command(after_help = "Example: reeve controller --etcd http://10.0.0.1:2379,http://10.0.0.2:2379")]
+    #[command(after_help = "Example: reeve controller --etcd https://10.0.0.1:2379,https://10.0.0.2:2379 \\\n           --ca ca.pem --cert controller.pem --key controller.key")]
     Controller(ControllerArgs),
     /// Run the agent of this host
-    #[command(after_help = "Example: reeve agent --etcd http://10.0.0.1:2379 --node n1 --label zone=a")]
+    #[command(after_help = "Example: reeve agent --etcd https://10.0.0.1:2379 --node n1 --label zone=a \\\n           --ca ca.pem --cert n1.pem --key n1.key")]
     Agent(AgentArgs),
     /// Run everything in one process, with a store of its own
     #[command(after_help = "Example: reeve up\nCtrl-C stops Reeve and leaves the containers running.")]
@@ -230,7 +250,7 @@ pub struct PlanArgs {
 pub struct GetArgs {
     /// What to list; KIND or KIND/NAME
     #[arg(value_name = "KIND")]
-    pub kind: String,
+    pub kind: Option<String>,
     /// Only these
     #[arg(value_name = "NAME")]
     pub names: Vec<String>,
@@ -315,6 +335,9 @@ pub struct EventsArgs {
     /// In all namespaces
     #[arg(short = 'A', long)]
     pub all_namespaces: bool,
+    /// The ordinary steps of every change, too
+    #[arg(long)]
+    pub all: bool,
     /// Follow
     #[arg(short, long)]
     pub watch: bool,
@@ -383,11 +406,24 @@ pub enum AdminVerb {
         after_help = "`reeve status` shows the digest; its first 8 digits are enough.\nExample: reeve admin ack 3f1c0a77"
     )]
     Ack { digest: String },
+    /// Go on from a store that has gone back in time, such as a restored backup
+    #[command(
+        name = "accept-store",
+        after_help = "Controllers and agents hold everything when the store is older than what they have seen.\nExample: reeve admin accept-store"
+    )]
+    AcceptStore(AcceptArgs),
     /// Move the cluster to another store; no container is restarted
     #[command(
-        after_help = "Stop `reeve up` or the controllers and agents afterwards, and start them with the new --etcd.\nExample: reeve admin migrate-store --to http://10.0.0.1:2379"
+        after_help = "Stop `reeve up` or the controllers and agents afterwards, and start them with the new --etcd.\nExample: reeve admin migrate-store --to https://10.0.0.1:2379 --to-ca ca.pem"
     )]
     MigrateStore(MigrateArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct AcceptArgs {
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
 }
 
 #[derive(Debug, Args)]
@@ -544,21 +580,4 @@ pub fn scale_target(args: &ScaleArgs) -> Result<(ResourceName, u32), String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::CommandFactory;
-
-    use super::*;
-
-    #[test]
-    fn the_command_line_is_well_formed() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn durations_and_labels_are_read_as_in_manifests() {
-        assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
-        assert!(duration("soon").is_err());
-        assert_eq!(label("zone=a=b"), Ok(("zone".to_owned(), "a=b".to_owned())));
-        assert!(label("zone").is_err());
-    }
-}
+mod tests;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use runtime::{EtcdOptions, EtcdStore, KeyValue, Listing, Prefix, Store, TlsFiles};
+use runtime::{EtcdOptions, EtcdStore, KeyValue, Listing, Prefix, Store, StoreErrorKind, TlsFiles};
 use schemas::keys::{Key, Root};
 use schemas::records::{ClusterMarker, Record};
 
@@ -60,19 +60,85 @@ fn endpoints(common: &Common) -> (String, Option<PathBuf>) {
     }
 }
 
-/// TLS as the flags say.
-pub fn tls(ca: Option<&PathBuf>, cert: Option<&PathBuf>, key: Option<&PathBuf>) -> Result<Option<TlsFiles>, Failure> {
-    let identity = cert.zip(key).map(|(cert, key)| (cert.clone(), key.clone()));
-    match (ca, identity) {
-        (Some(ca), identity) => Ok(Some(TlsFiles {
-            ca: ca.clone(),
-            identity,
-        })),
-        (None, None) => Ok(None),
-        (None, Some(_)) => {
-            Err(Failure::usage("--cert needs --ca").help("name the CA that signed the store's certificates"))
+/// Flags that name TLS files, by the flag of the CA.
+pub struct TlsFlags<'a> {
+    /// `--` and what begins the flags: empty, or `to-`.
+    pub begins: &'static str,
+    pub ca: Option<&'a PathBuf>,
+    pub cert: Option<&'a PathBuf>,
+    pub key: Option<&'a PathBuf>,
+}
+
+impl<'a> TlsFlags<'a> {
+    pub fn of(common: &'a Common) -> Self {
+        Self {
+            begins: "",
+            ca: common.ca.as_ref(),
+            cert: common.cert.as_ref(),
+            key: common.key.as_ref(),
         }
     }
+
+    /// TLS as the flags say, for these endpoints. Wrong files and wrong schemes are told by the flag, before anything is
+    /// connected to.
+    fn files(&self, endpoints: &str) -> Result<Option<TlsFiles>, Failure> {
+        let Self { begins, ca, cert, key } = self;
+        let store = if begins.is_empty() { "--etcd" } else { "--to" };
+        let mut secured = false;
+        for endpoint in endpoints.split(',').map(str::trim).filter(|text| !text.is_empty()) {
+            match endpoint.split_once("://") {
+                Some(("https", _)) => secured = true,
+                Some(("http", _)) | None => {}
+                Some((scheme, _)) => {
+                    return Err(
+                        Failure::usage(format!("{store} {endpoint}: `{scheme}` is no scheme of etcd's"))
+                            .help("write http://HOST:2379, or https://HOST:2379 with --ca"),
+                    );
+                }
+            }
+        }
+        let identity = cert.zip(*key);
+        let Some(ca) = ca else {
+            if identity.is_some() {
+                return Err(Failure::usage(format!("--{begins}cert needs --{begins}ca"))
+                    .help("name the CA that signed the store's certificates"));
+            }
+            if secured {
+                return Err(
+                    Failure::usage(format!("{store} {endpoints}: https:// needs --{begins}ca"))
+                        .help("name the CA that signed the store's certificates; use http:// where there is no TLS"),
+                );
+            }
+            return Ok(None);
+        };
+        pem(&format!("--{begins}ca"), ca, "CERTIFICATE")?;
+        if let Some((cert, key)) = identity {
+            pem(&format!("--{begins}cert"), cert, "CERTIFICATE")?;
+            pem(&format!("--{begins}key"), key, "PRIVATE KEY")?;
+        }
+        Ok(Some(TlsFiles {
+            ca: (*ca).clone(),
+            identity: identity.map(|(cert, key)| (cert.clone(), key.clone())),
+        }))
+    }
+}
+
+/// Whether a file can be read and holds what its flag says.
+fn pem(flag: &str, path: &Path, what: &str) -> Result<(), Failure> {
+    let place = path.display();
+    let text =
+        std::fs::read(path).map_err(|error| Failure::usage(format!("{flag}: cannot read {place}")).because(&error))?;
+    let text = String::from_utf8_lossy(&text);
+    let holds = text
+        .lines()
+        .any(|line| line.starts_with("-----BEGIN ") && line.contains(what));
+    if holds {
+        return Ok(());
+    }
+    let what = what.to_ascii_lowercase();
+    Err(Failure::usage(format!("{flag}: {place} holds no {what} in PEM")).help(format!(
+        "it begins with `-----BEGIN`; is it another file, or DER? `openssl` turns DER into PEM ({flag} takes PEM only)"
+    )))
 }
 
 /// Prepares TLS once per process.
@@ -82,31 +148,34 @@ fn install_crypto() {
 }
 
 /// Connects to a list of endpoints.
-pub async fn open(endpoints: &str, tls: Option<TlsFiles>) -> Result<EtcdStore, Failure> {
+pub async fn open(endpoints: &str, tls: TlsFlags<'_>) -> Result<EtcdStore, Failure> {
+    Ok(EtcdStore::connect(options(endpoints, &tls)?).await?)
+}
+
+fn options(endpoints: &str, tls: &TlsFlags<'_>) -> Result<EtcdOptions, Failure> {
     install_crypto();
     let mut options = EtcdOptions::new(endpoints);
     if options.endpoints.is_empty() {
         return Err(Failure::usage("--etcd names no endpoint").help("write client URLs with commas between them"));
     }
-    options.tls = tls;
-    Ok(EtcdStore::connect(options).await?)
+    options.tls = tls.files(endpoints)?;
+    Ok(options)
 }
 
 /// The store as the flags say, whether it answers or not.
 pub async fn prepare(common: &Common) -> Result<EtcdStore, Failure> {
-    install_crypto();
     let (endpoints, _) = endpoints(common);
-    let mut options = EtcdOptions::new(&endpoints);
-    options.tls = tls(common.ca.as_ref(), common.cert.as_ref(), common.key.as_ref())?;
-    Ok(EtcdStore::prepare(options).await?)
+    Ok(EtcdStore::prepare(options(&endpoints, &TlsFlags::of(common))?).await?)
 }
 
 /// Connects as the flags say.
 pub async fn connect(common: &Common) -> Result<Connection, Failure> {
-    let tls = tls(common.ca.as_ref(), common.cert.as_ref(), common.key.as_ref())?;
     let (endpoints, file) = endpoints(common);
-    let store = open(&endpoints, tls).await.map_err(|failure| {
-        if failure.exit != Exit::Unreachable || common.etcd.is_some() {
+    let options = options(&endpoints, &TlsFlags::of(common))?;
+    let store = EtcdStore::connect(options).await.map_err(|error| {
+        let nobody = error.kind == StoreErrorKind::Unreachable;
+        let failure = Failure::from(error);
+        if !nobody || common.etcd.is_some() {
             return failure;
         }
         match file {

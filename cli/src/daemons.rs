@@ -88,9 +88,14 @@ pub fn engine(told: Option<&str>) -> Result<Arc<Docker>, Failure> {
 }
 
 pub fn of_engine(error: &EngineError) -> Failure {
-    Failure::new(Exit::Failed, format!("cannot {}", error.act))
-        .because(&Said(error.said.clone()))
-        .help(error.remedy())
+    let failure = Failure::new(Exit::Failed, format!("cannot {}", error.act));
+    // What may not be used runs: its own words say what to do.
+    match error.said.split_once(": run the agent as ") {
+        Some((said, remedy)) => failure.because(&Said(said.to_owned())).help(format!(
+            "run it as {remedy}, or name another engine with --docker or DOCKER_HOST"
+        )),
+        None => failure.because(&Said(error.said.clone())).help(error.remedy()),
+    }
 }
 
 /// An engine's own words as a cause.

@@ -5,6 +5,7 @@ use schemas::admit::Admitted;
 use schemas::keys::{ResourceKey, Root};
 use schemas::kinds::Kind;
 use schemas::names::{Namespace, ResourceName};
+use serde_json::json;
 
 use crate::Verdict;
 use crate::args::{Common, DeleteArgs};
@@ -12,7 +13,7 @@ use crate::connect::{Connection, connect};
 use crate::edit::{self, Edit};
 use crate::failure::{Exit, Failure};
 use crate::manifest;
-use crate::output::{self, print};
+use crate::output::{self, Format, print};
 use crate::preview::preview;
 use crate::select::{What, what};
 use crate::view::title;
@@ -50,8 +51,11 @@ pub async fn delete(common: &Common, args: &DeleteArgs) -> Verdict {
     }
     let machine = common.output.is_for_machines();
     if edits.is_empty() {
-        if !machine {
-            print("nothing to delete\n");
+        match common.output {
+            Format::Table | Format::Wide => print("nothing to delete\n"),
+            Format::Json => print(&output::json(&json!({ "deleted": [] }))),
+            Format::Yaml => print(&output::yaml(&json!({ "deleted": [] }))),
+            Format::Name => {}
         }
         return Ok(Exit::Done);
     }
@@ -75,10 +79,17 @@ pub async fn delete(common: &Common, args: &DeleteArgs) -> Verdict {
     }
     confirm(&edits, args.yes)?;
     edit::commit(&connection, &marker, &edits, &preview.removals).await?;
-    if machine {
-        edits
+    let deleted = || {
+        let one = |edit: &Edit| json!({ "kind": Kind::name(edit.key.kind), "namespace": edit.key.namespace, "name": edit.key.name });
+        json!({ "deleted": edits.iter().map(one).collect::<Vec<_>>() })
+    };
+    match common.output {
+        Format::Table | Format::Wide => {}
+        Format::Json => print(&output::json(&deleted())),
+        Format::Yaml => print(&output::yaml(&deleted())),
+        Format::Name => edits
             .iter()
-            .for_each(|edit| print(&format!("{}/{}\n", edit.key.kind.segment(), edit.key.name)));
+            .for_each(|edit| print(&format!("{}/{}\n", edit.key.kind.segment(), edit.key.name))),
     }
     if args.waiting.no_wait {
         return Ok(Exit::Done);

@@ -16,7 +16,7 @@ use crate::get::document;
 use crate::output::{self, Format, Table, Tone, ago, look, print};
 use crate::rows;
 use crate::select::{What, what};
-use crate::status::about;
+use crate::status::{about, few};
 use crate::view::{Instance, View, node_key, service_key};
 use crate::wait::refusal_line;
 
@@ -83,6 +83,36 @@ fn line(text: &mut String, name: &str, value: &str) {
     }
 }
 
+/// A line whose text goes on under itself.
+fn sentence(text: &mut String, name: &str, value: &str) {
+    let value = crate::failure::printable(value);
+    let room = output::limit().map_or(usize::MAX, |width| width.saturating_sub(13).max(24));
+    let lines = output::wrap(&value, room);
+    let _ = writeln!(
+        text,
+        "{:<12} {}",
+        format!("{name}:"),
+        lines.join(&format!("\n{:13}", ""))
+    );
+}
+
+/// What it is up to, why, and for how long: what one looks for first.
+fn headline(text: &mut String, state: &rows::State, since: Option<String>) {
+    let style = state.tone.style();
+    let since = since.map(|since| format!(" for {since}")).unwrap_or_default();
+    let _ = writeln!(text, "{:<12} {style}{}{style:#}{since}", "Status:", state.word);
+    if state.tone != Tone::Good && !state.message.is_empty() {
+        sentence(text, "Why", &state.message);
+    }
+}
+
+/// Since when the condition is as it is that gives a state its word.
+fn since(state: &rows::State, conditions: &[Condition]) -> Option<String> {
+    let word = if state.word == "Ready" { "AllReady" } else { &state.word };
+    let found = conditions.iter().find(|condition| condition.reason == word)?;
+    ago(found.since.as_deref()?)
+}
+
 fn service(view: &View, key: &ResourceKey, format: Format) -> Option<String> {
     let declared = view.declared.get(key);
     let recorded = view.services.get(key);
@@ -116,6 +146,16 @@ fn service(view: &View, key: &ResourceKey, format: Format) -> Option<String> {
         "Namespace",
         key.namespace.as_ref().map_or("", Namespace::as_str),
     );
+    headline(
+        &mut text,
+        &state,
+        status.and_then(|status| since(&state, &status.conditions)),
+    );
+    if let Some(status) = status {
+        for refusal in &status.refusals {
+            sentence(&mut text, "Refused by", &refusal_line(refusal));
+        }
+    }
     line(
         &mut text,
         "Labels",
@@ -133,8 +173,6 @@ fn service(view: &View, key: &ResourceKey, format: Format) -> Option<String> {
             .unwrap_or_default();
         line(&mut text, "Revision", &format!("{}{generation}", declared.mod_revision));
     }
-    let style = state.tone.style();
-    let _ = writeln!(text, "{:<12} {style}{}{style:#}", "Status:", state.word);
     if let Some(status) = status {
         let counts = status.counts;
         let counts = format!(
@@ -171,20 +209,13 @@ fn service(view: &View, key: &ResourceKey, format: Format) -> Option<String> {
         }
         None => {}
     }
-    if let Some(status) = status.filter(|status| !status.refusals.is_empty()) {
-        text.push_str("\nRefused by:\n");
-        status
-            .refusals
-            .iter()
-            .for_each(|refusal| text.push_str(&format!("  {}\n", refusal_line(refusal))));
-    }
     instance_table(&mut text, &instances);
     event_table(&mut text, &events);
     Some(text)
 }
 
 fn conditions(text: &mut String, conditions: &[Condition]) {
-    let mut table = Table::new(&["CONDITION", "STATUS", "REASON", "FOR", "MESSAGE"]);
+    let mut table = Table::of_sentences(&["CONDITION", "STATUS", "REASON", "FOR", "MESSAGE"]);
     for condition in conditions {
         let Condition {
             kind,
@@ -207,8 +238,7 @@ fn conditions(text: &mut String, conditions: &[Condition]) {
         ]);
     }
     text.push('\n');
-    // Messages are why one asks: they are not cut.
-    text.push_str(&table.render(None));
+    text.push_str(&table.render(output::limit()));
 }
 
 fn instance_table(text: &mut String, instances: &[Instance<'_>]) {
@@ -224,12 +254,11 @@ fn instance_table(text: &mut String, instances: &[Instance<'_>]) {
     for found in instances {
         let Some(reported) = found.reported else { continue };
         if let Some(failing) = &reported.failing {
-            let _ = writeln!(
+            text.push('\n');
+            sentence(
                 text,
-                "\n{}: {:?}: {}",
-                found.name,
-                failing.reason,
-                crate::failure::printable(&failing.message)
+                found.name.to_string().as_str(),
+                &format!("{:?}: {}", failing.reason, failing.message),
             );
             failing
                 .logs
@@ -252,11 +281,12 @@ fn instance_table(text: &mut String, instances: &[Instance<'_>]) {
 }
 
 fn event_table(text: &mut String, events: &[&schemas::records::Event]) {
+    let events = few(events);
     let skip = events.len().saturating_sub(10);
     if events.is_empty() {
         return;
     }
-    let mut table = Table::new(rows::EVENT_HEAD);
+    let mut table = Table::of_sentences(rows::EVENT_HEAD);
     events
         .iter()
         .skip(skip)
@@ -288,9 +318,11 @@ fn node(view: &View, name: &NodeName, format: Format) -> Option<String> {
     let state = rows::node_state(view, name);
     let mut text = String::new();
     line(&mut text, "Name", name.as_str());
-    let style = state.tone.style();
-    let _ = writeln!(text, "{:<12} {style}{}{style:#}", "Status:", state.word);
-    line(&mut text, "Why", &state.message);
+    headline(
+        &mut text,
+        &state,
+        status.and_then(|status| since(&state, &status.conditions)),
+    );
     if let Some(cordon) = cordon {
         let note = cordon
             .note
@@ -408,6 +440,13 @@ fn instance(view: &View, namespace: &Namespace, name: &str, format: Format) -> O
         line(&mut text, "Namespace", namespace.as_str());
         line(&mut text, "Node", instance.node.as_str());
         line(&mut text, "Status", &instance.phase());
+        if let Some(failing) = instance.reported.and_then(|reported| reported.failing.as_ref()) {
+            sentence(&mut text, "Why", &failing.message);
+            failing
+                .logs
+                .iter()
+                .for_each(|line| text.push_str(&format!("  | {}\n", crate::failure::printable(line))));
+        }
         line(&mut text, "Ready", if instance.is_ready() { "yes" } else { "no" });
         if let Some(assigned) = instance.assigned {
             line(
@@ -426,6 +465,7 @@ fn instance(view: &View, namespace: &Namespace, name: &str, format: Format) -> O
             line(&mut text, "Restarts", &reported.restarts.to_string());
             let addresses: Vec<String> = reported.addresses.iter().map(ToString::to_string).collect();
             line(&mut text, "Addresses", &addresses.join(", "));
+            line(&mut text, "Ports", &rows::ports(instance));
             line(
                 &mut text,
                 "Ended with",
@@ -433,7 +473,22 @@ fn instance(view: &View, namespace: &Namespace, name: &str, format: Format) -> O
             );
         }
     }
-    instance_table(&mut text, &found);
+    for instance in &found {
+        if let Some(coming) = rows::coming(instance) {
+            sentence(&mut text, "Coming", &coming);
+        }
+        let conditions = instance
+            .reported
+            .map(|reported| reported.conditions.as_slice())
+            .unwrap_or_default();
+        for condition in conditions {
+            sentence(
+                &mut text,
+                "Note",
+                &format!("{}: {}", condition.reason, condition.message),
+            );
+        }
+    }
     event_table(&mut text, &events);
     Some(text)
 }

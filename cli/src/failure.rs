@@ -3,11 +3,14 @@
 
 use std::error::Error;
 use std::fmt::Write as _;
+use std::io::IsTerminal as _;
 
 use runtime::{StoreError, StoreErrorKind};
 use schemas::problem::{Look, Problems};
 use serde::Serialize;
 use serde_json::json;
+
+use crate::output;
 
 /// How the process ends. The numbers are part of the interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,16 +134,17 @@ impl Failure {
             text.push_str(&problems.render(look));
             return text;
         }
-        let _ = write!(text, "{red}error{red:#}: {}", self.message);
-        for cause in &self.causes {
-            let _ = write!(text, ": {cause}");
-        }
-        text.push('\n');
+        let said: String = std::iter::once(&self.message)
+            .chain(&self.causes)
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join(": ");
+        let _ = writeln!(text, "{red}error{red:#}: {}", folded(&said, "error: ".len()));
         for line in &self.details {
             let _ = writeln!(text, "  {}", printable(line));
         }
         if let Some(help) = &self.help {
-            let _ = writeln!(text, "{cyan}help{cyan:#}: {help}");
+            let _ = writeln!(text, "{cyan}help{cyan:#}: {}", folded(help, "help: ".len()));
         }
         text
     }
@@ -183,6 +187,15 @@ impl Failure {
     }
 }
 
+/// A sentence, broken between words where a terminal would break it within them. Programs get one line.
+fn folded(text: &str, begins_at: usize) -> String {
+    if !std::io::stderr().is_terminal() {
+        return text.to_owned();
+    }
+    let room = output::width().saturating_sub(begins_at).max(20);
+    output::wrap(text, room).join(&format!("\n{}", " ".repeat(begins_at)))
+}
+
 /// Text of others on one line, without control characters.
 pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
@@ -219,6 +232,8 @@ impl From<StoreError> for Failure {
         };
         let failure = Self::new(exit, format!("cannot {error}"));
         let failure = match error.source().map(innermost) {
+            // What a web server's page looks like to a gRPC client tells nobody anything.
+            Some(_) if error.kind == StoreErrorKind::NotEtcd => failure,
             Some(root) => failure.because(root),
             None => failure,
         };

@@ -42,7 +42,10 @@ impl Filter {
 }
 
 pub async fn get(common: &Common, args: &GetArgs) -> Verdict {
-    let (what, names) = what(&args.kind, &args.names)?;
+    let kind = args.kind.as_deref().ok_or_else(|| {
+        Failure::usage("get what?").help("list services (svc), nodes (no), instances (in), events (ev) or all")
+    })?;
+    let (what, names) = what(kind, &args.names)?;
     let selector = args.selector.as_deref().map(Selector::parse).transpose()?;
     let namespace = (!args.all_namespaces).then(|| common.namespace.clone().unwrap_or_default());
     let filter = Filter {
@@ -52,7 +55,7 @@ pub async fn get(common: &Common, args: &GetArgs) -> Verdict {
     };
     if what == What::Events {
         let about = filter.names.first().cloned();
-        return crate::status::events_of(common, about.as_deref(), args.all_namespaces, args.watch).await;
+        return crate::status::events_of(common, about.as_deref(), args.all_namespaces, false, args.watch).await;
     }
     if what == What::All && !filter.names.is_empty() {
         return Err(Failure::usage("`get all` takes no names"));
@@ -70,14 +73,22 @@ pub async fn get(common: &Common, args: &GetArgs) -> Verdict {
     }
     match (missing.len(), missing.pop()) {
         (_, None) => Ok(Exit::Done),
-        (1, Some(name)) => {
-            Err(Failure::new(Exit::Failed, format!("there is no {name}")).help("list what there is with `reeve get`"))
-        }
+        (1, Some(name)) => Err(Failure::new(Exit::Failed, format!("there is no {name}"))
+            .help(format!("list what there is with `reeve get {}`", listed(what)))),
         (_, Some(name)) => {
             let names = missing.join(", ");
             Err(Failure::new(Exit::Failed, format!("there is no {names} and no {name}"))
-                .help("list what there is with `reeve get`"))
+                .help(format!("list what there is with `reeve get {}`", listed(what))))
         }
+    }
+}
+
+fn listed(what: What) -> &'static str {
+    match what {
+        What::Resource(kind) => kind.plural(),
+        What::Instances => "instances",
+        What::Events => "events",
+        What::All => "all",
     }
 }
 
@@ -240,7 +251,7 @@ fn tables(view: &View, what: What, filter: &Filter, wide: bool) {
         }
         let mut table = Table::new(&section.head);
         section.rows.into_iter().for_each(|(_, cells)| table.row(cells));
-        texts.push(table.render(output::limit()));
+        texts.push(table.render(output::limit_of(wide)));
     }
     print(&texts.join("\n"));
 }
@@ -357,7 +368,7 @@ async fn watch(connection: &Connection, format: Format, what: What, filter: &Fil
                 let mut table = Table::new(&section.head);
                 section.rows.iter().for_each(|(_, cells)| table.row(cells.clone()));
                 if format != Format::Name {
-                    text.push_str(&table.render(output::limit()));
+                    text.push_str(&table.render(output::limit_of(format == Format::Wide)));
                 }
                 tables.push(table);
             }
@@ -367,7 +378,7 @@ async fn watch(connection: &Connection, format: Format, what: What, filter: &Fil
                 if news && format == Format::Name {
                     text.push_str(&format!("{}\n", id.split_once('/').map_or("", |(_, id)| id)));
                 } else if news && !first {
-                    text.push_str(&tables[number].more(cells.clone(), output::limit()));
+                    text.push_str(&tables[number].more(cells.clone(), output::limit_of(format == Format::Wide)));
                 }
                 now.insert(id, cells);
             }
@@ -379,7 +390,7 @@ async fn watch(connection: &Connection, format: Format, what: What, filter: &Fil
             if let Some(cell) = status.and_then(|column| cells.get_mut(column)) {
                 *cell = "Gone".into();
             }
-            text.push_str(&tables[number].more(cells, output::limit()));
+            text.push_str(&tables[number].more(cells, output::limit_of(format == Format::Wide)));
         }
         shown = now;
         print(&text);

@@ -1,35 +1,131 @@
 //! Log lines of the long-running verbs, on standard error: for people, or one JSON object per line. `REEVE_LOG` chooses.
 
 use std::fmt;
+use std::io::IsTerminal as _;
 
 use serde_json::{Map, Value, json};
 use tracing::field::{Field, Visit};
-use tracing::{Event, Subscriber};
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::args::LogFormat;
-use crate::failure::Failure;
+use crate::failure::{Failure, printable};
+use crate::output::Tone;
+
+/// Crates whose lines are shown at a level given without a name. Of others only errors are, unless asked for by name:
+/// `debug` is about Reeve, `h2=debug` about HTTP/2.
+const OURS: &[&str] = &["reeve", "controller", "agent", "runtime", "planner", "schemas"];
+
+/// The filter that a person's words stand for.
+fn directives(told: &str) -> String {
+    let mut all = vec!["error".to_owned()];
+    for part in told.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        if part.parse::<tracing::level_filters::LevelFilter>().is_ok() {
+            all.extend(OURS.iter().map(|name| format!("{name}={part}")));
+        } else {
+            all.push(part.to_owned());
+        }
+    }
+    // `off` is meant for all.
+    if told.trim().eq_ignore_ascii_case("off") {
+        "off".to_owned()
+    } else {
+        all.join(",")
+    }
+}
 
 /// Starts logging, once per process.
 pub fn start(filter: &str, format: LogFormat) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(filter).map_err(|error| {
+    let filter = EnvFilter::try_new(directives(filter)).map_err(|error| {
         Failure::usage(format!("`{filter}` is not a log filter"))
             .because(&error)
             .help("write a level such as `info`, or `agent=debug,info`")
     })?;
-    let color = anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
+    let terminal = std::io::stderr().is_terminal();
+    let color = terminal && anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(color);
+    // The journal stamps each line itself.
+    let stamped = std::env::var_os("JOURNAL_STREAM").is_none();
     match format {
-        LogFormat::Human => builder.init(),
+        LogFormat::Human => builder.event_format(Human { stamped, terminal }).init(),
         LogFormat::Json => builder.event_format(Json).init(),
     }
     Ok(())
+}
+
+/// One short line for people: `14:03:07 warn the engine does not answer yet: connection refused  remedy="..."`.
+/// Under journald it begins with the priority (`<4>`) that the journal files it under, and has no time.
+struct Human {
+    stamped: bool,
+    terminal: bool,
+}
+
+impl<S, N> FormatEvent<S, N> for Human
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let level = *event.metadata().level();
+        let (word, priority, tone) = match level {
+            Level::ERROR => ("error", 3, Tone::Bad),
+            Level::WARN => ("warn ", 4, Tone::Busy),
+            Level::INFO => ("info ", 6, Tone::Good),
+            Level::DEBUG => ("debug", 7, Tone::Plain),
+            _ => ("trace", 7, Tone::Plain),
+        };
+        if self.stamped {
+            let now = jiff::Timestamp::now();
+            // A person at a terminal knows the day, and lives in a time zone; a file is read elsewhere and later.
+            if self.terminal {
+                let now = now.to_zoned(jiff::tz::TimeZone::system());
+                write!(writer, "{} ", now.strftime("%H:%M:%S"))?;
+            } else {
+                write!(writer, "{} ", now.strftime("%Y-%m-%dT%H:%M:%S%.3fZ"))?;
+            }
+        } else {
+            write!(writer, "<{priority}>")?;
+        }
+        let style = if writer.has_ansi_escapes() {
+            tone.style()
+        } else {
+            Tone::Plain.style()
+        };
+        write!(writer, "{style}{word}{style:#} ")?;
+        let target = event.metadata().target();
+        if !OURS.iter().any(|name| target.split("::").next() == Some(name)) || level > Level::INFO {
+            write!(writer, "{target}: ")?;
+        }
+        let mut fields = Fields(Map::new());
+        event.record(&mut fields);
+        let Fields(mut fields) = fields;
+        let mut take = |name: &str| {
+            fields
+                .remove(name)
+                .map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+        };
+        let said = take("message").unwrap_or_default();
+        let cause = take("error")
+            .or_else(|| take("hold"))
+            .map(|cause| format!(": {cause}"))
+            .unwrap_or_default();
+        let remedy = take("remedy")
+            .filter(|text| text != "None")
+            .map(|text| format!("; {text}"))
+            .unwrap_or_default();
+        write!(writer, "{}", printable(&format!("{said}{cause}{remedy}")))?;
+        for (name, value) in &fields {
+            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            write!(writer, " {name}={}", printable(&value))?;
+        }
+        writeln!(writer)
+    }
 }
 
 /// One JSON object per line: time, level, target, message, and the fields of the event.
@@ -80,5 +176,20 @@ impl Visit for Fields {
     }
     fn record_f64(&mut self, field: &Field, value: f64) {
         self.put(field, json!(value));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_is_about_our_own_lines_and_others_are_asked_for_by_name() {
+        assert_eq!(
+            directives("debug,h2=info"),
+            "error,reeve=debug,controller=debug,agent=debug,runtime=debug,planner=debug,schemas=debug,h2=info"
+        );
+        assert_eq!(directives("off"), "off");
+        assert_eq!(directives("agent=trace"), "error,agent=trace");
     }
 }

@@ -27,7 +27,7 @@ mod wait;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::Parser;
 
 use args::{Cli, Verb};
 use failure::{Exit, Failure};
@@ -40,7 +40,7 @@ fn main() -> ExitCode {
     let Cli { common, verb } = Cli::parse();
     common.color.choose();
     let Some(verb) = verb else {
-        output::print(&Cli::command().render_help().ansi().to_string());
+        output::print(args::START);
         return Exit::Done.into();
     };
     match run(&common, &verb) {

@@ -5,13 +5,14 @@ use runtime::{Guard, Outcome, Store, person};
 use schemas::keys::Key;
 use schemas::names::NodeName;
 use schemas::records::{Cordon, CordonMode, Record, SchemaVersion};
+use serde_json::json;
 
 use crate::Verdict;
 use crate::args::{Common, CordonArgs, DrainArgs, NodeRmArgs, NodeVerb};
 use crate::connect::{Connection, Marker, connect};
 use crate::edit;
 use crate::failure::{Exit, Failure};
-use crate::output::{self, print};
+use crate::output::{self, Format, print};
 use crate::view::View;
 use crate::wait::until_empty;
 
@@ -139,10 +140,14 @@ async fn rm(common: &Common, args: &NodeRmArgs) -> Verdict {
 }
 
 fn say(common: &Common, line: &str, node: &NodeName) {
-    if common.output.is_for_machines() {
-        print(&format!("node/{node}\n"));
-    } else {
-        print(&format!("{line}\n"));
+    match common.output {
+        Format::Table | Format::Wide => print(&format!("{line}\n")),
+        Format::Name => print(&format!("node/{node}\n")),
+        Format::Json => print(&format!("{}\n", json!({ "kind": "Node", "name": node }))),
+        Format::Yaml => print(&format!(
+            "---\n{}",
+            output::yaml(&json!({ "kind": "Node", "name": node }))
+        )),
     }
 }
 

@@ -143,6 +143,9 @@ impl<T: ToString> From<T> for Cell {
     }
 }
 
+/// Sentences in a table are not squeezed into fewer columns than these.
+const MIN_WRAPPED: usize = 24;
+
 /// A table as kubectl prints them: a head, columns three spaces apart, no borders. The last column is cut at the
 /// terminal's width.
 #[derive(Clone, Debug, Default)]
@@ -151,6 +154,8 @@ pub struct Table {
     rows: Vec<Vec<Cell>>,
     /// Columns are at least so wide: what was printed before, when following.
     widths: Vec<usize>,
+    /// Whether the last column goes on in further lines where it would be cut.
+    wraps: bool,
 }
 
 impl Table {
@@ -159,6 +164,15 @@ impl Table {
             head: head.to_vec(),
             rows: Vec::new(),
             widths: head.iter().map(|text| text.len()).collect(),
+            wraps: false,
+        }
+    }
+
+    /// A table whose last column is sentences: they are not cut, they go on in further lines.
+    pub fn of_sentences(head: &[&'static str]) -> Self {
+        Self {
+            wraps: true,
+            ..Self::new(head)
         }
     }
 
@@ -205,8 +219,14 @@ impl Table {
         let last = cells.len().saturating_sub(1);
         for (column, (cell, width)) in cells.iter().zip(&self.widths).enumerate() {
             let room = limit.map_or(usize::MAX, |limit| limit.saturating_sub(used));
-            let text = cut(&cell.text, room.max(1));
             let style = cell.tone.style();
+            if self.wraps && column == last && room != usize::MAX {
+                let lines = wrap(&cell.text, room.max(MIN_WRAPPED));
+                let gap = format!("\n{}", " ".repeat(used));
+                line.push_str(&format!("{style}{}{style:#}", lines.join(&gap)));
+                break;
+            }
+            let text = cut(&cell.text, room.max(1));
             line.push_str(&format!("{style}{text}{style:#}"));
             used += width + 3;
             if column < last {
@@ -221,9 +241,36 @@ impl Table {
     }
 }
 
+/// Words in lines of at most `width` characters. What has no space, such as a path or a digest, is not torn.
+pub fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut line = String::new();
+    let mut used = 0;
+    for word in text.split(' ') {
+        let long = word.chars().count();
+        if used > 0 && used + 1 + long > width {
+            lines.push(std::mem::take(&mut line));
+            used = 0;
+        }
+        if used > 0 {
+            line.push(' ');
+            used += 1;
+        }
+        line.push_str(word);
+        used += long;
+    }
+    lines.push(line);
+    lines
+}
+
 /// The width tables are cut at: none where a program reads them.
 pub fn limit() -> Option<usize> {
     (on_terminal() || std::env::var_os("COLUMNS").is_some()).then(width)
+}
+
+/// As [`limit`]; a wide table is never cut, for that is why one asks for it.
+pub fn limit_of(wide: bool) -> Option<usize> {
+    limit().filter(|_| !wide)
 }
 
 /// At most `width` characters, with an ellipsis where something is left out.
@@ -275,6 +322,9 @@ pub fn ask(question: &str) -> bool {
     complain(&format!("{question} [y/N] "));
     let mut answer = String::new();
     let read = std::io::stdin().read_line(&mut answer);
+    if matches!(read, Ok(0)) {
+        complain("\n");
+    }
     read.is_ok() && matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes")
 }
 
@@ -294,6 +344,20 @@ mod tests {
         assert_eq!(
             table.render(None).lines().nth(1),
             Some("web        a long sentence about it")
+        );
+    }
+
+    #[test]
+    fn sentences_in_a_table_go_on_under_themselves() {
+        let mut table = Table::of_sentences(&["NAME", "MESSAGE"]);
+        table.row(vec!["web".into(), "one two three four five six seven".into()]);
+        assert_eq!(
+            table.render(Some(31)),
+            "NAME   MESSAGE\nweb    one two three four five\n       six seven\n"
+        );
+        assert_eq!(
+            wrap("a  long-word-that-is-not-torn b", 6),
+            ["a ", "long-word-that-is-not-torn", "b"]
         );
     }
 

@@ -306,13 +306,7 @@ pub fn instance_row(instance: &Instance<'_>, wide: bool) -> Vec<Cell> {
         (true, false) => Tone::Good,
         (false, false) => Tone::Busy,
     };
-    let ports = instance
-        .assigned
-        .map(|assigned| &assigned.ports)
-        .or(reported.map(|reported| &reported.ports));
-    let ports = ports
-        .map(|ports| ports.iter().map(port).collect::<Vec<_>>().join(","))
-        .unwrap_or_default();
+    let ports = ports(instance);
     let restarts = reported
         .map(|reported| reported.restarts.to_string())
         .unwrap_or_default();
@@ -350,6 +344,17 @@ pub fn instance_row(instance: &Instance<'_>, wide: bool) -> Vec<Cell> {
         ]);
     }
     row
+}
+
+/// The host's ports it is reached at: `8080->80`.
+pub fn ports(instance: &Instance<'_>) -> String {
+    let ports = instance
+        .assigned
+        .map(|assigned| &assigned.ports)
+        .or(instance.reported.map(|reported| &reported.ports));
+    ports
+        .map(|ports| ports.iter().map(port).collect::<Vec<_>>().join(","))
+        .unwrap_or_default()
 }
 
 /// The spec that is assigned and not in force yet, and how far it has come.

@@ -50,7 +50,7 @@ impl Selector {
     /// `k=v`, `k==v`, `k!=v`, `k in (a,b)`, `k notin (a,b)`, `k`, `!k`, with commas between them.
     pub fn parse(text: &str) -> Result<Self, Failure> {
         let refuse = |part: &str| {
-            Failure::usage(format!("`{part}` selects nothing")).help(
+            Failure::usage(format!("`{part}` is no label selector")).help(
                 "write KEY=VALUE, KEY!=VALUE, KEY, !KEY, `KEY in (A,B)` or `KEY notin (A,B)`, with commas between them",
             )
         };

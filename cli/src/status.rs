@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use schemas::names::ResourceName;
-use schemas::records::Event;
+use schemas::records::{Event, EventType};
 use serde_json::{Value, json};
 
 use crate::Verdict;
@@ -15,7 +15,7 @@ use crate::failure::Exit;
 use crate::follow::Follow;
 use crate::output::{self, Cell, Format, Table, Tone, complain, count, print};
 use crate::rows;
-use crate::view::View;
+use crate::view::{Happened, View};
 
 pub async fn status(common: &Common, args: &WatchArgs) -> Verdict {
     let connection = connect(common).await?;
@@ -26,28 +26,17 @@ pub async fn status(common: &Common, args: &WatchArgs) -> Verdict {
             Format::Json => output::json(&value(&follow.view, &marker, &connection)),
             Format::Yaml => output::yaml(&value(&follow.view, &marker, &connection)),
             Format::Table | Format::Wide | Format::Name => {
-                screen(&follow.view, &marker, &connection, common.output == Format::Wide)
+                let wide = common.output == Format::Wide;
+                screen(&follow.view, &marker, &connection, wide, output::limit_of(wide))
             }
         });
         return Ok(Exit::Done);
     }
     if output::on_terminal() && !common.output.is_for_machines() {
-        loop {
-            let text = screen(&follow.view, &marker, &connection, common.output == Format::Wide);
-            let now = jiff::Zoned::now().strftime("%H:%M:%S").to_string();
-            // Home, each line up to its end, then the rest of the screen: no flicker.
-            let text = text
-                .lines()
-                .take(rows_of_screen())
-                .map(|line| format!("{line}\x1b[K\n"))
-                .collect::<String>();
-            print(&format!("\x1b[H{text}\x1b[J{now}  Ctrl-C ends\x1b[K"));
-            let changed = tokio::time::timeout(Duration::from_secs(1), follow.changed()).await;
-            if let Ok(changed) = changed {
-                changed?;
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
+        let screen = Screen::take();
+        let ended = live(&mut follow, &marker, &connection, common.output == Format::Wide).await;
+        drop(screen);
+        return ended;
     }
     let mut shown: BTreeMap<String, String> = BTreeMap::new();
     loop {
@@ -74,12 +63,57 @@ pub async fn status(common: &Common, args: &WatchArgs) -> Verdict {
     }
 }
 
+/// The terminal's other screen, given back when this is dropped: what was on the first one is still there afterwards.
+struct Screen;
+
+impl Screen {
+    fn take() -> Self {
+        print("\x1b[?1049h\x1b[?25l\x1b[2J");
+        Self
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        print("\x1b[?25h\x1b[?1049l");
+    }
+}
+
+/// Draws the cluster after each change and once a second, until Ctrl-C.
+async fn live(follow: &mut Follow, marker: &Marker, connection: &Connection, wide: bool) -> Verdict {
+    let mut ends = std::pin::pin!(tokio::signal::ctrl_c());
+    loop {
+        let text = screen(&follow.view, marker, connection, wide, Some(output::width()));
+        let now = jiff::Zoned::now().strftime("%H:%M:%S").to_string();
+        let (rows, all) = (rows_of_screen(), text.lines().count());
+        let shown = if all > rows { rows - 1 } else { all };
+        // Home, each line up to its end, then the rest of the screen: no flicker.
+        let mut page: String = text.lines().take(shown).map(|line| format!("{line}\x1b[K\n")).collect();
+        if all > shown {
+            let _ = writeln!(page, "... and {} more lines: see `reeve status`\x1b[K", all - shown);
+        }
+        print(&format!("\x1b[H{page}\x1b[J{now}  Ctrl-C ends\x1b[K"));
+        tokio::select! {
+            changed = tokio::time::timeout(Duration::from_secs(1), follow.changed()) => if let Ok(changed) = changed {
+                changed?;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            },
+            _ = &mut ends => return Ok(Exit::Done),
+        }
+    }
+}
+
 fn rows_of_screen() -> usize {
     let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok();
     // No rows: a terminal that does not know its size.
     size.filter(|size| size.ws_row > 0)
         .map_or(1000, |size| usize::from(size.ws_row).saturating_sub(2).max(3))
 }
+
+/// With more of a kind than this, `status` lists only what is not as it should be.
+const MANY: usize = 20;
+/// And at most so many of them.
+const MOST: usize = 100;
 
 /// What a line of `status --watch` says of each thing.
 fn lines(view: &View) -> BTreeMap<String, String> {
@@ -110,17 +144,22 @@ fn lines(view: &View) -> BTreeMap<String, String> {
     lines
 }
 
-fn screen(view: &View, marker: &Marker, connection: &Connection, wide: bool) -> String {
+fn screen(view: &View, marker: &Marker, connection: &Connection, wide: bool, limit: Option<usize>) -> String {
     let mut text = String::new();
     let leader = view
         .leader
         .as_deref()
         .unwrap_or("none: start one with `reeve controller`");
-    let _ = writeln!(
-        text,
-        "cluster {}  store {}  leader {leader}",
-        marker.record.id, connection.endpoints
-    );
+    let mut head = |line: String| {
+        let line = crate::failure::printable(&line);
+        let _ = writeln!(
+            text,
+            "{}",
+            limit.map_or(line.clone(), |width| output::cut(&line, width))
+        );
+    };
+    head(format!("cluster {}", marker.record.id));
+    head(format!("store {}, leader {leader}", connection.endpoints));
     for warning in warnings(view) {
         let style = Tone::Bad.style();
         let _ = writeln!(text, "{style}{}{style:#}", crate::failure::printable(&warning));
@@ -128,42 +167,62 @@ fn screen(view: &View, marker: &Marker, connection: &Connection, wide: bool) -> 
     let mut section = |name: &str, head: &[&'static str], rows: Vec<Vec<Cell>>| {
         let _ = writeln!(text, "\n{name}");
         if rows.is_empty() {
-            text.push_str("none\n");
             return;
         }
+        let more = rows.len().saturating_sub(MOST);
         let mut table = Table::new(head);
-        rows.into_iter().for_each(|row| table.row(row));
-        text.push_str(&table.render(output::limit()));
+        rows.into_iter().take(MOST).for_each(|row| table.row(row));
+        text.push_str(&table.render(limit));
+        if more > 0 {
+            let _ = writeln!(text, "... and {more} more");
+        }
     };
-    let nodes = view.node_names();
-    let services: Vec<_> = view.service_keys().collect();
-    let instances = view.instances();
+    // What is as it should be is only counted where there is much of it.
+    let nodes: Vec<_> = view
+        .node_names()
+        .into_iter()
+        .map(|node| (rows::node_state(view, &node), node))
+        .collect();
     let head: &[&'static str] = if wide { rows::NODE_WIDE } else { rows::NODE_HEAD };
+    let fine = |state: &rows::State| state.tone == Tone::Good;
+    let ready = nodes.iter().filter(|(state, _)| fine(state)).count();
     section(
-        &count(nodes.len(), "node"),
+        &format!("{}, {ready} ready", count(nodes.len(), "node")),
         head,
-        nodes.iter().map(|node| rows::node_row(view, node, wide)).collect(),
+        nodes
+            .iter()
+            .filter(|(state, _)| nodes.len() <= MANY || !fine(state))
+            .map(|(_, node)| rows::node_row(view, node, wide))
+            .collect(),
     );
+    let services: Vec<_> = view
+        .service_keys()
+        .map(|key| (rows::service_state(view, key), key))
+        .collect();
+    let ready = services.iter().filter(|(state, _)| fine(state)).count();
     let head = if wide { rows::SERVICE_WIDE } else { rows::SERVICE_HEAD };
     let head: Vec<&'static str> = ["NAMESPACE"].into_iter().chain(head.iter().copied()).collect();
-    let row = |key: &&schemas::keys::ResourceKey| {
+    let row = |key: &schemas::keys::ResourceKey| {
         let namespace = key.namespace.as_ref().map(Cell::from).into_iter();
         namespace.chain(rows::service_row(view, key, wide)).collect()
     };
     section(
-        &count(services.len(), "service"),
+        &format!("{}, {ready} ready", count(services.len(), "service")),
         &head,
-        services.iter().map(row).collect(),
+        services
+            .iter()
+            .filter(|(state, _)| services.len() <= MANY || !fine(state))
+            .map(|(_, key)| row(key))
+            .collect(),
     );
-    // What is as it should be is only counted.
+    let instances = view.instances();
     let ready = instances
         .iter()
         .filter(|found| found.is_ready() && !found.is_absent())
         .count();
     let shown = instances
         .iter()
-        .filter(|found| instances.len() <= 20 || !found.is_ready())
-        .take(100);
+        .filter(|found| instances.len() <= MANY || !found.is_ready());
     let head: Vec<&'static str> = ["NAMESPACE"]
         .into_iter()
         .chain(rows::INSTANCE_HEAD.iter().copied())
@@ -274,30 +333,26 @@ fn value(view: &View, marker: &Marker, connection: &Connection) -> Value {
 }
 
 pub async fn events(common: &Common, args: &EventsArgs) -> Verdict {
-    events_of(common, args.about.as_deref(), args.all_namespaces, args.watch).await
+    events_of(common, args.about.as_deref(), args.all_namespaces, args.all, args.watch).await
 }
 
 /// Events about something: of a namespace, of one thing, of all.
-pub async fn events_of(common: &Common, wanted: Option<&str>, everywhere: bool, watch: bool) -> Verdict {
+pub async fn events_of(common: &Common, wanted: Option<&str>, everywhere: bool, all: bool, watch: bool) -> Verdict {
     let connection = connect(common).await?;
     connection.marker().await?;
     let namespace = common.namespace.clone().unwrap_or_default();
+    let people = !common.output.is_for_machines();
     let fits = |key: &str, event: &Event| {
         let place = key.split('/').next().unwrap_or_default();
         let here = everywhere || place == namespace.as_str() || place == "_";
         here && wanted.is_none_or(|wanted| is_about(&event.about, wanted))
     };
-    let text = |table: &mut Table, event: &Event, first: bool| match common.output {
-        Format::Json => format!("{}\n", json!(event)),
+    let of_machine = |event: &Event| match common.output {
         Format::Yaml => format!("---\n{}", output::yaml(&json!(event))),
         Format::Name => format!("{}\n", event.about),
-        Format::Table | Format::Wide if first => {
-            table.row(rows::event_row(event, everywhere));
-            String::new()
-        }
-        Format::Table | Format::Wide => table.more(rows::event_row(event, everywhere), output::limit()),
+        Format::Json | Format::Table | Format::Wide => format!("{}\n", json!(event)),
     };
-    let mut table = Table::new(rows::EVENT_HEAD);
+    let mut table = Table::of_sentences(rows::EVENT_HEAD);
     let mut follow = None;
     let view = if watch {
         let started = Follow::class(&connection, "events").await?;
@@ -305,45 +360,98 @@ pub async fn events_of(common: &Common, wanted: Option<&str>, everywhere: bool, 
     } else {
         &View::read(&connection, &["events"]).await?
     };
-    let now = sorted(view.events.iter().filter(|(key, event)| fits(key, event)));
-    let mut out: String = now.iter().map(|(_, event)| text(&mut table, event, true)).collect();
-    let people = !common.output.is_for_machines();
-    if people && now.is_empty() && !watch {
-        complain("no events in the last hour\n");
-        return Ok(Exit::Done);
+    let now = sorted(
+        view.events
+            .iter()
+            .filter(|(key, found)| fits(key, &found.event))
+            .map(|(_, found)| found),
+    );
+    if !people {
+        print(&now.iter().map(|event| of_machine(event)).collect::<String>());
+    } else if now.is_empty() && !watch {
+        let about = wanted.map(|wanted| format!(" about `{wanted}`")).unwrap_or_default();
+        complain(&format!("no events{about} in the last hour\n"));
+    } else {
+        let shown = if all {
+            now.iter().map(|event| (*event).clone()).collect()
+        } else {
+            few(&now)
+        };
+        shown
+            .iter()
+            .for_each(|event| table.row(rows::event_row(event, everywhere)));
+        print(&table.render(output::limit()));
     }
-    if people {
-        out.push_str(&table.render(output::limit()));
-    }
-    print(&out);
-    let mut shown: BTreeMap<String, Event> = now
-        .into_iter()
-        .map(|(key, event)| (key.clone(), event.clone()))
-        .collect();
     let Some(mut follow) = follow else {
         return Ok(Exit::Done);
     };
+    let mut seen = follow
+        .view
+        .events
+        .values()
+        .map(|found| found.revision)
+        .max()
+        .unwrap_or(0);
     loop {
         follow.changed().await?;
-        let news = follow
-            .view
-            .events
+        let events = &follow.view.events;
+        let news = events
             .iter()
-            .filter(|(key, event)| fits(key, event) && shown.get(*key) != Some(event));
-        print(
-            &sorted(news)
-                .iter()
-                .map(|(_, event)| text(&mut table, event, false))
-                .collect::<String>(),
-        );
-        shown = follow.view.events.clone();
+            .filter(|(key, found)| found.revision > seen && fits(key, &found.event));
+        let text: String = sorted(news.map(|(_, found)| found))
+            .into_iter()
+            .filter(|event| !people || all || !is_routine(event))
+            .map(|event| {
+                if people {
+                    table.more(rows::event_row(event, everywhere), output::limit())
+                } else {
+                    of_machine(event)
+                }
+            })
+            .collect();
+        print(&text);
+        seen = events.values().map(|found| found.revision).max().unwrap_or(0).max(seen);
     }
 }
 
-fn sorted<'a>(events: impl Iterator<Item = (&'a String, &'a Event)>) -> Vec<(&'a String, &'a Event)> {
+/// In the store's order: no clock of another machine says what came first.
+fn sorted<'a>(events: impl Iterator<Item = &'a Happened>) -> Vec<&'a Event> {
     let mut events: Vec<_> = events.collect();
-    events.sort_by(|(a_key, a), (b_key, b)| (&a.time, a_key).cmp(&(&b.time, b_key)));
-    events
+    events.sort_by_key(|found| found.revision);
+    events.into_iter().map(|found| &found.event).collect()
+}
+
+/// A step that every change takes, and that its end makes uninteresting.
+fn is_routine(event: &Event) -> bool {
+    event.kind == EventType::Normal && event.reason.ends_with("Changed") && event.reason != "ReadyChanged"
+}
+
+/// The events that matter: without routine, one failure that several conditions name once, and what happened again and
+/// again as one line, the last, that says how often.
+pub fn few(events: &[&Event]) -> Vec<Event> {
+    let mut causes: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut kept: Vec<(Event, usize)> = Vec::new();
+    for event in events.iter().filter(|event| !is_routine(event)) {
+        if event.reason.ends_with("Changed") {
+            // A condition's event begins with the condition's reason.
+            let cause = event.message.split(':').next().unwrap_or_default();
+            if causes.insert(&event.about, cause) == Some(cause) {
+                continue;
+            }
+        }
+        let same = |(kept, _): &(Event, usize)| {
+            (&kept.about, &kept.reason, &kept.message) == (&event.about, &event.reason, &event.message)
+        };
+        let before = kept.iter().position(same).map_or(0, |place| kept.remove(place).1);
+        kept.push(((*event).clone(), before + 1));
+    }
+    let counted = |(mut event, times): (Event, usize)| {
+        if times > 1 {
+            let _ = write!(event.message, " ({times} times)");
+        }
+        event
+    };
+    kept.into_iter().map(counted).collect()
 }
 
 /// `default/service/web` is about `web`, `service/web` and itself; `default/web.2` about `web.2` and `web`.
@@ -365,10 +473,7 @@ pub fn about<'a>(view: &'a View, place: &str, workload: Option<&ResourceName>) -
     let fits = |event: &Event| {
         event.about == place || instances.as_ref().is_some_and(|prefix| event.about.starts_with(prefix))
     };
-    sorted(view.events.iter().filter(|(_, event)| fits(event)))
-        .into_iter()
-        .map(|(_, event)| event)
-        .collect()
+    sorted(view.events.values().filter(|found| fits(&found.event)))
 }
 
 #[cfg(test)]
@@ -389,5 +494,42 @@ mod tests {
         ] {
             assert_eq!(is_about(about, wanted), fits, "{about} {wanted}");
         }
+    }
+
+    #[test]
+    fn of_many_events_the_few_that_matter_are_shown_newest_last() {
+        let event = |kind: EventType, about: &str, reason: &str, message: &str| Event {
+            schema_version: schemas::records::SchemaVersion::default(),
+            time: "2020-01-01T00:00:00Z".to_owned(),
+            kind,
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+            about: about.to_owned(),
+            node: None,
+            by: "controller".to_owned(),
+        };
+        use EventType::{Normal, Warning};
+        let (service, web) = ("default/service/web", "default/web.1");
+        let events = [
+            event(Normal, service, "AcceptedChanged", "Valid: the spec is valid"),
+            event(Normal, service, "ProgressingChanged", "Updating: 0 of 1"),
+            event(Warning, web, "Died", "the container ended with code 3"),
+            event(Warning, service, "ProgressingChanged", "CrashLoop: web.1 ended"),
+            event(Warning, service, "ReadyChanged", "CrashLoop: 0 of 1 are ready"),
+            event(Warning, web, "Died", "the container ended with code 3"),
+            event(Normal, service, "ReadyChanged", "AllReady: 1 of 1"),
+        ];
+        let told: Vec<String> = few(&events.iter().collect::<Vec<_>>())
+            .iter()
+            .map(|event| format!("{} {}", event.reason, event.message))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                "ProgressingChanged CrashLoop: web.1 ended",
+                "Died the container ended with code 3 (2 times)",
+                "ReadyChanged AllReady: 1 of 1"
+            ]
+        );
     }
 }

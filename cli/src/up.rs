@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use crate::Verdict;
 use crate::admin::{Founded, found};
 use crate::args::{Common, UpArgs};
-use crate::connect::{Connection, ENDPOINT_FILE, Marker, default_data_dir};
+use crate::connect::{Connection, DEFAULT_ENDPOINT, ENDPOINT_FILE, Marker, default_data_dir};
 use crate::daemons::{engine, node_name, of_agent, of_controller, of_engine, signals};
 use crate::edit::hostname;
 use crate::failure::{Exit, Failure};
@@ -99,16 +99,16 @@ pub async fn up(common: &Common, args: &UpArgs) -> Verdict {
         () = shutdown.draining() => false,
     };
     if told {
-        let metrics = (places.controller, places.agent);
-        print(&greeting(
-            &node,
-            &engine.address(),
-            &dir,
-            &marker,
-            &endpoint,
-            metrics,
+        print(&greeting(&Greeting {
+            node: &node,
+            docker: &engine.address(),
+            dir: &dir,
+            marker: &marker,
+            endpoint: &endpoint,
+            root: common.prefix.as_str(),
+            metrics: (places.controller, places.agent),
             new,
-        ));
+        }));
     } else if !shutdown.is_draining() && !controller.is_finished() {
         complain("the controller has not begun yet; see the log\n");
     }
@@ -143,32 +143,62 @@ pub async fn up(common: &Common, args: &UpArgs) -> Verdict {
     match failure {
         Some(failure) => Err(failure),
         None => {
-            print("Reeve has stopped; its containers keep running. `reeve up` goes on with them.\n");
+            print("Reeve has stopped; its containers keep running, and `reeve up` goes on with them.\n");
             Ok(Exit::Done)
         }
     }
 }
 
-fn greeting(
-    node: &NodeName,
-    docker: &str,
-    dir: &Path,
-    marker: &Marker,
-    endpoint: &str,
-    (controller, agent): (SocketAddr, SocketAddr),
+struct Greeting<'a> {
+    node: &'a NodeName,
+    docker: &'a str,
+    dir: &'a Path,
+    marker: &'a Marker,
+    endpoint: &'a str,
+    root: &'a str,
+    metrics: (SocketAddr, SocketAddr),
     new: bool,
-) -> String {
+}
+
+/// What runs, where it is reached, and what to try: for a person, in 80 columns where names are of usual length.
+fn greeting(of: &Greeting<'_>) -> String {
+    let Greeting {
+        node,
+        docker,
+        dir,
+        marker,
+        endpoint,
+        root,
+        metrics: (controller, agent),
+        new,
+    } = of;
+    // Without it `reeve` looks in the usual data directory, and then at the usual port.
+    let found = *dir == default_data_dir() || *endpoint == DEFAULT_ENDPOINT;
+    let export = if found {
+        String::new()
+    } else {
+        format!("  export REEVE_ETCD={endpoint}\n")
+    };
     let version = env!("CARGO_PKG_VERSION");
-    let what = if new { "new" } else { "continued" };
+    let what = if *new {
+        "a new cluster"
+    } else {
+        "going on with the cluster that was here"
+    };
     format!(
-        "reeve {version} is up: node {node} on Docker at {docker}
-  cluster   {id} ({what}), data in {dir}
-  store     export REEVE_ETCD={endpoint}
-            etcdctl --endpoints {endpoint} get --prefix /reeve/desired/
-  metrics   http://{controller}/metrics  http://{agent}/metrics  (Prometheus: http://{controller}/sd)
-  try next  reeve apply -f hello.yaml
-            reeve status --watch
-Ctrl-C stops Reeve and leaves the containers running.
+        "reeve {version} is up: {what}
+  cluster   {id}
+  node      {node}, Docker at {docker}
+  data      {dir}
+  etcdctl   --endpoints {endpoint} get --prefix {root}desired/
+  metrics   http://{controller}/metrics  http://{agent}/metrics
+  others    http://{controller}/sd tells Prometheus of all
+
+Try next, in another terminal:
+{export}  reeve apply -f hello.yaml
+  reeve status --watch
+
+Ctrl-C stops Reeve; the containers keep running.
 ",
         id = marker.record.id,
         dir = dir.display()

@@ -51,7 +51,14 @@ pub struct View {
     /// Keys of ours that cannot be read, and why.
     pub unreadable: Vec<String>,
     /// By key: `<namespace>/<id>`.
-    pub events: BTreeMap<String, Event>,
+    pub events: BTreeMap<String, Happened>,
+}
+
+/// An event, and when the store took it: the only order that holds across machines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Happened {
+    pub revision: i64,
+    pub event: Event,
 }
 
 /// An instance, from what is assigned and what is reported.
@@ -145,7 +152,8 @@ impl View {
             Key::Election => self.leader = Some(leader(&kv.value)),
             Key::Event(rest) => {
                 if let Ok(event) = Event::decode(&kv.value) {
-                    self.events.insert(rest, event);
+                    let revision = kv.mod_revision;
+                    self.events.insert(rest, Happened { revision, event });
                 }
             }
             Key::Cluster | Key::Accepted(..) | Key::Ack(_) => {}

@@ -1,6 +1,7 @@
 //! Waiting until what was written is in force: live progress, and at the end a sentence for people and an exit code for
 //! machines. `apply`, `scale`, `delete`, `drain` and `node rm` call it; it looks at statuses only, and decides nothing.
 
+use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use schemas::keys::{Key, ResourceKey};
 use schemas::kinds::Kind;
 use schemas::names::NodeName;
-use schemas::records::{Condition, ConditionStatus, ConditionType, Refusal, ServiceStatus};
+use schemas::records::{Condition, ConditionStatus, ConditionType, FailingReason, Refusal, ServiceStatus};
 
 use crate::connect::Connection;
 use crate::failure::{Exit, Failure};
@@ -20,6 +21,9 @@ use crate::view::{View, condition, stopped, title};
 const UNSCHEDULABLE_GRACE: Duration = Duration::from_secs(3);
 /// How often lines of progress are printed where nothing can be rewritten.
 const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// How often, 200 ms apart, reports are read again for the last lines of what fails.
+const LOG_TRIES: usize = 6;
 
 /// What must become true.
 #[derive(Clone, Debug)]
@@ -234,20 +238,30 @@ fn service(key: &ResourceKey, status: &ServiceStatus) -> Far {
     }
     let counts = status.counts;
     if let Some(nowhere) = is(ConditionType::Scheduled, ConditionStatus::False) {
-        let mut failure = refusal(Exit::Unschedulable, key, "has instances that no node takes", nowhere);
+        let missing = counts.desired.saturating_sub(counts.assigned);
+        let mut failure = if nowhere.reason == "NoNodeFits" && missing > 0 {
+            let what = format!("no node takes {missing} of {} instances of {}", counts.desired, title(key));
+            Failure::new(Exit::Unschedulable, format!("{what}{}", since(nowhere)))
+        } else {
+            refusal(Exit::Unschedulable, key, "has instances that no node takes", nowhere)
+        };
         for refusal in &status.refusals {
             failure = failure.detail(refusal_line(refusal));
         }
         let failure =
-            failure.help("give a node what is missing, or change the placement; what is placed already keeps running");
+            failure.help("give a node what is missing, or change the manifest; what is placed already keeps running");
         return Far::NoNode(Box::new(failure));
     }
     if let Some(stopped) = stopped(status) {
         let failure = refusal(Exit::Failed, key, "failed", stopped);
-        let help = format!(
-            "the change stops there and the other instances keep serving ({} of {} ready); correct the manifest and apply it again",
-            counts.ready, counts.desired
-        );
+        let help = if counts.ready > 0 {
+            format!(
+                "the change stops there and the other instances keep serving ({} of {} ready); correct the manifest and apply it again",
+                counts.ready, counts.desired
+            )
+        } else {
+            "correct the manifest and apply it again".to_owned()
+        };
         return Far::Failed(Box::new(failure.help(help)));
     }
     let ready = is(ConditionType::Ready, ConditionStatus::True).is_some();
@@ -262,7 +276,7 @@ fn service(key: &ResourceKey, status: &ServiceStatus) -> Far {
     }
     let why = progressing
         .or(condition(&status.conditions, ConditionType::Ready))
-        .map(|found| found.message.as_str());
+        .map(|found| news(&found.message));
     let why = why
         .filter(|text| !text.is_empty())
         .map(|text| format!(": {text}"))
@@ -280,14 +294,22 @@ fn service(key: &ResourceKey, status: &ServiceStatus) -> Far {
     ))
 }
 
-/// `service/web failed: ImageNotFound: ..., for 3s`.
+/// What a condition's message says beyond `1 of 2 instances are ready`, which the counts beside it say.
+fn news(message: &str) -> &str {
+    let (first, rest) = message.split_once("; ").unwrap_or((message, ""));
+    let counts = first.contains(" instances are ") && first.starts_with(|c: char| c.is_ascii_digit());
+    if counts { rest } else { message }
+}
+
+/// ` (for 3m)`: nothing where it has just begun.
+fn since(found: &Condition) -> String {
+    let ago = found.since.as_deref().and_then(ago).filter(|ago| ago != "0s");
+    ago.map(|ago| format!(" (for {ago})")).unwrap_or_default()
+}
+
+/// `service/web failed: ImageNotFound: ... (for 3s)`.
 fn refusal(exit: Exit, key: &ResourceKey, what: &str, found: &Condition) -> Failure {
-    let since = found
-        .since
-        .as_deref()
-        .and_then(ago)
-        .map(|ago| format!(" (for {ago})"))
-        .unwrap_or_default();
+    let since = since(found);
     let Condition {
         kind: _,
         status: _,
@@ -327,10 +349,22 @@ async fn with_logs(connection: &Connection, goal: &Goal, mut failure: Failure) -
     if key.kind != Kind::Service || !matches!(failure.exit, Exit::Failed | Exit::TimedOut) {
         return failure;
     }
-    // The sentence stands without them, too.
-    let Ok(view) = View::read(connection, &["reports", "sessions", "verdicts"]).await else {
-        return failure;
-    };
+    // The sentence stands without them, too. A report may come a moment before the one with the last lines.
+    let mut view = View::default();
+    for _ in 0..LOG_TRIES {
+        let Ok(read) = View::read(connection, &["assignments", "reports", "sessions", "verdicts"]).await else {
+            return failure;
+        };
+        view = read;
+        let mut failing = view
+            .instances_of(key)
+            .into_iter()
+            .filter_map(|found| found.reported?.failing.as_ref());
+        if failing.all(|failing| !failing.logs.is_empty() || !logs(failing.reason)) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
     for found in view
         .instances_of(key)
         .iter()
@@ -346,13 +380,33 @@ async fn with_logs(connection: &Connection, goal: &Goal, mut failure: Failure) -
         .into_iter()
         .filter_map(|found| Some((found.name, found.node, found.reported?.failing.as_ref()?)));
     for (name, node, failing) in failing.take(1) {
-        failure = failure.detail(format!("{name} on {node}: {:?}: {}", failing.reason, failing.message));
+        if failure.message.contains(&crate::failure::printable(&failing.message)) {
+            if !failing.logs.is_empty() {
+                failure = failure.detail(format!("{name} on {node} said last:"));
+            }
+        } else {
+            failure = failure.detail(format!("{name} on {node}: {:?}: {}", failing.reason, failing.message));
+        }
         let skip = failing.logs.len().saturating_sub(5);
         for line in failing.logs.iter().skip(skip) {
             failure = failure.detail(format!("| {line}"));
         }
     }
+    // What a node says of itself may be why nothing moves on it.
+    let waiting = view.instances_of(key).into_iter().filter(|found| !found.is_ready());
+    let nodes: BTreeSet<&NodeName> = waiting.map(|found| found.node).collect();
+    for node in nodes.into_iter().take(3) {
+        let report = view.reports.get(node).and_then(|report| report.as_ref().ok());
+        for condition in report.iter().flat_map(|report| &report.conditions) {
+            failure = failure.detail(format!("node {node}: {}: {}", condition.reason, condition.message));
+        }
+    }
     failure
+}
+
+/// Whether a container that fails for this reason has run, and so may have said something.
+fn logs(reason: FailingReason) -> bool {
+    reason == FailingReason::CrashLoop
 }
 
 /// Waits until nothing is left on nodes.

@@ -60,11 +60,13 @@ fn without_arguments_the_first_screen_shows_how_to_start() {
     let (out, err) = text(&output);
     assert_eq!(output.status.code(), Some(0));
     assert!(
-        out.contains("reeve up") && out.contains("Usage: reeve") && out.contains("Exit codes"),
+        out.contains("reeve up") && out.contains("Usage: reeve") && out.contains("reeve --help"),
         "{out}"
     );
     assert_eq!(err, "");
-    assert!(out.lines().all(|line| line.chars().count() <= 110), "{out}");
+    let (out, _) = text(&reeve(&["--help"]));
+    assert!(out.contains("Exit codes") && out.contains("--etcd"), "{out}");
+    assert!(out.lines().all(|line| line.chars().count() <= 100), "{out}");
 }
 
 #[test]
@@ -90,6 +92,7 @@ fn every_verb_has_help_with_an_example() {
         &["drain"],
         &["node", "rm"],
         &["admin", "ack"],
+        &["admin", "accept-store"],
         &["admin", "migrate-store"],
         &["completion"],
     ];
@@ -255,6 +258,49 @@ fn a_store_that_cannot_be_reached_is_one_sentence_and_a_remedy() {
     assert_eq!(
         (&value["error"]["exitCode"], &value["error"]["reason"]),
         (&3.into(), &"Unreachable".into())
+    );
+}
+
+#[test]
+fn wrong_tls_files_and_schemes_are_told_by_their_flag_before_anything_is_connected_to() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let not_pem = dir.path().join("not.pem").display().to_string();
+    std::fs::write(&not_pem, "der").expect("a file");
+    let url = "https://127.0.0.1:1";
+    for (args, says) in [
+        (&["--etcd", url] as &[&str], "https:// needs --ca"),
+        (&["--etcd", "ftp://127.0.0.1:1"], "`ftp` is no scheme"),
+        (
+            &["--etcd", url, "--ca", "/no/such"],
+            "--ca: cannot read /no/such: No such file",
+        ),
+        (&["--etcd", url, "--ca", &not_pem], "holds no certificate in PEM"),
+        (&["--etcd", ","], "names no endpoint"),
+    ] {
+        let args: Vec<&str> = ["get", "services"].iter().chain(args).copied().collect();
+        let output = reeve(&args);
+        let (_, err) = text(&output);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {err}");
+        assert!(err.contains(says), "{args:?}: {err}");
+    }
+}
+
+#[test]
+fn what_answers_and_is_not_etcd_is_one_sentence() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let _ = stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n");
+        }
+    });
+    let output = reeve(&["get", "services", "--etcd", &url]);
+    let (_, err) = text(&output);
+    assert_eq!(output.status.code(), Some(3), "{err}");
+    assert!(
+        err.lines().count() == 2 && err.lines().all(|line| line.len() < 160),
+        "{err}"
     );
 }
 

@@ -446,7 +446,7 @@ fn waiting_ends_with_the_status_that_the_controller_writes() {
     );
     status(0, &[condition("Scheduled", "False", "NoNodeFits")].join(","));
     let (_, err) = lab.exits(7, &["apply", "-f", &file]);
-    assert!(err.contains("NoNodeFits"), "{err}");
+    assert!(err.contains("no node takes") && err.contains("NoNodeFits"), "{err}");
     status(0, &[condition("Accepted", "False", "NameTaken")].join(","));
     lab.exits(9, &["apply", "-f", &file]);
 }
