@@ -673,7 +673,7 @@ async fn a_node_whose_verdict_changes_all_the_time_holds_nobody_up() {
     put_service(&store, "hello", 1, "hello:1");
     ready(&store, "hello", 1).await;
     // A report that nobody can read makes it a node that cannot be forgotten.
-    let nodes: Vec<String> = (0..12).map(|n| format!("flap{n}")).collect();
+    let nodes: Vec<String> = (0..40).map(|n| format!("flap{n}")).collect();
     for node in &nodes {
         store.put(format!("/reeve/reports/{node}"), "nonsense");
     }
@@ -686,7 +686,11 @@ async fn a_node_whose_verdict_changes_all_the_time_holds_nobody_up() {
     let flapping = tokio::spawn({
         let store = store.clone();
         async move {
-            for node in nodes.iter().cycle() {
+            // Drawn, so that no two moments look alike.
+            let mut drawn = 1_u64;
+            loop {
+                drawn = drawn.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let node = &nodes[(drawn >> 33) as usize % nodes.len()];
                 let key = format!("/reeve/cordons/{node}");
                 match store.peek(&key) {
                     Some(_) => drop(store.delete(&key)),
@@ -696,6 +700,10 @@ async fn a_node_whose_verdict_changes_all_the_time_holds_nobody_up() {
             }
         }
     });
+    until(&store, "the verdicts follow", || {
+        (store.peek("/reeve/verdicts/flap11")?.version > 5).then_some(())
+    })
+    .await;
     put_service(&store, "hello", 2, "hello:1");
     ready(&store, "hello", 2).await;
     flapping.abort();
