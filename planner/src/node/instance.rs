@@ -332,19 +332,24 @@ impl<'a, 'o> Walk<'a, 'o> {
                 if self.input.disk_full {
                     // Its successor could not be made: the old one runs on until there is space.
                     self.failing = Some(disk_full(in_force.n));
-                    let (phase, step) = self.keep(container, &spec);
-                    return self.report(phase, Some(container), step);
+                    return self.run_on(container, &spec);
                 }
                 if !matches!(self.image(&spec, in_force.n, reason.clone()), ImageState::Ready) {
                     // It was here when the spec came into force and has gone since: the old one runs on until it is back.
-                    let (phase, step) = self.keep(container, &spec);
-                    return self.report(phase, Some(container), step);
+                    return self.run_on(container, &spec);
                 }
                 self.try_for(in_force.n);
                 let step = self.end(container, reason);
                 self.report(Phase::Stopping, Some(container), step)
             }
         }
+    }
+
+    /// Keeps the container that a spec in force is to replace, and says that this spec is not ready.
+    fn run_on(mut self, container: &Observed, spec: &Arc<ServiceSpec>) -> Walked {
+        let (phase, step) = self.keep(container, spec);
+        let (reported, kept, step) = self.report(phase, Some(container), step);
+        (reported.map(|line| ReportedInstance { ready: false, ..line }), kept, step)
     }
 
     /// Brings the assigned spec into force, if nothing speaks against it: it is here, and either costs no container, or

@@ -18,6 +18,7 @@ pub struct Real {
     /// Made by somebody else, or not to be told from that.
     pub foreign: bool,
     pub up_since_ms: u64,
+    instance: InstanceKey,
     pub spec: Arc<ServiceSpec>,
 }
 
@@ -28,8 +29,8 @@ impl Real {
             ContainerState::Running | ContainerState::Paused | ContainerState::Restarting
         )
     }
-    pub fn instance(&self) -> InstanceKey {
-        self.seen.own().expect("ours have labels").instance
+    pub fn instance(&self) -> &InstanceKey {
+        &self.instance
     }
 }
 
@@ -165,6 +166,20 @@ impl Host {
         self.probes.clear();
         self.report = None;
         self.quiet = false;
+    }
+
+    /// Instances whose readiness is not on the disk: a kill makes them unready until they are measured again.
+    pub fn ready_in_memory_only(&self) -> Vec<InstanceKey> {
+        let ready = |entry: &LedgerEntry| entry.up.as_ref().is_some_and(|up| up.ready_ms.is_some());
+        let on_disk = |key: &InstanceKey| self.disk_ledger.entries.get(key).is_some_and(ready);
+        let all = self.input.ledger.entries.iter().filter(|(_, entry)| ready(entry));
+        all.filter(|(key, _)| !on_disk(key))
+            .map(|(key, _)| key.clone())
+            .collect()
+    }
+
+    pub fn save_nothing(&mut self) {
+        self.disk_ledger = Ledger::default();
     }
 
     pub fn lose_ledger(&mut self) {
@@ -476,6 +491,7 @@ impl Host {
                     seen,
                     foreign: false,
                     up_since_ms: now_ms,
+                    instance: step.instance.clone(),
                     spec: spec.clone(),
                 });
                 return vec![
@@ -504,7 +520,7 @@ impl Host {
             };
         };
         assert!(!real.foreign, "a step on a container that is not ours: {step:?}");
-        assert_eq!(real.instance(), step.instance, "a step on another's container");
+        assert_eq!(*real.instance(), step.instance, "a step on another's container");
         let was_up = real.up();
         let image = real.seen.image.clone();
         match &step.op {
@@ -584,7 +600,7 @@ impl Host {
         self.containers.iter().any(|real| {
             !real.foreign
                 && real.seen.state == ContainerState::Running
-                && real.instance() == *key
+                && real.instance() == key
                 && !registry.crashing(&real.seen.image)
                 && !registry.sick(&real.seen.image)
                 && (real.spec.container.health_check.is_some() || now_ms >= real.up_since_ms + 5_000)

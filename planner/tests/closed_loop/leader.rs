@@ -35,6 +35,8 @@ pub struct Leader {
     pub wrote: i64,
     /// Whether the last thought had nothing to write.
     pub quiet: bool,
+    /// What the reports said to be ready when the leader last thought.
+    pub ready: BTreeSet<(Uid, Slot)>,
 }
 
 pub fn stored<T>(revision: i64, value: T) -> Stored<T> {
@@ -55,6 +57,12 @@ impl Leader {
     pub fn think(&mut self, picture: &Snapshot) {
         self.pending.clear();
         self.quiet = false;
+        let reports = picture
+            .nodes
+            .values()
+            .filter_map(|entry| entry.report.as_ref()?.value.as_ref().ok());
+        let ready = reports.flat_map(|report| &report.instances).filter(|line| line.ready);
+        self.ready = ready.map(|line| (line.uid.clone(), line.slot.clone())).collect();
         let out = verdicts(picture);
         if !out.writes.is_empty() || !out.forget.is_empty() {
             self.pending

@@ -20,7 +20,6 @@ fn cases(count: u32) -> Config {
     Config {
         cases: count.saturating_mul(times.unwrap_or(1)),
         failure_persistence: None,
-        max_shrink_iters: 6_000,
         ..Config::default()
     }
 }

@@ -478,6 +478,11 @@ impl World {
             }
             if let Some(Txn::Assignment(write, _, removed)) = self.leader.commit(&mut self.store) {
                 self.excused.extend(removed);
+                // A slot that is not ready, by all that the leader could know, may go down beside another.
+                let listed = write.assignment.instances.iter();
+                let listed: Vec<Id> = listed.map(|one| (one.uid.clone(), one.slot.clone())).collect();
+                self.excused
+                    .extend(listed.into_iter().filter(|one| !self.leader.ready.contains(one)));
                 let node = &write.assignment.node;
                 if self.given_up(node) {
                     self.forfeit(node);
@@ -514,6 +519,9 @@ impl World {
             10..=13 => {
                 let at = self.script.below(4);
                 let fate = [Fate::Fine, Fate::Fine, Fate::Fails, Fate::Unheard, Fate::Half][self.script.below(5)];
+                if matches!(fate, Fate::Unheard | Fate::Half) {
+                    self.forget_readiness(&node, false);
+                }
                 self.host(&node).run_step(at, fate, &registry, now);
             }
             14 | 15 => self.host(&node).end_pulls(&registry, now),
@@ -522,8 +530,14 @@ impl World {
                 let seconds = [1, 6, 30, 61, 400, 700][self.script.below(6)];
                 self.time(seconds * 1_000);
             }
-            21 => self.host(&node).kill(),
-            22 => self.host(&node).lose_ledger(),
+            21 => {
+                self.forget_readiness(&node, false);
+                self.host(&node).kill();
+            }
+            22 => {
+                self.forget_readiness(&node, true);
+                self.host(&node).lose_ledger();
+            }
             23 => {
                 let away = self.script.one_in(2);
                 let host = self.host(&node);
@@ -539,6 +553,15 @@ impl World {
             27 => self.host(&node).save(),
             _ => {}
         }
+    }
+
+    /// An agent that is killed may forget that something is ready: by its word, which is all there is, it is not.
+    fn forget_readiness(&mut self, node: &NodeName, all: bool) {
+        if all {
+            self.host(node).save_nothing();
+        }
+        let forgotten = self.hosts[node].ready_in_memory_only();
+        self.excused.extend(forgotten.iter().map(id));
     }
 
     fn write_report(&mut self, node: &NodeName) {
@@ -644,9 +667,8 @@ impl World {
             .as_ref()
             .and_then(|stored| stored.value.as_ref().ok())
             .map(|one| one.order);
-        let told_all = order == Some(applied)
-            && report.is_some_and(|report| report.applied == applied)
-            && report == told.as_ref();
+        let told_all =
+            order == Some(applied) && report.is_some_and(|report| report.applied == applied) && report == told.as_ref();
         if !told_all && matches!(what, 0 | 1 | 5) {
             return;
         }
@@ -705,7 +727,7 @@ impl World {
         for (node, host) in &self.hosts {
             for real in host.containers.iter().filter(|real| !real.foreign && real.up()) {
                 let at = (node.clone(), real.seen.id.clone());
-                found.entry(id(&real.instance())).or_default().insert(at);
+                found.entry(id(real.instance())).or_default().insert(at);
             }
         }
         found
@@ -735,7 +757,7 @@ impl World {
                 all.into_iter()
                     .any(|entry| (&entry.uid, &entry.slot) == (&one.0, &one.1) && entry.state != AssignedState::Absent)
             };
-            all.retain(|one| assigned(one) || host.containers.iter().any(|real| id(&real.instance()) == *one));
+            all.retain(|one| assigned(one) || host.containers.iter().any(|real| id(real.instance()) == *one));
         }
         self.check_turns();
     }
@@ -783,7 +805,7 @@ impl World {
         let serves = |one: &Id| {
             hosts.iter().find(|(_, host)| {
                 host.containers.iter().any(|real| {
-                    !real.foreign && id(&real.instance()) == *one && host.serves(&real.instance(), registry, now)
+                    !real.foreign && id(real.instance()) == *one && host.serves(real.instance(), registry, now)
                 })
             })
         };
@@ -926,7 +948,7 @@ fn ids_of(store: &Snapshot, hosts: &BTreeMap<NodeName, Host>, node: &NodeName) -
         .flat_map(|assignment| &assignment.instances);
     let listed = listed.map(|one| (one.uid.clone(), one.slot.clone()));
     listed
-        .chain(host.containers.iter().map(|real| id(&real.instance())))
+        .chain(host.containers.iter().map(|real| id(real.instance())))
         .collect()
 }
 
@@ -957,7 +979,7 @@ fn settled(store: &Snapshot, host: &Host, node: &NodeName, one: &Id) -> bool {
     let real = host
         .containers
         .iter()
-        .find(|real| !real.foreign && id(&real.instance()) == *one);
+        .find(|real| !real.foreign && id(real.instance()) == *one);
     let made = real
         .and_then(|real| real.seen.own())
         .is_some_and(|own| own.n == listed.n);
