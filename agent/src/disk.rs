@@ -54,6 +54,8 @@ impl DiskError {
 pub struct DataDir {
     path: PathBuf,
     _lock: File,
+    #[cfg(test)]
+    cut: crate::cut::Cut,
 }
 
 impl DataDir {
@@ -74,9 +76,27 @@ impl DataDir {
         let dir = Self {
             path: path.to_owned(),
             _lock: lock,
+            #[cfg(test)]
+            cut: crate::cut::Cut::never(),
         };
         dir.sweep_leftovers();
         Ok(dir)
+    }
+
+    /// With the end of its life, for tests: from then on nothing is written.
+    #[cfg(test)]
+    #[must_use]
+    pub fn with_cut(mut self, cut: crate::cut::Cut) -> Self {
+        self.cut = cut;
+        self
+    }
+
+    #[cfg(test)]
+    fn alive(&self, path: &Path) -> Result<(), DiskError> {
+        if self.cut.is_dead() {
+            return Err(DiskError::io("write the file", path)(io::ErrorKind::BrokenPipe.into()));
+        }
+        Ok(())
     }
 
     /// Removes temporary files of writes that a crash cut short.
@@ -111,7 +131,19 @@ impl DataDir {
 
     /// Writes a file whole; on return it is on disk.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), DiskError> {
-        write_file(&self.path.join(name), bytes)
+        let path = self.path.join(name);
+        #[cfg(test)]
+        {
+            self.alive(&path)?;
+            let _torn = fs::write(path.with_extension("torn.new"), &bytes[..bytes.len() / 2]);
+            if self.cut.effect() {
+                return self.alive(&path);
+            }
+        }
+        write_file(&path, bytes)?;
+        #[cfg(test)]
+        let _last = self.cut.effect();
+        Ok(())
     }
 
     /// Writes a JSON file whole.
@@ -127,6 +159,8 @@ impl DataDir {
     /// Removes a file; missing is a success.
     pub fn remove(&self, name: &str) -> Result<(), DiskError> {
         let path = self.path.join(name);
+        #[cfg(test)]
+        self.alive(&path)?;
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(DiskError::io("remove the file", &path)(error))

@@ -204,6 +204,8 @@ pub enum Event {
     Connected,
     /// The stream is down; it will be tried again.
     Disconnected(EngineError),
+    /// An image lost a name, or is gone.
+    ImageGone,
     Container {
         id: String,
         action: Action,

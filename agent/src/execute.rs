@@ -3,8 +3,10 @@
 
 use planner::node::{ContainerState, Failure, Op, OpOutcome, OwnLabels, PullFailure, Step};
 use schemas::container::NetworkMode;
+use schemas::image::ImageRef;
 use schemas::records::{ClusterId, FailingReason, InstanceCondition};
 
+use crate::engine::translate::engine_reference;
 use crate::engine::{ContainerRuntime, CreateRequest, EngineError, ErrorKind};
 
 /// How a step ended, and the kind of the engine's failure, for the metrics.
@@ -39,7 +41,7 @@ pub async fn execute(
 ) -> Ran {
     let done = match &step.op {
         Op::Create { .. } => return create(engine, cluster, step, created).await,
-        Op::Start { id } => return start(engine, id).await,
+        Op::Start { id } => return start_again(engine, cluster, step, id).await,
         Op::Stop { id, grace } => engine.stop(id, grace.to_std()).await,
         Op::Kill { id } => engine.kill(id).await,
         Op::Remove { id } => engine.remove(id).await,
@@ -97,7 +99,7 @@ async fn create(
     };
     let (id, conditions) = match engine.create(request).await {
         Ok(made) => (made.id, made.conditions),
-        Err(error) => match read_back(engine, name, labels, &error).await {
+        Err(error) => match read_back(engine, name, labels, &spec.container.image, &error).await {
             Some(id) => (id, Vec::new()),
             None => return Ran::failed(&step.op, error),
         },
@@ -111,10 +113,12 @@ async fn create(
 }
 
 /// After a create whose answer was lost, or that found the name taken: the container of that name, if it is the very one.
+/// Its labels may have been copied by a person, so its image counts too.
 async fn read_back(
     engine: &dyn ContainerRuntime,
     name: &str,
     labels: &OwnLabels,
+    image: &ImageRef,
     error: &EngineError,
 ) -> Option<String> {
     if !matches!(
@@ -124,7 +128,19 @@ async fn read_back(
         return None;
     }
     let found = engine.inspect(name).await.ok()?.observed;
-    (found.name == name && found.own().as_ref() == Some(labels)).then_some(found.id)
+    let same_image = found.image == image.as_str() || found.image == engine_reference(image);
+    (found.name == name && found.own().as_ref() == Some(labels) && same_image).then_some(found.id)
+}
+
+/// Starts an ended container. Where the network of its namespace has gone since, that is made again first.
+async fn start_again(engine: &dyn ContainerRuntime, cluster: &ClusterId, step: &Step, id: &str) -> Ran {
+    let ran = start(engine, id).await;
+    let lacks_network = ran.failed == Some(ErrorKind::NotFound)
+        && matches!(&ran.outcome, OpOutcome::Failed(failure) if failure.message.contains("network"));
+    if !lacks_network || connect(engine, cluster, step, id).await.is_err() {
+        return ran;
+    }
+    start(engine, id).await
 }
 
 async fn start(engine: &dyn ContainerRuntime, id: &str) -> Ran {

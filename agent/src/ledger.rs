@@ -1,12 +1,13 @@
-//! The ledger as a file: `ledger.json`. Read once at start, written before any step that makes or forgets a container.
+//! The ledger as a file: `ledger.json`. Read once at start, written before any step that makes or forgets a container. Where it is
+//! damaged, what it owned is adopted by name, labels and inspection.
 
 use planner::node::{InstanceKey, Ledger, LedgerEntry};
-use schemas::records::{ClusterId, SchemaVersion};
+use schemas::records::{ClusterId, Order, SchemaVersion};
 use serde::{Deserialize, Serialize};
 
 use crate::disk::{DataDir, DiskError};
 
-const FILE: &str = "ledger.json";
+pub const FILE: &str = "ledger.json";
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -15,6 +16,9 @@ struct LedgerFile {
     cluster: ClusterId,
     /// The boot in which its moments were taken.
     boot_id: String,
+    /// The order in force when it was written: what is below it is never taken, though the assignment's file be damaged.
+    #[serde(default)]
+    applied: Order,
     instances: Vec<Line>,
 }
 
@@ -25,10 +29,10 @@ struct Line {
     entry: LedgerEntry,
 }
 
-/// Reads the ledger; empty when there is none. Moments of an earlier boot are cleared.
-pub fn load(dir: &DataDir, cluster: &ClusterId, boot_id: &str) -> Result<Ledger, DiskError> {
+/// Reads the ledger, and the order that was in force; empty when there is none. Moments of an earlier boot are cleared.
+pub fn load(dir: &DataDir, cluster: &ClusterId, boot_id: &str) -> Result<(Ledger, Order), DiskError> {
     let Some(file) = dir.read_json::<LedgerFile>(FILE)? else {
-        return Ok(Ledger::default());
+        return Ok(Default::default());
     };
     if file.cluster != *cluster {
         let why = format!("it is of cluster {}, this agent of {cluster}", file.cluster);
@@ -44,13 +48,18 @@ pub fn load(dir: &DataDir, cluster: &ClusterId, boot_id: &str) -> Result<Ledger,
         }
         (instance, entry)
     };
-    Ok(Ledger {
-        entries: file.instances.into_iter().map(line).collect(),
-    })
+    let entries = file.instances.into_iter().map(line).collect();
+    Ok((Ledger { entries }, file.applied))
 }
 
 /// Writes the ledger; on return it is on disk.
-pub fn save(dir: &DataDir, cluster: &ClusterId, boot_id: &str, ledger: &Ledger) -> Result<(), DiskError> {
+pub fn save(
+    dir: &DataDir,
+    cluster: &ClusterId,
+    boot_id: &str,
+    ledger: &Ledger,
+    applied: Order,
+) -> Result<(), DiskError> {
     let line = |(instance, entry): (&InstanceKey, &LedgerEntry)| Line {
         instance: instance.clone(),
         entry: entry.clone(),
@@ -59,12 +68,8 @@ pub fn save(dir: &DataDir, cluster: &ClusterId, boot_id: &str, ledger: &Ledger) 
         schema_version: SchemaVersion::default(),
         cluster: cluster.clone(),
         boot_id: boot_id.to_owned(),
+        applied,
         instances: ledger.entries.iter().map(line).collect(),
     };
     dir.write_json(FILE, &file)
-}
-
-/// Sets a damaged ledger aside. What it owned is then adopted by name, labels and inspection.
-pub fn set_aside(dir: &DataDir) {
-    dir.set_aside(FILE);
 }

@@ -7,6 +7,8 @@
 //!        ^---------report, events---------/ \--steps--> execute
 //! ```
 
+#[cfg(test)]
+mod cut;
 mod disk;
 pub mod engine;
 mod events_out;

@@ -1,9 +1,9 @@
-//! What the agent knows of its engine between lists: the last list, what inspections told, which images are here, and
-//! whom a person stopped. Events only mark what is stale; lists and inspections decide.
+//! What the agent knows of its engine between lists: the last list, what inspections told, and whom a person stopped.
+//! Events only mark what is stale; lists and inspections decide.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use planner::node::{Details, Image, InstanceKey, Observed};
+use planner::node::{ContainerState, Details, InstanceKey, Observed};
 
 use crate::engine::{Action, Inspection};
 
@@ -14,11 +14,12 @@ pub struct Sight {
     pub containers: Vec<Observed>,
     /// What inspections told, by id, until an event makes it stale.
     inspected: BTreeMap<String, (String, Details)>,
+    /// Containers that an inspection found ended. An engine tells of a death before it files it, so that a list begun later
+    /// may still show them running; until something starts them they are what the inspection said.
+    ended: BTreeMap<String, ContainerState>,
     /// Counts the ends of steps; a list begun before an end is stale for that instance.
     ends: u64,
-    ended: BTreeMap<InstanceKey, u64>,
-    /// What of images is known, by reference.
-    pub images: BTreeMap<String, Image>,
+    steps: BTreeMap<InstanceKey, u64>,
     /// Containers that we stop, or have stopped and not started since.
     ours: BTreeSet<String>,
     /// Containers that a person stopped or killed since they last started.
@@ -32,10 +33,11 @@ impl Sight {
         self.ends
     }
 
-    /// Takes a list in that was begun at `mark`. Returns the instances for which it is stale already.
-    pub fn listed(&mut self, mut containers: Vec<Observed>, mark: u64) -> BTreeSet<InstanceKey> {
+    /// Takes a list in that was begun at `mark`. Returns whether it is stale already for some instance.
+    pub fn listed(&mut self, mut containers: Vec<Observed>, mark: u64) -> bool {
         let ids: BTreeSet<&str> = containers.iter().map(|container| container.id.as_str()).collect();
         self.inspected.retain(|id, _| ids.contains(id.as_str()));
+        self.ended.retain(|id, _| ids.contains(id.as_str()));
         self.ours.retain(|id| ids.contains(id.as_str()));
         self.stopped_by_person.retain(|id| ids.contains(id.as_str()));
         for container in &mut containers {
@@ -43,21 +45,26 @@ impl Sight {
                 container.image.clone_from(image);
                 container.details = Some(details.clone());
             }
+            if let Some(state) = self.ended.get(&container.id)
+                && container.state == ContainerState::Running
+            {
+                container.state = *state;
+            }
         }
         self.containers = containers;
-        self.ended.retain(|_, end| *end > mark);
-        self.ended.keys().cloned().collect()
+        self.steps.retain(|_, end| *end > mark);
+        !self.steps.is_empty()
     }
 
     /// A step of this instance has ended: what was listed of it before no longer counts.
     pub fn step_ended(&mut self, key: &InstanceKey) {
         self.ends += 1;
-        self.ended.insert(key.clone(), self.ends);
+        self.steps.insert(key.clone(), self.ends);
     }
 
     /// Instances for which the last list is stale.
     pub fn stale(&self) -> impl Iterator<Item = &InstanceKey> {
-        self.ended.keys()
+        self.steps.keys()
     }
 
     /// Takes an inspection in.
@@ -66,15 +73,25 @@ impl Sight {
             id,
             name: _,
             labels: _,
-            state: _,
+            state,
             image,
             networks: _,
             details,
         } = inspection.observed;
+        let has_ended = matches!(state, ContainerState::Exited { .. });
+        if has_ended {
+            self.ended.insert(id.clone(), state);
+        } else {
+            self.ended.remove(&id);
+        }
+        let container = self.containers.iter_mut().find(|container| container.id == id);
         let Some(details) = details else { return };
-        if let Some(container) = self.containers.iter_mut().find(|container| container.id == id) {
+        if let Some(container) = container {
             container.image.clone_from(&image);
             container.details = Some(details.clone());
+            if has_ended {
+                container.state = state;
+            }
         }
         self.inspected.insert(id, (image, details));
     }
@@ -90,11 +107,10 @@ impl Sight {
     /// Nothing known may be trusted: the engine was away.
     pub fn forget_all(&mut self) {
         self.inspected.clear();
+        self.ended.clear();
         for container in &mut self.containers {
             container.details = None;
         }
-        self.images
-            .retain(|_, image| image.pulling.is_some() || image.failed.is_some());
     }
 
     /// We stop this container, or kill it.
@@ -102,37 +118,39 @@ impl Sight {
         self.ours.insert(id.to_owned());
     }
 
-    /// We started this container.
-    pub fn we_started(&mut self, id: &str) {
+    /// It has started, by us or by another.
+    pub fn started(&mut self, id: &str) {
         self.ours.remove(id);
         self.stopped_by_person.remove(id);
+        self.ended.remove(id);
+        self.forget(id);
     }
 
-    /// Takes an event in. Returns whether the container should be inspected: somebody may have changed it.
+    /// Takes an event in. Returns whether the container is to be inspected: it ended, or somebody may have changed it.
     pub fn event(&mut self, id: &str, action: Action) -> bool {
         match action {
-            Action::Created | Action::Removed | Action::OutOfMemory => {}
-            Action::Died { .. } => self.forget(id),
+            Action::Died { .. } | Action::Updated => {
+                self.forget(id);
+                true
+            }
+            Action::Started => {
+                self.started(id);
+                false
+            }
             Action::Killed | Action::Stopped => {
                 if !self.ours.contains(id) {
                     self.stopped_by_person.insert(id.to_owned());
                 }
+                false
             }
-            Action::Started => {
-                self.ours.remove(id);
-                self.stopped_by_person.remove(id);
-                self.forget(id);
-            }
-            Action::Updated => {
-                self.forget(id);
-                return true;
-            }
-            Action::Paused
+            Action::Created
+            | Action::Removed
+            | Action::OutOfMemory
+            | Action::Paused
             | Action::Unpaused
             | Action::Renamed
             | Action::NetworkConnected
-            | Action::NetworkDisconnected => {}
+            | Action::NetworkDisconnected => false,
         }
-        false
     }
 }

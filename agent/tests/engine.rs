@@ -483,7 +483,7 @@ async fn an_engine_that_crashes_is_told_and_found_again() {
             .expect("it is found again in time")
         {
             Some(Event::Connected) => break,
-            Some(Event::Disconnected(_) | Event::Container { .. }) => {}
+            Some(Event::Disconnected(_) | Event::Container { .. } | Event::ImageGone) => {}
             None => panic!("the stream ended"),
         }
     }

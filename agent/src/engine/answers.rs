@@ -241,7 +241,7 @@ pub(super) fn info(answer: &Value, version: EngineVersion) -> EngineInfo {
     }
 }
 
-/// An event of a container of `cluster`, or of one that joined or left one of our networks.
+/// An event of a container of `cluster`, of one that joined or left one of our networks, or of an image that went.
 pub(super) fn event(value: &Value, cluster: &str) -> Option<Event> {
     let attributes = &value["Actor"]["Attributes"];
     let word = value["Action"].as_str()?;
@@ -263,6 +263,7 @@ pub(super) fn event(value: &Value, cluster: &str) -> Option<Event> {
             };
             (attributes["container"].as_str()?, action)
         }
+        "image" => return matches!(word, "delete" | "untag").then_some(Event::ImageGone),
         _ => return None,
     };
     Some(Event::Container {

@@ -286,7 +286,7 @@ async fn contract(engine: Arc<dyn ContainerRuntime>, port: u16) {
                     assert!(code.is_some());
                 }
             }
-            Event::Container { .. } => {}
+            Event::Container { .. } | Event::ImageGone => {}
             Event::Connected | Event::Disconnected(_) => panic!("the stream broke: {event:?}"),
         }
     }

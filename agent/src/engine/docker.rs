@@ -53,8 +53,10 @@ pub struct Docker {
     credentials: Credentials,
     version: Mutex<Option<EngineVersion>>,
     cpus: Mutex<Option<u32>>,
-    /// Networks known to exist. One at a time makes them, so that none is made twice.
-    networks: tokio::sync::Mutex<BTreeSet<String>>,
+    /// Networks known to exist.
+    networks: Mutex<BTreeSet<String>>,
+    /// Whoever makes a network holds its lock, so that none is made twice and a call that hangs delays that one only.
+    making: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// Commands that outlived their deadline, by container: no second one is begun beside them.
     hung: Mutex<BTreeMap<String, String>>,
 }
@@ -79,7 +81,8 @@ impl Docker {
             credentials: Credentials::of_this_host(),
             version: Mutex::default(),
             cpus: Mutex::default(),
-            networks: tokio::sync::Mutex::default(),
+            networks: Mutex::default(),
+            making: Mutex::default(),
             hung: Mutex::default(),
         })
     }
@@ -180,7 +183,7 @@ impl Docker {
         let path = format!("/containers/create?name={}", encode(request.name));
         let answer = match self.wire.call(&act, WORK, Call::post(&path, Some(&body))).await {
             Ok(answer) => answer,
-            Err(error) => return Err(self.heed(error).await),
+            Err(error) => return Err(self.heed(error)),
         };
         let id = answer["Id"].as_str().filter(|id| !id.is_empty());
         let id = id
@@ -191,9 +194,9 @@ impl Docker {
     }
 
     /// A missing network is made again next time.
-    async fn heed(&self, error: EngineError) -> EngineError {
+    fn heed(&self, error: EngineError) -> EngineError {
         if error.kind == ErrorKind::NotFound && error.said.contains("network") {
-            self.networks.lock().await.clear();
+            lock(&self.networks).clear();
         }
         error
     }
@@ -219,8 +222,12 @@ impl Docker {
 
     async fn network(&self, cluster: &str, namespace: &Namespace) -> Result<()> {
         let name = translate::network_name(namespace);
-        let mut known = self.networks.lock().await;
-        if known.contains(&name) {
+        if lock(&self.networks).contains(&name) {
+            return Ok(());
+        }
+        let turn = lock(&self.making).entry(name.clone()).or_default().clone();
+        let _turn = turn.lock().await;
+        if lock(&self.networks).contains(&name) {
             return Ok(());
         }
         let act = format!("make network `{name}`");
@@ -235,7 +242,7 @@ impl Docker {
         for _ in 0..2 {
             match self.wire.call(&act, READ, Call::get(&path)).await {
                 Ok(answer) if answer["Labels"][CLUSTER_LABEL].as_str() == Some(cluster) => {
-                    known.insert(name);
+                    lock(&self.networks).insert(name);
                     return Ok(());
                 }
                 Ok(_) => {
@@ -253,7 +260,7 @@ impl Docker {
                 .await
             {
                 Ok(_) => {
-                    known.insert(name);
+                    lock(&self.networks).insert(name);
                     return Ok(());
                 }
                 Err(error) if matches!(error.kind, ErrorKind::Conflict { .. }) => {}
@@ -275,7 +282,7 @@ impl Docker {
         match self.wire.call(&act, WORK, Call::post(&path, Some(&body))).await {
             Ok(_) => Ok(()),
             Err(error) if error.said.contains("already exists in network") => Ok(()),
-            Err(error) => Err(self.heed(error).await),
+            Err(error) => Err(self.heed(error)),
         }
     }
 
@@ -429,7 +436,7 @@ impl ContainerRuntime for Docker {
                 .await;
             match started {
                 Ok(()) => Ok(()),
-                Err(error) => Err(self.heed(error).await),
+                Err(error) => Err(self.heed(error)),
             }
         }
         .boxed()

@@ -71,7 +71,7 @@ impl Listener {
                 Err(_) => {
                     self.silences += 1;
                     let stale = matches!(self.wire.address, Address::Tcp(_)) && self.silences >= TCP_SILENCES;
-                    match self.wire.call(ACT, READ, Call::get("/version")).await {
+                    match self.wire.ping(ACT, READ).await {
                         Ok(_) if stale => EngineError::new(ErrorKind::Unavailable, ACT, "silent for long: made anew"),
                         Ok(_) => continue,
                         Err(error) => error,
@@ -87,8 +87,8 @@ impl Listener {
     async fn open(&self, act: &str) -> Result<Lines> {
         // Commands run in containers (probes) make events too: those are not asked for.
         let filters = json!({
-            "type": ["container", "network"],
-            "event": ["create", "start", "die", "stop", "kill", "oom", "pause", "unpause", "rename", "update", "destroy", "connect", "disconnect"],
+            "type": ["container", "network", "image"],
+            "event": ["create", "start", "die", "stop", "kill", "oom", "pause", "unpause", "rename", "update", "destroy", "connect", "disconnect", "delete", "untag"],
         });
         let path = format!("/events?filters={}", encode(&filters.to_string()));
         self.wire.lines(act, READ, Call::get(&path)).await

@@ -1,5 +1,5 @@
 //! The way to an engine: HTTP over its Unix socket or TCP, one connection for each request, so that a restarted engine
-//! leaves no dead connection behind. bollard speaks through [`Wire`] too; what bollard's closed types might refuse goes as
+//! leaves no dead connection behind (keeping them was measured: it saves 0.1 ms of a create's 100 and more). bollard speaks through [`Wire`] too; what bollard's closed types might refuse goes as
 //! plain JSON. Every request has a deadline, every answer a size limit.
 
 use std::path::PathBuf;
@@ -177,6 +177,13 @@ impl Wire {
                 .map_err(|error| EngineError::new(ErrorKind::Other, act, &format!("its answer is not JSON: {error}")))
         })
         .await
+    }
+
+    /// Whether the engine answers at all. Cheap, where its version takes it ten milliseconds.
+    pub(super) async fn ping(&self, act: &str, deadline: Duration) -> Result<()> {
+        within(act, deadline, self.head(act, Call::get("/_ping")))
+            .await
+            .map(drop)
     }
 
     /// One request answered by lines of JSON, until the engine ends them.

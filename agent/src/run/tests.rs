@@ -1,13 +1,21 @@
 use super::*;
+use crate::cut::Cut;
 use crate::engine::ErrorKind;
 use crate::engine::fake::FakeEngine;
 use planner::node::ContainerState;
 use runtime::MemoryStore;
 use schemas::keys::{Key, ResourceKey};
 use schemas::kinds::Kind;
-use schemas::records::{Assigned, AssignedState, ClusterMarker, Digest, ReportedInstance, Uid};
+use schemas::records::{
+    Accepted, AcceptedBody, Assigned, AssignedState, Assignment, ClusterMarker, Digest, FailingReason, Phase, Record,
+    Report, ReportedInstance, Uid,
+};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
+
+mod crash;
+mod faults;
+mod mortal;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -19,6 +27,9 @@ struct Bed {
     cluster: ClusterId,
     generation: u64,
     sweep: Duration,
+    session_ttl: Duration,
+    /// The agent's life, for what is left to start.
+    cut: Cut,
     agent: Option<(Shutdown, JoinHandle<Result<(), AgentError>>)>,
 }
 
@@ -31,6 +42,8 @@ impl Bed {
             cluster: ClusterId::from_random([7; 16]),
             generation: 0,
             sweep: Duration::from_millis(500),
+            session_ttl: Duration::from_secs(15),
+            cut: Cut::never(),
             agent: None,
         };
         bed.mark();
@@ -50,11 +63,17 @@ impl Bed {
     fn start(&mut self) {
         let mut options = AgentOptions::new(node(), self.dir.path());
         options.sweep = self.sweep;
+        options.session_ttl = self.session_ttl;
+        options.cut = self.cut.clone();
         let shutdown = Shutdown::new();
         let task = tokio::spawn(run(
             options,
             self.store.clone(),
-            Arc::new(self.engine.clone()),
+            Arc::new(mortal::Mortal::new(
+                self.engine.clone(),
+                self.cut.clone(),
+                self.dir.path(),
+            )),
             shutdown.clone(),
         ));
         self.agent = Some((shutdown, task));
@@ -108,6 +127,19 @@ impl Bed {
             digest,
             ports: Vec::new(),
         }
+    }
+
+    /// The labels of an instance's container.
+    fn labels_of(&self, name: &str, slot: u32, n: u64) -> BTreeMap<String, String> {
+        let assigned = self.accept(name, slot, n, spec("app:1"));
+        let labels = planner::node::OwnLabels {
+            cluster: self.cluster.clone(),
+            node: node(),
+            instance: (&assigned).into(),
+            n,
+            digest: assigned.digest,
+        };
+        labels.to_map()
     }
 
     fn assign(&mut self, instances: &[Assigned]) {

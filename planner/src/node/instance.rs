@@ -349,7 +349,11 @@ impl<'a, 'o> Walk<'a, 'o> {
     fn run_on(mut self, container: &Observed, spec: &Arc<ServiceSpec>) -> Walked {
         let (phase, step) = self.keep(container, spec);
         let (reported, kept, step) = self.report(phase, Some(container), step);
-        (reported.map(|line| ReportedInstance { ready: false, ..line }), kept, step)
+        (
+            reported.map(|line| ReportedInstance { ready: false, ..line }),
+            kept,
+            step,
+        )
     }
 
     /// Brings the assigned spec into force, if nothing speaks against it: it is here, and either costs no container, or

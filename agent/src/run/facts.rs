@@ -1,0 +1,87 @@
+//! What this node is and has, as the engine and the host tell it: told to the store when it changes.
+
+use std::sync::Arc;
+
+use schemas::records::{Addresses, Capacity, Engine, NodeFacts, SchemaVersion};
+use schemas::units::{ByteSize, Cpu};
+
+use super::keep::LEAST_FREE_BYTES;
+use super::state::{Agent, End};
+use crate::register;
+
+impl Agent {
+    pub(super) fn learn_facts(&mut self) {
+        if std::mem::replace(&mut self.learning, true) {
+            return;
+        }
+        let engine = self.engine.clone();
+        let (node, cluster, options) = (
+            self.input.node.clone(),
+            self.input.cluster.clone(),
+            self.options.clone(),
+        );
+        self.begin(async move {
+            let Ok(info) = engine.info().await else {
+                return End::Facts(None);
+            };
+            let version = &info.version;
+            let advertised = options
+                .advertise
+                .clone()
+                .or(options.http.map(|address| address.to_string()));
+            let facts = NodeFacts {
+                schema_version: SchemaVersion::default(),
+                cluster,
+                node,
+                capacity: Capacity {
+                    cpu: Cpu {
+                        millis: info.cpus.saturating_mul(1_000),
+                    },
+                    memory: ByteSize(info.memory_bytes),
+                },
+                addresses: Addresses {
+                    host: host_addresses(),
+                    agent: advertised,
+                },
+                engine: Engine {
+                    version: version.version.clone(),
+                    api_version: format!("{}.{}", version.api.0, version.api.1),
+                    os: version.os.clone(),
+                    arch: version.arch.clone(),
+                    kernel: version.kernel.clone(),
+                    storage_driver: info.storage_driver.clone(),
+                    cgroup_version: info.cgroup_version.clone(),
+                },
+                agent_version: options.version.clone(),
+                labels: register::labels(&options.labels, &version.os, &version.arch),
+            };
+            End::Facts(Some((Box::new(facts), info.disk_free_bytes)))
+        });
+    }
+
+    pub(super) fn learned(&mut self, told: Option<(Box<NodeFacts>, Option<u64>)>) {
+        self.learning = false;
+        let Some((facts, free)) = told else { return };
+        self.engine_full = free.is_some_and(|free| free < LEAST_FREE_BYTES);
+        self.ends.facts.send_if_modified(|known| {
+            let differs = known.as_deref() != Some(facts.as_ref());
+            if differs {
+                *known = Some(Arc::new(*facts));
+            }
+            differs
+        });
+    }
+}
+
+/// The addresses this host sends from, loopback left out. Connecting a datagram socket sends nothing.
+fn host_addresses() -> Vec<std::net::IpAddr> {
+    let from = |local: &str, far: &str| -> Option<std::net::IpAddr> {
+        let socket = std::net::UdpSocket::bind(local).ok()?;
+        socket.connect(far).ok()?;
+        Some(socket.local_addr().ok()?.ip()).filter(|ip| !ip.is_loopback() && !ip.is_unspecified())
+    };
+    from("0.0.0.0:0", "192.0.2.1:9")
+        .into_iter()
+        .chain(from("[::]:0", "[2001:db8::1]:9"))
+        .collect()
+}

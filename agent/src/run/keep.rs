@@ -1,0 +1,155 @@
+//! What the loop keeps on disk, and what it does when the disk is damaged or full. Nothing is persisted, nothing is started.
+
+use std::sync::Arc;
+
+use schemas::records::{Accepted, AcceptedBody, Assignment, NodeCondition};
+use serde::{Deserialize, Serialize};
+
+use super::AgentError;
+use super::state::Agent;
+use crate::disk::DiskError;
+use crate::ledger;
+use crate::register::chain;
+use planner::node::SpecState;
+
+/// With less free than this on the disk of the data directory or of the engine nothing new is started.
+pub(super) const LEAST_FREE_BYTES: u64 = 16 << 20;
+/// The same for free inodes, where the file system counts them.
+const LEAST_FREE_FILES: u64 = 64;
+/// What does not have to be on disk at once is after this.
+const LAZY_SAVE_MS: u64 = 1_000;
+
+/// A hold, on disk until the store is accepted.
+#[derive(Serialize, Deserialize)]
+pub(super) struct HoldFile {
+    pub(super) message: String,
+}
+
+impl Agent {
+    /// Reads what an earlier process left. What is damaged is set aside, said, and holds only itself; what cannot be read
+    /// at all is an error, for it may be whole.
+    pub(super) fn load(&mut self) -> Result<(), AgentError> {
+        match self.dir.read_json::<Assignment>("assignment.json") {
+            Ok(assignment) => {
+                let (cluster, node) = (&self.input.cluster, &self.input.node);
+                self.input.assignment = assignment
+                    .filter(|one| one.cluster == *cluster && one.node == *node)
+                    .map(Arc::new);
+            }
+            Err(error) => self.damage("AssignmentUnreadable", "assignment.json", error)?,
+        }
+        match ledger::load(&self.dir, &self.input.cluster, &self.boot_id) {
+            Ok((ledger, applied)) => (self.input.ledger, self.floor) = (ledger, applied),
+            Err(error) => self.damage("LedgerUnreadable", ledger::FILE, error)?,
+        }
+        let (specs, damaged) = self.dir.specs()?;
+        self.input.specs = specs
+            .into_iter()
+            .filter_map(|(id, accepted)| Some((id, SpecState::Here(service(accepted)?))))
+            .collect();
+        for error in damaged {
+            self.say_damage("SpecUnreadable", &error);
+        }
+        match self.dir.read_json::<HoldFile>("hold.json") {
+            Ok(hold) => self.hold = hold.map(|hold| hold.message),
+            Err(error) => self.hold = Some(chain(&error)),
+        }
+        self.set_applied();
+        tracing::info!(
+            node = %self.input.node,
+            assigned = self.input.assignment.as_ref().map_or(0, |assignment| assignment.instances.len()),
+            containers = self.input.ledger.entries.values().filter(|entry| entry.container.is_some()).count(),
+            "starting from what is on disk"
+        );
+        Ok(())
+    }
+
+    fn damage(&mut self, reason: &str, file: &str, error: DiskError) -> Result<(), AgentError> {
+        if !matches!(error, DiskError::Damaged { .. }) {
+            return Err(error.into());
+        }
+        self.say_damage(reason, &error);
+        self.dir.set_aside(file);
+        Ok(())
+    }
+
+    fn say_damage(&mut self, reason: &str, error: &DiskError) {
+        let message = format!("{}; it was set aside as `*.damaged`", chain(error));
+        tracing::error!("{message}");
+        self.damaged.push(NodeCondition {
+            reason: reason.to_owned(),
+            message,
+        });
+    }
+
+    pub(super) fn set_applied(&mut self) {
+        let order = self.input.assignment.as_ref().map(|assignment| assignment.order);
+        self.floor = self.floor.max(order.unwrap_or_default());
+        self.ends.applied.send_replace(order.unwrap_or_default());
+    }
+
+    /// Writes the ledger. Where it cannot be written, nothing new is begun until it can.
+    pub(super) fn save(&mut self) -> bool {
+        let saved = ledger::save(
+            &self.dir,
+            &self.input.cluster,
+            &self.boot_id,
+            &self.input.ledger,
+            self.floor,
+        );
+        self.save_at_ms = None;
+        self.written(saved)
+    }
+
+    pub(super) fn save_soon(&mut self) {
+        self.save_at_ms.get_or_insert(self.input.now_ms + LAZY_SAVE_MS);
+    }
+
+    /// What became of a write that must be on disk before anything new is begun.
+    pub(super) fn written(&mut self, result: Result<(), DiskError>) -> bool {
+        let Err(error) = result else { return true };
+        let remedy = if error.is_full() {
+            "free space there"
+        } else {
+            "see that the disk is whole and writable"
+        };
+        let why = format!("{}; {remedy}", chain(&error));
+        if self.unwritable.as_ref() != Some(&why) {
+            tracing::error!("{why}; nothing new is started until then, what runs is kept");
+        }
+        self.unwritable = Some(why);
+        false
+    }
+
+    /// Looks whether there is space, and tries again what could not be written.
+    pub(super) fn check_disk(&mut self) {
+        let full = rustix::fs::statvfs(self.dir.path()).is_ok_and(|fs| {
+            fs.f_bavail.saturating_mul(fs.f_frsize) < LEAST_FREE_BYTES
+                || (fs.f_files > 0 && fs.f_favail < LEAST_FREE_FILES)
+        });
+        if full && !self.data_full {
+            tracing::error!(
+                "the disk of `{}` is full: nothing new is started, what runs is kept; free space there",
+                self.dir.path().display()
+            );
+        }
+        self.data_full = full;
+        if self.unwritable.is_some() && !full && self.save() {
+            tracing::info!("the disk can be written again");
+            self.unwritable = None;
+        }
+    }
+
+    /// Whether nothing new may be begun for want of a disk.
+    pub(super) fn is_full(&self) -> bool {
+        self.data_full || self.engine_full || self.unwritable.is_some()
+    }
+}
+
+/// The spec of a service's accepted record.
+pub(super) fn service(accepted: Accepted) -> Option<Arc<schemas::service::ServiceSpec>> {
+    match accepted.body {
+        AcceptedBody::Service(spec) => Some(Arc::from(spec)),
+        AcceptedBody::Node(_) | AcceptedBody::Deleted => None,
+    }
+}

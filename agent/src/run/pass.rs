@@ -1,0 +1,332 @@
+//! One pass: ask the planner, write down what must be, begin what is to be done, report.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use planner::node::{InstanceKey, LedgerEntry, NodePlan, Op, Step, plan};
+use schemas::image::ImageRef;
+use schemas::records::{FailingReason, NodeCondition, Phase, Report, ReportedInstance};
+
+use super::now_ms;
+use super::state::{Agent, End, Note};
+use super::turn::under;
+use crate::events_out;
+use crate::execute::execute;
+use crate::metrics::InstanceSample;
+
+/// Inspections that only look for drift wait for creates under way, as long as those get on.
+const CREATES_FIRST_MS: u64 = 2_000;
+/// A pull that is silent for so long gives its turn to another, and goes on.
+const SILENT_PULL_MS: u64 = 30_000;
+/// How often that is looked at.
+const PULL_LOOK: Duration = Duration::from_secs(5);
+/// The last lines of a failing instance that are reported.
+const LOG_LINES: usize = 10;
+
+impl Agent {
+    /// Plans, writes down what must be, and begins what is to be done.
+    pub(super) fn pass(&mut self) {
+        if !self.seen {
+            return;
+        }
+        let began = Instant::now();
+        self.input.conditions = self.conditions();
+        self.input.disk_full = self.is_full();
+        self.input.busy.clone_from(&self.busy);
+        self.input.busy.extend(self.sight.stale().cloned());
+        self.input.stopped_by_person.clone_from(&self.sight.stopped_by_person);
+        self.input.observed = match &self.engine_down {
+            Some(why) => Err(why.clone()),
+            None => Ok(std::mem::take(&mut self.sight.containers)),
+        };
+        let mut plan = plan(&self.input);
+        if !self.write_down(&plan) {
+            // Nothing is persisted, nothing is started: the same pass again, knowing that.
+            self.input.disk_full = true;
+            plan = planner::node::plan(&self.input);
+            for (key, entry) in std::mem::take(&mut plan.ledger) {
+                self.enter(key, entry);
+            }
+            plan.steps.retain(|step| !matches!(step.op, Op::Create { .. }));
+        }
+        if let Ok(containers) = std::mem::replace(&mut self.input.observed, Ok(Vec::new())) {
+            self.sight.containers = containers;
+        }
+        let NodePlan {
+            ledger: _,
+            steps,
+            pulls,
+            inspect,
+            look_alikes,
+            look_up,
+            wanted_specs,
+            used_specs,
+            probes,
+            look_again_ms,
+            report,
+        } = plan;
+        for step in steps {
+            self.start_step(step);
+        }
+        for (reference, pull) in pulls {
+            self.start_pull(reference, pull.image, &pull.instance);
+        }
+        for id in inspect {
+            if !self.may_wait(&id) {
+                self.inspect(&id);
+            }
+        }
+        for image in look_up {
+            self.look_up(image);
+        }
+        let mut wants = wanted_specs;
+        wants.extend(self.missed_specs.iter().cloned());
+        self.ends.specs.send_if_modified(|wanted| {
+            let more = !wants.is_subset(wanted);
+            *wanted = wants;
+            more
+        });
+        if look_alikes != self.look_alikes && !look_alikes.is_empty() {
+            let short: Vec<&str> = look_alikes.iter().map(|id| id.get(..12).unwrap_or(id)).collect();
+            tracing::warn!(
+                containers = short.join(","),
+                "containers bear this cluster's labels and are not of this agent: left alone; remove them if nobody needs them"
+            );
+        }
+        self.look_alikes = look_alikes;
+        self.used_specs = used_specs;
+        self.prober.keep(&probes);
+        self.look_again_ms = look_again_ms;
+        self.show(&report, began.elapsed());
+        self.publish(report);
+    }
+
+    /// Shows the pass to whoever scrapes.
+    fn show(&self, report: &Report, took: Duration) {
+        self.metrics.reconciled(took);
+        let offered = self.offered.as_ref().map_or(report.applied, |offered| offered.order);
+        self.metrics.assignment(offered.generation, report.applied.generation);
+        let sample = |line: &ReportedInstance| InstanceSample {
+            name: line.name(),
+            running: line.container.clone().filter(|_| line.phase == Phase::Running),
+            ready: line.ready,
+            restarts: line.restarts,
+        };
+        self.metrics
+            .set_instances(report.instances.iter().map(sample).collect());
+        let ready = match (&self.engine_down, &self.input.assignment) {
+            (Some(why), _) => Err(why.clone()),
+            (None, None) => Err("no assignment is known yet".to_owned()),
+            (None, Some(_)) => Ok(()),
+        };
+        self.health.turned(ready);
+    }
+
+    fn conditions(&self) -> Vec<NodeCondition> {
+        let mut conditions = self.damaged.clone();
+        let told = [
+            ("WrongCluster", &self.foreign),
+            ("OrderWentBack", &self.hold),
+            ("AssignmentUnreadable", &self.unreadable),
+            ("DiskUnwritable", &self.unwritable),
+        ];
+        let told = told
+            .into_iter()
+            .filter_map(|(reason, message)| Some((reason, message.as_ref()?)));
+        let trouble = self.trouble.as_ref().map(|(reason, message)| (*reason, message));
+        conditions.extend(told.chain(trouble).map(|(reason, message)| NodeCondition {
+            reason: reason.to_owned(),
+            message: message.clone(),
+        }));
+        conditions
+    }
+
+    fn enter(&mut self, key: InstanceKey, entry: Option<LedgerEntry>) {
+        match entry {
+            Some(entry) => self.input.ledger.entries.insert(key, entry),
+            None => self.input.ledger.entries.remove(&key),
+        };
+    }
+
+    /// Enters the plan's changes into the ledger; what is proof is on disk on return. False: it could not be written,
+    /// and the ledger is as before.
+    fn write_down(&mut self, plan: &NodePlan) -> bool {
+        if plan.ledger.is_empty() {
+            return true;
+        }
+        let entries = &self.input.ledger.entries;
+        let proof = plan.ledger.iter().any(|(key, entry)| match (entries.get(key), entry) {
+            (Some(old), Some(new)) => old.proof_differs(new),
+            (None, Some(_)) | (Some(_), None) => true,
+            (None, None) => false,
+        });
+        let before = proof.then(|| self.input.ledger.clone());
+        for (key, entry) in &plan.ledger {
+            self.enter(key.clone(), entry.clone());
+        }
+        let Some(before) = before else {
+            self.save_soon();
+            return true;
+        };
+        let saved = self.save();
+        if !saved {
+            self.input.ledger = before;
+        }
+        saved
+    }
+
+    fn start_step(&mut self, step: Step) {
+        tracing::debug!(instance = %step.instance, why = %step.reason, "{} begins", step.op.verb());
+        self.busy.insert(step.instance.clone());
+        let permits = match &step.op {
+            Op::Start { .. } => &self.restarts,
+            Op::Stop { id, grace: _ } | Op::Kill { id } => {
+                self.sight.we_stop(id);
+                &self.stops
+            }
+            Op::Create { .. } => {
+                self.creating += 1;
+                self.create_ms = self.input.now_ms;
+                &self.steps
+            }
+            Op::Remove { .. }
+            | Op::Unpause { .. }
+            | Op::Rename { .. }
+            | Op::UpdateLimits { .. }
+            | Op::Connect { .. } => &self.steps,
+        };
+        let permits = permits.clone();
+        let (engine, cluster, notes) = (self.engine.clone(), self.input.cluster.clone(), self.notes.clone());
+        self.begin(async move {
+            let created = {
+                let step = step.clone();
+                move |outcome| {
+                    let _ = notes.send(Note::Created { step, outcome });
+                }
+            };
+            let (ran, took) = under(permits, execute(engine.as_ref(), &cluster, &step, created)).await;
+            End::Step { step, ran, took }
+        });
+    }
+
+    fn start_pull(&mut self, reference: String, image: ImageRef, instance: &InstanceKey) {
+        let known = self.input.images.entry(reference.clone()).or_default();
+        if known.pulling.is_some() {
+            return;
+        }
+        known.pulling = Some(0);
+        tracing::debug!(%instance, image = reference, "pull begins");
+        let began_ms = self.input.now_ms;
+        let (engine, permits, notes) = (self.engine.clone(), self.pulls.clone(), self.notes.clone());
+        self.begin(async move {
+            let mut permit = permits.acquire_owned().await.ok();
+            let heard_ms = Arc::new(AtomicU64::new(now_ms()));
+            let (name, heard) = (reference.clone(), heard_ms.clone());
+            let progress = Arc::new(move |progress: crate::engine::PullProgress| {
+                heard.store(now_ms(), Ordering::Relaxed);
+                let _ = notes.send(Note::PullProgress {
+                    image: name.clone(),
+                    percent: progress.percent,
+                });
+            });
+            let began = Instant::now();
+            let mut pull = std::pin::pin!(engine.pull(&image, progress));
+            let result = loop {
+                tokio::select! {
+                    result = &mut pull => break result.map(drop),
+                    () = tokio::time::sleep(PULL_LOOK), if permit.is_some() => {
+                        if now_ms().saturating_sub(heard_ms.load(Ordering::Relaxed)) >= SILENT_PULL_MS {
+                            permit = None;
+                        }
+                    }
+                }
+            };
+            End::Pulled {
+                image: reference,
+                began_ms,
+                took: began.elapsed(),
+                result,
+            }
+        });
+    }
+
+    /// Whether an inspection may wait: it is of a container of ours, and containers are being created meanwhile.
+    fn may_wait(&self, id: &str) -> bool {
+        let creates = self.creating > 0 && self.input.now_ms.saturating_sub(self.create_ms) < CREATES_FIRST_MS;
+        let entries = &self.input.ledger.entries;
+        creates && entries.values().any(|entry| entry.container_id() == Some(id))
+    }
+
+    pub(super) fn inspect(&mut self, id: &str) {
+        if !self.inspections.begin(id, self.input.now_ms) {
+            return;
+        }
+        let (engine, id, permits) = (self.engine.clone(), id.to_owned(), self.reads.clone());
+        self.begin(async move {
+            let (result, _) = under(permits, engine.inspect(&id)).await;
+            End::Inspected { id, result }
+        });
+    }
+
+    pub(super) fn look_up(&mut self, image: String) {
+        let Ok(reference) = image.parse::<ImageRef>() else {
+            return;
+        };
+        if !self.look_ups.begin(&image, self.input.now_ms) {
+            return;
+        }
+        let (engine, permits) = (self.engine.clone(), self.reads.clone());
+        self.begin(async move {
+            let (result, _) = under(permits, engine.image(&reference)).await;
+            let result = result.map(|id| id.is_some());
+            End::LookedUp { image, result }
+        });
+    }
+
+    /// Hands the report over, tells of what changed, and fetches the last lines of what fails.
+    fn publish(&mut self, report: Report) {
+        let mut failing = BTreeSet::new();
+        for line in &report.instances {
+            let logged = line.failing.as_ref().is_some_and(|failing| {
+                matches!(
+                    failing.reason,
+                    FailingReason::CrashLoop
+                        | FailingReason::Unhealthy
+                        | FailingReason::ProgressDeadlineExceeded
+                        | FailingReason::StartFailed
+                )
+            });
+            let key = InstanceKey::reported(line);
+            let entry = self.input.ledger.entries.get(&key);
+            let id = entry.and_then(|entry| entry.container_id().map(str::to_owned));
+            let (true, Some(id)) = (logged, id) else { continue };
+            failing.insert(key.clone());
+            let asked = (id.clone(), line.restarts);
+            if self.logs_asked.get(&key) != Some(&asked) {
+                self.logs_asked.insert(key.clone(), asked);
+                let engine = self.engine.clone();
+                self.begin(async move {
+                    End::Logs {
+                        instance: key,
+                        lines: engine.logs(&id, LOG_LINES).await.unwrap_or_default(),
+                    }
+                });
+            }
+        }
+        self.logs_asked.retain(|key, _| failing.contains(key));
+        self.input.logs.retain(|key, _| failing.contains(key));
+        if self.last_report.as_deref() == Some(&report) {
+            return;
+        }
+        let time = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string();
+        for told in events_out::between(self.last_report.as_deref(), &report, &time) {
+            // A full queue drops events: they are for people, and the loop never waits.
+            let _ = self.ends.events.try_send(told);
+        }
+        let report = Arc::new(report);
+        self.last_report = Some(report.clone());
+        self.ends.report.send_replace(Some(report));
+    }
+}
