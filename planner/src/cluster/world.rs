@@ -133,9 +133,11 @@ pub(super) fn nodes(snapshot: &Snapshot) -> Nodes<'_> {
             .filter(|session| session.node == *name && session.cluster == snapshot.cluster.id)
             .map_or(Order::default(), |session| session.watermark);
         let applied = report.map_or(watermark, |report| report.applied.max(watermark));
+        // What was applied before a person accepted the store as it is need not be in it.
+        let accepted = applied.restore_epoch < ours.0;
         let is_ahead = (applied.restore_epoch, applied.epoch) > ours
             || applied.generation > MAX_REPORTED
-            || assignment.is_some_and(|assignment| applied > assignment.order);
+            || assignment.is_some_and(|assignment| applied > assignment.order && !accepted);
         reporting += usize::from(report.is_some());
         ahead += usize::from(is_ahead);
         let mut node = Node {

@@ -392,6 +392,26 @@ fn a_node_ahead_of_the_store_is_held_alone_and_several_hold_all() {
 }
 
 #[test]
+fn nodes_ahead_of_a_store_that_a_person_has_accepted_go_on() {
+    let mut cluster = Cluster::of(3);
+    cluster.apply("web", json!({ "replicas": 3 }));
+    cluster.settle();
+    for node in ["n1", "n2", "n3"] {
+        cluster.agents.get_mut(&name(node)).expect("a node").applied.generation += 5;
+        cluster.report(node);
+    }
+    cluster.apply("api", json!({ "replicas": 3 }));
+    assert!(cluster.passed().assignments.is_empty());
+    cluster.snapshot.cluster.restore_epoch += 1;
+    cluster.settle();
+    assert_eq!(
+        cluster.picture(),
+        "api.1 on n1, api.2 on n2, api.3 on n3, web.1 on n1, web.2 on n2, web.3 on n3"
+    );
+    assert!(cluster.agents.values().all(|agent| agent.applied.restore_epoch == 1));
+}
+
+#[test]
 fn of_duplicates_the_assigned_one_is_kept() {
     let mut cluster = Cluster::of(3);
     cluster.apply("web", json!({}));
