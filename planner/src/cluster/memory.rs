@@ -51,6 +51,8 @@ pub(super) struct Seen {
     pub settled: bool,
     pub in_force: bool,
     pub prepared: bool,
+    /// It is on its way by an older assignment than the stored one: whatever that one says, it may start any moment.
+    pub may_start: bool,
     pub orphaned: bool,
     /// The report is about this assignment or a newer one, and does not list it.
     pub confirmed_gone: bool,
@@ -389,6 +391,7 @@ impl<'a> Memory<'a> {
                 settled: one.ready && in_force && one.failing.is_none() && one.phase == Phase::Running,
                 in_force,
                 prepared: one.phase == Phase::Prepared && one.n == n && one.failing.is_none(),
+                may_start: !newest && one.phase != Phase::Prepared,
                 orphaned: one.phase == Phase::Orphaned,
                 confirmed_gone: false,
             }

@@ -710,16 +710,24 @@ impl<'a> Pass<'a> {
                     self.stories.insert((svc, code), Story::Create { waits: None });
                 }
                 (None, Some(prepared), None) => {
-                    let held = self.nodes.list[self.memory.insts[prepared as usize].node as usize]
-                        .held
-                        .is_some();
-                    if held {
-                        let waits = Some(self.away(prepared));
+                    let at = &self.memory.insts[prepared as usize];
+                    let (node, may_start) = (&self.nodes.list[at.node as usize], at.seen.may_start);
+                    let (held, reachable) = (node.held.is_some(), node.reachable());
+                    if !held {
+                        self.make_absent(prepared, None);
+                    }
+                    if held || may_start {
+                        let waits = if reachable {
+                            Reason::WaitsFor {
+                                instance: self.name(svc, code),
+                            }
+                        } else {
+                            self.away(prepared)
+                        };
                         self.tallies[svc as usize].waiting += 1;
-                        self.stories.insert((svc, code), Story::Create { waits });
+                        self.stories.insert((svc, code), Story::Create { waits: Some(waits) });
                     } else {
                         // It never started, so another may.
-                        self.make_absent(prepared, None);
                         wants.push(Want {
                             svc,
                             slot: code,
