@@ -1,8 +1,10 @@
 //! Crashes and losses of the store: no container stops or doubles, and what crashes meanwhile is restarted.
 
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
-use e2e::{Etcd, Host, Lab, eventually, holds_for};
+use e2e::{Etcd, Host, Lab, eventually, holds_for, reeve, succeed};
 
 fn cluster() -> (Lab, Etcd, usize) {
     let mut lab = Lab::new(1);
@@ -25,22 +27,8 @@ fn cluster() -> (Lab, Etcd, usize) {
     (lab, etcd, controller)
 }
 
-/// Id and start of each container: what must not change.
-fn lives(host: &Host) -> Vec<(String, String, String)> {
-    host.containers()
-        .into_iter()
-        .map(|(name, id)| {
-            let started = host
-                .inspect(&id)
-                .map(|c| c["State"]["StartedAt"].to_string())
-                .unwrap_or_default();
-            (name, id, started)
-        })
-        .collect()
-}
-
 fn same(host: &Host, before: &[(String, String, String)]) -> Result<(), String> {
-    let now = lives(host);
+    let now = host.lives();
     if now == before { Ok(()) } else { Err(format!("{now:?}")) }
 }
 
@@ -48,7 +36,7 @@ fn same(host: &Host, before: &[(String, String, String)]) -> Result<(), String> 
 fn killing_controller_and_agent_restarts_nothing() {
     let (mut lab, etcd, controller) = cluster();
     let endpoints = etcd.endpoints.clone();
-    let before = lives(&lab.hosts[0]);
+    let before = lab.hosts[0].lives();
     for round in 0..3 {
         lab.process(controller).kill();
         lab.hosts[0].agent().kill();
@@ -67,7 +55,7 @@ fn killing_controller_and_agent_restarts_nothing() {
 #[test]
 fn without_the_store_all_keeps_running_and_crashes_are_repaired() {
     let (mut lab, mut etcd, _) = cluster();
-    let before = lives(&lab.hosts[0]);
+    let before = lab.hosts[0].lives();
     etcd.members[0].kill();
     holds_for("nothing stops", Duration::from_secs(10), || {
         same(&lab.hosts[0], &before)
@@ -107,7 +95,7 @@ fn without_the_store_all_keeps_running_and_crashes_are_repaired() {
 fn deleted_assignments_and_a_deleted_ledger_stop_and_double_nothing() {
     let (mut lab, etcd, _) = cluster();
     let endpoints = etcd.endpoints.clone();
-    let before = lives(&lab.hosts[0]);
+    let before = lab.hosts[0].lives();
     etcd.ctl(&["del", "--prefix", "/reeve/assignments/"]);
     eventually("assignments are written again", 20, || {
         let text = etcd.ctl(&["get", "--prefix", "/reeve/assignments/"]);
@@ -131,4 +119,135 @@ fn deleted_assignments_and_a_deleted_ledger_stop_and_double_nothing() {
     });
     lab.reeve_exits(&endpoints, 0, &["delete", "service", "web", "--yes"]);
     assert_eq!(lab.hosts[0].containers(), []);
+}
+
+/// The next release: a copy of the binary that calls itself by another version, as long as the first.
+fn next_release(lab: &Lab) -> (PathBuf, String) {
+    let own = succeed(Command::new(reeve()).args(["version", "-o", "json"]));
+    let own: serde_json::Value = serde_json::from_str(&own).expect("the version as JSON");
+    let own = own["version"].as_str().expect("a version").to_owned();
+    let (front, _) = own.rsplit_once('.').expect("three numbers");
+    let next = format!("{front}.7");
+    assert!(next.len() == own.len() && next != own, "{own} cannot be made {next}");
+    let dir = lab.dir().join("next");
+    std::fs::create_dir_all(&dir).expect("a directory of the lab");
+    let path = dir.join("reeve");
+    std::fs::copy(reeve(), &path).expect("a copy of the binary");
+    let replace = format!("s/{}/{next}/g", own.replace('.', "\\."));
+    succeed(Command::new("sed").args(["-i", &replace]).arg(&path).env("LC_ALL", "C"));
+    assert!(succeed(Command::new(&path).arg("version")).contains(&next));
+    (path, next)
+}
+
+#[test]
+fn an_upgrade_of_the_binary_restarts_nothing_and_goes_on_where_the_old_one_was() {
+    let (mut lab, etcd, controller) = cluster();
+    let endpoints = etcd.endpoints.clone();
+    let (next, version) = next_release(&lab);
+    let before = lab.hosts[0].lives();
+    let accepted = etcd.ctl(&["get", "--prefix", "/reeve/accepted/"]);
+    let specs = |lab: &Lab| -> Vec<(String, Vec<u8>)> {
+        let files = walk(&lab.hosts[0].dir.join("agent"));
+        files.into_iter().filter(|(name, _)| name.contains("specs")).collect()
+    };
+    let on_disk = specs(&lab);
+    assert!(!on_disk.is_empty(), "the agent keeps specs on disk");
+
+    // One after the other, as on a fleet: for a while each works with the other's release.
+    lab.hosts[0].agent().stop(Duration::from_secs(10));
+    lab.hosts[0].binary.clone_from(&next);
+    lab.hosts[0].start_agent(&endpoints, &[]);
+    eventually("the node tells the agent's new version", 30, || {
+        let told = etcd.ctl(&["get", "--prefix", "/reeve/nodes/"]);
+        if told.contains(&version) { Ok(()) } else { Err(told) }
+    });
+    holds_for("nothing restarts under the new agent", Duration::from_secs(2), || {
+        same(&lab.hosts[0], &before)
+    });
+    lab.process(controller).stop(Duration::from_secs(10));
+    lab.binary.clone_from(&next);
+    let listen = format!("{}:9500", lab.address(254));
+    let second = lab.start(
+        "controller-next",
+        &["controller", "--etcd", &endpoints, "--metrics", &listen],
+    );
+    eventually("the new controller leads", 30, || {
+        let output = lab.process(second).output();
+        if output.contains("leads") { Ok(()) } else { Err(output) }
+    });
+    holds_for(
+        "nothing restarts under the new controller",
+        Duration::from_secs(3),
+        || same(&lab.hosts[0], &before),
+    );
+    assert_eq!(etcd.ctl(&["get", "--prefix", "/reeve/accepted/"]), accepted);
+    assert_eq!(specs(&lab), on_disk, "specs on disk are read, not written again");
+
+    // The image of the manifest changes while the agent is away: what runs stays, and the next agent changes it.
+    lab.hosts[0].docker(&["tag", "reeve/hello:1", "reeve/hello:2"]);
+    lab.hosts[0].agent().stop(Duration::from_secs(10));
+    let key = "/reeve/desired/default/service/web";
+    let manifest = std::fs::read_to_string(lab.dir().join("web.yaml")).expect("the manifest");
+    etcd.ctl(&["put", key, &manifest.replace("hello:1", "hello:2")]);
+    eventually("the controller accepts the change", 20, || {
+        let now = etcd.ctl(&["get", "--prefix", "/reeve/accepted/"]);
+        if now == accepted { Err(now) } else { Ok(()) }
+    });
+    holds_for("without an agent nothing changes", Duration::from_secs(2), || {
+        same(&lab.hosts[0], &before)
+    });
+    lab.hosts[0].start_agent(&endpoints, &[]);
+    let images = |lab: &Lab| lab.hosts[0].docker(&["ps", "--format", "{{.Image}} {{.Names}}"]);
+    eventually("the change goes through", 40, || {
+        let text = images(&lab);
+        if text.matches("reeve/hello:2 default.web.").count() == 2 {
+            Ok(())
+        } else {
+            Err(text)
+        }
+    });
+    lab.reeve_exits(
+        &endpoints,
+        0,
+        &[
+            "apply",
+            "-f",
+            &lab.file("again.yaml", &manifest.replace("hello:1", "hello:2")),
+        ],
+    );
+    let changed = lab.hosts[0].lives();
+    assert_eq!(changed.len(), 2);
+
+    // Back to the release before: nothing restarts either.
+    lab.hosts[0].agent().stop(Duration::from_secs(10));
+    lab.process(second).stop(Duration::from_secs(10));
+    (lab.binary, lab.hosts[0].binary) = (reeve(), reeve());
+    let listen = format!("{}:9501", lab.address(254));
+    lab.start(
+        "controller-back",
+        &["controller", "--etcd", &endpoints, "--metrics", &listen],
+    );
+    lab.hosts[0].start_agent(&endpoints, &[]);
+    eventually("the old release is back", 30, || {
+        let told = etcd.ctl(&["get", "--prefix", "/reeve/nodes/"]);
+        if told.contains(&version) { Err(told) } else { Ok(()) }
+    });
+    holds_for("nothing restarts on the way back", Duration::from_secs(3), || {
+        same(&lab.hosts[0], &changed)
+    });
+}
+
+/// Every file below a directory, with what is in it.
+fn walk(dir: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).expect("the directory is there").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(walk(&path));
+        } else {
+            found.push((path.display().to_string(), std::fs::read(&path).expect("a file")));
+        }
+    }
+    found.sort();
+    found
 }
