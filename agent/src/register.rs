@@ -134,7 +134,9 @@ enum Written {
     Known {
         report: Option<Report>,
         guard: Guard,
-        at: Instant,
+        /// When this process wrote it; None for what was read: that was written long enough ago, and a wait for it after a
+        /// failure would look like a success, and end the back-off.
+        at: Option<Instant>,
     },
 }
 
@@ -361,11 +363,10 @@ impl<S: Store> Link<S> {
                 .as_ref()
                 .map_or(Guard::Absent, |kv| Guard::Unchanged(kv.mod_revision));
             let known = found.and_then(|kv| Report::decode(&kv.value).ok());
-            // What an earlier process wrote was written long enough ago.
             self.written = Written::Known {
                 report: known,
                 guard,
-                at: Instant::now(),
+                at: None,
             };
             if let Written::Known { report: None, .. } = &self.written {
                 tracing::debug!("no report of this node in the store yet");
@@ -379,7 +380,7 @@ impl<S: Store> Link<S> {
         else {
             return Ok(Step::Done(None));
         };
-        let ago = at.elapsed();
+        let ago = at.map_or(Duration::MAX, |at| at.elapsed());
         match report::due(known.as_ref(), &report, ago) {
             None => return Ok(Step::Done(None)),
             Some(wait) if !wait.is_zero() => return Ok(Step::Done(Some(wait))),
@@ -392,7 +393,7 @@ impl<S: Store> Link<S> {
                 Written::Known {
                     report: Some(Report::clone(&report)),
                     guard: Guard::Unchanged(revision),
-                    at: Instant::now(),
+                    at: Some(Instant::now()),
                 }
             }
             Ok(Outcome::FenceLost) => return Ok(Step::Lost),

@@ -126,7 +126,7 @@ impl StoreError {
                 "check etcd's health: `etcdctl endpoint status --cluster`; a majority of its members must be up".to_owned()
             }
             StoreErrorKind::NoSpace => {
-                "free space: `etcdctl compact`, `etcdctl defrag`, then `etcdctl alarm disarm`; or raise --quota-backend-bytes".to_owned()
+                "free space on the disk of the store; where etcd's quota is reached: `etcdctl compact`, `etcdctl defrag`, then `etcdctl alarm disarm`, or raise --quota-backend-bytes".to_owned()
             }
             StoreErrorKind::Denied => "check the user, password or client certificate".to_owned(),
             StoreErrorKind::Tls => {

@@ -14,7 +14,13 @@ use crate::register::{News, chain};
 impl Agent {
     pub(super) fn told(&mut self, news: News) {
         match news {
-            News::Trouble(trouble) => self.trouble = trouble,
+            News::Trouble(trouble) => {
+                // In a store of another cluster nothing is written: this line is all that tells.
+                if let Some((reason, message)) = trouble.as_ref().filter(|_| self.trouble != trouble) {
+                    tracing::error!(reason, "{message}; what runs is kept");
+                }
+                self.trouble = trouble;
+            }
             News::Session(session) => {
                 let file = SessionFile {
                     boot_id: self.boot_id.clone(),
