@@ -147,11 +147,27 @@ async fn start(engine: &dyn ContainerRuntime, id: &str) -> Ran {
     let Err(error) = engine.start(id).await else {
         return Ran::done();
     };
-    if matches!(error.kind, ErrorKind::Timeout | ErrorKind::Unavailable)
-        && let Ok(found) = engine.inspect(id).await
-        && found.observed.state == ContainerState::Running
-    {
-        return Ran::done();
+    let ambiguous = matches!(
+        error.kind,
+        ErrorKind::Timeout | ErrorKind::Unavailable | ErrorKind::NotFound | ErrorKind::Conflict { .. }
+    );
+    if ambiguous {
+        let done = match engine.inspect(id).await {
+            Ok(found) => match found.observed.state {
+                ContainerState::Running => true,
+                // Somebody removes it: the next list says what is to be done about that.
+                ContainerState::Removing => true,
+                ContainerState::Created
+                | ContainerState::Paused
+                | ContainerState::Restarting
+                | ContainerState::Exited { .. }
+                | ContainerState::Dead => false,
+            },
+            Err(gone) => gone.kind == ErrorKind::NotFound,
+        };
+        if done {
+            return Ran::done();
+        }
     }
     Ran::failed(&Op::Start { id: id.to_owned() }, error)
 }

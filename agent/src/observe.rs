@@ -1,5 +1,5 @@
 //! What the agent knows of its engine between lists: the last list, what inspections told, and whom a person stopped.
-//! Events only mark what is stale; lists and inspections decide.
+//! Events mark what is stale, and lists and inspections decide; a death alone is believed at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,8 +14,8 @@ pub struct Sight {
     pub containers: Vec<Observed>,
     /// What inspections told, by id, until an event makes it stale.
     inspected: BTreeMap<String, (String, Details)>,
-    /// Containers that an inspection found ended. An engine tells of a death before it files it, so that a list begun later
-    /// may still show them running; until something starts them they are what the inspection said.
+    /// Containers that were told dead, or that an inspection found ended. An engine tells of a death before it files it, so
+    /// that a list begun later may still show them running; until something starts them they are ended.
     ended: BTreeMap<String, ContainerState>,
     /// Counts the ends of steps; a list begun before an end is stale for that instance.
     ends: u64,
@@ -126,10 +126,21 @@ impl Sight {
         self.forget(id);
     }
 
-    /// Takes an event in. Returns whether the container is to be inspected: it ended, or somebody may have changed it.
+    /// Takes an event in. Returns whether the container is to be inspected: somebody may have changed it.
     pub fn event(&mut self, id: &str, action: Action) -> bool {
         match action {
-            Action::Died { .. } | Action::Updated => {
+            Action::Died { code } => {
+                self.forget(id);
+                let state = ContainerState::Exited { code };
+                let container = self.containers.iter_mut().find(|container| container.id == id);
+                if let Some(container) = container.filter(|one| one.state == ContainerState::Running) {
+                    container.state = state;
+                    self.ended.insert(id.to_owned(), state);
+                }
+                // Without its code nobody knows whether it is to be started again.
+                code.is_none()
+            }
+            Action::Updated => {
                 self.forget(id);
                 true
             }

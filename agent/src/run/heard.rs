@@ -13,9 +13,6 @@ use crate::execute::{pull_failure, sentence};
 
 /// The engine is told to be down after lists have failed for this long.
 const ENGINE_PATIENCE_MS: u64 = 10_000;
-/// A container that is told dead and inspected as running is inspected again after 5 ms, then twice as long each time, so
-/// often (5 s in all).
-const DYING_LOOKS: u32 = 10;
 /// Delays after failed pulls: 2 s doubling to 2 minutes.
 const PULL_RETRY_MS: (u64, u64) = (2_000, 120_000);
 
@@ -55,11 +52,6 @@ impl Agent {
                 let inspect = self.sight.event(&id, action) && ours;
                 self.list_wanted = true;
                 self.echo = Some((self.input.now_ms, 0));
-                if matches!(action, Action::Died { .. }) && ours {
-                    self.dying.insert(id.clone(), (0, u64::MAX));
-                } else if matches!(action, Action::Started | Action::Removed) {
-                    self.dying.remove(&id);
-                }
                 if inspect {
                     self.inspect(&id);
                 }
@@ -123,21 +115,8 @@ impl Agent {
         let counts = self.inspections.ended(id, result.is_err(), self.input.now_ms);
         match result {
             Ok(_) if !counts => self.inspect(id),
-            Ok(inspection) => {
-                let runs = inspection.observed.state == planner::node::ContainerState::Running;
-                self.sight.inspected(inspection);
-                if let Some((looks, at_ms)) = self.dying.get_mut(id) {
-                    if !runs || *looks >= DYING_LOOKS {
-                        self.dying.remove(id);
-                        return;
-                    }
-                    *at_ms = self.input.now_ms + (5 << *looks);
-                    *looks += 1;
-                    self.sight.forget(id);
-                }
-            }
+            Ok(inspection) => self.sight.inspected(inspection),
             Err(error) => {
-                self.dying.remove(id);
                 self.metrics.engine_failed(&error.kind);
                 tracing::debug!("{}", sentence(&error));
             }
@@ -215,7 +194,6 @@ impl Agent {
         match op {
             Op::Start { id } => {
                 self.inspections.stale(id);
-                self.dying.remove(id);
                 self.sight.started(id);
             }
             Op::UpdateLimits { id, spec: _ } | Op::Rename { id, to: _ } | Op::Connect { id } | Op::Unpause { id } => {

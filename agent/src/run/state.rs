@@ -144,8 +144,6 @@ pub(super) struct Agent {
     pub(super) list_took_ms: u64,
     /// When the engine last told something, and how many of the lists after it are done.
     pub(super) echo: Option<(u64, usize)>,
-    /// Containers that were told dead and that inspections still show as running: how many have, and when the next is due.
-    pub(super) dying: BTreeMap<String, (u32, u64)>,
     pub(super) list_failing_since: Option<u64>,
     pub(super) list_retry: Backoff,
     /// Why the engine is held to be down.
@@ -234,7 +232,6 @@ impl Agent {
             list_at_ms: 0,
             list_took_ms: 0,
             echo: None,
-            dying: BTreeMap::new(),
             list_failing_since: None,
             list_retry: Backoff::new(Duration::from_millis(200), Duration::from_secs(5)),
             engine_down: None,

@@ -97,7 +97,7 @@ impl Agent {
         Ok(())
     }
 
-    /// What is due by the clock: a sweep, a lazy write, a list, another look at the dying.
+    /// What is due by the clock: a sweep, a lazy write, a list.
     fn tick(&mut self) {
         let now = self.input.now_ms;
         if now >= self.sweep_at_ms {
@@ -105,15 +105,6 @@ impl Agent {
         }
         if self.save_at_ms.is_some_and(|at| now >= at) {
             self.save();
-        }
-        let mut due = Vec::new();
-        for (id, (_, at_ms)) in self.dying.iter_mut().filter(|(_, (_, at_ms))| now >= *at_ms) {
-            // The answer says when the next is due.
-            *at_ms = u64::MAX;
-            due.push(id.clone());
-        }
-        for id in due {
-            self.inspect(&id);
         }
         if let Some((told_ms, done)) = self.echo
             && now >= told_ms + ECHOES_MS[done]
@@ -149,15 +140,7 @@ impl Agent {
     fn next_wake(&self) -> Duration {
         let list = (self.list_wanted && !self.listing).then_some(self.list_at_ms);
         let echo = self.echo.map(|(told_ms, done)| told_ms + ECHOES_MS[done]);
-        let dying = self.dying.values().map(|(_, at)| *at).min();
-        let due = [
-            Some(self.sweep_at_ms),
-            self.look_again_ms,
-            self.save_at_ms,
-            list,
-            echo,
-            dying,
-        ];
+        let due = [Some(self.sweep_at_ms), self.look_again_ms, self.save_at_ms, list, echo];
         let next = due.into_iter().flatten().min().unwrap_or(u64::MAX);
         Duration::from_millis(next.saturating_sub(now_ms()).min(LONGEST_TURN_MS))
     }
