@@ -235,7 +235,7 @@ async fn ack(common: &Common, text: &str) -> Verdict {
 /// What stays behind: it is bound to leases, or to this store's revisions.
 fn stays(key: &Key) -> bool {
     match key {
-        Key::Session(_) | Key::Election | Key::Event(_) | Key::Cluster => true,
+        Key::Session(_) | Key::Controller(_) | Key::Election | Key::Event(_) | Key::Cluster => true,
         Key::Desired(_)
         | Key::Status(_)
         | Key::Accepted(..)

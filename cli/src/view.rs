@@ -156,7 +156,7 @@ impl View {
                     self.events.insert(rest, Happened { revision, event });
                 }
             }
-            Key::Cluster | Key::Accepted(..) | Key::Ack(_) => {}
+            Key::Cluster | Key::Accepted(..) | Key::Ack(_) | Key::Controller(_) => {}
         }
     }
 

@@ -2,11 +2,10 @@
 //! service discovery. Only GET; it reads the cache and writes nothing. There are at most 64 connections, and one that
 //! brings no request within 10 s, or nothing new for two minutes, is closed: no client can tie the controller down.
 //!
-//! `/sd` lists this controller, the leading one (its address is in the election key), and every agent that registered
-//! one. Standby controllers keep no key in the store and so are found only by asking them: give Prometheus the URL of each
-//! controller, or of one address that reaches any of them.
+//! `/sd` lists all controllers, leading or not, and every agent that registered an address: all but this controller from
+//! keys in the store, which each of them keeps.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io;
 use std::net::SocketAddr;
@@ -31,11 +30,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 
 use crate::metrics::Metrics;
+use crate::presence::Presence;
 
 /// A store that has not answered for this long counts as away.
 pub const STORE_SILENCE: Duration = Duration::from_secs(10);
 /// No pass computes for this long: the largest cluster takes seconds.
 const LONGEST_PASS: Duration = Duration::from_secs(120);
+/// Controllers listed at most.
+const CONTROLLERS: usize = 100;
 /// Connections at once.
 const CONNECTIONS: usize = 64;
 /// How long a connection may take to its first answer.
@@ -135,16 +137,20 @@ async fn discovery(State(served): State<Served>) -> Response {
 }
 
 fn targets(served: &Served) -> Vec<Target> {
-    let mut targets = vec![target("controller", &served.address, None)];
+    let mut addresses = BTreeSet::from([served.address.clone()]);
     let Some(cache) = served.cache.snapshot() else {
-        return targets;
+        return addresses.iter().map(|own| target("controller", own, None)).collect();
     };
+    // The leader's is in the election key too, also while it has no key of its own.
     let election = cache.keys.get(served.root.key(&Key::Election).as_bytes());
     let holder = election.and_then(|kv| serde_json::from_slice::<runtime::leader::Holder>(&kv.value).ok());
-    let leader = holder.as_ref().and_then(|holder| holder_address(&holder.holder));
-    if let Some(address) = leader.filter(|address| *address != served.address) {
-        targets.push(target("controller", address, None));
+    addresses.extend(holder.and_then(|holder| holder_address(&holder.holder).map(str::to_owned)));
+    if let Ok(controllers) = Prefix::new(served.root.prefix("controllers")) {
+        let known = cache.keys.under(&controllers).take(CONTROLLERS);
+        let known = known.filter_map(|kv| Presence::decode(&kv.value).ok());
+        addresses.extend(known.map(|known| known.address).filter(|address| is_address(address)));
     }
+    let mut targets: Vec<Target> = addresses.iter().map(|each| target("controller", each, None)).collect();
     let Ok(nodes) = Prefix::new(served.root.prefix("nodes")) else {
         return targets;
     };

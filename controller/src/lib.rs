@@ -16,6 +16,7 @@ pub mod http;
 mod lead;
 pub mod metrics;
 pub mod observe;
+mod presence;
 mod run;
 
 pub use observe::{Hold, KeyNote, Observed, snapshot_from_listing};

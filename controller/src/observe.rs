@@ -477,7 +477,7 @@ impl Observer {
         };
         let snapshot = &mut self.snapshot;
         match parsed {
-            Key::Cluster | Key::Event(_) => {}
+            Key::Cluster | Key::Event(_) | Key::Controller(_) => {}
             Key::Desired(resource) => {
                 snapshot.desired.remove(&resource);
             }
@@ -525,7 +525,7 @@ impl Observer {
         self.unreadable.remove(&kv.key);
         let cluster = self.snapshot.cluster.id.clone();
         let why = match parsed {
-            Key::Cluster | Key::Event(_) => None,
+            Key::Cluster | Key::Event(_) | Key::Controller(_) => None,
             Key::Desired(resource) => {
                 let entry = desired(&resource, kv);
                 self.snapshot.desired.insert(resource, entry);

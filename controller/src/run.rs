@@ -29,6 +29,7 @@ use crate::http::{self, Served};
 use crate::lead::End;
 use crate::metrics::Metrics;
 use crate::observe::{Hold, Observer, State};
+use crate::presence::announce;
 
 /// How to run a controller.
 #[derive(Debug)]
@@ -202,6 +203,16 @@ pub async fn run<S: Store>(options: ControllerOptions<S>, shutdown: Shutdown) ->
         // Nobody may be waiting any more.
         let _ = started.send(Started { http: listens });
     }
+    let mut announced = address.as_ref().map(|address| {
+        let (store, root, id) = (store.clone(), root.clone(), id.clone());
+        Task(tokio::spawn(announce(
+            store,
+            root,
+            id,
+            address.clone(),
+            shutdown.clone(),
+        )))
+    });
     let election = LeaderOptions {
         ttl: leader_ttl,
         ..LeaderOptions::new(
@@ -220,27 +231,15 @@ pub async fn run<S: Store>(options: ControllerOptions<S>, shutdown: Shutdown) ->
         shutdown,
         told_hold: None,
     };
-    while let Some(leadership) = controller.stand_by(&election).await? {
-        let epoch = leadership.epoch();
-        tracing::info!(epoch, "this controller leads");
-        controller.metrics.leads(Some(epoch));
-        let ended = controller.lead(&leadership).await;
-        controller.metrics.leads(None);
-        let end = match ended {
-            Ok(End::Lost) => {
-                tracing::warn!(epoch, "the leadership is lost");
-                continue;
-            }
-            Ok(End::Draining) => Ok(()),
-            Err(error) => Err(error),
-        };
+    let end = controller.live(&election).await;
+    if let Some(announced) = announced.as_mut().filter(|_| controller.shutdown.is_draining()) {
+        // It takes its key away.
         tokio::select! {
-            () = leadership.resign() => {}
+            _ = &mut announced.0 => {}
             () = controller.shutdown.aborting() => {}
         }
-        return end.and_then(|()| controller.asked_to_end());
     }
-    controller.asked_to_end()
+    end
 }
 
 /// A task that ends with its owner.
@@ -325,6 +324,31 @@ pub(crate) struct Controller<S> {
 }
 
 impl<S: Store> Controller<S> {
+    /// Stands by and leads in turns, until the shutdown drains or waiting mends nothing.
+    async fn live(&mut self, election: &LeaderOptions) -> Result<(), ControllerError> {
+        while let Some(leadership) = self.stand_by(election).await? {
+            let epoch = leadership.epoch();
+            tracing::info!(epoch, "this controller leads");
+            self.metrics.leads(Some(epoch));
+            let ended = self.lead(&leadership).await;
+            self.metrics.leads(None);
+            let end = match ended {
+                Ok(End::Lost) => {
+                    tracing::warn!(epoch, "the leadership is lost: standing by");
+                    continue;
+                }
+                Ok(End::Draining) => Ok(()),
+                Err(error) => Err(error),
+            };
+            tokio::select! {
+                () = leadership.resign() => {}
+                () = self.shutdown.aborting() => {}
+            }
+            return end.and_then(|()| self.asked_to_end());
+        }
+        self.asked_to_end()
+    }
+
     /// Campaigns, with the observer kept warm; none when the shutdown drains.
     async fn stand_by(&mut self, election: &LeaderOptions) -> Result<Option<Leadership>, ControllerError> {
         let (store, shutdown) = (self.store.clone(), self.shutdown.clone());

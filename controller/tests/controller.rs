@@ -551,7 +551,17 @@ async fn it_serves_metrics_health_and_discovery() {
     assert_eq!(http(leader.http, "POST", "/metrics").await.0, 405);
 
     let standby = Controller::start(store.clone(), "two").await;
-    let (code, text) = standby.get("/sd").await;
+    // Any of them knows all.
+    until(&store, "both controllers are known", || {
+        let known = store
+            .dump()
+            .into_iter()
+            .filter(|kv| kv.key.starts_with(b"/reeve/controllers/"));
+        (known.count() == 2).then_some(())
+    })
+    .await;
+    leader.rests_after(&store).await;
+    let (code, text) = leader.get("/sd").await;
     let targets: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     let found: BTreeSet<(String, String)> = targets
         .as_array()
@@ -571,6 +581,15 @@ async fn it_serves_metrics_health_and_discovery() {
     ];
     assert_eq!((code, found), (200, BTreeSet::from(wanted)));
     assert_eq!(standby.get("/readyz").await.0, 200);
+    standby.stop().await.expect("a good end");
+    until(&store, "the one that ended is known no more", || {
+        let known = store
+            .dump()
+            .into_iter()
+            .filter(|kv| kv.key.starts_with(b"/reeve/controllers/"));
+        (known.count() == 1).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -738,6 +757,7 @@ async fn a_controller_that_cannot_reach_its_store_says_so_over_http() {
         assert!(tokio::time::Instant::now() < deadline, "it never gets ready");
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
+    until(&store, "it leads", || store.peek("/reeve/election/controller")).await;
     store.put("/reeve/cluster", "nonsense");
     while http(address, "GET", "/readyz").await.0 == 200 {
         assert!(tokio::time::Instant::now() < deadline, "a held store is no ready one");

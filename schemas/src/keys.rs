@@ -41,6 +41,8 @@ pub enum Key {
     Report(NodeName),
     Session(NodeName),
     Election,
+    /// A controller that is there, leading or not.
+    Controller(String),
     /// The rest of an event's key.
     Event(String),
 }
@@ -104,6 +106,7 @@ impl Root {
             Key::Report(node) => format!("{root}reports/{node}"),
             Key::Session(node) => format!("{root}sessions/{node}"),
             Key::Election => format!("{root}election/controller"),
+            Key::Controller(id) => format!("{root}controllers/{id}"),
             Key::Event(rest) => format!("{root}events/{rest}"),
         }
     }
@@ -142,6 +145,7 @@ impl Root {
             "nodes" => rest.parse().ok().map(Key::Node),
             "reports" => rest.parse().ok().map(Key::Report),
             "sessions" => rest.parse().ok().map(Key::Session),
+            "controllers" => (!rest.is_empty() && !rest.contains('/')).then(|| Key::Controller(rest.to_owned())),
             "acks" => (!rest.is_empty() && !rest.contains('/')).then(|| Key::Ack(rest.to_owned())),
             "events" => Some(Key::Event(rest.to_owned())),
             _ => None,
@@ -195,6 +199,7 @@ mod tests {
             Key::Report(n1.clone()),
             Key::Session(n1),
             Key::Election,
+            Key::Controller("host-17".into()),
             Key::Event("default/web/1".into()),
         ];
         for key in keys {
