@@ -141,14 +141,52 @@ records! {
 pub struct ClusterId(String);
 
 /// One life of a resource's name: 32 hexadecimal digits, derived from cluster id, key and the first number after a deletion.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Uid(String);
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Uid([u8; 16]);
 
 /// The SHA-256 of a document's bytes as stored: 64 hexadecimal digits.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Digest(String);
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Digest([u8; 32]);
+
+/// The hexadecimal digits of an identity, on the stack: reads as a `str`.
+#[derive(Clone, Copy)]
+pub struct HexText<const DIGITS: usize>([u8; DIGITS]);
+
+impl<const DIGITS: usize> HexText<DIGITS> {
+    fn of(bytes: &[u8]) -> Self {
+        let mut text = [b'0'; DIGITS];
+        for (pair, byte) in text.chunks_exact_mut(2).zip(bytes) {
+            pair[0] = HEX[usize::from(byte >> 4)];
+            pair[1] = HEX[usize::from(byte & 15)];
+        }
+        Self(text)
+    }
+}
+impl<const DIGITS: usize> std::ops::Deref for HexText<DIGITS> {
+    type Target = str;
+    fn deref(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("hexadecimal digits are ASCII")
+    }
+}
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
+/// The bytes that so many lower case hexadecimal digits stand for.
+fn bytes_of_hex<const BYTES: usize>(text: &str) -> Option<[u8; BYTES]> {
+    let digit = |byte: u8| match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    };
+    let mut bytes = [0; BYTES];
+    if text.len() != BYTES * 2 {
+        return None;
+    }
+    for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+    }
+    Some(bytes)
+}
 
 /// Why a text is not an identity of so many hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -158,68 +196,110 @@ pub struct HexError {
     digits: usize,
 }
 
+impl HexError {
+    fn new(text: &str, digits: usize) -> Self {
+        Self {
+            found: text.chars().take(80).collect(),
+            digits,
+        }
+    }
+}
+
+impl ClusterId {
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+impl FromStr for ClusterId {
+    type Err = HexError;
+    fn from_str(text: &str) -> Result<Self, HexError> {
+        match bytes_of_hex::<16>(text) {
+            Some(_) => Ok(Self(text.to_owned())),
+            None => Err(HexError::new(text, 32)),
+        }
+    }
+}
+impl TryFrom<String> for ClusterId {
+    type Error = HexError;
+    fn try_from(text: String) -> Result<Self, HexError> {
+        text.parse()
+    }
+}
+impl From<ClusterId> for String {
+    fn from(value: ClusterId) -> Self {
+        value.0
+    }
+}
+impl fmt::Display for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// Identities that every instance bears: bytes in memory, hexadecimal digits everywhere else.
 macro_rules! hex {
-    ($type:ident, $digits:literal) => {
+    ($type:ident, $bytes:literal, $digits:literal) => {
         impl $type {
+            /// Its hexadecimal digits.
             #[must_use]
-            pub fn as_str(&self) -> &str {
+            pub fn as_str(&self) -> HexText<$digits> {
+                HexText::of(&self.0)
+            }
+            /// Its bytes.
+            #[must_use]
+            pub const fn bytes(&self) -> &[u8; $bytes] {
                 &self.0
             }
         }
         impl FromStr for $type {
             type Err = HexError;
             fn from_str(text: &str) -> Result<Self, HexError> {
-                if text.len() == $digits
-                    && text
-                        .bytes()
-                        .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-                {
-                    Ok(Self(text.to_owned()))
-                } else {
-                    Err(HexError {
-                        found: text.chars().take(80).collect(),
-                        digits: $digits,
-                    })
-                }
-            }
-        }
-        impl TryFrom<String> for $type {
-            type Error = HexError;
-            fn try_from(text: String) -> Result<Self, HexError> {
-                text.parse()
-            }
-        }
-        impl From<$type> for String {
-            fn from(value: $type) -> Self {
-                value.0
+                bytes_of_hex(text)
+                    .map(Self)
+                    .ok_or_else(|| HexError::new(text, $digits))
             }
         }
         impl fmt::Display for $type {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(&self.0)
+                f.pad(&self.as_str())
+            }
+        }
+        impl fmt::Debug for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_tuple(stringify!($type)).field(&&*self.as_str()).finish()
+            }
+        }
+        impl Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.as_str())
+            }
+        }
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Text;
+                impl serde::de::Visitor<'_> for Text {
+                    type Value = $type;
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str(concat!(stringify!($digits), " hexadecimal digits"))
+                    }
+                    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<$type, E> {
+                        text.parse().map_err(E::custom)
+                    }
+                }
+                deserializer.deserialize_str(Text)
             }
         }
     };
 }
-hex!(ClusterId, 32);
-hex!(Uid, 32);
-hex!(Digest, 64);
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    use fmt::Write as _;
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            write!(text, "{byte:02x}").expect("writing to a String cannot fail");
-            text
-        })
-}
+hex!(Uid, 16, 32);
+hex!(Digest, 32, 64);
 
 impl Digest {
     /// The digest of these bytes.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
-        Self(hexadecimal(&Sha256::digest(bytes)))
+        Self(Sha256::digest(bytes).into())
     }
 
     /// The digest of one exact set of removals: its instances' uids and slots, sorted. What an acknowledgement names.
@@ -238,9 +318,10 @@ impl Uid {
     /// The uid of the life of `key` that begins with accepted number `first` in that cluster.
     #[must_use]
     pub fn derive(cluster: &ClusterId, key: &crate::keys::ResourceKey, first: u64) -> Self {
-        Self(hexadecimal(
-            &Sha256::digest(format!("reeve uid\n{cluster}\n{key}\n{first}\n"))[..16],
-        ))
+        let digest: [u8; 32] = Sha256::digest(format!("reeve uid\n{cluster}\n{key}\n{first}\n")).into();
+        let mut uid = [0; 16];
+        uid.copy_from_slice(&digest[..16]);
+        Self(uid)
     }
 }
 
@@ -248,7 +329,7 @@ impl ClusterId {
     /// An identity from 16 random bytes, drawn by the caller.
     #[must_use]
     pub fn from_random(bytes: [u8; 16]) -> Self {
-        Self(hexadecimal(&bytes))
+        Self((*HexText::<32>::of(&bytes)).to_owned())
     }
 }
 

@@ -136,23 +136,10 @@ struct Uids {
     shift: u32,
 }
 
-fn digits(text: &str) -> u64 {
-    text.bytes().fold(0, |sum, b| {
-        (sum << 4)
-            | u64::from(if b.is_ascii_digit() {
-                b - b'0'
-            } else {
-                b.wrapping_sub(b'a').wrapping_add(10) & 15
-            })
-    })
-}
-
 fn halves(uid: &Uid) -> (u64, u64) {
-    let text = uid.as_str();
-    (
-        digits(text.get(..16).unwrap_or("")),
-        digits(text.get(16..).unwrap_or("")),
-    )
+    let whole = u128::from_be_bytes(*uid.bytes());
+    let half = |part: u128| u64::try_from(part & u128::from(u64::MAX)).unwrap_or(0);
+    (half(whole >> 64), half(whole))
 }
 
 impl Uids {
