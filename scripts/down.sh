@@ -25,4 +25,4 @@ if docker version >/dev/null 2>&1 && [ -s "$state/up/cluster" ]; then
 fi
 scripts/engine.sh stop "$state/engine"
 rm -rf "$state"
-echo "down: all that \`make up\` made is gone; the build (target/) and Debian's packages stay"
+echo "down: all that \`make up\` made is gone; target/ and Debian's packages stay"

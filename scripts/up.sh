@@ -12,7 +12,7 @@ scripts/hello-image.sh
 
 running() { [ -f "$state/up.pid" ] && grep -qz "up" "/proc/$(cat "$state/up.pid")/cmdline" 2>/dev/null; }
 if ! running; then
-  setsid "$bin" up --data-dir "$state/up" --docker "$DOCKER_HOST" --listen 127.0.0.1:0 >"$state/up.log" 2>&1 </dev/null &
+  setsid "$bin" up --data-dir "$state/up" --docker "$DOCKER_HOST" --listen auto >"$state/up.log" 2>&1 </dev/null &
   echo $! > "$state/up.pid"
 fi
 for _ in $(seq 1 300); do
@@ -33,12 +33,12 @@ printf 'http://127.0.0.1:8080 answers: '
 curl -fsS --max-time 5 http://127.0.0.1:8080/
 cat <<TEXT
 
-Try next (the store is at $REEVE_ETCD; logs are in .reeve/up.log):
-  export REEVE_ETCD=$REEVE_ETCD PATH=$(dirname "$bin"):\$PATH
-  reeve status                              the whole cluster
-  reeve scale hello --replicas 1            or edit manifests/examples/hello.yaml and
-  reeve plan -f manifests/examples/hello.yaml
-  reeve describe service hello              why it is as it is
-  reeve explain service.spec.container      every option there is
-  make down                                 take all of this away
+Try next (the log is .reeve/up.log):
+  export REEVE_ETCD=$REEVE_ETCD
+  export PATH=$(dirname "$bin"):\$PATH
+  reeve status --watch                           the whole cluster, live
+  reeve describe service hello                   why it is as it is
+  reeve explain service.spec.container           every option there is
+  reeve plan -f manifests/examples/hello.yaml    after you edited it; then apply
+  make down                                      take all of this away
 TEXT

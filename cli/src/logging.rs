@@ -1,7 +1,10 @@
 //! Log lines of the long-running verbs, on standard error: for people, or one JSON object per line. `REEVE_LOG` chooses.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::io::IsTerminal as _;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 use tracing::field::{Field, Visit};
@@ -19,11 +22,21 @@ use crate::output::Tone;
 /// `debug` is about Reeve, `h2=debug` about HTTP/2.
 const OURS: &[&str] = &["reeve", "controller", "agent", "runtime", "planner", "schemas"];
 
+fn is_level(text: &str) -> bool {
+    ["off", "error", "warn", "info", "debug", "trace"].contains(&text.to_ascii_lowercase().as_str())
+}
+
+/// A word that is neither a level nor `NAME=LEVEL`: a typing error, not the name of a crate to be shown in full.
+fn mistyped(told: &str) -> Option<&str> {
+    let mut parts = told.split(',').map(str::trim).filter(|part| !part.is_empty());
+    parts.find(|part| !is_level(part) && !part.contains('='))
+}
+
 /// The filter that a person's words stand for.
 fn directives(told: &str) -> String {
     let mut all = vec!["error".to_owned()];
     for part in told.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-        if part.parse::<tracing::level_filters::LevelFilter>().is_ok() {
+        if is_level(part) {
             all.extend(OURS.iter().map(|name| format!("{name}={part}")));
         } else {
             all.push(part.to_owned());
@@ -39,6 +52,10 @@ fn directives(told: &str) -> String {
 
 /// Starts logging, once per process.
 pub fn start(filter: &str, format: LogFormat) -> Result<(), Failure> {
+    if let Some(word) = mistyped(filter) {
+        return Err(Failure::usage(format!("`{word}` is no log level"))
+            .help("write off, error, warn, info, debug or trace, or one of them for a part: `agent=debug,info`"));
+    }
     let filter = EnvFilter::try_new(directives(filter)).map_err(|error| {
         Failure::usage(format!("`{filter}` is not a log filter"))
             .because(&error)
@@ -53,7 +70,13 @@ pub fn start(filter: &str, format: LogFormat) -> Result<(), Failure> {
     // The journal stamps each line itself.
     let stamped = std::env::var_os("JOURNAL_STREAM").is_none();
     match format {
-        LogFormat::Human => builder.event_format(Human { stamped, terminal }).init(),
+        LogFormat::Human => builder
+            .event_format(Human {
+                stamped,
+                terminal,
+                told: Mutex::default(),
+            })
+            .init(),
         LogFormat::Json => builder.event_format(Json).init(),
     }
     Ok(())
@@ -64,6 +87,54 @@ pub fn start(filter: &str, format: LogFormat) -> Result<(), Failure> {
 struct Human {
     stamped: bool,
     terminal: bool,
+    told: Mutex<Told>,
+}
+
+/// How long the same line is not written again; the next one then says how often it came meanwhile.
+const QUIET: Duration = Duration::from_secs(10);
+/// Fields that differ between lines that are the same for a person.
+const VARYING: &[&str] = &["delay", "attempt", "took", "revision", "lost"];
+/// Lines remembered for that.
+const REMEMBERED: usize = 64;
+
+/// Warnings and errors written lately. Something that is tried twice a second must not bury what else is said.
+#[derive(Default)]
+struct Told(HashMap<String, (Instant, usize)>);
+
+impl Told {
+    /// How often the line came since it was last written; None while it is not written again.
+    fn again(&mut self, line: &str, now: Instant) -> Option<usize> {
+        if let Some((at, more)) = self.0.get_mut(line) {
+            if now.duration_since(*at) < QUIET {
+                *more += 1;
+                return None;
+            }
+            let came = *more;
+            (*at, *more) = (now, 0);
+            return Some(came);
+        }
+        if self.0.len() >= REMEMBERED {
+            self.0.clear();
+        }
+        self.0.insert(line.to_owned(), (now, 0));
+        Some(0)
+    }
+}
+
+/// What a gRPC client says of a failure, without its own scaffolding: the innermost message of `code: '..', message:
+/// "..", source: ..`.
+fn plain(text: &str) -> String {
+    let Some((before, rest)) = text.split_once("code: '") else {
+        return text.to_owned();
+    };
+    let last = rest
+        .rsplit("message: \"")
+        .next()
+        .and_then(|last| last.split('"').next());
+    match last.filter(|last| !last.is_empty() && rest.contains("message: \"")) {
+        Some(last) => format!("{before}{last}"),
+        None => text.to_owned(),
+    }
 }
 
 impl<S, N> FormatEvent<S, N> for Human
@@ -80,6 +151,37 @@ where
             Level::DEBUG => ("debug", 7, Tone::Plain),
             _ => ("trace", 7, Tone::Plain),
         };
+        let mut fields = Fields(Map::new());
+        event.record(&mut fields);
+        let Fields(mut fields) = fields;
+        let mut take = |name: &str| {
+            fields
+                .remove(name)
+                .map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+        };
+        let said = take("message").unwrap_or_default();
+        let cause: String = take("error")
+            .or_else(|| take("hold"))
+            .into_iter()
+            .chain(take("cause"))
+            .map(|cause| format!(": {}", plain(&cause)))
+            .collect();
+        let remedy = take("remedy")
+            .filter(|text| text != "None")
+            .map(|text| format!("; {text}"))
+            .unwrap_or_default();
+        let line = printable(&format!("{said}{cause}{remedy}"));
+        let mut more = 0;
+        if level <= Level::WARN {
+            // A panic while it was held leaves nothing half done.
+            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            let about = fields.iter().filter(|(name, _)| !VARYING.contains(&name.as_str()));
+            let same = about.fold(line.clone(), |text, (name, value)| format!("{text} {name}={value}"));
+            match told.again(&same, Instant::now()) {
+                Some(came) => more = came,
+                None => return Ok(()),
+            }
+        }
         if self.stamped {
             let now = jiff::Timestamp::now();
             // A person at a terminal knows the day, and lives in a time zone; a file is read elsewhere and later.
@@ -102,27 +204,13 @@ where
         if !OURS.iter().any(|name| target.split("::").next() == Some(name)) || level > Level::INFO {
             write!(writer, "{target}: ")?;
         }
-        let mut fields = Fields(Map::new());
-        event.record(&mut fields);
-        let Fields(mut fields) = fields;
-        let mut take = |name: &str| {
-            fields
-                .remove(name)
-                .map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned))
-        };
-        let said = take("message").unwrap_or_default();
-        let cause = take("error")
-            .or_else(|| take("hold"))
-            .map(|cause| format!(": {cause}"))
-            .unwrap_or_default();
-        let remedy = take("remedy")
-            .filter(|text| text != "None")
-            .map(|text| format!("; {text}"))
-            .unwrap_or_default();
-        write!(writer, "{}", printable(&format!("{said}{cause}{remedy}")))?;
+        write!(writer, "{line}")?;
         for (name, value) in &fields {
             let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             write!(writer, " {name}={}", printable(&value))?;
+        }
+        if more > 0 {
+            write!(writer, " ({more} more of these since)")?;
         }
         writeln!(writer)
     }
@@ -191,5 +279,26 @@ mod tests {
         );
         assert_eq!(directives("off"), "off");
         assert_eq!(directives("agent=trace"), "error,agent=trace");
+        assert_eq!(mistyped("info,agnet"), Some("agnet"));
+        assert_eq!(mistyped("agent=debug, warn"), None);
+    }
+
+    #[test]
+    fn what_repeats_is_written_now_and_then_and_says_how_often_it_came() {
+        let mut told = Told::default();
+        let now = Instant::now();
+        assert_eq!(told.again("a", now), Some(0));
+        assert_eq!(told.again("a", now), None);
+        assert_eq!(told.again("b", now), Some(0));
+        assert_eq!(told.again("a", now + QUIET), Some(1));
+        assert_eq!(told.again("a", now + QUIET), None);
+    }
+
+    #[test]
+    fn a_clients_scaffolding_is_left_out_of_what_people_read() {
+        let said = "cannot read: code: 'The service is currently unavailable', message: \"tcp connect error\", source: \
+                    Os { code: 111, kind: ConnectionRefused, message: \"Connection refused\" }";
+        assert_eq!(plain(said), "cannot read: Connection refused");
+        assert_eq!(plain("connection refused"), "connection refused");
     }
 }

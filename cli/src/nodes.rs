@@ -63,7 +63,7 @@ pub async fn drain(common: &Common, args: &DrainArgs) -> Verdict {
         .await?;
         say(
             common,
-            &format!("node/{node} is drained: {} to move", running(&view, node)),
+            &format!("node/{node} is draining: {} to move", running(&view, node)),
             node,
         );
     }

@@ -1,6 +1,6 @@
 //! `reeve status` and `events`: the whole cluster at a glance, and what happened lately; both can be followed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -429,13 +429,29 @@ fn is_routine(event: &Event) -> bool {
 /// The events that matter: without routine, one failure that several conditions name once, and what happened again and
 /// again as one line, the last, that says how often.
 pub fn few(events: &[&Event]) -> Vec<Event> {
+    // What an agent says of an instance need not be said again of its service.
+    let of = |about: &str| {
+        about
+            .rsplit('/')
+            .next()
+            .unwrap_or_default()
+            .split('.')
+            .next()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let told: BTreeSet<(String, &str)> = events
+        .iter()
+        .filter(|event| event.kind == EventType::Warning && !event.reason.ends_with("Changed"))
+        .map(|event| (of(&event.about), event.reason.as_str()))
+        .collect();
     let mut causes: BTreeMap<&str, &str> = BTreeMap::new();
     let mut kept: Vec<(Event, usize)> = Vec::new();
     for event in events.iter().filter(|event| !is_routine(event)) {
         if event.reason.ends_with("Changed") {
             // A condition's event begins with the condition's reason.
             let cause = event.message.split(':').next().unwrap_or_default();
-            if causes.insert(&event.about, cause) == Some(cause) {
+            if told.contains(&(of(&event.about), cause)) || causes.insert(&event.about, cause) == Some(cause) {
                 continue;
             }
         }
@@ -516,6 +532,13 @@ mod tests {
             event(Warning, web, "Died", "the container ended with code 3"),
             event(Warning, service, "ProgressingChanged", "CrashLoop: web.1 ended"),
             event(Warning, service, "ReadyChanged", "CrashLoop: 0 of 1 are ready"),
+            event(
+                Warning,
+                service,
+                "ProgressingChanged",
+                "Unhealthy: web.1 does not answer",
+            ),
+            event(Warning, web, "Unhealthy", "it does not answer"),
             event(Warning, web, "Died", "the container ended with code 3"),
             event(Normal, service, "ReadyChanged", "AllReady: 1 of 1"),
         ];
@@ -527,6 +550,7 @@ mod tests {
             told,
             [
                 "ProgressingChanged CrashLoop: web.1 ended",
+                "Unhealthy it does not answer",
                 "Died the container ended with code 3 (2 times)",
                 "ReadyChanged AllReady: 1 of 1"
             ]

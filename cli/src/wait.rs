@@ -240,7 +240,11 @@ fn service(key: &ResourceKey, status: &ServiceStatus) -> Far {
     if let Some(nowhere) = is(ConditionType::Scheduled, ConditionStatus::False) {
         let missing = counts.desired.saturating_sub(counts.assigned);
         let mut failure = if nowhere.reason == "NoNodeFits" && missing > 0 {
-            let what = format!("no node takes {missing} of {} instances of {}", counts.desired, title(key));
+            let what = format!(
+                "no node takes {missing} of {} instances of {}",
+                counts.desired,
+                title(key)
+            );
             Failure::new(Exit::Unschedulable, format!("{what}{}", since(nowhere)))
         } else {
             refusal(Exit::Unschedulable, key, "has instances that no node takes", nowhere)
@@ -393,7 +397,11 @@ async fn with_logs(connection: &Connection, goal: &Goal, mut failure: Failure) -
         }
     }
     // What a node says of itself may be why nothing moves on it.
-    let waiting = view.instances_of(key).into_iter().filter(|found| !found.is_ready());
+    let timed_out = failure.exit == Exit::TimedOut;
+    let waiting = view
+        .instances_of(key)
+        .into_iter()
+        .filter(|found| timed_out || !found.is_ready());
     let nodes: BTreeSet<&NodeName> = waiting.map(|found| found.node).collect();
     for node in nodes.into_iter().take(3) {
         let report = view.reports.get(node).and_then(|report| report.as_ref().ok());

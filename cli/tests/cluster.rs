@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 use agent::engine::ContainerRuntime;
 use agent::engine::fake::FakeEngine;
 use runtime::embedded::{Embedded, OpenOptions};
-use runtime::{EtcdStore, Shutdown};
+use runtime::{EtcdStore, Guard, Outcome, Shutdown, Store, person};
 use schemas::keys::Root;
 use tempfile::TempDir;
 
 struct Lab {
     endpoint: String,
     dir: TempDir,
+    store: EtcdStore,
     engine: Arc<FakeEngine>,
     shutdown: Shutdown,
     runtime: Option<tokio::runtime::Runtime>,
@@ -39,6 +40,7 @@ impl Lab {
         let lab = Self {
             endpoint,
             dir,
+            store: store.clone(),
             engine,
             shutdown: Shutdown::new(),
             runtime: Some(runtime),
@@ -97,6 +99,32 @@ impl Lab {
         assert!(text.lines().count() <= 12, "{} lines: {text}", text.lines().count());
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         text
+    }
+
+    fn until(&self, what: &str, holds: impl Fn() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !holds() {
+            assert!(
+                Instant::now() < deadline,
+                "{what}: not in time: {}",
+                self.out(&["status"])
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn value(&self, key: &str) -> Option<String> {
+        let runtime = self.runtime.as_ref().expect("the runtime ends with the lab");
+        let read = runtime.block_on(self.store.get(key.as_bytes())).expect("a read");
+        read.value.map(|kv| String::from_utf8_lossy(&kv.value).into_owned())
+    }
+
+    /// Writes past every rule, as a restore does.
+    fn put(&self, key: &str, value: &str) {
+        let runtime = self.runtime.as_ref().expect("the runtime ends with the lab");
+        let txn = person::txn().put(key, value.as_bytes().to_vec(), Guard::Any);
+        let outcome = runtime.block_on(self.store.commit(txn)).expect("a write");
+        assert!(matches!(outcome, Outcome::Committed { .. }), "{outcome:?}");
     }
 
     fn file(&self, text: &str) -> String {
@@ -159,6 +187,57 @@ fn the_life_of_a_service_takes_four_commands_of_one_screen_each() {
         "{text}"
     );
     assert_eq!(lab.exits(0, &["get", "all", "-o", "name"]), "node/n1\n");
+}
+
+#[test]
+fn with_the_longest_names_each_command_still_takes_twelve_rows_of_80_columns() {
+    let lab = Lab::new();
+    let (name, namespace) = ("w".repeat(60), "n".repeat(63));
+    let web = WEB.replace("name: web", &format!("name: {name}\n  namespace: {namespace}"));
+    let rows = |text: &str| {
+        text.lines()
+            .map(|line| line.chars().count().div_ceil(80).max(1))
+            .sum::<usize>()
+    };
+    let target = format!("{name}=1");
+    let changed = web.replace("nginx:1", "nginx:2");
+    for (file, args) in [
+        (Some(&web), vec!["apply", "-f", "FILE"]),
+        (Some(&changed), vec!["apply", "-f", "FILE"]),
+        (None, vec!["scale", &target, "--yes", "-n", &namespace]),
+        (None, vec!["delete", "service", &name, "--yes", "-n", &namespace]),
+    ] {
+        let path = file.map(|text| lab.file(text)).unwrap_or_default();
+        let args: Vec<&str> = args
+            .into_iter()
+            .map(|arg| if arg == "FILE" { path.as_str() } else { arg })
+            .collect();
+        let text = lab.exits(0, &args);
+        assert!(rows(&text) <= 12, "{args:?}: {} rows: {text}", rows(&text));
+    }
+}
+
+#[test]
+fn after_a_store_has_gone_back_all_is_held_until_a_person_accepts_it() {
+    let lab = Lab::new();
+    lab.exits(0, &["apply", "-f", &lab.file(WEB)]);
+    let old = lab.value("/reeve/assignments/n1").expect("an assignment");
+    lab.exits(0, &["scale", "web=4"]);
+    // As a restored backup would have it.
+    lab.put("/reeve/assignments/n1", &old);
+    lab.until("the agent holds", || lab.out(&["get", "nodes"]).contains("WentBack"));
+    let more = lab.exits(124, &["scale", "web=5", "--timeout", "2s"]);
+    assert!(more.contains("accept-store"), "{more}");
+    let text = lab.exits(2, &["admin", "accept-store"]);
+    assert!(
+        text.contains("1 node applied what this store does not hold: n1"),
+        "{text}"
+    );
+    let text = lab.exits(0, &["admin", "accept-store", "--yes"]);
+    assert!(text.contains("restore epoch 2"), "{text}");
+    lab.exits(0, &["scale", "web=5"]);
+    let nodes = lab.out(&["get", "nodes"]);
+    assert!(nodes.contains("5/5") && !nodes.contains("WentBack"), "{nodes}");
 }
 
 #[test]

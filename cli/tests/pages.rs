@@ -147,6 +147,7 @@ fn the_page_of_keys_names_every_key() {
         Key::Report(node()),
         Key::Session(node()),
         Key::Election,
+        Key::Controller("x".to_owned()),
         Key::Event("default/1".to_owned()),
     ];
     for key in keys {

@@ -498,6 +498,30 @@ fn what_the_breaker_holds_is_let_go_by_its_digest() {
 }
 
 #[test]
+fn accepting_a_store_raises_the_restore_epoch_above_all_that_was_applied_and_no_liar_uses_it_up() {
+    let lab = Lab::new();
+    run_two(&lab);
+    let epoch = |text: &str| serde_json::from_str::<serde_json::Value>(text).expect("JSON")["restoreEpoch"].clone();
+    assert_eq!(
+        epoch(&lab.exits(0, &["admin", "accept-store", "--yes", "-o", "json"]).0),
+        2
+    );
+    let report = lab.value("/reeve/reports/n1").expect("a report");
+    let says = |epoch: &str| report.replace("\"restoreEpoch\":1", &format!("\"restoreEpoch\":{epoch}"));
+    lab.put("/reeve/reports/n1", &says("7"));
+    assert_eq!(
+        epoch(&lab.exits(0, &["admin", "accept-store", "--yes", "-o", "json"]).0),
+        8
+    );
+    lab.put("/reeve/reports/n1", &says("18446744073709551615"));
+    assert_eq!(
+        epoch(&lab.exits(0, &["admin", "accept-store", "--yes", "-o", "json"]).0),
+        9
+    );
+    assert_eq!(epoch(&lab.value("/reeve/cluster").expect("a marker")), 9);
+}
+
+#[test]
 fn a_cluster_moves_to_an_empty_store_and_the_old_one_says_where() {
     let (from, to) = (Lab::new(), Lab::bare());
     let file = from.file("web.yaml", WEB);
