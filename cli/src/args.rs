@@ -136,10 +136,14 @@ pub enum Verb {
     #[command(after_help = "Example: reeve init --etcd https://10.0.0.1:2379 --ca ca.pem --cert me.pem --key me.key")]
     Init,
     /// Run a controller; any number may run, one leads
-    #[command(after_help = "Example: reeve controller --etcd https://10.0.0.1:2379,https://10.0.0.2:2379 \\\n           --ca ca.pem --cert controller.pem --key controller.key")]
+    #[command(
+        after_help = "Example: reeve controller --etcd https://10.0.0.1:2379,https://10.0.0.2:2379 \\\n           --ca ca.pem --cert controller.pem --key controller.key"
+    )]
     Controller(ControllerArgs),
     /// Run the agent of this host
-    #[command(after_help = "Example: reeve agent --etcd https://10.0.0.1:2379 --node n1 --label zone=a \\\n           --ca ca.pem --cert n1.pem --key n1.key")]
+    #[command(
+        after_help = "Example: reeve agent --etcd https://10.0.0.1:2379 --node n1 --label zone=a \\\n           --ca ca.pem --cert n1.pem --key n1.key"
+    )]
     Agent(AgentArgs),
     /// Run everything in one process, with a store of its own
     #[command(after_help = "Example: reeve up\nCtrl-C stops Reeve and leaves the containers running.")]
