@@ -271,6 +271,10 @@ impl Drop for Lab {
             for endpoints in self.stores.lock().unwrap_or_else(PoisonError::into_inner).iter() {
                 explain(None, endpoints);
             }
+            // Their logs go before they do.
+            for host in &self.hosts {
+                host.engine.tell();
+            }
         }
         // Agents and controllers first, so that nothing repairs what is being taken away. Engines need no good order:
         // nothing of them is kept.

@@ -117,6 +117,16 @@ impl Process {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// Prints the last lines of its log, for whoever reads of a failed test.
+    pub(crate) fn tell(&self) {
+        let output = self.output();
+        let lines: Vec<&str> = output.lines().collect();
+        let tail = &lines[lines.len().saturating_sub(self.tail)..];
+        if !tail.is_empty() {
+            eprintln!("--- last lines of {}:\n{}", self.name, tail.join("\n"));
+        }
+    }
+
     /// Whether it still runs.
     pub fn alive(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
@@ -160,12 +170,7 @@ impl Drop for Process {
         }
         self.stop(Duration::from_secs(5));
         if failed {
-            let output = self.output();
-            let tail: Vec<&str> = output.lines().rev().take(self.tail).collect();
-            eprintln!("--- last lines of {}:", self.name);
-            for line in tail.iter().rev() {
-                eprintln!("{line}");
-            }
+            self.tell();
         }
     }
 }
