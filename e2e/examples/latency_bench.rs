@@ -1,0 +1,198 @@
+//! How soon one node acts, on a real etcd and a real engine: from a manifest's put to the first create call that reaches
+//! the engine, and from a container's death to the start call that brings it back. Then what the processes hold in memory
+//! with a hundred containers, idle. Calls are timed where they pass a relay in front of the engine's socket. Run by
+//! `make bench` with `ROUNDS` (7, times ten services); prints and judges nothing.
+
+use std::io::{Read, Write};
+use std::net::Shutdown as Half;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use e2e::{Lab, eventually, succeed};
+use runtime::{EtcdOptions, EtcdStore, Guard, Store, person};
+
+/// A call that passed the relay.
+struct Call {
+    at: Instant,
+    line: String,
+}
+
+/// Passes every connection on to the engine, and tells of each POST that passes.
+fn relay(listener: UnixListener, engine: String, calls: Sender<Call>) {
+    for client in listener.incoming().map_while(Result::ok) {
+        let (engine, calls) = (engine.clone(), calls.clone());
+        std::thread::spawn(move || {
+            let Ok(server) = UnixStream::connect(engine) else {
+                return;
+            };
+            let (mut back_from, mut back_to) = (
+                server.try_clone().expect("a socket's copy"),
+                client.try_clone().expect("a socket's copy"),
+            );
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut back_from, &mut back_to);
+                let _ = back_to.shutdown(Half::Write);
+            });
+            pass(client, server, &calls);
+        });
+    }
+}
+
+fn pass(mut client: UnixStream, mut server: UnixStream, calls: &Sender<Call>) {
+    let mut buffer = vec![0; 64 << 10];
+    while let Ok(count) = client.read(&mut buffer) {
+        if count == 0 {
+            break;
+        }
+        let at = Instant::now();
+        if buffer.starts_with(b"POST ") {
+            let line = buffer[..count].split(|byte| *byte == b'\r').next().unwrap_or(b"");
+            let line = String::from_utf8_lossy(line).into_owned();
+            let _ = calls.send(Call { at, line });
+        }
+        if server.write_all(&buffer[..count]).is_err() {
+            break;
+        }
+    }
+    let _ = server.shutdown(Half::Write);
+}
+
+/// The next call whose request line holds this.
+fn call(calls: &Receiver<Call>, part: &str) -> Instant {
+    let end = Instant::now() + Duration::from_secs(30);
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let call = calls
+            .recv_timeout(left)
+            .unwrap_or_else(|_| panic!("no `{part}` reached the engine within 30 s"));
+        if call.line.contains(part) {
+            return call.at;
+        }
+    }
+}
+
+fn show(what: &str, times: &mut [Duration], goal: &str) {
+    times.sort();
+    println!(
+        "{what}: median {:.1} ms, p99 {:.1} ms of {} ({goal})",
+        times[times.len() / 2].as_secs_f64() * 1e3,
+        times[times.len() * 99 / 100].as_secs_f64() * 1e3,
+        times.len()
+    );
+}
+
+fn manifest(name: &str, replicas: usize) -> String {
+    format!(
+        "apiVersion: reeve/v1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n  replicas: {replicas}\n  container: {{image: 'reeve/hello:1', command: [sleep, '3600'], stopGracePeriod: 0s}}\n"
+    )
+}
+
+fn resident_mb(pid: u32) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or("");
+    let kib: f64 = line
+        .split_whitespace()
+        .nth(1)
+        .and_then(|kib| kib.parse().ok())
+        .unwrap_or(0.0);
+    kib / 1024.0
+}
+
+fn main() {
+    let rounds: usize = std::env::var("ROUNDS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(7);
+    let count = rounds * 10;
+    let mut lab = Lab::new(1);
+    let etcd = lab.etcd(1);
+    let endpoints = etcd.endpoints.clone();
+    lab.reeve_exits(&endpoints, 0, &["init"]);
+    let listen = format!("{}:9464", lab.address(254));
+    let controller = lab.start(
+        "controller",
+        &["controller", "--etcd", &endpoints, "--metrics", &listen],
+    );
+    let socket = lab.dir().join("relay.sock");
+    let (tell, calls) = channel();
+    let engine = lab.hosts[0].docker_host.clone();
+    let real = engine.trim_start_matches("unix://").to_owned();
+    let listener = UnixListener::bind(&socket).expect("a socket in the lab's directory");
+    std::thread::spawn(move || relay(listener, real, tell));
+    lab.hosts[0].docker_host = format!("unix://{}", socket.display());
+    lab.hosts[0].start_agent(&endpoints, &[]);
+    lab.hosts[0].docker_host = engine;
+    eventually("the node is ready", 30, || {
+        let text = String::from_utf8_lossy(&lab.reeve(&endpoints, &["get", "nodes"]).stdout).into_owned();
+        if text.contains("Ready") { Ok(()) } else { Err(text) }
+    });
+    let host = &lab.hosts[0];
+    let tokio = tokio::runtime::Runtime::new().expect("a runtime");
+    let store = tokio
+        .block_on(EtcdStore::connect(EtcdOptions::new(&endpoints)))
+        .expect("etcd answers");
+
+    let mut times = Vec::new();
+    for index in 0..count {
+        let name = format!("one{index}");
+        let txn = person::txn().put(
+            format!("/reeve/desired/default/service/{name}"),
+            manifest(&name, 1),
+            Guard::Any,
+        );
+        let begun = Instant::now();
+        let _ = tokio.block_on(store.commit(txn)).expect("etcd answers");
+        times.push(call(&calls, &format!("{name}.1")) - begun);
+        call(&calls, "/start");
+        eventually("it runs", 30, || {
+            if host.running().len() == index + 1 {
+                Ok(())
+            } else {
+                Err("not yet".into())
+            }
+        });
+    }
+    show(
+        "a manifest's put to the create that reaches the engine",
+        &mut times,
+        "goal 10 ms",
+    );
+
+    let mut times = Vec::new();
+    for name in host.running() {
+        while calls.try_recv().is_ok() {}
+        let pid = host.docker(&["inspect", "--format", "{{.State.Pid}}", &name]);
+        let begun = Instant::now();
+        succeed(std::process::Command::new("kill").args(["-9", &pid]));
+        times.push(call(&calls, "/start") - begun);
+    }
+    show(
+        "a container's death to the start that reaches the engine",
+        &mut times,
+        "goal p99 10 ms",
+    );
+
+    let name = "fill";
+    let txn = person::txn().put(
+        format!("/reeve/desired/default/service/{name}"),
+        manifest(name, 100usize.saturating_sub(count)),
+        Guard::Any,
+    );
+    let _ = tokio.block_on(store.commit(txn)).expect("etcd answers");
+    eventually("a hundred run", 120, || {
+        let running = host.running().len();
+        if running >= 100 {
+            Ok(())
+        } else {
+            Err(format!("{running}"))
+        }
+    });
+    std::thread::sleep(Duration::from_secs(5));
+    println!(
+        "resident memory, idle with {} containers: agent {:.1} MB (goal 10), controller {:.1} MB (goal 15)",
+        host.running().len(),
+        resident_mb(lab.hosts[0].agent().pid()),
+        resident_mb(lab.process(controller).pid())
+    );
+}
