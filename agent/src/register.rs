@@ -86,6 +86,12 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// The error and its remedy as one sentence.
+fn sentence(error: &StoreError) -> String {
+    let remedy = error.remedy().map_or_else(String::new, |remedy| format!("; {remedy}"));
+    format!("{}{remedy}", chain(error))
+}
+
 /// Keeps the agent's end of the store until the shutdown drains. Outages are waited out.
 #[expect(clippy::too_many_arguments, reason = "each is another end of another channel")]
 pub async fn link<S: Store>(
@@ -108,6 +114,7 @@ pub async fn link<S: Store>(
         metrics,
         leases: EventLeases::default(),
         written: Written::Unknown,
+        said: None,
     };
     tokio::select! {
         () = shutdown.draining() => {}
@@ -126,6 +133,8 @@ struct Link<S> {
     metrics: Arc<Metrics>,
     leases: EventLeases,
     written: Written,
+    /// The fault of the store that was said last: it is said once, and its end.
+    said: Option<String>,
 }
 
 /// What is known of our own report in the store.
@@ -165,9 +174,18 @@ impl<S: Store> Link<S> {
                 Err(trouble) => trouble,
             };
             if let Some((reason, message)) = trouble {
+                self.complain(&message);
                 self.tell(News::Trouble(Some((reason, message)))).await;
             }
             boottime::sleep(backoff.delay()).await;
+        }
+    }
+
+    /// Says what is wrong with the store, once for as long as it is the same.
+    fn complain(&mut self, why: &str) {
+        if self.said.as_deref() != Some(why) {
+            tracing::warn!("{why}; what runs is kept, and it is tried again");
+            self.said = Some(why.to_owned());
         }
     }
 
@@ -178,17 +196,12 @@ impl<S: Store> Link<S> {
     /// Checks that the store is of our cluster, and opens or resumes the session. The error is a condition, or None for a
     /// mere outage.
     async fn connect(&mut self, shutdown: &Shutdown) -> Result<Session, Option<(&'static str, String)>> {
-        let outage = |error: &StoreError| {
-            tracing::warn!(
-                error = chain(error),
-                remedy = error.remedy(),
-                "the store cannot be used; what runs is kept"
-            );
-            None
-        };
         let wrong = |message: String| Some(("WrongCluster", message));
         match marker(&self.store, &self.identity.root).await {
-            Err(error) => return Err(outage(&error)),
+            Err(error) => {
+                self.complain(&sentence(&error));
+                return Err(None);
+            }
             Ok(None) => {
                 return Err(wrong(
                     "the store has no cluster: check --etcd and the prefix; nothing is taken from it".to_owned(),
@@ -232,11 +245,11 @@ impl<S: Store> Link<S> {
             Err(error @ SessionError::NodeTaken { .. }) => {
                 let remedy = error.remedy().unwrap_or_default();
                 let message = format!("{error}; {remedy}");
-                tracing::error!(%message, "another agent speaks for this node");
                 Err(Some(("NodeTaken", message)))
             }
             Err(error) => {
-                tracing::warn!(error = chain(&error), "no session; what runs is kept");
+                let remedy = error.remedy().map_or_else(String::new, |remedy| format!("; {remedy}"));
+                self.complain(&format!("{}{remedy}", chain(&error)));
                 Err(None)
             }
         }
@@ -273,15 +286,14 @@ impl<S: Store> Link<S> {
                     Ok(Step::Lost) => return,
                     Ok(Step::Done(wait)) => {
                         backoff.reset();
+                        if self.said.take().is_some() {
+                            tracing::info!("the store can be used again");
+                        }
                         hold = None;
                         wait.map(|wait| Instant::now() + wait)
                     }
                     Err(error) => {
-                        tracing::warn!(
-                            error = chain(&error),
-                            remedy = error.remedy(),
-                            "the store failed; it is tried again"
-                        );
+                        self.complain(&sentence(&error));
                         hold = Some(Instant::now() + backoff.delay());
                         hold
                     }

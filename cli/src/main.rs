@@ -94,7 +94,12 @@ fn ask(verb: impl Future<Output = Verdict>) -> Verdict {
 
 /// Verbs that run until a signal.
 fn serve(verb: impl Future<Output = Verdict>) -> Verdict {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    // A thread for each core of a large host would cost memory, and win nothing: what takes long waits for others.
+    let threads = std::thread::available_parallelism().map_or(2, |cores| cores.get().min(4));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build();
     let runtime = runtime.map_err(|error| cannot_start(&error))?;
     let verdict = runtime.block_on(verb);
     // What still runs has had its time.

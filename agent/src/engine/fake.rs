@@ -180,6 +180,11 @@ impl FakeEngine {
         self.world().taken_ports.insert(port);
     }
 
+    /// Every network is gone, as after a person's `docker network prune`.
+    pub fn remove_networks(&self) {
+        self.world().networks.clear();
+    }
+
     /// It lets go of it.
     pub fn free_port(&self, port: u16) {
         self.world().taken_ports.remove(&port);

@@ -257,6 +257,21 @@ async fn a_host_port_that_a_stranger_has_is_said_and_taken_when_it_is_free() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_network_that_was_removed_is_made_again_for_a_container_that_starts() {
+    let mut bed = hello().await;
+    bed.engine.remove_networks();
+    bed.engine.crash("default.web.1.1", 1);
+    bed.engine_until("web runs again", |engine| engine.running().len() == 1)
+        .await;
+    bed.until("ready", |report| {
+        ready(report) && one(report).is_some_and(|line| line.failing.is_none())
+    })
+    .await;
+    assert_eq!(bed.engine.containers().len(), 1);
+    bed.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_option_that_the_engine_discards_becomes_a_condition() {
     let mut bed = Bed::new();
     let discarded = InstanceCondition {
