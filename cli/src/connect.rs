@@ -149,7 +149,28 @@ fn install_crypto() {
 
 /// Connects to a list of endpoints.
 pub async fn open(endpoints: &str, tls: TlsFlags<'_>) -> Result<EtcdStore, Failure> {
-    Ok(EtcdStore::connect(options(endpoints, &tls)?).await?)
+    let connected = EtcdStore::connect(options(endpoints, &tls)?).await;
+    connected.map_err(|error| hung_up(Failure::from(error), endpoints, &tls))
+}
+
+/// A server that takes a connection and closes it says no word of why: TLS is the likeliest reason.
+fn hung_up(failure: Failure, endpoints: &str, tls: &TlsFlags<'_>) -> Failure {
+    if !failure.is_caused_by(&["connection closed", "broken pipe", "reset by peer"]) {
+        return failure;
+    }
+    let begins = tls.begins;
+    if !endpoints.contains("https://") {
+        return failure.help(format!("the store may speak TLS: write https://, with --{begins}ca"));
+    }
+    match tls.cert {
+        None => failure.help(format!(
+            "the store may ask for a client certificate: name it with --{begins}cert and --{begins}key"
+        )),
+        Some(cert) => failure.help(format!(
+            "the store may not trust {}: see that the authority it trusts signed it, and its dates",
+            cert.display()
+        )),
+    }
 }
 
 fn options(endpoints: &str, tls: &TlsFlags<'_>) -> Result<EtcdOptions, Failure> {
@@ -174,7 +195,7 @@ pub async fn connect(common: &Common) -> Result<Connection, Failure> {
     let options = options(&endpoints, &TlsFlags::of(common))?;
     let store = EtcdStore::connect(options).await.map_err(|error| {
         let nobody = error.kind == StoreErrorKind::Unreachable;
-        let failure = Failure::from(error);
+        let failure = hung_up(Failure::from(error), &endpoints, &TlsFlags::of(common));
         if !nobody || common.etcd.is_some() {
             return failure;
         }

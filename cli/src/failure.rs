@@ -116,6 +116,13 @@ impl Failure {
         self
     }
 
+    /// Whether a cause names one of these words.
+    pub fn is_caused_by(&self, words: &[&str]) -> bool {
+        self.causes
+            .iter()
+            .any(|cause| words.iter().any(|word| cause.contains(word)))
+    }
+
     /// Documents that were not admitted.
     pub fn invalid(problems: Problems) -> Self {
         let mut failure = Self::new(Exit::Invalid, "the documents are not valid; nothing was written");

@@ -229,14 +229,19 @@ fn what_is_wrong_with_tls_is_said_in_one_sentence_and_a_remedy() {
     let lab = Lab::new();
     let plain = lab.url.replace("https", "http");
     let plain = vec!["--etcd".to_owned(), plain];
-    for (what, flags) in [
-        ("no client certificate", lab.flags("ca.pem", None)),
-        ("a certificate of another authority", lab.flags("ca.pem", Some("other"))),
+    for (what, flags, remedy) in [
+        ("no client certificate", lab.flags("ca.pem", None), "--cert"),
+        (
+            "a certificate of another authority",
+            lab.flags("ca.pem", Some("other")),
+            "other.pem",
+        ),
         (
             "a server of another authority",
             lab.flags("other-ca.pem", Some("client")),
+            "CA",
         ),
-        ("http:// where TLS is spoken", plain),
+        ("http:// where TLS is spoken", plain, "https://"),
     ] {
         let began = Instant::now();
         let output = lab.with(&flags, &["get", "services"]);
@@ -253,6 +258,9 @@ fn what_is_wrong_with_tls_is_said_in_one_sentence_and_a_remedy() {
             "{what}: took {:?}",
             began.elapsed()
         );
-        println!("{what}: {text}");
+        assert!(
+            text.lines().last().is_some_and(|help| help.contains(remedy)),
+            "{what}: {text}"
+        );
     }
 }
