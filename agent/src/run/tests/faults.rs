@@ -343,13 +343,33 @@ async fn stops_that_take_long_keep_no_other_instance_from_its_start() {
     }
     many.push(bed.accept("db", 1, 1, spec("app:1")));
     bed.assign(&many);
-    bed.engine_until("db runs", |engine| engine.running().contains("default.db.1.1"))
-        .await;
+    // At once, and not when the first permits are given back.
+    let runs = bed.engine.when(|engine| engine.running().contains("default.db.1.1"));
+    let waited = tokio::time::timeout(Duration::from_secs(3), runs).await;
+    assert!(waited.is_ok(), "db waits for the stops: {:?}", bed.engine.calls());
     bed.engine.release("stop");
     bed.until("the others are gone", |report| {
         report.instances.len() == 1 && ready(report)
     })
     .await;
+    bed.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_hang_give_their_turn_to_others() {
+    let mut bed = Bed::new();
+    bed.start();
+    let many: Vec<Assigned> = (1..=12).map(|slot| bed.accept("web", slot, 1, spec("app:1"))).collect();
+    bed.engine.hang("create");
+    bed.assign(&many);
+    bed.engine_until(
+        "all are asked of the engine, though eight are allowed at once",
+        |engine| engine.calls().len() == 12,
+    )
+    .await;
+    bed.engine.release("create");
+    bed.until("all ready", |report| report.instances.len() == 12 && ready(report))
+        .await;
     bed.stop().await;
 }
 
