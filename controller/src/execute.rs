@@ -363,7 +363,7 @@ fn status_step(base: &Base<'_>, snapshot: &Snapshot, key: &ResourceKey, status: 
                 .service_statuses
                 .get(key)
                 .and_then(|stored| stored.value.as_ref().ok());
-            let mut new = status.clone();
+            let mut new = status.as_ref().clone();
             carry_since(&mut new.conditions, old.map(|old| old.conditions.as_slice()), now);
             new.encode()
         }
@@ -373,7 +373,7 @@ fn status_step(base: &Base<'_>, snapshot: &Snapshot, key: &ResourceKey, status: 
                 .node_statuses
                 .get(&node)
                 .and_then(|stored| stored.value.as_ref().ok());
-            let mut new = status.clone();
+            let mut new = status.as_ref().clone();
             carry_since(&mut new.conditions, old.map(|old| old.conditions.as_slice()), now);
             new.encode()
         }

@@ -58,6 +58,8 @@ pub struct Served {
     pub root: Root,
     /// `host:port` under which others reach this server.
     pub address: String,
+    /// One scrape at a time.
+    pub turn: Arc<Semaphore>,
 }
 
 /// Serves until dropped.
@@ -78,13 +80,22 @@ pub async fn serve(listener: TcpListener, served: Served) {
     }
 }
 
+/// In a large cluster a scrape computes for a while: on a thread of its own, and one at a time.
+async fn apart(served: Served, compute: impl FnOnce(&Served) -> String + Send + 'static) -> String {
+    let turn = Arc::clone(&served.turn);
+    // The semaphore is never closed, and what is computed does not panic: else the answer is empty.
+    let _turn = turn.acquire().await.ok();
+    tokio::task::spawn_blocking(move || compute(&served))
+        .await
+        .unwrap_or_default()
+}
+
 async fn metrics(State(served): State<Served>) -> Response {
-    let text = served.metrics.text(&served.store, served.cache.snapshot().as_ref());
-    (
-        [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
-        text,
-    )
-        .into_response()
+    let text = apart(served, |served| {
+        served.metrics.text(&served.store, served.cache.snapshot().as_ref())
+    });
+    let kind = "text/plain; version=0.0.4; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], text.await).into_response()
 }
 
 /// Healthy: nothing that a restart of this process would mend. A store that is away is no such thing.
@@ -131,9 +142,10 @@ struct Target {
 }
 
 async fn discovery(State(served): State<Served>) -> Response {
-    let targets = targets(&served);
-    let text = serde_json::to_vec(&targets).unwrap_or_else(|_| b"[]".to_vec());
-    ([(header::CONTENT_TYPE, "application/json")], text).into_response()
+    let text = apart(served, |served| {
+        serde_json::to_string(&targets(served)).unwrap_or_else(|_| "[]".to_owned())
+    });
+    ([(header::CONTENT_TYPE, "application/json")], text.await).into_response()
 }
 
 fn targets(served: &Served) -> Vec<Target> {

@@ -399,7 +399,7 @@ fn think(
     let plan = cluster::plan_with(
         observer.snapshot(),
         PlanOptions {
-            list_keeps: false,
+            list_changes: false,
             exhaustive: false,
         },
     );

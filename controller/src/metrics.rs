@@ -357,7 +357,7 @@ fn of_view(view: &View) -> Registry {
     );
     let verdict = family(
         "reeve_node_verdict",
-        "1 for what the node is held to be.",
+        "1 for what the node is held to be; no series for what it is not.",
         &["node", "verdict"],
     );
     let assigned_generation = of_node(
@@ -415,17 +415,13 @@ fn of_view(view: &View) -> Registry {
                 if status.verdict != Verdict::Retired {
                     up.with_label_values(&node).set(flag(status.verdict == Verdict::Ready));
                 }
-                for held in [Verdict::Ready, Verdict::Unreachable, Verdict::Lost, Verdict::Retired] {
-                    let name = match held {
-                        Verdict::Ready => "ready",
-                        Verdict::Unreachable => "unreachable",
-                        Verdict::Lost => "lost",
-                        Verdict::Retired => "retired",
-                    };
-                    verdict
-                        .with_label_values(&[key.name.as_str(), name])
-                        .set(flag(held == status.verdict));
-                }
+                let name = match status.verdict {
+                    Verdict::Ready => "ready",
+                    Verdict::Unreachable => "unreachable",
+                    Verdict::Lost => "lost",
+                    Verdict::Retired => "retired",
+                };
+                verdict.with_label_values(&[key.name.as_str(), name]).set(1.0);
             }
         }
     }

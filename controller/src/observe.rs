@@ -6,97 +6,28 @@
 //! changed. The result never depends on the way there; a test compares it with a fresh one.
 
 use std::collections::BTreeMap;
-use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-use planner::cluster::{AcceptedEntry, DesiredBody, DesiredEntry, NodeEntry, Snapshot, Stored};
+use planner::cluster::{NodeEntry, Snapshot, Stored};
 use runtime::{Cache, KeyMap, KeyValue, Listing, Position};
-use schemas::admit;
 use schemas::keys::{Key, ResourceKey, Root};
-use schemas::kinds::{Document, Kind};
+use schemas::kinds::Kind;
 use schemas::names::NodeName;
 use schemas::records::{
-    Accepted, AcceptedBody, Ack, Assignment, Breaker, ClusterId, ClusterMarker, Cordon, Digest, NodeFacts, NodeStatus,
-    Record, Report, ServiceStatus, SessionRecord, VerdictRecord,
+    Ack, Assignment, Breaker, ClusterId, ClusterMarker, Cordon, Digest, NodeFacts, NodeStatus, Record, Report,
+    ServiceStatus, SessionRecord, VerdictRecord,
 };
+
+mod decode;
+mod hold;
+
+pub(crate) use decode::chain;
+use decode::{about, accepted, desired, printable, remedied, stored, why_foreign};
+pub use hold::Hold;
 
 /// What an unreadable breaker counts as: spent beyond any budget, so that removals wait until it is refilled.
 const ALL_SPENT: u32 = 1_000_000;
-
-/// Why nothing at all may be decided from the store as it is now.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Hold {
-    /// The marker is missing: a store that was never set up, or was wiped.
-    #[error("the store has no cluster under `{root}`: the key `{root}cluster` is missing")]
-    NoCluster {
-        /// The prefix of all keys.
-        root: Root,
-    },
-    /// The marker cannot be read.
-    #[error("the cluster's marker cannot be read: {why}")]
-    MarkerUnreadable {
-        /// Why.
-        why: String,
-    },
-    /// It is the marker of another cluster than before.
-    #[error("the store is now that of cluster {found}; this controller works for {ours}")]
-    OtherCluster {
-        /// The cluster it works for.
-        ours: ClusterId,
-        /// The cluster found.
-        found: ClusterId,
-    },
-    /// The cluster has gone to another store.
-    #[error("the cluster has moved to {}", .to.join(","))]
-    Moved {
-        /// The endpoints of its store now.
-        to: Vec<String>,
-    },
-    /// The store answered from an older state than before, or is another one.
-    #[error("the store has gone back: it was at revision {seen}, restore epoch {epoch}")]
-    WentBack {
-        /// The highest revision seen.
-        seen: i64,
-        /// The restore epoch then.
-        epoch: u64,
-    },
-}
-
-impl Hold {
-    /// What a person can do about it.
-    #[must_use]
-    pub fn remedy(&self) -> Option<String> {
-        Some(match self {
-            Self::NoCluster { root } if root.as_str() == schemas::keys::DEFAULT_ROOT => {
-                "create it with `reeve init`; if there was one, restore the store from a backup".to_owned()
-            }
-            Self::NoCluster { root: _ } => {
-                "check --prefix; create a cluster with `reeve init`; if there was one, restore the store from a backup"
-                    .to_owned()
-            }
-            Self::MarkerUnreadable { .. } => {
-                "upgrade reeve if a newer release wrote it; else restore the key from a backup".to_owned()
-            }
-            Self::OtherCluster { .. } => {
-                "check --etcd and --prefix; restart the controller if this is meant".to_owned()
-            }
-            Self::Moved { to } => format!("use --etcd {}", to.join(",")),
-            Self::WentBack { .. } => {
-                "restore the newest backup; or take the store as it is with `reeve admin accept-store`".to_owned()
-            }
-        })
-    }
-
-    /// Whether waiting cannot mend it, so that the controller ends.
-    #[must_use]
-    pub fn is_for_good(&self) -> bool {
-        match self {
-            Self::OtherCluster { .. } | Self::Moved { .. } => true,
-            Self::NoCluster { .. } | Self::MarkerUnreadable { .. } | Self::WentBack { .. } => false,
-        }
-    }
-}
 
 /// A key under our prefix with something wrong: it is nothing of ours, or its record cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -638,7 +569,7 @@ impl Observer {
                     "it is written anew",
                 );
                 let why = value.as_ref().err().cloned();
-                self.snapshot.service_statuses.insert(resource, stored(kv, value));
+                self.snapshot.service_statuses.insert(resource, stored(kv, value.map(Arc::new)));
                 why
             }
             Kind::Node => {
@@ -652,7 +583,7 @@ impl Observer {
                     "it is written anew",
                 );
                 let why = value.as_ref().err().cloned();
-                self.snapshot.node_statuses.insert(node, stored(kv, value));
+                self.snapshot.node_statuses.insert(node, stored(kv, value.map(Arc::new)));
                 why
             }
         }
@@ -696,171 +627,6 @@ impl Observer {
             self.snapshot.nodes.remove(&node);
         }
     }
-}
-
-fn stored<T>(kv: &KeyValue, value: Result<T, String>) -> Stored<T> {
-    Stored {
-        create_revision: kv.create_revision,
-        mod_revision: kv.mod_revision,
-        value,
-    }
-}
-
-/// An error with all its causes, in one line.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    let clean = text
-        .chars()
-        .map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c });
-    clean.take(500).collect()
-}
-
-fn remedied<T>(value: Result<T, String>, remedy: &str) -> Result<T, String> {
-    value.map_err(|why| format!("{why}; {remedy}"))
-}
-
-/// Refuses a record that is about another cluster or node than its key.
-fn about<T: Record>(
-    decoded: Result<T, schemas::records::RecordError>,
-    of: impl Fn(&T) -> (&ClusterId, &NodeName),
-    cluster: &ClusterId,
-    node: &NodeName,
-) -> Result<T, String> {
-    let record = decoded.map_err(|error| chain(&error))?;
-    let (its_cluster, its_node) = of(&record);
-    if its_node != node {
-        return Err(format!(
-            "read {}: it is about `{its_node}`, its key about `{node}`",
-            T::WHAT
-        ));
-    }
-    if its_cluster != cluster {
-        return Err(format!(
-            "read {}: it is of cluster {its_cluster}, this is {cluster}",
-            T::WHAT
-        ));
-    }
-    Ok(record)
-}
-
-fn desired(resource: &ResourceKey, kv: &KeyValue) -> DesiredEntry {
-    let admitted = if kv.lease == 0 {
-        admit::admit_stored(resource, &kv.value)
-    } else {
-        Err(admit::leased(resource))
-    };
-    let (labels, annotations, body) = match admitted.map(|admitted| admitted.document) {
-        Ok(Document::Service(service)) => {
-            let metadata = service.metadata;
-            (
-                metadata.labels,
-                metadata.annotations,
-                DesiredBody::Service(Arc::new(service.spec)),
-            )
-        }
-        Ok(Document::Node(node)) => {
-            let metadata = node.metadata;
-            (
-                metadata.labels,
-                metadata.annotations,
-                DesiredBody::Node(Arc::new(node.spec)),
-            )
-        }
-        Err(problems) => (
-            BTreeMap::new(),
-            BTreeMap::new(),
-            DesiredBody::Invalid(problems.problems),
-        ),
-    };
-    DesiredEntry {
-        create_revision: kv.create_revision,
-        mod_revision: kv.mod_revision,
-        labels,
-        annotations,
-        body,
-    }
-}
-
-fn accepted(resource: &ResourceKey, n: u64, kv: &KeyValue) -> AcceptedEntry {
-    let value = Accepted::decode(&kv.value)
-        .map_err(|error| chain(&error))
-        .and_then(|record| {
-            let fits = match (&record.body, resource.kind) {
-                (AcceptedBody::Service(_), Kind::Service)
-                | (AcceptedBody::Node(_), Kind::Node)
-                | (AcceptedBody::Deleted, _) => true,
-                (AcceptedBody::Service(_), Kind::Node) | (AcceptedBody::Node(_), Kind::Service) => false,
-            };
-            if fits && record.n == n {
-                Ok(Arc::new(record))
-            } else {
-                Err(format!(
-                    "read {}: it is about something else than its key",
-                    Accepted::WHAT
-                ))
-            }
-        });
-    let value = remedied(
-        value,
-        "restore the key from a backup, or put the resource again with a change",
-    );
-    AcceptedEntry {
-        digest: Digest::of(&kv.value),
-        value,
-    }
-}
-
-/// A key for people: escaped where it is not printable, and at most 200 characters.
-fn printable(key: &[u8]) -> String {
-    let mut text: String = key.escape_ascii().take(201).map(char::from).collect();
-    if text.len() > 200 {
-        text.truncate(199);
-        text.push('~');
-    }
-    text
-}
-
-/// What is wrong with a key that is nothing of ours.
-fn why_foreign(root: &Root, key: &[u8]) -> String {
-    let rest = key.strip_prefix(root.as_str().as_bytes()).unwrap_or(key);
-    let Some(place) = rest.strip_prefix(b"desired/".as_slice()) else {
-        return "it is no key of Reeve's; delete it, or keep it outside this prefix".to_owned();
-    };
-    let Ok(place) = std::str::from_utf8(place) else {
-        return "it is not UTF-8; delete it".to_owned();
-    };
-    let parts: Vec<&str> = place.split('/').collect();
-    let &[namespace, kind, name] = parts.as_slice() else {
-        return "it is not `desired/<namespace>/<kind>/<name>`; put the resource with `reeve apply`, and delete this key".to_owned();
-    };
-    let Some(kind) = Kind::from_segment(kind) else {
-        let kinds: Vec<&str> = Kind::ALL.iter().map(|kind| kind.segment()).collect();
-        let found = printable(kind.as_bytes());
-        return format!(
-            "`{found}` is no kind; known here: {}; delete the key, or upgrade reeve",
-            kinds.join(", ")
-        );
-    };
-    if kind.namespaced() && namespace.parse::<schemas::names::Namespace>().is_err() {
-        let found = printable(namespace.as_bytes());
-        return format!(
-            "`{found}` is no namespace: 1 to 63 of a-z, 0-9 and -; delete the key, and put it under a right one"
-        );
-    }
-    if !kind.namespaced() && namespace != "_" {
-        return format!(
-            "a {} has no namespace; put it under `desired/_/{}/`, and delete this key",
-            kind.name(),
-            kind.segment()
-        );
-    }
-    let found = printable(name.as_bytes());
-    format!("`{found}` is no name: 1 to 63 of a-z, 0-9 and -; delete the key, and put it under a right one")
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use schemas::keys::{Key, Root};
 use schemas::kinds::Kind;
 use schemas::records::{ClusterMarker, Record};
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::http::{self, Served};
@@ -185,6 +185,7 @@ pub async fn run<S: Store>(options: ControllerOptions<S>, shutdown: Shutdown) ->
             store: store.health().clone(),
             root: root.clone(),
             address: address.clone().unwrap_or_default(),
+            turn: Arc::new(Semaphore::new(1)),
         };
         Task(tokio::spawn(http::serve(listener, served)))
     });

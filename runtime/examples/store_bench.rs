@@ -1,5 +1,5 @@
 //! Puts a second of the embedded store, in process and over loopback, beside a real etcd on the
-//! same machine. `cargo run --release -p runtime --example store_bench [seconds] [bytes]`; needs
+//! same machine, and tells how soon 1,000 watchers hear of a put. `cargo run --release -p runtime --example store_bench [seconds] [bytes]`; needs
 //! `etcd` in the path for the comparison, and leaves it out otherwise.
 
 use std::net::TcpListener;
@@ -57,6 +57,61 @@ async fn line(name: &str, client: &Client, time: Duration, value: &[u8]) {
     }
 }
 
+/// Each watcher on a stream and a key of its own, as agents are: from the put's answer to the watcher's hearing of it.
+async fn fan_out(store: &Embedded, watchers: usize, value: &[u8]) -> Result<(), Failure> {
+    let client = store.client();
+    let before = resident();
+    for n in 0..5_000 {
+        client.clone().put(format!("fan/{n}"), value.to_vec(), None).await?;
+    }
+    let with_keys = resident();
+    let (tell, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let mut tasks = tokio::task::JoinSet::new();
+    for n in 0..watchers {
+        let mut stream = client.watch_client().watch(format!("fan/{n}"), None).await?;
+        stream.message().await?;
+        let tell = tell.clone();
+        tasks.spawn(async move {
+            while let Ok(Some(_)) = stream.message().await {
+                // At the end of the run nobody listens.
+                let _ = tell.send((n, Instant::now()));
+            }
+        });
+    }
+    let with_watchers = resident();
+    let mut took = Vec::new();
+    for n in 0..2_000 {
+        let which = (n * 7919) % watchers;
+        client.clone().put(format!("fan/{which}"), value.to_vec(), None).await?;
+        let answered = Instant::now();
+        let (who, at) = heard.recv().await.ok_or("no watcher is left")?;
+        assert_eq!(who, which, "a watcher of another key");
+        took.push(at.saturating_duration_since(answered));
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    took.sort_unstable();
+    let rank = |percent: usize| took[took.len() * percent / 100];
+    println!(
+        "{watchers} watchers: answered -> heard p50 {:.2?}   p99 {:.2?}   most {:.2?}",
+        rank(50),
+        rank(99),
+        took[took.len() - 1]
+    );
+    println!(
+        "resident: {before} kB, with 5,000 keys of {} bytes {with_keys} kB, with {watchers} watchers {with_watchers} kB, after 2,000 puts {} kB",
+        value.len(),
+        resident()
+    );
+    Ok(())
+}
+
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok())
+        .unwrap_or(0)
+}
+
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
     let mut args = std::env::args().skip(1);
@@ -64,6 +119,9 @@ async fn main() -> Result<(), Failure> {
     let value = vec![b'v'; args.next().map_or(Ok(256), |a| a.parse())?];
     let dir = std::env::temp_dir().join(format!("store-bench-{}", std::process::id()));
 
+    let store = Embedded::open(OpenOptions::new(dir.join("fan")))?;
+    fan_out(&store, 1_000, &vec![b'v'; 6_000]).await?;
+    drop(store);
     let store = Embedded::open(OpenOptions::new(dir.join("embedded")))?;
     line("embedded, in process", &store.client(), time, &value).await;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;

@@ -167,7 +167,7 @@ fn assigned(store: &MemoryStore) -> Option<Assignment> {
 }
 
 fn status(reason: &str, ready: u32) -> Status {
-    Status::Service(ServiceStatus {
+    Status::Service(std::sync::Arc::new(ServiceStatus {
         schema_version: SchemaVersion::default(),
         observed_revision: 1,
         generation: None,
@@ -185,7 +185,7 @@ fn status(reason: &str, ready: u32) -> Status {
         }],
         problems: Vec::new(),
         refusals: Vec::new(),
-    })
+    }))
 }
 
 #[tokio::test]

@@ -4,6 +4,8 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use schemas::records::{Addresses, Capacity, Engine, SchemaVersion};
 
+use planner::cluster::DesiredBody;
+
 use super::*;
 
 /// A store by hand: keys, and the revision.
