@@ -201,7 +201,7 @@ impl Agent {
         let (engine, cluster, notes) = (self.engine.clone(), self.input.cluster.clone(), self.notes.clone());
         self.begin(async move {
             let created = {
-                let step = step.clone();
+                let step = Box::new(step.clone());
                 move |outcome| {
                     let _ = notes.send(Note::Created { step, outcome });
                 }

@@ -35,7 +35,7 @@ async fn history(at: i64) -> bool {
     bed.session_ttl = Duration::from_millis(500);
     let old = bed.accept("old", 1, 1, spec("app:1"));
     bed.start();
-    bed.assign(&[old.clone()]);
+    bed.assign(std::slice::from_ref(&old));
     bed.until("old is ready", ready).await;
     bed.stop().await;
     let labels = bed.engine.containers()["default.old.1.1"].observed.labels.clone();
