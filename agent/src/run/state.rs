@@ -72,7 +72,7 @@ pub(super) enum End {
 pub(super) enum Note {
     /// A container was created, and is about to be started.
     Created {
-        step: Step,
+        step: Box<Step>,
         outcome: OpOutcome,
     },
     PullProgress {
