@@ -213,7 +213,7 @@ fn obey(snapshot: &mut Snapshot, plan: &Plan) {
 
 fn time(snapshot: &Snapshot, runs: usize) -> (Duration, Plan) {
     let options = PlanOptions {
-        list_keeps: false,
+        list_changes: false,
         ..PlanOptions::default()
     };
     let mut times = Vec::new();

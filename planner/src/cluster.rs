@@ -3,6 +3,7 @@
 //! Total (any snapshot), deterministic, resting (its own effects change nothing more), and it stays put.
 
 mod accept;
+mod draft;
 mod explain;
 mod memory;
 mod output;
@@ -24,8 +25,8 @@ pub use verdicts::{BREAKER_WINDOW_MS, refill, verdicts};
 /// What a plan leaves out for speed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlanOptions {
-    /// Whether instances that simply stay are listed among the changes: people want to see them, the leader does not.
-    pub list_keeps: bool,
+    /// Whether changes are listed for people. The leader executes assignments and reads none.
+    pub list_changes: bool,
     /// Whether every choice of a node looks at all nodes. Slow; it chooses the same, which tests prove.
     pub exhaustive: bool,
 }
@@ -33,7 +34,7 @@ pub struct PlanOptions {
 impl Default for PlanOptions {
     fn default() -> Self {
         Self {
-            list_keeps: true,
+            list_changes: true,
             exhaustive: false,
         }
     }

@@ -111,6 +111,13 @@ name!(
     Label, check_label, LABEL_PATTERN
 );
 
+impl From<&NodeName> for ResourceName {
+    /// The name of the resource about a node: a node's name is a resource's name too.
+    fn from(node: &NodeName) -> Self {
+        Self(Arc::clone(&node.0))
+    }
+}
+
 impl Default for Namespace {
     fn default() -> Self {
         Self(Arc::from("default"))

@@ -101,8 +101,9 @@ pub(super) struct Svc<'a> {
     pub spec: Option<&'a ServiceSpec>,
     pub deleted: bool,
     pub n: u64,
-    /// What scaling down and changes of placement rest on; None when the desired value is not there, and so nothing is taken.
-    pub guard: Option<Guard>,
+    /// The revision of the desired value, on which scaling down and changes of placement rest; None when it is not there,
+    /// and so nothing is taken.
+    pub desired_at: Option<i64>,
     pub wanted: Wanted,
     /// The first of its slots in [`Memory::heads`], and how many there are.
     pub first: usize,
@@ -114,6 +115,16 @@ pub(super) struct Svc<'a> {
     pub set: u32,
     /// CPU and memory one instance reserves.
     pub need: (i64, i64),
+}
+
+impl Svc<'_> {
+    /// What scaling down and changes of placement rest on.
+    pub(super) fn guard(&self) -> Option<Guard> {
+        self.desired_at.map(|mod_revision| Guard::DesiredAt {
+            key: self.key.clone(),
+            mod_revision,
+        })
+    }
 }
 
 /// Instances and services.
@@ -201,10 +212,7 @@ fn svc<'a>(life: &Life<'a>, index: usize, nodes: u32, first: usize) -> Option<Sv
         spec,
         deleted: matches!(life.standing, Standing::Deleted),
         n,
-        guard: life.desired.map(|entry| Guard::DesiredAt {
-            key: key.clone(),
-            mod_revision: entry.mod_revision,
-        }),
+        desired_at: life.desired.map(|entry| entry.mod_revision),
         wanted,
         first,
         slots,

@@ -1,11 +1,13 @@
 //! Lays out what a pass has decided as a [`Plan`]: assignments that differ from the stored ones, changes for people,
 //! statuses with their conditions and refusals, and what may be forgotten.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use schemas::keys::ResourceKey;
 use schemas::kinds::Kind;
-use schemas::names::NodeName;
+use schemas::names::{NodeName, ResourceName};
 use schemas::problem::Problem;
 use schemas::records::{
     Accepted, AcceptedBody, Assigned, AssignedState, Assignment, Condition, ConditionStatus, ConditionType, CordonMode,
@@ -14,13 +16,14 @@ use schemas::records::{
 use schemas::units::{ByteSize, Cpu};
 
 use super::accept::{MAX_REPORTED, Standing, record};
+use super::draft::{Draft, Words, condition};
 use super::memory::{Inst, To, Wanted};
 use super::pass::{Pass, Story, Tally};
 use super::place::New;
 use super::snapshot::{DesiredBody, DesiredEntry};
 use super::types::{Action, AssignmentWrite, Change, Notice, Plan, Reason, Removal, Status};
 use super::world::NONE;
-use super::{PlanOptions, explain};
+use super::{PlanOptions, draft, explain};
 
 /// How many accepted records of a resource are kept for people to go back to.
 const KEPT_RECORDS: usize = 20;
@@ -31,7 +34,8 @@ impl<'a> Pass<'a> {
     pub(super) fn into_plan(mut self, options: PlanOptions) -> Plan {
         let assignments = self.assignments();
         let removals = self.removal_list();
-        let mut statuses = BTreeMap::new();
+        let mut statuses = Vec::with_capacity(self.memory.svcs.len() + self.nodes.list.len());
+        let mut stored_services = self.snapshot.service_statuses.iter().peekable();
         let mut notices = Vec::new();
         let refusals = explain::refusals(&mut self);
         let mut remaining = vec![0_u32; self.memory.svcs.len()];
@@ -73,48 +77,43 @@ impl<'a> Pass<'a> {
                     }
                 }
                 Standing::Deleted | Standing::Never | Standing::Live(_) | Standing::Held { .. } => {
-                    let status = self.service_status(
-                        at,
-                        remaining[at],
-                        created[at],
-                        u32::try_from(at)
-                            .ok()
-                            .and_then(|at| refusals.get(&at))
-                            .cloned()
-                            .unwrap_or_default(),
-                    );
-                    let stored = self
-                        .snapshot
-                        .service_statuses
-                        .get(&key)
-                        .and_then(|stored| stored.value.as_ref().ok());
-                    notice(
-                        &mut notices,
-                        &status.conditions,
-                        stored.map(|stored| &stored.conditions[..]),
-                        &key.to_string(),
-                        None,
-                    );
-                    statuses.insert(key, Status::Service(status));
+                    while stored_services.next_if(|(other, _)| *other < &key).is_some() {}
+                    let stored = stored_services.next_if(|(other, _)| *other == &key);
+                    let stored = stored.and_then(|(_, stored)| stored.value.as_ref().ok());
+                    let id = u32::try_from(at).unwrap_or(NONE);
+                    let refused = refusals.get(&id).cloned().unwrap_or_default();
+                    let status = self.service_status(at, remaining[at], created[at], refused, stored);
+                    if stored.is_none_or(|stored| !Arc::ptr_eq(stored, &status)) {
+                        let before = stored.map(|stored| &stored.conditions[..]);
+                        notice(&mut notices, &status.conditions, before, &key.to_string(), None);
+                    }
+                    statuses.push((key, Status::Service(status)));
                 }
             }
         }
         self.node_statuses(&mut statuses, &mut ended, &mut notices, &node_counts, &room);
         if self.snapshot.complete {
+            // Both are in order of keys.
+            let mut svcs = self.memory.svcs.iter().peekable();
             for key in self.snapshot.service_statuses.keys() {
-                if self.memory.svcs.binary_search_by(|svc| svc.key.cmp(key)).is_err() {
+                while svcs.next_if(|svc| svc.key < key).is_some() {}
+                if svcs.peek().is_none_or(|svc| svc.key != key) {
                     ended.push(key.clone());
                 }
             }
         }
-        let changes = self.changes(options);
+        let changes = if options.list_changes {
+            self.changes()
+        } else {
+            Vec::new()
+        };
         let forgotten = self.forgotten();
         Plan {
             changes,
             accepted: self.accepted,
             forgotten,
             assignments,
-            statuses,
+            statuses: statuses.into_iter().collect(),
             ended,
             breaker: self.breaker,
             spent_acks: self.spent_acks,
@@ -126,10 +125,7 @@ impl<'a> Pass<'a> {
     // ---- assignments ----------------------------------------------------------------------------------------------
 
     fn assignments(&self) -> Vec<AssignmentWrite> {
-        let mut news: BTreeMap<u32, Vec<&(New, AssignedState)>> = BTreeMap::new();
-        for new in &self.news {
-            news.entry(new.0.node).or_default().push(new);
-        }
+        let news = self.news_by_node();
         let mut writes = Vec::new();
         for (at, node) in self.nodes.list.iter().enumerate() {
             if node.held.is_some() && !node.rewrite {
@@ -138,7 +134,7 @@ impl<'a> Pass<'a> {
             let id = u32::try_from(at).unwrap_or(NONE);
             let from = self.memory.starts[at] as usize;
             let insts = &self.memory.insts[from..self.memory.starts[at + 1] as usize];
-            let here = news.get(&id).map_or(&[][..], Vec::as_slice);
+            let here = &news.0[news.1[at]..news.1[at + 1]];
             let changed = |inst: &Inst| {
                 inst.to != To::Stay && (inst.assigned != NONE || inst.to != To::Out)
                     || inst.assigned == NONE && inst.state().is_some()
@@ -150,16 +146,11 @@ impl<'a> Pass<'a> {
                 .iter()
                 .enumerate()
                 .filter_map(|(offset, inst)| self.assigned(u32::try_from(from + offset).unwrap_or(NONE), inst))
-                .chain(here.iter().filter_map(|(new, state)| self.assigned_new(new, *state)))
+                .chain(here.iter().filter_map(|new| {
+                    let (new, state) = &self.news[*new as usize];
+                    self.assigned_new(new, *state)
+                }))
                 .collect();
-            let place = |one: &Assigned| {
-                (
-                    one.namespace.clone(),
-                    one.workload.clone(),
-                    one.slot.clone(),
-                    one.uid.clone(),
-                )
-            };
             instances.sort_by(|a, b| {
                 (&a.namespace, &a.workload, &a.slot, &a.uid, a.state).cmp(&(
                     &b.namespace,
@@ -171,7 +162,8 @@ impl<'a> Pass<'a> {
             });
             // A new instance in a slot whose old entry on this very node is still listed takes its place.
             instances.dedup_by(|next, kept| {
-                let same = place(next) == place(kept);
+                let same = (&next.uid, &next.slot) == (&kept.uid, &kept.slot)
+                    && (&next.namespace, &next.workload) == (&kept.namespace, &kept.workload);
                 if same && kept.state == AssignedState::Absent {
                     std::mem::swap(next, kept);
                 }
@@ -209,6 +201,25 @@ impl<'a> Pass<'a> {
             });
         }
         writes
+    }
+
+    /// What is new, as places in [`Pass::news`], node after node; and where each node's begin.
+    fn news_by_node(&self) -> (Vec<u32>, Vec<usize>) {
+        let mut starts = vec![0_usize; self.nodes.list.len() + 1];
+        for (new, _) in &self.news {
+            starts[new.node as usize + 1] += 1;
+        }
+        for at in 1..starts.len() {
+            starts[at] += starts[at - 1];
+        }
+        let mut next = starts.clone();
+        let mut order = vec![0_u32; self.news.len()];
+        for (at, (new, _)) in self.news.iter().enumerate() {
+            let place = &mut next[new.node as usize];
+            order[*place] = u32::try_from(at).unwrap_or(NONE);
+            *place += 1;
+        }
+        (order, starts)
     }
 
     /// The entry of an instance that was known before.
@@ -291,7 +302,7 @@ impl<'a> Pass<'a> {
 
     // ---- changes for people ---------------------------------------------------------------------------------------
 
-    fn changes(&self, options: PlanOptions) -> Vec<Change> {
+    fn changes(&self) -> Vec<Change> {
         let mut placed: BTreeMap<(u32, u64), &New> = BTreeMap::new();
         for (new, _) in &self.news {
             placed.insert((new.want.svc, new.want.slot), new);
@@ -365,6 +376,19 @@ impl<'a> Pass<'a> {
                 }
             }
         }
+        for (&(svc, slot), new) in placed
+            .iter()
+            .filter(|(at, new)| new.want.from == NONE && !self.stories.contains_key(*at))
+        {
+            tell(
+                svc,
+                slot,
+                Some(name(new.node)),
+                Action::Create,
+                Reason::NotAssigned,
+                None,
+            );
+        }
         for &(svc, slot) in unplaced.iter().filter(|at| !self.stories.contains_key(at)) {
             tell(svc, slot, None, Action::Unschedulable, Reason::NoNodeFits, None);
         }
@@ -404,9 +428,7 @@ impl<'a> Pass<'a> {
                     };
                     tell(inst.svc, inst.slot, Some(name(inst.node)), Action::Remove, reason, None);
                 }
-            } else if options.list_keeps
-                && inst.state() == Some(AssignedState::Present)
-                && !self.stories.contains_key(&(inst.svc, inst.slot))
+            } else if inst.state() == Some(AssignedState::Present) && !self.stories.contains_key(&(inst.svc, inst.slot))
             {
                 tell(
                     inst.svc,
@@ -451,7 +473,8 @@ impl<'a> Pass<'a> {
         remaining: u32,
         created: u32,
         refusals: Vec<schemas::records::Refusal>,
-    ) -> ServiceStatus {
+        stored: Option<&Arc<ServiceStatus>>,
+    ) -> Arc<ServiceStatus> {
         let svc = &self.memory.svcs[at];
         let life = &self.lives[svc.life];
         let mut tally = self.tallies[at].clone();
@@ -469,7 +492,8 @@ impl<'a> Pass<'a> {
             ready: tally.ready,
             updated: tally.updated,
         };
-        let mut conditions = vec![self.accepted_condition(life.desired, &life.standing)];
+        let mut conditions = Vec::with_capacity(4);
+        conditions.push(self.accepted_condition(life.desired, &life.standing));
         if live.is_some() {
             conditions.push(scheduled(&tally));
             conditions.push(self.ready_condition(id, &tally));
@@ -478,19 +502,20 @@ impl<'a> Pass<'a> {
             conditions.push(self.progressing(id, &tally, created, remaining));
         }
         conditions.sort_by_key(|condition| condition.kind);
-        ServiceStatus {
+        let status = ServiceStatus {
             schema_version: SchemaVersion::default(),
             observed_revision: life.desired.map_or(0, |entry| entry.mod_revision),
             generation: live.map(|live| live.n),
             uid: live.map(|live| live.uid.clone().into_owned()),
             counts,
-            conditions,
+            conditions: Vec::new(),
             problems: problems(life.desired),
             refusals,
-        }
+        };
+        draft::service(status, conditions, stored)
     }
 
-    fn accepted_condition(&self, desired: Option<&DesiredEntry>, standing: &Standing<'_>) -> Condition {
+    fn accepted_condition(&self, desired: Option<&DesiredEntry>, standing: &Standing<'_>) -> Draft<'_> {
         let kind = ConditionType::Accepted;
         if let Standing::Held { why } = standing {
             return condition(
@@ -501,7 +526,7 @@ impl<'a> Pass<'a> {
             );
         }
         if let Some(why) = &self.nodes.hold_all {
-            return condition(kind, ConditionStatus::Unknown, "StoreHeld", why.clone());
+            return condition(kind, ConditionStatus::Unknown, "StoreHeld", why.as_str());
         }
         let in_force = matches!(standing, Standing::Live(_));
         match desired.map(|entry| &entry.body) {
@@ -533,20 +558,20 @@ impl<'a> Pass<'a> {
         }
     }
 
-    fn ready_condition(&self, svc: u32, tally: &Tally) -> Condition {
+    fn ready_condition(&self, svc: u32, tally: &Tally) -> Draft<'static> {
         let kind = ConditionType::Ready;
         if tally.ready >= tally.desired {
             return condition(
                 kind,
                 ConditionStatus::True,
                 "AllReady",
-                format!("{} of {} instances are ready", tally.ready, tally.desired),
+                Words::Ready(tally.ready, tally.desired),
             );
         }
         let count = format!("{} of {} instances are ready", tally.ready, tally.desired);
         if let Some((slot, reason, message, _)) = &tally.failing {
             let text = format!("{count}; {}: {message}", self.name(svc, *slot));
-            return condition(kind, ConditionStatus::False, &format!("{reason:?}"), text);
+            return condition(kind, ConditionStatus::False, format!("{reason:?}"), text);
         }
         let (reason, more) = if tally.away > 0 {
             (
@@ -561,9 +586,11 @@ impl<'a> Pass<'a> {
         condition(kind, ConditionStatus::False, reason, format!("{count}{more}"))
     }
 
-    fn progressing(&self, svc: u32, tally: &Tally, created: u32, remaining: u32) -> Condition {
+    fn progressing(&self, svc: u32, tally: &Tally, created: u32, remaining: u32) -> Draft<'static> {
         let kind = ConditionType::Progressing;
-        let stopped = |reason: &str, message: String| condition(kind, ConditionStatus::False, reason, message);
+        let stopped = |reason: Cow<'static, str>, message: Words<'static>| {
+            condition(kind, ConditionStatus::False, reason, message)
+        };
         let held = self
             .removals
             .iter()
@@ -574,7 +601,7 @@ impl<'a> Pass<'a> {
                 "{held} removals wait for a person: more than {} in ten minutes; run `reeve admin ack {}`",
                 breaker.budget, breaker.digest
             );
-            return stopped("HeldByBreaker", text);
+            return stopped("HeldByBreaker".into(), text.into());
         }
         if self.in_force(svc as usize).is_none() {
             return condition(
@@ -591,17 +618,18 @@ impl<'a> Pass<'a> {
                 String::new()
             };
             return stopped(
-                &format!("{reason:?}"),
-                format!("{}: {message}{rest}", self.name(svc, *slot)),
+                format!("{reason:?}").into(),
+                format!("{}: {message}{rest}", self.name(svc, *slot)).into(),
             );
         }
         if let Some((slot, port)) = tally.port_taken {
             return stopped(
-                "HostPort",
+                "HostPort".into(),
                 format!(
                     "{}: port {port} of its node is taken; choose another, or `auto`",
                     self.name(svc, slot)
-                ),
+                )
+                .into(),
             );
         }
         let all = tally.pending + tally.unsettled + tally.moving + tally.waiting + created;
@@ -619,47 +647,39 @@ impl<'a> Pass<'a> {
         }
         if tally.unplaced > 0 {
             return stopped(
-                "NoNodeFits",
-                format!("no node fits {} of {} instances", tally.unplaced, tally.desired),
+                "NoNodeFits".into(),
+                format!("no node fits {} of {} instances", tally.unplaced, tally.desired).into(),
             );
         }
-        stopped("Complete", "all instances are as desired".to_owned())
+        stopped("Complete".into(), "all instances are as desired".into())
     }
 
     fn node_statuses(
         &self,
-        statuses: &mut BTreeMap<ResourceKey, Status>,
+        statuses: &mut Vec<(ResourceKey, Status)>,
         ended: &mut Vec<ResourceKey>,
         notices: &mut Vec<Notice>,
         counts: &[(u32, u32)],
         room: &[(i64, i64)],
     ) {
-        let mut put = |name: &str, status: NodeStatus| {
-            let Ok(resource) = name.parse() else { return };
+        let mut put = |name: ResourceName, node: Option<NodeName>, status: NodeStatus, drafts: Vec<Draft<'_>>| {
             let key = ResourceKey {
                 namespace: None,
                 kind: Kind::Node,
-                name: resource,
+                name,
             };
-            let node = name.parse::<NodeName>().ok();
-            let stored = node
-                .as_ref()
-                .and_then(|node| self.snapshot.node_statuses.get(node))
-                .and_then(|stored| stored.value.as_ref().ok());
-            notice(
-                notices,
-                &status.conditions,
-                stored.map(|stored| &stored.conditions[..]),
-                &key.to_string(),
-                node.clone(),
-            );
-            statuses.insert(key, Status::Node(status));
+            let stored = node.as_ref().and_then(|node| self.snapshot.node_statuses.get(node));
+            let stored = stored.and_then(|stored| stored.value.as_ref().ok());
+            let status = draft::node(status, drafts, stored);
+            if stored.is_none_or(|stored| !Arc::ptr_eq(stored, &status)) {
+                let before = stored.map(|stored| &stored.conditions[..]);
+                notice(notices, &status.conditions, before, &key.to_string(), node);
+            }
+            statuses.push((key, Status::Node(status)));
         };
-        let mut known: BTreeSet<&str> = BTreeSet::new();
         for (at, node) in self.nodes.list.iter().enumerate() {
-            known.insert(node.name.as_str());
             let life = node.life.map(|life| &self.lives[life]);
-            let mut conditions: Vec<Condition> = Vec::new();
+            let mut conditions: Vec<Draft<'_>> = Vec::with_capacity(3);
             conditions.extend(life.map(|life| self.accepted_condition(life.desired, &life.standing)));
             conditions.push(self.node_ready(at));
             let nothing_new = node.cordon.is_some() || node.spec.is_some_and(|spec| spec.unschedulable);
@@ -700,15 +720,16 @@ impl<'a> Pass<'a> {
                 allocatable_memory: bytes_of(memory),
                 reserved_cpu: cpu_of(room[at].0),
                 reserved_memory: bytes_of(room[at].1),
-                conditions,
+                conditions: Vec::new(),
                 problems: problems(life.and_then(|life| life.desired)),
             };
-            put(node.name.as_str(), status);
+            put(node.name.into(), Some(node.name.clone()), status, conditions);
         }
+        let mut others: BTreeSet<ResourceName> = BTreeSet::new();
         for life in self
             .lives
             .iter()
-            .filter(|life| life.key.kind == Kind::Node && !known.contains(life.key.name.as_str()))
+            .filter(|life| life.key.kind == Kind::Node && !self.knows(life.key.name.as_str()))
         {
             if life.desired.is_none() && !matches!(life.standing, Standing::Held { .. } | Standing::Live(_)) {
                 continue;
@@ -719,6 +740,7 @@ impl<'a> Pass<'a> {
                 "NoAgent",
                 "no agent has registered under this name; start one with `reeve agent`",
             );
+            let conditions = vec![self.accepted_condition(life.desired, &life.standing), ready];
             let status = NodeStatus {
                 schema_version: SchemaVersion::default(),
                 observed_revision: life.desired.map_or(0, |entry| entry.mod_revision),
@@ -730,27 +752,33 @@ impl<'a> Pass<'a> {
                 allocatable_memory: ByteSize::default(),
                 reserved_cpu: Cpu::default(),
                 reserved_memory: ByteSize::default(),
-                conditions: vec![self.accepted_condition(life.desired, &life.standing), ready],
+                conditions: Vec::new(),
                 problems: problems(life.desired),
             };
-            put(life.key.name.as_str(), status);
+            let node = life.key.name.as_str().parse().ok();
+            others.insert(life.key.name.clone());
+            put(life.key.name.clone(), node, status, conditions);
         }
         if self.snapshot.complete {
-            for name in self.snapshot.node_statuses.keys() {
-                let Ok(resource) = name.as_str().parse() else { continue };
+            for node in self.snapshot.node_statuses.keys() {
                 let key = ResourceKey {
                     namespace: None,
                     kind: Kind::Node,
-                    name: resource,
+                    name: node.into(),
                 };
-                if !statuses.contains_key(&key) {
+                if self.nodes.find(node).is_none() && !others.contains(&key.name) {
                     ended.push(key);
                 }
             }
         }
     }
 
-    fn node_ready(&self, at: usize) -> Condition {
+    fn knows(&self, node: &str) -> bool {
+        let list = &self.nodes.list;
+        list.binary_search_by(|known| known.name.as_str().cmp(node)).is_ok()
+    }
+
+    fn node_ready(&self, at: usize) -> Draft<'_> {
         let node = &self.nodes.list[at];
         let kind = ConditionType::Ready;
         if let Some(why) = &node.held {
@@ -783,7 +811,7 @@ impl<'a> Pass<'a> {
                     {
                         "AgentCondition"
                     } else {
-                        &first.reason
+                        first.reason.as_str()
                     };
                     return condition(kind, ConditionStatus::False, reason, clip(&first.message));
                 }
@@ -890,7 +918,7 @@ fn live_n(standing: &Standing<'_>) -> Option<u64> {
     }
 }
 
-fn scheduled(tally: &Tally) -> Condition {
+fn scheduled(tally: &Tally) -> Draft<'static> {
     let kind = ConditionType::Scheduled;
     if tally.unplaced > 0 {
         let text = format!(
@@ -908,16 +936,6 @@ fn scheduled(tally: &Tally) -> Condition {
         );
     }
     condition(kind, ConditionStatus::True, "AllPlaced", "every instance has a node")
-}
-
-fn condition(kind: ConditionType, status: ConditionStatus, reason: &str, message: impl Into<String>) -> Condition {
-    Condition {
-        kind,
-        status,
-        reason: reason.to_owned(),
-        message: message.into(),
-        since: None,
-    }
 }
 
 /// The first 300 characters, without control characters: what nodes write is not trusted.

@@ -261,7 +261,7 @@ impl<'a> Pass<'a> {
     fn judge(&mut self, at: usize) {
         let svc = &self.memory.svcs[at];
         let (life, wanted, first, slots, n) = (svc.life, svc.wanted, svc.first, svc.slots, svc.n);
-        let (beyond, ended, deleted, guard) = (svc.beyond, svc.ended, svc.deleted, svc.guard.clone());
+        let (beyond, ended, deleted) = (svc.beyond, svc.ended, svc.deleted);
         let global = wanted == Wanted::PerNode;
         if svc.spec.is_none() && !deleted {
             return;
@@ -279,9 +279,9 @@ impl<'a> Pass<'a> {
                 self.remove(inst, Reason::ResourceDeleted, true, gone.clone());
             } else if self.nodes.list[self.memory.insts[inst as usize].node as usize].gone() {
                 self.leave(inst);
-            } else if let Some(guard) = &guard {
+            } else if let Some(guard) = self.memory.svcs[at].guard() {
                 let to = if global { 0 } else { slots };
-                self.remove(inst, Reason::ScaledDown { to }, true, vec![guard.clone()]);
+                self.remove(inst, Reason::ScaledDown { to }, true, vec![guard]);
             }
         }
         let svc_id = Self::svc_index(at);
@@ -318,7 +318,7 @@ impl<'a> Pass<'a> {
                 continue;
             }
             self.busy.push((svc_id, offset));
-            self.judge_slot(at, offset, global, guard.as_ref());
+            self.judge_slot(at, offset, global);
         }
         self.tallies[at] = tally;
     }
@@ -328,7 +328,9 @@ impl<'a> Pass<'a> {
         self.placer.fits(&self.nodes, set, node).is_some()
     }
 
-    fn judge_slot(&mut self, at: usize, offset: u32, global: bool, guard: Option<&Guard>) {
+    fn judge_slot(&mut self, at: usize, offset: u32, global: bool) {
+        let guard = self.memory.svcs[at].guard().filter(|_| global);
+        let guard = guard.as_ref();
         let set = self.memory.svcs[at].set;
         let chain: Vec<u32> = self.memory.in_slot(at, offset).map(|(inst, _)| inst).collect();
         let mut holders: Vec<u32> = Vec::new();
@@ -606,7 +608,7 @@ impl<'a> Pass<'a> {
             return Some(Reason::NodeDrained);
         }
         let set = one.set;
-        one.guard.as_ref()?;
+        one.desired_at?;
         self.binding_broken(set, at).map(|rule| Reason::NodeNoLongerFits {
             rule: format!("{rule:?}"),
         })
@@ -787,15 +789,16 @@ impl<'a> Pass<'a> {
     // ---- placing --------------------------------------------------------------------------------------------------
 
     fn account(&mut self) {
+        let needs: Vec<Option<(i64, i64)>> = self.memory.svcs.iter().map(|svc| svc.spec.map(|_| svc.need)).collect();
         for at in 0..self.memory.insts.len() {
             let one = &self.memory.insts[at];
             if !one.stays() {
                 continue;
             }
             let node = one.node as usize;
-            let need = match self.memory.svcs.get(one.svc as usize) {
-                Some(svc) if svc.spec.is_some() => svc.need,
-                Some(svc) => self.old_need(svc.life, one.n),
+            let need = match needs.get(one.svc as usize) {
+                Some(Some(need)) => *need,
+                Some(None) => self.old_need(self.memory.svcs[one.svc as usize].life, one.n),
                 None => (0, 0),
             };
             self.placer.total[node] += 1;
@@ -853,9 +856,6 @@ impl<'a> Pass<'a> {
                         } else {
                             AssignedState::Prepared
                         };
-                        if want.from == NONE {
-                            self.stories.insert((svc, want.slot), Story::Create { waits: None });
-                        }
                         self.news.push((new, state));
                     }
                     None => self.unplaced.entry(svc).or_default().push(want.slot),

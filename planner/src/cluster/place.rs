@@ -194,8 +194,9 @@ pub(super) struct Placer<'a> {
     ports: Vec<Option<Ports>>,
     /// Services that must not be near others, by whom they avoid.
     avoided: BTreeMap<(&'a Namespace, &'a ResourceName), Vec<(u32, &'a Affinity)>>,
-    /// Nodes of what this pass has placed, by service.
-    placed: BTreeMap<u32, Vec<u32>>,
+    /// Nodes of what this pass has placed, service after service, and where those of each lie.
+    placed: Vec<u32>,
+    placed_of: BTreeMap<u32, std::ops::Range<usize>>,
     /// Whether every choice looks at every node: slow, and plainly right. Tests compare the two.
     pub exhaustive: bool,
 }
@@ -256,7 +257,8 @@ impl<'a> Placer<'a> {
             own: vec![0; count],
             ports: vec![None; count],
             avoided,
-            placed: BTreeMap::new(),
+            placed: Vec::new(),
+            placed_of: BTreeMap::new(),
             exhaustive: false,
         }
     }
@@ -333,7 +335,8 @@ impl<'a> Placer<'a> {
             .filter(|(_, inst)| inst.stays())
             .map(|(_, inst)| inst.node)
             .collect();
-        found.extend(self.placed.get(&svc).into_iter().flatten());
+        let placed = self.placed_of.get(&svc).cloned().unwrap_or_default();
+        found.extend(&self.placed[placed]);
         found
     }
 
@@ -573,7 +576,7 @@ impl<'a> Placer<'a> {
         self.free[at].1 = self.free[at].1.saturating_sub(session.need.1);
         self.total[at] += 1;
         self.own[at] += 1;
-        self.placed.entry(want.svc).or_default().push(node);
+        self.placed.push(node);
         for (counts, (domains, _)) in session.spread.iter_mut().zip(&self.sets[session.set].domains) {
             if domains[at] != NONE {
                 counts[domains[at] as usize] += 1;
@@ -609,6 +612,7 @@ impl<'a> Placer<'a> {
         let Some(mut session) = self.begin(nodes, memory, svc) else {
             return vec![None; wants.len()];
         };
+        let first = self.placed.len();
         let found = if memory.svcs[svc as usize].wanted == Wanted::PerNode {
             wants
                 .iter()
@@ -622,6 +626,9 @@ impl<'a> Placer<'a> {
         } else {
             self.place_by_heap(nodes, memory, &mut session, wants)
         };
+        if self.placed.len() > first {
+            self.placed_of.insert(svc, first..self.placed.len());
+        }
         self.end(memory, svc);
         found
     }

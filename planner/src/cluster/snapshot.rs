@@ -38,8 +38,8 @@ pub struct Snapshot {
     pub desired: BTreeMap<ResourceKey, DesiredEntry>,
     pub accepted: BTreeMap<ResourceKey, AcceptedHistory>,
     pub nodes: BTreeMap<NodeName, NodeEntry>,
-    pub service_statuses: BTreeMap<ResourceKey, Stored<ServiceStatus>>,
-    pub node_statuses: BTreeMap<NodeName, Stored<NodeStatus>>,
+    pub service_statuses: BTreeMap<ResourceKey, Stored<Arc<ServiceStatus>>>,
+    pub node_statuses: BTreeMap<NodeName, Stored<Arc<NodeStatus>>>,
     pub acks: BTreeMap<Digest, Ack>,
     pub breaker: Breaker,
 }

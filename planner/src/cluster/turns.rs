@@ -269,9 +269,8 @@ impl<'a> Pass<'a> {
         match node.cordon {
             Some((CordonMode::Drain | CordonMode::Retire, _)) => self.cordon_guard(at).into_iter().collect(),
             Some((CordonMode::Cordon, _)) | None => self.memory.svcs[svc as usize]
-                .guard
-                .as_ref()
-                .map(|guard| self.placement_guards(at, guard))
+                .guard()
+                .map(|guard| self.placement_guards(at, &guard))
                 .unwrap_or_default(),
         }
     }

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use schemas::keys::ResourceKey;
 use schemas::names::{InstanceName, NodeName, Slot};
-use schemas::problem::Problem;
 use schemas::records::{
     Accepted, Assignment, Breaker, Condition, Digest, EventType, FailingReason, NodeStatus, ServiceStatus, Uid,
     VerdictRecord,
@@ -59,11 +59,11 @@ impl Plan {
     }
 }
 
-/// A status of either kind.
+/// A status of either kind. One that the store holds already is the stored one itself, shared.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Status {
-    Service(ServiceStatus),
-    Node(NodeStatus),
+    Service(Arc<ServiceStatus>),
+    Node(Arc<NodeStatus>),
 }
 
 impl Status {
@@ -72,88 +72,38 @@ impl Status {
     pub fn is_stored(&self, key: &ResourceKey, snapshot: &Snapshot) -> bool {
         match self {
             Self::Service(status) => {
-                let stored = snapshot
-                    .service_statuses
-                    .get(key)
-                    .and_then(|stored| stored.value.as_ref().ok());
+                let stored = snapshot.service_statuses.get(key);
+                let stored = stored.and_then(|stored| stored.value.as_ref().ok());
                 stored.is_some_and(|stored| {
-                    let ServiceStatus {
-                        schema_version,
-                        observed_revision,
-                        generation,
-                        uid,
-                        counts,
-                        conditions,
-                        problems,
-                        refusals,
-                    } = status;
-                    *schema_version == stored.schema_version
-                        && *observed_revision == stored.observed_revision
-                        && *generation == stored.generation
-                        && *uid == stored.uid
-                        && *counts == stored.counts
-                        && same_conditions(conditions, &stored.conditions)
-                        && same_problems(problems, &stored.problems)
-                        && *refusals == stored.refusals
+                    let timeless = |status: &ServiceStatus| ServiceStatus {
+                        conditions: without_since(&status.conditions),
+                        ..status.clone()
+                    };
+                    Arc::ptr_eq(status, stored) || timeless(status) == timeless(stored)
                 })
             }
             Self::Node(status) => {
                 let name = key.name.as_str().parse::<NodeName>().ok();
-                let stored = name
-                    .and_then(|name| snapshot.node_statuses.get(&name))
-                    .and_then(|stored| stored.value.as_ref().ok());
+                let stored = name.and_then(|name| snapshot.node_statuses.get(&name));
+                let stored = stored.and_then(|stored| stored.value.as_ref().ok());
                 stored.is_some_and(|stored| {
-                    let NodeStatus {
-                        schema_version,
-                        observed_revision,
-                        generation,
-                        verdict,
-                        instances,
-                        ready,
-                        allocatable_cpu,
-                        allocatable_memory,
-                        reserved_cpu,
-                        reserved_memory,
-                        conditions,
-                        problems,
-                    } = status;
-                    *schema_version == stored.schema_version
-                        && *observed_revision == stored.observed_revision
-                        && *generation == stored.generation
-                        && *verdict == stored.verdict
-                        && *instances == stored.instances
-                        && *ready == stored.ready
-                        && *allocatable_cpu == stored.allocatable_cpu
-                        && *allocatable_memory == stored.allocatable_memory
-                        && *reserved_cpu == stored.reserved_cpu
-                        && *reserved_memory == stored.reserved_memory
-                        && same_conditions(conditions, &stored.conditions)
-                        && same_problems(problems, &stored.problems)
+                    let timeless = |status: &NodeStatus| NodeStatus {
+                        conditions: without_since(&status.conditions),
+                        ..status.clone()
+                    };
+                    Arc::ptr_eq(status, stored) || timeless(status) == timeless(stored)
                 })
             }
         }
     }
 }
 
-/// Equal as they are stored: where a problem lies in a text is not.
-fn same_problems(new: &[Problem], stored: &[Problem]) -> bool {
-    let place = |p: &Problem| (p.line, p.column, p.end_line, p.end_column, p.code);
-    new.len() == stored.len()
-        && new.iter().zip(stored).all(|(a, b)| {
-            place(a) == place(b)
-                && a.file == b.file
-                && a.path == b.path
-                && a.message == b.message
-                && a.remedy == b.remedy
-        })
-}
-
-fn same_conditions(new: &[Condition], stored: &[Condition]) -> bool {
-    new.len() == stored.len()
-        && new
-            .iter()
-            .zip(stored)
-            .all(|(a, b)| (a.kind, a.status) == (b.kind, b.status) && a.reason == b.reason && a.message == b.message)
+fn without_since(conditions: &[Condition]) -> Vec<Condition> {
+    let without = |one: &Condition| Condition {
+        since: None,
+        ..one.clone()
+    };
+    conditions.iter().map(without).collect()
 }
 
 /// One instance's change, for people.

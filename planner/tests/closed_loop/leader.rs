@@ -73,7 +73,7 @@ impl Leader {
         let plan = plan_with(
             picture,
             PlanOptions {
-                list_keeps: false,
+                list_changes: false,
                 exhaustive: false,
             },
         );

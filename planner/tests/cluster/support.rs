@@ -270,7 +270,7 @@ impl Cluster {
         plan_with(
             &self.snapshot,
             PlanOptions {
-                list_keeps: true,
+                list_changes: true,
                 exhaustive: self.exhaustive,
             },
         )
@@ -635,7 +635,8 @@ impl Cluster {
     pub fn status(&self, text: &str) -> ServiceStatus {
         self.snapshot.service_statuses[&key(text)]
             .value
-            .clone()
+            .as_ref()
+            .map(|status| ServiceStatus::clone(status))
             .expect("readable")
     }
     pub fn condition(&self, text: &str, kind: ConditionType) -> Condition {
