@@ -569,7 +569,9 @@ impl Observer {
                     "it is written anew",
                 );
                 let why = value.as_ref().err().cloned();
-                self.snapshot.service_statuses.insert(resource, stored(kv, value.map(Arc::new)));
+                self.snapshot
+                    .service_statuses
+                    .insert(resource, stored(kv, value.map(Arc::new)));
                 why
             }
             Kind::Node => {
@@ -583,7 +585,9 @@ impl Observer {
                     "it is written anew",
                 );
                 let why = value.as_ref().err().cloned();
-                self.snapshot.node_statuses.insert(node, stored(kv, value.map(Arc::new)));
+                self.snapshot
+                    .node_statuses
+                    .insert(node, stored(kv, value.map(Arc::new)));
                 why
             }
         }
