@@ -4,7 +4,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 PROFILE ?= dev
 BIN := target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/reeve
 
-.PHONY: help build up down check test bench schemas clean
+.PHONY: help build up down check test soak bench schemas clean
 
 help: ## What can be made
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -29,6 +29,9 @@ test: ## Every test, on real etcd and real Docker engines
 	@scripts/setup.sh test
 	@scripts/check.sh
 	@scripts/test.sh
+
+soak: ## The properties of planner and runtime on TIMES as many new cases
+	REEVE_CASES=$${TIMES:-10} cargo test -p planner --no-fail-fast
 
 bench: ## The speeds that the design asks for, beside what is reached
 	@scripts/setup.sh test

@@ -153,9 +153,22 @@ pub async fn open(endpoints: &str, tls: TlsFlags<'_>) -> Result<EtcdStore, Failu
     connected.map_err(|error| hung_up(Failure::from(error), endpoints, &tls))
 }
 
-/// A server that takes a connection and closes it says no word of why: TLS is the likeliest reason.
+/// What a failure says when the server did not like our certificate, or that we have none: an alert of TLS if it arrives
+/// before the connection ends, and else only that it ended.
+const REFUSED: [&str; 8] = [
+    "connection closed",
+    "broken pipe",
+    "reset by peer",
+    "alert: BadCertificate",
+    "alert: CertificateRequired",
+    "alert: CertificateExpired",
+    "alert: CertificateUnknown",
+    "alert: UnknownCA",
+];
+
+/// A server that takes a connection and closes it says little of why: TLS is the likeliest reason.
 fn hung_up(failure: Failure, endpoints: &str, tls: &TlsFlags<'_>) -> Failure {
-    if !failure.is_caused_by(&["connection closed", "broken pipe", "reset by peer"]) {
+    if !failure.is_caused_by(&REFUSED) {
         return failure;
     }
     let begins = tls.begins;

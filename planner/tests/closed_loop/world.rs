@@ -907,7 +907,9 @@ impl World {
             let stuck = matches!(reason(ConditionType::Progressing), "HostPort" | "NoNodeFits");
             assert!(stuck || reason(ConditionType::Progressing) == "Complete", "{status:#?}");
             let mut count = 0;
-            for ((_, slot), places) in running.extract_if(.., |(of, _), _| of == uid) {
+            let (own, others): (BTreeMap<_, _>, _) = running.into_iter().partition(|((of, _), _)| of == uid);
+            running = others;
+            for ((_, slot), places) in own {
                 assert_eq!(places.len(), 1, "{name} {slot}");
                 count += 1;
                 let (node, container) = places.first().expect("one");
