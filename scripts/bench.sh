@@ -1,15 +1,41 @@
 #!/usr/bin/env bash
 # Prints the speeds the design asks for beside what this machine reaches. Timings are for people: nothing here passes or
-# fails. ROUNDS sets how many interleaved rounds the containers' comparison takes (7).
+# fails. ROUNDS sets how many interleaved rounds the comparisons take (7).
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# `scripts/bench.sh planner binary` takes only these parts.
+parts=${*:-planner store fleet controller latency containers binary}
+has() { [[ " $parts " == *" $1 "* ]]; }
+example() { cargo run -q --release --locked -p "$1" --example "$2" -- "${@:3}"; }
 cargo build --release --locked -p cli
-echo "== planner (snapshot in memory to plan, one core)"
-cargo run -q --release --locked -p planner --example plan_bench
-echo "== store (puts of 256 bytes, each on disk before its answer)"
-cargo run -q --release --locked -p runtime --example store_bench
-echo "== containers"
-REEVE_BIN=target/release/reeve cargo run -q --release --locked -p e2e --example containers_bench
+export REEVE_BIN=target/release/reeve
+if has planner; then
+  echo "== planner: snapshot in memory to plan, one core (goals at 150,000 instances: cold 25 or 100, quiet 10, lost node 5)"
+  example planner plan_bench
+fi
+if has store; then
+  echo "== the embedded store beside etcd: puts of 256 bytes, each on disk before its answer"
+  example runtime store_bench
+fi
+if has fleet; then
+  for agents in 1000 5000; do
+    echo "== fleet: $agents agents, a real etcd and controller"
+    AGENTS=$agents ROUNDS=3 example e2e fleet_bench
+  done
+fi
+if has controller; then
+  echo "== controller: 5,000 nodes, 150 services of 1,000 (goal: 120 MB)"
+  example controller scale_bench
+fi
+if has latency; then
+  echo "== one node: delays, calls, rest"
+  example e2e latency_bench
+fi
+if has containers; then
+  echo "== containers: from the command to all running"
+  example e2e containers_bench
+fi
+has binary || exit 0
 echo "== binary"
 printf 'size: %s MB (goal 15)\n' "$(( $(stat -c %s target/release/reeve) / 1000000 ))"
 python3 - <<'PY'

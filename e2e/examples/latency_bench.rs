@@ -1,7 +1,7 @@
 //! How soon one node acts, on a real etcd and a real engine: from a manifest's put to the first create call that reaches
-//! the engine, and from a container's death to the start call that brings it back. Then what the processes hold in memory
-//! with a hundred containers, idle. Calls are timed where they pass a relay in front of the engine's socket. Run by
-//! `make bench` with `ROUNDS` (7, times ten services); prints and judges nothing.
+//! the engine, and from a container's death to the start call that brings it back. Then how many calls a container costs,
+//! and what a hundred of them cost at rest: calls, writes to the store, memory. Calls are seen where they pass a relay in
+//! front of the engine's socket. Run by `make bench` with `ROUNDS` (7, times ten services); prints and judges nothing.
 
 use std::io::{Read, Write};
 use std::net::Shutdown as Half;
@@ -12,13 +12,17 @@ use std::time::{Duration, Instant};
 use e2e::{Lab, eventually, succeed};
 use runtime::{EtcdOptions, EtcdStore, Guard, Store, person};
 
+const REST: Duration = Duration::from_secs(30);
+
 /// A call that passed the relay.
 struct Call {
     at: Instant,
     line: String,
 }
 
-/// Passes every connection on to the engine, and tells of each POST that passes.
+const METHODS: [&[u8]; 4] = [b"POST ", b"GET ", b"DELETE ", b"HEAD "];
+
+/// Passes every connection on to the engine, and tells of each request that passes.
 fn relay(listener: UnixListener, engine: String, calls: Sender<Call>) {
     for client in listener.incoming().map_while(Result::ok) {
         let (engine, calls) = (engine.clone(), calls.clone());
@@ -46,7 +50,7 @@ fn pass(mut client: UnixStream, mut server: UnixStream, calls: &Sender<Call>) {
             break;
         }
         let at = Instant::now();
-        if buffer.starts_with(b"POST ") {
+        if METHODS.iter().any(|method| buffer[..count].starts_with(method)) {
             let line = buffer[..count].split(|byte| *byte == b'\r').next().unwrap_or(b"");
             let line = String::from_utf8_lossy(line).into_owned();
             let _ = calls.send(Call { at, line });
@@ -58,7 +62,7 @@ fn pass(mut client: UnixStream, mut server: UnixStream, calls: &Sender<Call>) {
     let _ = server.shutdown(Half::Write);
 }
 
-/// The next call whose request line holds this.
+/// The next call of what changes the engine whose request line holds this.
 fn call(calls: &Receiver<Call>, part: &str) -> Instant {
     let end = Instant::now() + Duration::from_secs(30);
     loop {
@@ -66,9 +70,31 @@ fn call(calls: &Receiver<Call>, part: &str) -> Instant {
         let call = calls
             .recv_timeout(left)
             .unwrap_or_else(|_| panic!("no `{part}` reached the engine within 30 s"));
-        if call.line.contains(part) {
+        if call.line.starts_with("POST ") && call.line.contains(part) {
             return call.at;
         }
+    }
+}
+
+/// The calls that passed since the last look, by what they ask for.
+fn passed(calls: &Receiver<Call>) -> String {
+    let mut kinds = std::collections::BTreeMap::<&str, usize>::new();
+    while let Ok(call) = calls.try_recv() {
+        let kind = match call.line.as_str() {
+            line if line.contains("/containers/create") => "create",
+            line if line.contains("/start") => "start",
+            line if line.contains("/containers/json") => "list",
+            line if line.contains("/containers/") && line.starts_with("GET ") => "inspect",
+            line if line.contains("/images/") => "image",
+            _ => "other",
+        };
+        *kinds.entry(kind).or_default() += 1;
+    }
+    let each: Vec<String> = kinds.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    if each.is_empty() {
+        "none".into()
+    } else {
+        each.join(", ")
     }
 }
 
@@ -173,6 +199,7 @@ fn main() {
         "goal p99 10 ms",
     );
 
+    passed(&calls);
     let name = "fill";
     let txn = person::txn().put(
         format!("/reeve/desired/default/service/{name}"),
@@ -190,8 +217,27 @@ fn main() {
     });
     std::thread::sleep(Duration::from_secs(5));
     println!(
-        "resident memory, idle with {} containers: agent {:.1} MB (goal 10), controller {:.1} MB (goal 15)",
+        "calls for {} more containers: {}",
+        100usize.saturating_sub(count),
+        passed(&calls)
+    );
+    let revision = || {
+        let listed = tokio
+            .block_on(store.get("/reeve/cluster".as_bytes()))
+            .expect("etcd answers");
+        listed.revision
+    };
+    let before = revision();
+    std::thread::sleep(REST);
+    println!(
+        "{} s of rest with {} containers: {} writes to the store (goal 0), calls to the engine: {}",
+        REST.as_secs(),
         host.running().len(),
+        revision() - before,
+        passed(&calls)
+    );
+    println!(
+        "resident memory at rest: agent {:.1} MB (goal 10), controller {:.1} MB (goal 15)",
         resident_mb(lab.hosts[0].agent().pid()),
         resident_mb(lab.process(controller).pid())
     );
