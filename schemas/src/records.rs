@@ -312,6 +312,13 @@ impl Digest {
         lines.dedup();
         Self::of(lines.concat().as_bytes())
     }
+
+    /// The digest of the removal of one instance that no record knows, from one node: what `admin remove-orphan`
+    /// acknowledges. It names the node, for the same uid and slot may run elsewhere by right.
+    #[must_use]
+    pub fn of_orphan(node: &crate::names::NodeName, uid: &Uid, slot: &crate::names::Slot) -> Self {
+        Self::of(format!("orphan {node} {uid} {slot}\n").as_bytes())
+    }
 }
 
 impl Uid {

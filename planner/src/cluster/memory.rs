@@ -77,6 +77,10 @@ impl Inst {
             To::Out => None,
         }
     }
+    /// Whether its node keeps it though nothing assigns it, and nothing will.
+    pub(super) fn is_orphan(&self) -> bool {
+        self.seen.orphaned && self.assigned == NONE && self.to == To::Out
+    }
     /// Whether it will hold its place on its node.
     pub(super) fn stays(&self) -> bool {
         matches!(self.state(), Some(AssignedState::Present | AssignedState::Prepared))

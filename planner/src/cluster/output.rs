@@ -232,17 +232,18 @@ impl<'a> Pass<'a> {
         {
             stored.clone()
         } else {
+            // An orphan that goes may be of a service that no record knows: it goes by what its node calls it.
             let reported = self.reported(inst)?;
-            let svc = self.memory.svcs.get(inst.svc as usize)?;
-            let life = &self.lives[svc.life];
-            let known = life
-                .history
-                .and_then(|history| record(history, life.key, reported.n))
-                .map(|(_, digest)| digest.clone());
+            let svc = self.memory.svcs.get(inst.svc as usize);
+            let known = svc.and_then(|svc| {
+                let life = &self.lives[svc.life];
+                let (_, digest) = record(life.history?, life.key, reported.n)?;
+                Some(digest.clone())
+            });
             Assigned {
-                namespace: svc.namespace.clone(),
-                kind: svc.key.kind,
-                workload: svc.key.name.clone(),
+                namespace: svc.map_or(&reported.namespace, |svc| svc.namespace).clone(),
+                kind: svc.map_or(reported.kind, |svc| svc.key.kind),
+                workload: svc.map_or(&reported.workload, |svc| &svc.key.name).clone(),
                 uid: reported.uid.clone(),
                 slot: reported.slot.clone(),
                 state,
@@ -825,8 +826,9 @@ impl<'a> Pass<'a> {
                 if !orphans.is_empty() {
                     let listed = orphans.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
                     let message = format!(
-                        "its agent is there; it runs {} that no record knows ({listed}): they are kept until a person removes them",
-                        orphans.len()
+                        "its agent is there; it runs {} that no record knows ({listed}): they are kept until `reeve admin remove-orphan {} INSTANCE`",
+                        orphans.len(),
+                        node.name
                     );
                     return condition(kind, ConditionStatus::True, "ReadyWithOrphans", message);
                 }

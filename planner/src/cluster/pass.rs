@@ -458,11 +458,36 @@ impl<'a> Pass<'a> {
         Digest::of_removals(named.iter().map(|(uid, slot)| (*uid, slot)))
     }
 
+    /// Takes away orphans whose removal a person acknowledged, one by one; answers the acknowledgements it found. One on
+    /// a node that is held waits.
+    fn judge_orphans(&mut self) -> BTreeSet<Digest> {
+        let mut used = BTreeSet::new();
+        if self.snapshot.acks.is_empty() || !self.snapshot.complete {
+            return used;
+        }
+        for at in 0..self.memory.insts.len() {
+            let one = &self.memory.insts[at];
+            if !one.is_orphan() {
+                continue;
+            }
+            let node = &self.nodes.list[one.node as usize];
+            let Some(reported) = self.reported(one) else { continue };
+            let digest = Digest::of_orphan(&node.name, &reported.uid, &reported.slot);
+            if self.snapshot.acks.contains_key(&digest) {
+                used.insert(digest);
+                if node.held.is_none() {
+                    self.memory.insts[at].to = To::Be(AssignedState::Absent);
+                }
+            }
+        }
+        used
+    }
+
     fn judge_breaker(&mut self) {
         let running = self.memory.insts.iter().filter(|one| one.seen.running).count();
         let budget = LEAST_BUDGET.max(u32::try_from(running.div_ceil(5)).unwrap_or(u32::MAX));
         let acks = &self.snapshot.acks;
-        let mut used: BTreeSet<Digest> = BTreeSet::new();
+        let mut used = self.judge_orphans();
         if !acks.is_empty() {
             // What a person named by resource: exactly its removals of this pass; or these and those still under way.
             let mut groups: BTreeMap<u32, Vec<u32>> = BTreeMap::new();

@@ -33,7 +33,7 @@ pub struct Plan {
     pub ended: Vec<ResourceKey>,
     /// What the breaker record ought to be.
     pub breaker: Breaker,
-    /// Acknowledgements that match no removal of this pass: used up, or their instances are gone. A person's ack must
+    /// Acknowledgements that match no removal of this pass, and no orphan: used up, or their instances are gone. A person's ack must
     /// be written in one txn with the change it is about, or after it, so that no pass sees it alone.
     pub spent_acks: Vec<Digest>,
     /// The instances this pass takes away for good, or would if the breaker let it: what acknowledgements are about.

@@ -1,7 +1,10 @@
 //! What is decided when, one rule a test.
 
+use std::sync::Arc;
+
 use planner::cluster::{Action, Reason, removal_digest};
-use schemas::records::{ConditionStatus, ConditionType, CordonMode, Digest, RefusalRule};
+use schemas::names::Slot;
+use schemas::records::{AssignedState, ConditionStatus, ConditionType, CordonMode, Digest, Phase, RefusalRule, Uid};
 use serde_json::json;
 
 use crate::support::{Cluster, key, line, name};
@@ -687,6 +690,99 @@ fn an_orphan_is_left_alone_and_told_of() {
         plan.notices
     );
     assert!(cluster.passed().notices.is_empty());
+}
+
+/// A cluster whose n1 and n2 both report an orphan `web.1` of the same uid beside what is assigned, and that uid.
+fn with_orphans() -> (Cluster, Uid) {
+    let mut cluster = Cluster::of(2);
+    cluster.apply("web", json!({ "replicas": 2 }));
+    cluster.settle();
+    let uid: Uid = "0".repeat(32).parse().expect("a uid");
+    for node in ["n1", "n2"] {
+        let agent = cluster.agents.get_mut(&name(node)).expect("a node");
+        let mut container = agent.held.values().next().expect("one").clone();
+        container.entry.uid = uid.clone();
+        container.entry.slot = Slot::Index(1);
+        agent.held.insert((uid.clone(), Slot::Index(1)), container);
+        report_orphans(&mut cluster, node, &uid);
+    }
+    (cluster, uid)
+}
+
+/// The report of a node as an agent writes it, which knows what no record knows.
+fn report_orphans(cluster: &mut Cluster, node: &str, uid: &Uid) {
+    cluster.report(node);
+    let stored = cluster.entry(node).report.as_mut().expect("a report");
+    let mut report = schemas::records::Report::clone(stored.value.as_ref().expect("readable"));
+    for one in report.instances.iter_mut().filter(|one| one.uid == *uid) {
+        one.phase = Phase::Orphaned;
+    }
+    stored.value = Ok(Arc::new(report));
+}
+
+#[test]
+fn an_acknowledged_orphan_is_removed_from_its_node_alone() {
+    let (mut cluster, uid) = with_orphans();
+    let _ = cluster.passed();
+    cluster.ack(Digest::of_orphan(&name("n1"), &uid, &Slot::Index(1)));
+    let plan = cluster.passed();
+    assert_eq!(plan.assignments.len(), 1, "{:?}", plan.assignments);
+    let absent: Vec<_> = plan.assignments[0]
+        .assignment
+        .instances
+        .iter()
+        .filter(|one| one.state == AssignedState::Absent)
+        .collect();
+    assert_eq!(absent.len(), 1);
+    assert_eq!((&absent[0].uid, &absent[0].slot), (&uid, &Slot::Index(1)));
+    assert_eq!(absent[0].workload.as_str(), "web");
+    assert_eq!(cluster.snapshot.acks.len(), 1, "kept until the order is seen in force");
+    cluster.step("n1");
+    let _ = cluster.passed();
+    assert!(cluster.snapshot.acks.is_empty());
+    let held = |cluster: &Cluster, node: &str| {
+        let agent = &cluster.agents[&name(node)];
+        agent.held.contains_key(&(uid.clone(), Slot::Index(1)))
+    };
+    assert!(!held(&cluster, "n1"));
+    assert!(held(&cluster, "n2"), "the same name on another node was not meant");
+    assert_eq!(cluster.picture(), "web.1 on n1, web.2 on n2");
+    assert!(cluster.passed().assignments.is_empty());
+}
+
+#[test]
+fn an_ack_of_an_orphan_waits_while_its_node_is_held_and_never_removes_what_is_assigned() {
+    let (mut cluster, uid) = with_orphans();
+    // n1 claims to have applied what nobody wrote: it is held.
+    let stored = cluster.entry("n1").report.as_mut().expect("a report");
+    let mut report = schemas::records::Report::clone(stored.value.as_ref().expect("readable"));
+    let applied = report.applied;
+    report.applied.generation += 5;
+    stored.value = Ok(Arc::new(report.clone()));
+    let ack = Digest::of_orphan(&name("n1"), &uid, &Slot::Index(1));
+    cluster.ack(ack.clone());
+    assert!(cluster.passed().assignments.is_empty());
+    assert!(cluster.snapshot.acks.contains_key(&ack));
+    report.applied = applied;
+    cluster.entry("n1").report.as_mut().expect("a report").value = Ok(Arc::new(report));
+    assert_eq!(cluster.passed().assignments.len(), 1);
+    // Of an instance that is assigned, whatever its node calls it: nothing happens, and the ack is dropped.
+    let web = cluster.status("web").uid.expect("a uid");
+    report_orphans(&mut cluster, "n2", &web);
+    cluster.ack(Digest::of_orphan(&name("n2"), &web, &Slot::Index(2)));
+    let plan = cluster.passed();
+    let orders = plan.assignments.iter().flat_map(|write| &write.assignment.instances);
+    assert!(
+        orders
+            .filter(|one| one.uid == web)
+            .all(|one| one.state == AssignedState::Present)
+    );
+    assert!(
+        !cluster
+            .snapshot
+            .acks
+            .contains_key(&Digest::of_orphan(&name("n2"), &web, &Slot::Index(2)))
+    );
 }
 
 #[test]

@@ -54,7 +54,7 @@ pub enum AcceptedBody {
     Deleted,
 }
 
-/// `acks/<digest>`: a person's yes to one exact set of removals.
+/// `acks/<digest>`: a person's yes to one exact set of removals, or to the removal of one orphan of one node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Ack {
