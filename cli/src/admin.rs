@@ -14,6 +14,7 @@ use crate::args::{AcceptArgs, AdminVerb, Common, MigrateArgs};
 use crate::connect::{self, Connection, Marker, TlsFlags, connect};
 use crate::edit;
 use crate::failure::{Exit, Failure};
+use crate::orphan;
 use crate::output::{self, Format, print};
 use crate::view::View;
 
@@ -84,6 +85,7 @@ pub async fn admin(common: &Common, verb: &AdminVerb) -> Verdict {
     match verb {
         AdminVerb::Ack { digest } => ack(common, digest).await,
         AdminVerb::AcceptStore(args) => accept_store(common, args).await,
+        AdminVerb::RemoveOrphan(args) => orphan::remove(common, args).await,
         AdminVerb::MigrateStore(args) => migrate(common, args).await,
     }
 }
@@ -137,7 +139,7 @@ async fn accept_store(common: &Common, args: &AcceptArgs) -> Verdict {
             ));
         }
         print(
-            "What the store declares now comes into force. What it does not know of keeps\nrunning and is shown as orphaned.\n",
+            "What the store declares now comes into force. What it does not know of keeps\nrunning and is shown as orphaned (`reeve admin remove-orphan`).\n",
         );
     }
     if !args.yes {

@@ -416,6 +416,12 @@ pub enum AdminVerb {
         after_help = "Controllers and agents hold everything when the store is older than what they have seen.\nExample: reeve admin accept-store"
     )]
     AcceptStore(AcceptArgs),
+    /// Remove an instance that runs on a node though no record knows it
+    #[command(
+        name = "remove-orphan",
+        after_help = "Shown as Orphaned by `reeve get instances -A`. Its container is stopped and removed; volumes are kept.\nExample: reeve admin remove-orphan n1 web.2"
+    )]
+    RemoveOrphan(OrphanArgs),
     /// Move the cluster to another store; no container is restarted
     #[command(
         after_help = "Stop `reeve up` or the controllers and agents afterwards, and start them with the new --etcd.\nExample: reeve admin migrate-store --to https://10.0.0.1:2379 --to-ca ca.pem"
@@ -428,6 +434,20 @@ pub struct AcceptArgs {
     /// Do not ask
     #[arg(short, long)]
     pub yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct OrphanArgs {
+    #[arg(value_name = "NODE")]
+    pub node: NodeName,
+    /// `web.2`, or `NAMESPACE/web.2`
+    #[arg(value_name = "INSTANCE")]
+    pub instance: String,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+    #[command(flatten)]
+    pub waiting: Waiting,
 }
 
 #[derive(Debug, Args)]

@@ -16,6 +16,7 @@ mod get;
 mod logging;
 mod manifest;
 mod nodes;
+mod orphan;
 mod output;
 mod preview;
 mod rows;

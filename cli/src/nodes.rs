@@ -169,7 +169,7 @@ fn running(view: &View, node: &NodeName) -> String {
 }
 
 /// Connects, and refuses names that are no node's: a typing error must not wait for a node that never comes.
-async fn known(common: &Common, nodes: &[NodeName]) -> Result<(Connection, Marker, View), Failure> {
+pub async fn known(common: &Common, nodes: &[NodeName]) -> Result<(Connection, Marker, View), Failure> {
     let connection = connect(common).await?;
     let marker = connection.marker().await?;
     let classes = [

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use agent::engine::ContainerRuntime;
 use agent::engine::fake::FakeEngine;
 use runtime::embedded::{Embedded, OpenOptions};
-use runtime::{EtcdStore, Guard, Outcome, Shutdown, Store, person};
+use runtime::{EtcdStore, Guard, Outcome, Prefix, Shutdown, Store, person};
 use schemas::keys::Root;
 use tempfile::TempDir;
 
@@ -125,6 +125,27 @@ impl Lab {
         let txn = person::txn().put(key, value.as_bytes().to_vec(), Guard::Any);
         let outcome = runtime.block_on(self.store.commit(txn)).expect("a write");
         assert!(matches!(outcome, Outcome::Committed { .. }), "{outcome:?}");
+    }
+
+    /// Deletes all under these prefixes at once, as an accident does.
+    fn wipe(&self, prefixes: &[&str]) {
+        let runtime = self.runtime.as_ref().expect("the runtime ends with the lab");
+        let mut txn = person::txn();
+        for prefix in prefixes {
+            let prefix = Prefix::new(*prefix).expect("a prefix");
+            let listing = runtime.block_on(self.store.list(&prefix)).expect("a list");
+            for kv in listing.kvs {
+                txn = txn.delete(kv.key, Guard::Any);
+            }
+        }
+        let outcome = runtime.block_on(self.store.commit(txn)).expect("a write");
+        assert!(matches!(outcome, Outcome::Committed { .. }), "{outcome:?}");
+    }
+
+    fn count(&self, prefix: &str) -> usize {
+        let runtime = self.runtime.as_ref().expect("the runtime ends with the lab");
+        let prefix = Prefix::new(prefix).expect("a prefix");
+        runtime.block_on(self.store.list(&prefix)).expect("a list").kvs.len()
     }
 
     fn file(&self, text: &str) -> String {
@@ -292,4 +313,43 @@ fn what_a_change_removes_is_waited_for() {
     assert!(text.contains("2 instances to stop"), "{text}");
     lab.engine.release("stop");
     lab.exits(0, &["scale", "web=1", "--timeout", "30s"]);
+}
+
+#[test]
+fn what_no_record_knows_runs_on_until_a_person_removes_it() {
+    let lab = Lab::new();
+    lab.exits(0, &["apply", "-f", &lab.file(WEB)]);
+    let text = lab.exits(6, &["admin", "remove-orphan", "n1", "web.1", "--yes"]);
+    assert!(text.contains("no orphan: it is assigned"), "{text}");
+    lab.wipe(&["/reeve/desired/", "/reeve/accepted/", "/reeve/assignments/"]);
+    lab.until("three orphans", || {
+        lab.out(&["get", "instances"]).matches("Orphaned").count() == 3
+    });
+    lab.until("the node says so", || {
+        lab.out(&["describe", "node", "n1"]).contains("admin remove-orphan n1")
+    });
+    let text = lab.exits(2, &["admin", "remove-orphan", "n1", "web.2"]);
+    assert!(text.contains("no record knows it") && text.contains("--yes"), "{text}");
+    let text = lab.exits(6, &["admin", "remove-orphan", "n1", "web.9", "--yes"]);
+    assert!(text.contains("its orphans are default/web.1, default/web.2"), "{text}");
+    lab.exits(6, &["admin", "remove-orphan", "n2", "web.2", "--yes"]);
+    // The engine refuses for a while: the command says what it waits for.
+    lab.engine.hang("stop");
+    let text = lab.exits(
+        124,
+        &["admin", "remove-orphan", "n1", "web.2", "--yes", "--timeout", "2s"],
+    );
+    assert!(text.contains("is being stopped and removed"), "{text}");
+    let text = lab.exits(6, &["admin", "remove-orphan", "n1", "web.2", "--yes"]);
+    assert!(text.contains("is being removed already"), "{text}");
+    lab.engine.release("stop");
+    lab.until("it is gone", || !lab.out(&["get", "instances"]).contains("web.2"));
+    let text = lab.short(&["admin", "remove-orphan", "n1", "default/web.3", "--yes"]);
+    assert!(text.contains("web.3 is gone from n1"), "{text}");
+    let names = lab.exits(0, &["get", "instances", "-o", "name"]);
+    assert_eq!(names, "instance/web.1\n", "the other one runs on");
+    let text = lab.exits(0, &["admin", "remove-orphan", "n1", "web.1", "--yes", "-o", "json"]);
+    assert!(text.contains("\"instance\": \"web.1\""), "{text}");
+    assert_eq!(lab.exits(0, &["get", "all", "-o", "name"]), "node/n1\n");
+    lab.until("no yes is left over", || lab.count("/reeve/acks/") == 0);
 }

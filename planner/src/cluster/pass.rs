@@ -472,7 +472,7 @@ impl<'a> Pass<'a> {
             }
             let node = &self.nodes.list[one.node as usize];
             let Some(reported) = self.reported(one) else { continue };
-            let digest = Digest::of_orphan(&node.name, &reported.uid, &reported.slot);
+            let digest = Digest::of_orphan(node.name, &reported.uid, &reported.slot);
             if self.snapshot.acks.contains_key(&digest) {
                 used.insert(digest);
                 if node.held.is_none() {
