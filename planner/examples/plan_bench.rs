@@ -233,12 +233,16 @@ fn main() {
         "{:>6} {:>9} {:>9} {:>11} {:>11} {:>13}",
         "nodes", "services", "replicas", "cold ms", "quiet ms", "lost node ms"
     );
+    let only = std::env::args().nth(1);
     for (nodes, services, replicas) in [
         (1_000, 30, 1_000),
         (1_000, 3_000, 10),
         (5_000, 150, 1_000),
         (5_000, 15_000, 10),
     ] {
+        if only.as_ref().is_some_and(|only| *only != services.to_string()) {
+            continue;
+        }
         let mut snapshot = snapshot(nodes, services, replicas);
         let (cold, plan) = time(&snapshot, 5);
         obey(&mut snapshot, &plan);
