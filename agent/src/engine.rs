@@ -3,7 +3,7 @@
 //! [`ErrorKind`] with the engine's own words (cleaned and shortened), and touches nothing but what it names.
 //! Nothing here decides anything, and nothing here ever removes a volume.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,8 +75,11 @@ pub trait ContainerRuntime: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<Vec<InstanceCondition>>>;
     /// Makes sure that the namespace's network exists. Cheap when it is known to.
     fn ensure_network<'a>(&'a self, cluster: &'a str, namespace: &'a Namespace) -> BoxFuture<'a, Result<()>>;
+    /// Removes the networks of all namespaces but these: only such as bear the cluster's label and the name we give, and
+    /// that no running container uses.
+    fn drop_networks<'a>(&'a self, cluster: &'a str, keep: &'a BTreeSet<Namespace>) -> BoxFuture<'a, Result<()>>;
     /// Connects a container to its namespace's network under its names; connected already is a success.
-    fn connect<'a>(&'a self, id: &'a str, instance: &'a InstanceName) -> BoxFuture<'a, Result<()>>;
+    fn connect<'a>(&'a self, cluster: &'a str, id: &'a str, instance: &'a InstanceName) -> BoxFuture<'a, Result<()>>;
     /// Fetches an image with the host's own credentials. Passing faults are retried (10 times, 0.5 s to 30 s);
     /// [`ErrorKind::ImageNotFound`] and [`ErrorKind::Denied`] fail at once. Five minutes of silence are a timeout.
     fn pull<'a>(&'a self, image: &'a ImageRef, progress: ProgressSink) -> BoxFuture<'a, Result<ImageId>>;
@@ -152,7 +155,7 @@ pub struct CreateRequest<'a> {
     /// Gives the host name, the network and the names in it.
     pub instance: &'a InstanceName,
     pub spec: &'a ContainerSpec,
-    /// Reeve's own labels; the spec's are added.
+    /// Reeve's own labels, of which the cluster's says which network is meant; the spec's are added.
     pub labels: &'a BTreeMap<String, String>,
     /// The node's ports, one for each published port of the spec, in the spec's order.
     pub ports: &'a [AssignedPort],

@@ -65,7 +65,7 @@ async fn connect(
     engine
         .ensure_network(cluster.as_str(), &step.instance.namespace)
         .await?;
-    engine.connect(id, &step.instance.name()).await
+    engine.connect(cluster.as_str(), id, &step.instance.name()).await
 }
 
 async fn create(

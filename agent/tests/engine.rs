@@ -407,7 +407,7 @@ async fn names_resolve_commands_end_in_time_and_logs_are_read() {
 
     // A hand that disconnects, and ours that connects again under the same names.
     engine
-        .docker(&["network", "disconnect", "reeve-default", "default.web.2.1"])
+        .docker(&["network", "disconnect", "reeve-c-test-default", "default.web.2.1"])
         .expect("a disconnect");
     assert!(
         docker
@@ -418,7 +418,10 @@ async fn names_resolve_commands_end_in_time_and_logs_are_read() {
             .networks
             .is_empty()
     );
-    docker.connect(&served, &instance("web", "2")).await.expect("a connect");
+    docker
+        .connect(CLUSTER, &served, &instance("web", "2"))
+        .await
+        .expect("a connect");
     assert_eq!(
         output(&docker, &client, "wget -q -O - http://web-2/passwd >/dev/null; echo $?")
             .await
@@ -428,14 +431,14 @@ async fn names_resolve_commands_end_in_time_and_logs_are_read() {
 
     // A foreign network of our name is said.
     engine
-        .docker(&["network", "create", "reeve-foreign"])
+        .docker(&["network", "create", "reeve-c-test-foreign"])
         .expect("a network");
     let error = docker
         .ensure_network(CLUSTER, &"foreign".parse().expect("a namespace"))
         .await
         .expect_err("not ours");
     assert!(
-        matches!(error.kind, ErrorKind::Conflict { .. }) && error.said.contains("reeve-foreign"),
+        matches!(error.kind, ErrorKind::Conflict { .. }) && error.said.contains("reeve-c-test-foreign"),
         "{error}"
     );
     // One removed by hand is made again.
@@ -443,7 +446,9 @@ async fn names_resolve_commands_end_in_time_and_logs_are_read() {
         .ensure_network(CLUSTER, &"gone".parse().expect("a namespace"))
         .await
         .expect("a network");
-    engine.docker(&["network", "rm", "reeve-gone"]).expect("a removal");
+    engine
+        .docker(&["network", "rm", "reeve-c-test-gone"])
+        .expect("a removal");
     let gone = InstanceName {
         namespace: "gone".parse().expect("a namespace"),
         ..instance("web", "1")

@@ -91,6 +91,10 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
+fn network() -> String {
+    network_name(cluster().as_str(), &"default".parse().expect("a namespace"))
+}
+
 fn cluster() -> ClusterId {
     ClusterId::from_random([7; 16])
 }
@@ -309,7 +313,7 @@ impl Sim {
                     labels: labels.to_map(),
                     state: ContainerState::Running,
                     image: spec.container.image.as_str().to_owned(),
-                    networks: [("reeve-default".to_owned(), NetworkEnd::default())].into(),
+                    networks: [(network(), NetworkEnd::default())].into(),
                     details: None,
                 });
                 return vec![
@@ -336,7 +340,7 @@ impl Sim {
             }
             Op::UpdateLimits { id, .. } => on(id, &mut |c| c.details = Some(Details::default())),
             Op::Connect { id } => on(id, &mut |c| {
-                c.networks.insert("reeve-default".to_owned(), NetworkEnd::default());
+                c.networks.insert(network(), NetworkEnd::default());
             }),
             Op::Remove { id } => {
                 on(id, &mut |c| {

@@ -157,8 +157,8 @@ async fn contract(engine: Arc<dyn ContainerRuntime>, port: u16) {
     engine.start(&first).await.expect("a start of what runs");
     let seen = hand.listed(&first).await.expect("it is listed");
     assert_eq!(seen.state, ContainerState::Running);
-    assert_eq!(seen.networks.keys().collect::<Vec<_>>(), ["reeve-default"]);
-    assert_eq!(seen.networks["reeve-default"].addresses.len(), 1);
+    assert_eq!(seen.networks.keys().collect::<Vec<_>>(), ["reeve-contract-default"]);
+    assert_eq!(seen.networks["reeve-contract-default"].addresses.len(), 1);
     let inspection = engine.inspect(&first).await.expect("an inspection");
     assert_eq!(inspection.observed.networks, seen.networks);
     let started_at = inspection
@@ -170,7 +170,7 @@ async fn contract(engine: Arc<dyn ContainerRuntime>, port: u16) {
     assert_eq!(kind(engine.remove(&first).await), ErrorKind::Conflict { holder: None });
     engine.unpause(&first).await.expect("an unpause of what is not paused");
     engine
-        .connect(&first, &instance("1"))
+        .connect(CLUSTER, &first, &instance("1"))
         .await
         .expect("a connect of what is connected");
 
@@ -269,6 +269,66 @@ async fn contract(engine: Arc<dyn ContainerRuntime>, port: u16) {
     assert_eq!(kind(engine.start(&first).await), ErrorKind::NotFound);
     assert_eq!(hand.listed(&first).await, None);
     engine.remove(&second).await.expect("a removal");
+
+    // Networks: those of other namespaces go, unless a container is up in one, or they are another cluster's.
+    let namespace = |name: &str| name.parse::<schemas::names::Namespace>().expect("a namespace");
+    engine
+        .ensure_network(CLUSTER, &namespace("left"))
+        .await
+        .expect("a network");
+    engine
+        .ensure_network("elsewhere", &namespace("left"))
+        .await
+        .expect("a network of the same namespace");
+    let user = hand
+        .create("default.web.3.1", "3", &plain, &[])
+        .await
+        .expect("a container");
+    engine.start(&user).await.expect("a start");
+    let keep = BTreeSet::new();
+    engine.drop_networks(CLUSTER, &keep).await.expect("a tidying");
+    let joined = |id: String, slot: &'static str| {
+        let engine = engine.clone();
+        async move { engine.connect(CLUSTER, &id, &instance(slot)).await }
+    };
+    joined(user.clone(), "3").await.expect("a network in use stays");
+    let elsewhere = InstanceName {
+        namespace: namespace("left"),
+        ..instance("3")
+    };
+    assert_eq!(
+        kind(engine.connect(CLUSTER, &user, &elsewhere).await),
+        ErrorKind::NotFound
+    );
+    engine
+        .connect("elsewhere", &user, &elsewhere)
+        .await
+        .expect("another cluster's stays");
+    engine.kill(&user).await.expect("a kill");
+    while hand.state(&user).await == ContainerState::Running {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    engine.remove(&user).await.expect("a removal");
+    let keep = BTreeSet::from([namespace("default")]);
+    engine.drop_networks(CLUSTER, &keep).await.expect("a tidying");
+    let kept = hand
+        .create("default.web.4.1", "4", &plain, &[])
+        .await
+        .expect("a container");
+    engine.start(&kept).await.expect("a network that is kept stays");
+    engine.kill(&kept).await.expect("a kill");
+    while hand.state(&kept).await == ContainerState::Running {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    engine.remove(&kept).await.expect("a removal");
+    engine
+        .drop_networks(CLUSTER, &BTreeSet::new())
+        .await
+        .expect("a tidying");
+    engine
+        .ensure_network(CLUSTER, &namespace("default"))
+        .await
+        .expect("made again");
     assert!(engine.list(CLUSTER).await.expect("a list").is_empty());
 
     // All of it was told.

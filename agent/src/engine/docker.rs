@@ -33,6 +33,8 @@ use super::{
 /// Where an engine is when nothing is said.
 pub const DEFAULT_ADDRESS: &str = "unix:///var/run/docker.sock";
 
+/// The label of a network that says whose it is, beside the cluster's.
+const NAMESPACE_LABEL: &str = "reeve.namespace";
 /// Deadlines: of what only reads, of what makes or starts, and beyond the grace period of a stop.
 const READ: Duration = Duration::from_secs(15);
 const LIST: Duration = Duration::from_secs(30);
@@ -221,7 +223,7 @@ impl Docker {
     }
 
     async fn network(&self, cluster: &str, namespace: &Namespace) -> Result<()> {
-        let name = translate::network_name(namespace);
+        let name = translate::network_name(cluster, namespace);
         if lock(&self.networks).contains(&name) {
             return Ok(());
         }
@@ -236,7 +238,7 @@ impl Docker {
             "Name": name,
             "CheckDuplicate": true,
             "Driver": "bridge",
-            "Labels": { CLUSTER_LABEL: cluster, "reeve.namespace": namespace.as_str() },
+            "Labels": { CLUSTER_LABEL: cluster, NAMESPACE_LABEL: namespace.as_str() },
         });
         // The second look is for one that another process made in between.
         for _ in 0..2 {
@@ -274,8 +276,50 @@ impl Docker {
         ))
     }
 
-    async fn join(&self, id: &str, instance: &InstanceName) -> Result<()> {
-        let name = translate::network_name(&instance.namespace);
+    async fn drop_others(&self, cluster: &str, keep: &BTreeSet<Namespace>) -> Result<()> {
+        let kept: BTreeSet<String> = keep.iter().map(|one| translate::network_name(cluster, one)).collect();
+        // Whoever wants one of the others from now on asks the engine, after us or before us.
+        lock(&self.networks).retain(|name| kept.contains(name));
+        let filters = json!({ "label": [format!("{CLUSTER_LABEL}={cluster}")] }).to_string();
+        let path = format!("/networks?filters={}", encode(&filters));
+        let listed = self.wire.call("list networks", READ, Call::get(&path)).await?;
+        for one in listed.as_array().into_iter().flatten() {
+            let (Some(id), Some(name)) = (one["Id"].as_str(), one["Name"].as_str()) else {
+                continue;
+            };
+            let namespace: Option<Namespace> = one["Labels"][NAMESPACE_LABEL]
+                .as_str()
+                .and_then(|text| text.parse().ok());
+            let named = namespace.is_some_and(|namespace| translate::network_name(cluster, &namespace) == name);
+            let ours = named && one["Labels"][CLUSTER_LABEL].as_str() == Some(cluster);
+            if !ours || kept.contains(name) {
+                continue;
+            }
+            let turn = lock(&self.making).entry(name.to_owned()).or_default().clone();
+            let _turn = turn.lock().await;
+            if lock(&self.networks).contains(name) {
+                continue;
+            }
+            let act = format!("remove network `{name}`");
+            match self
+                .wire
+                .call(&act, READ, Call::delete(&format!("/networks/{}", encode(id))))
+                .await
+            {
+                Ok(_) => tracing::info!("network `{name}` is removed: nothing here is in its namespace any more"),
+                // Somebody's container is in it.
+                Err(error) if matches!(error.kind, ErrorKind::Denied | ErrorKind::Conflict { .. }) => {
+                    tracing::debug!("{error}");
+                }
+                Err(error) if error.kind == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn join(&self, cluster: &str, id: &str, instance: &InstanceName) -> Result<()> {
+        let name = translate::network_name(cluster, &instance.namespace);
         let act = format!("connect container `{}` to network `{name}`", short(id));
         let body = json!({ "Container": id, "EndpointConfig": { "Aliases": translate::aliases(instance) } });
         let path = format!("/networks/{}/connect", encode(&name));
@@ -519,8 +563,11 @@ impl ContainerRuntime for Docker {
     fn ensure_network<'a>(&'a self, cluster: &'a str, namespace: &'a Namespace) -> BoxFuture<'a, Result<()>> {
         self.network(cluster, namespace).boxed()
     }
-    fn connect<'a>(&'a self, id: &'a str, instance: &'a InstanceName) -> BoxFuture<'a, Result<()>> {
-        self.join(id, instance).boxed()
+    fn drop_networks<'a>(&'a self, cluster: &'a str, keep: &'a BTreeSet<Namespace>) -> BoxFuture<'a, Result<()>> {
+        self.drop_others(cluster, keep).boxed()
+    }
+    fn connect<'a>(&'a self, cluster: &'a str, id: &'a str, instance: &'a InstanceName) -> BoxFuture<'a, Result<()>> {
+        self.join(cluster, id, instance).boxed()
     }
     fn pull<'a>(&'a self, image: &'a ImageRef, progress: ProgressSink) -> BoxFuture<'a, Result<ImageId>> {
         async move { pull::pull(&self.wire, &self.credentials, image, &progress).await }.boxed()

@@ -185,6 +185,12 @@ impl FakeEngine {
         self.world().networks.clear();
     }
 
+    /// The networks there are.
+    #[must_use]
+    pub fn networks(&self) -> Vec<String> {
+        self.world().networks.keys().cloned().collect()
+    }
+
     /// It lets go of it.
     pub fn free_port(&self, port: u16) {
         self.world().taken_ports.remove(&port);

@@ -34,11 +34,7 @@ pub enum TranslateError {
     NoSource { target: String },
 }
 
-/// The name of a namespace's network on a host.
-#[must_use]
-pub fn network_name(namespace: &Namespace) -> String {
-    format!("reeve-{namespace}")
-}
+pub use planner::node::network_name;
 
 /// The name of a namespace's volume on a host. Namespaces have no dots, so no two volumes share a name.
 #[must_use]
@@ -235,7 +231,8 @@ pub fn create_body(
     let mut exposed = Map::new();
     match network_mode {
         NetworkMode::Bridge => {
-            let network = network_name(&instance.namespace);
+            let cluster = labels.get(CLUSTER_LABEL).map_or("", String::as_str);
+            let network = network_name(cluster, &instance.namespace);
             networking = json!({ "EndpointsConfig": { network.as_str(): { "Aliases": aliases(instance) } } });
             put("NetworkMode", json!(network));
             put("PortBindings", port_bindings(ports, assigned)?);

@@ -245,6 +245,14 @@ impl<'a> Call<'a> {
             registry_auth: None,
         }
     }
+    pub(super) const fn delete(path: &'a str) -> Self {
+        Self {
+            method: "DELETE",
+            path,
+            body: None,
+            registry_auth: None,
+        }
+    }
     pub(super) const fn post(path: &'a str, body: Option<&'a Value>) -> Self {
         Self {
             method: "POST",

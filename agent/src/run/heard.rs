@@ -108,6 +108,14 @@ impl Agent {
                 self.input.logs.insert(instance, lines);
             }
             End::Facts(told) => self.learned(told),
+            End::Tidied(result) => {
+                self.tidying = false;
+                if let Err(error) = result {
+                    self.metrics.engine_failed(&error.kind);
+                    tracing::debug!("{}", sentence(&error));
+                    self.networks = None;
+                }
+            }
         }
     }
 

@@ -146,7 +146,10 @@ impl Agent {
     fn enter(&mut self, key: InstanceKey, entry: Option<LedgerEntry>) {
         match entry {
             Some(entry) => self.input.ledger.entries.insert(key, entry),
-            None => self.input.ledger.entries.remove(&key),
+            None => {
+                self.networks = None;
+                self.input.ledger.entries.remove(&key)
+            }
         };
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use planner::node::{InstanceKey, NodeInput, Observed, OpOutcome, SpecId, Step};
 use runtime::backoff::Backoff;
+use schemas::names::Namespace;
 use schemas::records::{Assignment, ClusterId, NodeCondition, NodeFacts, Order, Report};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
@@ -66,6 +67,7 @@ pub(super) enum End {
         lines: Vec<String>,
     },
     Facts(Option<(Box<NodeFacts>, Option<u64>)>),
+    Tidied(EngineResult<()>),
 }
 
 /// What is told while work goes on.
@@ -134,6 +136,10 @@ pub(super) struct Agent {
     pub(super) inspections: Asks,
     pub(super) look_ups: Asks,
     pub(super) learning: bool,
+    /// Namespaces that may have a network here; None at the start and after a failure, when any may be left over, and
+    /// when an instance has gone.
+    pub(super) networks: Option<BTreeSet<Namespace>>,
+    pub(super) tidying: bool,
 
     // Lists.
     pub(super) listing: bool,
@@ -227,6 +233,8 @@ impl Agent {
             inspections: Asks::default(),
             look_ups: Asks::default(),
             learning: false,
+            networks: None,
+            tidying: false,
             listing: false,
             list_wanted: true,
             list_at_ms: 0,

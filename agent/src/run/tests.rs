@@ -98,8 +98,12 @@ impl Bed {
 
     /// Accepts a spec under this number; hands out its instance's line in an assignment.
     fn accept(&self, name: &str, slot: u32, n: u64, spec: Value) -> Assigned {
+        self.accept_in("default", name, slot, n, spec)
+    }
+
+    fn accept_in(&self, namespace: &str, name: &str, slot: u32, n: u64, spec: Value) -> Assigned {
         let resource = ResourceKey {
-            namespace: Some("default".parse().unwrap()),
+            namespace: Some(namespace.parse().unwrap()),
             kind: Kind::Service,
             name: name.parse().unwrap(),
         };
@@ -117,7 +121,7 @@ impl Bed {
         let digest = Digest::of(&bytes);
         self.store.put(key(&Key::Accepted(resource, n)), bytes);
         Assigned {
-            namespace: "default".parse().unwrap(),
+            namespace: namespace.parse().unwrap(),
             kind: Kind::Service,
             workload: name.parse().unwrap(),
             uid,
@@ -444,7 +448,7 @@ async fn whatever_a_person_changes_by_hand_is_put_right() {
             c.observed.state == ContainerState::Running
                 && details.restart_policy == "no"
                 && details.limits.memory == 0
-                && c.observed.networks.contains_key("reeve-default")
+                && c.observed.networks.contains_key("reeve-07070707-default")
         })
     };
     let changes: [(&str, fn(&FakeEngine)); 6] = [

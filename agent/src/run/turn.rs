@@ -1,11 +1,14 @@
 //! The turns of the loop: what is due by the clock, what comes in, then one pass. Work under way ends with the loop.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use planner::node::SpecId;
 use runtime::Shutdown;
+use schemas::names::Namespace;
+use schemas::records::AssignedState;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinError;
 
@@ -192,6 +195,34 @@ impl Agent {
         }
         self.ask_for_missed_specs();
         self.learn_facts();
+        self.tidy();
+    }
+
+    /// Removes the networks of namespaces that have no instance here any more.
+    fn tidy(&mut self) {
+        let (Some(assignment), true) = (&self.input.assignment, self.seen && self.engine_down.is_none()) else {
+            return;
+        };
+        if self.tidying {
+            return;
+        }
+        let known = self.input.ledger.entries.keys().chain(&self.busy);
+        let listed = self.sight.containers.iter().filter_map(|one| one.own());
+        let assigned = assignment.instances.iter();
+        let wanted = assigned.filter(|one| one.state != AssignedState::Absent);
+        let keep: BTreeSet<Namespace> = known
+            .map(|key| key.namespace.clone())
+            .chain(wanted.map(|one| one.namespace.clone()))
+            .chain(listed.map(|labels| labels.instance.namespace))
+            .collect();
+        let left = self.networks.as_ref().is_none_or(|known| !known.is_subset(&keep));
+        self.networks = Some(keep.clone());
+        if !left {
+            return;
+        }
+        self.tidying = true;
+        let (engine, cluster) = (self.engine.clone(), self.input.cluster.clone());
+        self.begin(async move { End::Tidied(engine.drop_networks(cluster.as_str(), &keep).await) });
     }
 
     /// What is known of images may be wrong by now: it is looked up when it is needed.

@@ -773,7 +773,8 @@ impl<'a, 'o> Walk<'a, 'o> {
             return Some(self.step(Op::Rename { id, to: name }, Reason::Renamed { found }));
         }
         let bridge = spec.container.network_mode == NetworkMode::Bridge;
-        if bridge && !container.networks.contains_key(&network_name(&self.key.namespace)) {
+        let network = || network_name(self.input.cluster.as_str(), &self.key.namespace);
+        if bridge && !container.networks.contains_key(&network()) {
             return Some(self.step(Op::Connect { id }, Reason::Disconnected));
         }
         let Some(details) = container.details.as_ref() else {

@@ -9,10 +9,11 @@ use super::instance::{Goal, Walk};
 use super::ledger::{InForce, LedgerEntry};
 use super::types::{ContainerState, InstanceKey, NodeInput, NodePlan, Observed, Op, Step};
 
-/// The network of a namespace on its node.
+/// The network of a cluster's namespace on its node: `reeve-<first 8 digits of the cluster's id>-<namespace>`, so that
+/// two clusters may share an engine.
 #[must_use]
-pub fn network_name(namespace: &Namespace) -> String {
-    format!("reeve-{namespace}")
+pub fn network_name(cluster: &str, namespace: &Namespace) -> String {
+    format!("reeve-{}-{namespace}", cluster.get(..8).unwrap_or(cluster))
 }
 
 /// Decides the next step of every instance, what the ledger must say first, and what to report.

@@ -480,7 +480,11 @@ impl Host {
                         ContainerState::Running
                     },
                     image: spec.container.image.as_str().to_owned(),
-                    networks: [(network_name(&step.instance.namespace), NetworkEnd::default())].into(),
+                    networks: [(
+                        network_name(self.input.cluster.as_str(), &step.instance.namespace),
+                        NetworkEnd::default(),
+                    )]
+                    .into(),
                     details: Some(Details {
                         started_at: Some(self.starts.to_string()),
                         restart_policy: "no".to_owned(),
@@ -553,7 +557,7 @@ impl Host {
                 }
             }
             Op::Connect { .. } => {
-                let network = network_name(&step.instance.namespace);
+                let network = network_name(self.input.cluster.as_str(), &step.instance.namespace);
                 real.seen.networks.insert(network, NetworkEnd::default());
             }
             Op::Remove { .. } => {

@@ -366,17 +366,41 @@ impl ContainerRuntime for FakeEngine {
             self.enter("network", namespace.as_str(), false).await?;
             self.world()
                 .networks
-                .entry(translate::network_name(namespace))
+                .entry(translate::network_name(cluster, namespace))
                 .or_insert_with(|| cluster.to_owned());
             Ok(())
         }
         .boxed()
     }
 
-    fn connect<'a>(&'a self, id: &'a str, instance: &'a InstanceName) -> BoxFuture<'a, Result<()>> {
+    fn drop_networks<'a>(&'a self, cluster: &'a str, keep: &'a BTreeSet<Namespace>) -> BoxFuture<'a, Result<()>> {
+        async move {
+            self.enter("drop networks", cluster, false).await?;
+            let mut world = self.world();
+            let used: BTreeSet<String> = world
+                .containers
+                .values()
+                .filter(|one| one.is_up())
+                .flat_map(|one| one.observed.networks.keys().cloned())
+                .collect();
+            let kept: BTreeSet<String> = keep
+                .iter()
+                .map(|namespace| translate::network_name(cluster, namespace))
+                .collect();
+            world
+                .networks
+                .retain(|name, of| of != cluster || kept.contains(name) || used.contains(name));
+            drop(world);
+            self.changed.notify_waiters();
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn connect<'a>(&'a self, cluster: &'a str, id: &'a str, instance: &'a InstanceName) -> BoxFuture<'a, Result<()>> {
         async move {
             self.enter("connect", id, true).await?;
-            let network = translate::network_name(&instance.namespace);
+            let network = translate::network_name(cluster, &instance.namespace);
             {
                 let mut world = self.world();
                 if !world.networks.contains_key(&network) {

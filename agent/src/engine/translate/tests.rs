@@ -49,13 +49,13 @@ fn a_bare_container_has_the_defaults_that_are_promised() {
         host["LogConfig"],
         json!({ "Type": "json-file", "Config": { "max-size": "10m", "max-file": "3" } })
     );
-    assert_eq!(host["NetworkMode"], "reeve-shop");
+    assert_eq!(host["NetworkMode"], "reeve-c-shop");
     assert_eq!((&host["Init"], &host["Privileged"]), (&json!(false), &json!(false)));
     assert_eq!(body["Hostname"], "web-2");
     assert_eq!(body["StopTimeout"], 10);
     assert_eq!(body["Healthcheck"], json!({ "Test": ["NONE"] }));
     assert_eq!(
-        body["NetworkingConfig"]["EndpointsConfig"]["reeve-shop"]["Aliases"],
+        body["NetworkingConfig"]["EndpointsConfig"]["reeve-c-shop"]["Aliases"],
         json!(["web", "web.shop", "web-2", "2.web"])
     );
     for absent in ["Entrypoint", "Cmd", "Env", "User", "WorkingDir", "StopSignal"] {

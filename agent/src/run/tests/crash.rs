@@ -140,7 +140,7 @@ async fn a_create_that_comes_through_after_its_agents_end_is_taken_and_not_doubl
     bed.engine.change("default.web.1.1", |one| {
         one.observed.image = "app:1".to_owned();
         one.observed.state = ContainerState::Created;
-        one.observed.networks = BTreeMap::from([("reeve-default".to_owned(), Default::default())]);
+        one.observed.networks = BTreeMap::from([("reeve-07070707-default".to_owned(), Default::default())]);
     });
     bed.engine.release("create");
     bed.until("ready", ready).await;

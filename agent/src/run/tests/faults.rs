@@ -1,6 +1,7 @@
 //! What fails around the agent: full and broken disks, the wrong store, names and ports that others have, questions that
 //! are not answered. Each is said, with its remedy, and hurts nothing else.
 
+use schemas::names::Namespace;
 use schemas::records::{AssignedPort, InstanceCondition};
 
 use super::*;
@@ -268,6 +269,55 @@ async fn a_network_that_was_removed_is_made_again_for_a_container_that_starts() 
     })
     .await;
     assert_eq!(bed.engine.containers().len(), 1);
+    bed.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_network_goes_with_the_last_instance_of_its_namespace_and_no_other_does() {
+    let mut bed = Bed::new();
+    let shop: Namespace = "shop".parse().unwrap();
+    bed.engine.ensure_network("another", &shop).await.unwrap();
+    // Left over by an agent that was killed before it could tidy.
+    bed.engine
+        .ensure_network(bed.cluster.as_str(), &"old".parse().unwrap())
+        .await
+        .unwrap();
+    bed.start();
+    let mut web = bed.accept("web", 1, 1, spec("app:1"));
+    let mut db = bed.accept_in("shop", "db", 1, 1, spec("app:1"));
+    let mut spec_once = spec("app:1");
+    spec_once["restartPolicy"] = json!("Never");
+    let once = bed.accept_in("batch", "once", 1, 1, spec_once);
+    bed.assign(&[once.clone(), web.clone(), db.clone()]);
+    bed.until("all ready", |report| report.instances.len() == 3 && ready(report))
+        .await;
+    // One that has ended is no reason: its network is needed when it starts again.
+    bed.engine.crash("batch.once.1.1", 0);
+    bed.until("it has ended", |report| {
+        report.instances.iter().any(|line| line.phase == Phase::Stopped)
+    })
+    .await;
+    let ours = |names: &[&str]| -> Vec<String> {
+        let mut names: Vec<String> = names.iter().map(|name| format!("reeve-07070707-{name}")).collect();
+        names.push("reeve-another-shop".to_owned());
+        names
+    };
+    bed.engine_until("the one that was left over goes", |engine| {
+        engine.networks() == ours(&["batch", "default", "shop"])
+    })
+    .await;
+    db.state = AssignedState::Absent;
+    bed.assign(&[once.clone(), web.clone(), db]);
+    bed.engine_until("db's goes", |engine| engine.networks() == ours(&["batch", "default"]))
+        .await;
+    web.state = AssignedState::Absent;
+    bed.assign(&[once.clone(), web]);
+    bed.engine_until("web's goes", |engine| engine.networks() == ours(&["batch"]))
+        .await;
+    let web = bed.accept("web", 1, 2, spec("app:1"));
+    bed.assign(&[once, web]);
+    bed.until("made again", |report| report.instances.iter().any(|line| line.ready))
+        .await;
     bed.stop().await;
 }
 

@@ -1,6 +1,7 @@
 //! The engine as a mortal agent sees it: after its end no call has an effect, and none is answered. Every create is checked
 //! for its intent in the ledger on disk.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -121,8 +122,11 @@ impl ContainerRuntime for Mortal {
     fn ensure_network<'a>(&'a self, cluster: &'a str, namespace: &'a Namespace) -> BoxFuture<'a, Result<()>> {
         self.acts(self.engine.ensure_network(cluster, namespace)).boxed()
     }
-    fn connect<'a>(&'a self, id: &'a str, instance: &'a InstanceName) -> BoxFuture<'a, Result<()>> {
-        self.acts(self.engine.connect(id, instance)).boxed()
+    fn drop_networks<'a>(&'a self, cluster: &'a str, keep: &'a BTreeSet<Namespace>) -> BoxFuture<'a, Result<()>> {
+        self.acts(self.engine.drop_networks(cluster, keep)).boxed()
+    }
+    fn connect<'a>(&'a self, cluster: &'a str, id: &'a str, instance: &'a InstanceName) -> BoxFuture<'a, Result<()>> {
+        self.acts(self.engine.connect(cluster, id, instance)).boxed()
     }
     fn pull<'a>(&'a self, image: &'a ImageRef, progress: ProgressSink) -> BoxFuture<'a, Result<ImageId>> {
         self.acts(self.engine.pull(image, progress)).boxed()
