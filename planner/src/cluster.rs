@@ -9,6 +9,7 @@ mod memory;
 mod output;
 mod pass;
 mod place;
+mod queue;
 mod snapshot;
 mod turns;
 mod types;

@@ -111,7 +111,7 @@ fn of_service(pass: &mut Pass<'_>, svc: u32) -> Vec<Refusal> {
             refuse(rule, 0, named);
         }
     }
-    pass.placer.end(&pass.memory, svc);
+    pass.placer.end(session);
     let published: Vec<String> = spec
         .container
         .ports

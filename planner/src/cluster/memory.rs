@@ -488,6 +488,11 @@ impl<'a> Memory<'a> {
         }
     }
 
+    /// Whether the code is that of a slot named after what is no node: such codes stand in no order.
+    pub(super) fn is_odd(&self, code: u64, nodes: &Nodes<'_>) -> bool {
+        code >= NODE_SLOT + nodes.list.len() as u64
+    }
+
     /// The slot of a code.
     pub(super) fn slot(&self, code: u64, nodes: &Nodes<'_>) -> Slot {
         match code.checked_sub(NODE_SLOT).and_then(|at| usize::try_from(at).ok()) {

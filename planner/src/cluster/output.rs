@@ -20,7 +20,7 @@ use super::draft::{Draft, Words, condition};
 use super::memory::{Inst, To, Wanted};
 use super::pass::{Pass, Story, Tally};
 use super::place::New;
-use super::snapshot::{DesiredBody, DesiredEntry};
+use super::snapshot::{DesiredBody, DesiredEntry, Stored};
 use super::types::{Action, AssignmentWrite, Change, Notice, Plan, Reason, Removal, Status};
 use super::world::NONE;
 use super::{PlanOptions, draft, explain};
@@ -34,7 +34,9 @@ impl<'a> Pass<'a> {
     pub(super) fn into_plan(mut self, options: PlanOptions) -> Plan {
         let assignments = self.assignments();
         let removals = self.removal_list();
+        // Nodes have no namespace, and so come first.
         let mut statuses = Vec::with_capacity(self.memory.svcs.len() + self.nodes.list.len());
+        let mut of_services = Vec::with_capacity(self.memory.svcs.len());
         let mut stored_services = self.snapshot.service_statuses.iter().peekable();
         let mut notices = Vec::new();
         let refusals = explain::refusals(&mut self);
@@ -85,13 +87,14 @@ impl<'a> Pass<'a> {
                     let status = self.service_status(at, remaining[at], created[at], refused, stored);
                     if stored.is_none_or(|stored| !Arc::ptr_eq(stored, &status)) {
                         let before = stored.map(|stored| &stored.conditions[..]);
-                        notice(&mut notices, &status.conditions, before, &key.to_string(), None);
+                        notice(&mut notices, &status.conditions, before, &key, None);
                     }
-                    statuses.push((key, Status::Service(status)));
+                    of_services.push((key, Status::Service(status)));
                 }
             }
         }
         self.node_statuses(&mut statuses, &mut ended, &mut notices, &node_counts, &room);
+        statuses.append(&mut of_services);
         if self.snapshot.complete {
             // Both are in order of keys.
             let mut svcs = self.memory.svcs.iter().peekable();
@@ -127,6 +130,8 @@ impl<'a> Pass<'a> {
     fn assignments(&self) -> Vec<AssignmentWrite> {
         let news = self.news_by_node();
         let mut writes = Vec::new();
+        // Service, slot, place among the known or the new, and whether it is new.
+        let mut lines: Vec<(u32, u64, u32, bool)> = Vec::new();
         for (at, node) in self.nodes.list.iter().enumerate() {
             if node.held.is_some() && !node.rewrite {
                 continue;
@@ -142,33 +147,34 @@ impl<'a> Pass<'a> {
             if here.is_empty() && !node.rewrite && !insts.iter().any(changed) {
                 continue;
             }
-            let mut instances: Vec<Assigned> = insts
-                .iter()
-                .enumerate()
-                .filter_map(|(offset, inst)| self.assigned(u32::try_from(from + offset).unwrap_or(NONE), inst))
-                .chain(here.iter().filter_map(|new| {
-                    let (new, state) = &self.news[*new as usize];
+            lines.clear();
+            lines.extend(insts.iter().enumerate().map(|(offset, inst)| {
+                let at = u32::try_from(from + offset).unwrap_or(NONE);
+                (inst.svc, inst.slot, at, false)
+            }));
+            lines.extend(here.iter().map(|at| {
+                let want = &self.news[*at as usize].0.want;
+                (want.svc, want.slot, *at, true)
+            }));
+            // Services stand in order of namespaces and names, and slots' codes in order of slots: where each slot occurs
+            // once, numbers are all that need sorting.
+            lines.sort_by_key(|(svc, slot, ..)| (*svc, *slot));
+            let slots = lines.windows(2).all(|two| (two[0].0, two[0].1) < (two[1].0, two[1].1));
+            let known =
+                |(svc, slot, ..): &(u32, u64, u32, bool)| *svc != NONE && !self.memory.is_odd(*slot, &self.nodes);
+            let sorted = slots && lines.iter().all(known);
+            let mut instances: Vec<Assigned> = Vec::with_capacity(lines.len());
+            instances.extend(lines.iter().filter_map(|(_, _, at, new)| {
+                if *new {
+                    let (new, state) = &self.news[*at as usize];
                     self.assigned_new(new, *state)
-                }))
-                .collect();
-            instances.sort_by(|a, b| {
-                (&a.namespace, &a.workload, &a.slot, &a.uid, a.state).cmp(&(
-                    &b.namespace,
-                    &b.workload,
-                    &b.slot,
-                    &b.uid,
-                    b.state,
-                ))
-            });
-            // A new instance in a slot whose old entry on this very node is still listed takes its place.
-            instances.dedup_by(|next, kept| {
-                let same = (&next.uid, &next.slot) == (&kept.uid, &kept.slot)
-                    && (&next.namespace, &next.workload) == (&kept.namespace, &kept.workload);
-                if same && kept.state == AssignedState::Absent {
-                    std::mem::swap(next, kept);
+                } else {
+                    self.assigned(*at, &self.memory.insts[*at as usize])
                 }
-                same
-            });
+            }));
+            if !sorted {
+                sort_and_merge(&mut instances);
+            }
             if node.assignment.is_some_and(|stored| stored.instances == instances) {
                 continue;
             }
@@ -663,22 +669,30 @@ impl<'a> Pass<'a> {
         counts: &[(u32, u32)],
         room: &[(i64, i64)],
     ) {
-        let mut put = |name: ResourceName, node: Option<NodeName>, status: NodeStatus, drafts: Vec<Draft<'_>>| {
+        type Known<'a> = Option<&'a Stored<Arc<NodeStatus>>>;
+        let mut put = |name: ResourceName,
+                       node: Option<NodeName>,
+                       status: NodeStatus,
+                       drafts: Vec<Draft<'_>>,
+                       stored: Known<'_>| {
             let key = ResourceKey {
                 namespace: None,
                 kind: Kind::Node,
                 name,
             };
-            let stored = node.as_ref().and_then(|node| self.snapshot.node_statuses.get(node));
             let stored = stored.and_then(|stored| stored.value.as_ref().ok());
             let status = draft::node(status, drafts, stored);
             if stored.is_none_or(|stored| !Arc::ptr_eq(stored, &status)) {
                 let before = stored.map(|stored| &stored.conditions[..]);
-                notice(notices, &status.conditions, before, &key.to_string(), node);
+                notice(notices, &status.conditions, before, &key, node);
             }
             statuses.push((key, Status::Node(status)));
         };
+        let mut known = self.snapshot.node_statuses.iter().peekable();
         for (at, node) in self.nodes.list.iter().enumerate() {
+            // Both are in order of names.
+            while known.next_if(|(name, _)| *name < node.name).is_some() {}
+            let stored = known.next_if(|(name, _)| *name == node.name).map(|(_, stored)| stored);
             let life = node.life.map(|life| &self.lives[life]);
             let mut conditions: Vec<Draft<'_>> = Vec::with_capacity(3);
             conditions.extend(life.map(|life| self.accepted_condition(life.desired, &life.standing)));
@@ -724,7 +738,7 @@ impl<'a> Pass<'a> {
                 conditions: Vec::new(),
                 problems: problems(life.and_then(|life| life.desired)),
             };
-            put(node.name.into(), Some(node.name.clone()), status, conditions);
+            put(node.name.into(), Some(node.name.clone()), status, conditions, stored);
         }
         let mut others: BTreeSet<ResourceName> = BTreeSet::new();
         for life in self
@@ -756,9 +770,10 @@ impl<'a> Pass<'a> {
                 conditions: Vec::new(),
                 problems: problems(life.desired),
             };
-            let node = life.key.name.as_str().parse().ok();
+            let node: Option<NodeName> = life.key.name.as_str().parse().ok();
+            let stored = node.as_ref().and_then(|node| self.snapshot.node_statuses.get(node));
             others.insert(life.key.name.clone());
-            put(life.key.name.clone(), node, status, conditions);
+            put(life.key.name.clone(), node, status, conditions, stored);
         }
         if self.snapshot.complete {
             for node in self.snapshot.node_statuses.keys() {
@@ -913,6 +928,28 @@ impl<'a> Pass<'a> {
     }
 }
 
+/// By namespace, workload and slot; a new instance in a slot whose old entry on this very node is still listed takes its
+/// place.
+fn sort_and_merge(instances: &mut Vec<Assigned>) {
+    instances.sort_by(|a, b| {
+        (&a.namespace, &a.workload, &a.slot, &a.uid, a.state).cmp(&(
+            &b.namespace,
+            &b.workload,
+            &b.slot,
+            &b.uid,
+            b.state,
+        ))
+    });
+    instances.dedup_by(|next, kept| {
+        let same = (&next.uid, &next.slot) == (&kept.uid, &kept.slot)
+            && (&next.namespace, &next.workload) == (&kept.namespace, &kept.workload);
+        if same && kept.state == AssignedState::Absent {
+            std::mem::swap(next, kept);
+        }
+        same
+    });
+}
+
 fn live_n(standing: &Standing<'_>) -> Option<u64> {
     match standing {
         Standing::Live(live) => Some(live.n),
@@ -960,7 +997,7 @@ fn notice(
     notices: &mut Vec<Notice>,
     new: &[Condition],
     stored: Option<&[Condition]>,
-    about: &str,
+    about: &ResourceKey,
     node: Option<NodeName>,
 ) {
     for one in new {
@@ -992,7 +1029,7 @@ fn notice(
             kind: if fine { EventType::Normal } else { EventType::Warning },
             reason,
             message: format!("{}: {}", one.reason, one.message),
-            about: about.to_owned(),
+            about: about.to_string(),
             node: node.clone(),
         });
     }

@@ -641,11 +641,20 @@ impl<'a> Pass<'a> {
 
     /// Sorts out every slot that needs it; answers what must be placed.
     fn resolve(&mut self) -> Vec<Want> {
-        let mut wants = Vec::new();
+        let mut wants = Vec::with_capacity(self.busy.len());
         let busy = std::mem::take(&mut self.busy);
         let mut preparing = NONE;
         for &(svc, offset) in &busy {
             let code = Memory::code_at(&self.memory.svcs[svc as usize], offset);
+            let one = &self.memory.svcs[svc as usize];
+            if self.memory.heads[one.first + offset as usize] == NONE && one.wanted != Wanted::PerNode {
+                wants.push(Want {
+                    svc,
+                    slot: code,
+                    from: NONE,
+                });
+                continue;
+            }
             let view = self.view(svc as usize, offset);
             // Only one instance of each is kept; a second prepared one is dropped.
             let prepared: Vec<u32> = self
@@ -846,7 +855,7 @@ impl<'a> Pass<'a> {
         (i64::from(cpu.millis), i64::try_from(memory.0).unwrap_or(i64::MAX))
     }
 
-    fn place(&mut self, mut wants: Vec<Want>) {
+    fn place(&mut self, wants: Vec<Want>) {
         self.account();
         if wants.is_empty() {
             return;
@@ -857,13 +866,12 @@ impl<'a> Pass<'a> {
                 .map_or(0, |spec| spec.placement.priority)
         };
         // Services stand in order of keys, and slots in order of numbers, already.
-        wants.sort_by_key(|want| (std::cmp::Reverse(priority(want.svc)), want.svc));
-        let mut from = 0;
-        while from < wants.len() {
-            let svc = wants[from].svc;
-            let to = from + wants[from..].iter().take_while(|want| want.svc == svc).count();
-            let some = &wants[from..to];
-            from = to;
+        let mut turns: Vec<&[Want]> = wants.chunk_by(|a, b| a.svc == b.svc).collect();
+        turns.sort_by_key(|some| std::cmp::Reverse(some.first().map(|want| priority(want.svc))));
+        for some in turns {
+            let Some(svc) = some.first().map(|want| want.svc) else {
+                continue;
+            };
             if let Some(why) = self.creation_waits() {
                 for want in some {
                     self.tallies[svc as usize].waiting += 1;

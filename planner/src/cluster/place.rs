@@ -1,6 +1,6 @@
-//! Choosing nodes. Services with equal constraints share one [`Set`], whose fitting nodes lie in heaps, one for each
-//! combination of spread domains; a service is placed by one session over its set, so that an instance costs a few heap
-//! steps and not a look at every node. Filters: resources, host ports, constraints, taints, spread, affinities. Scores:
+//! Choosing nodes. Services with equal constraints share one [`Set`], whose fitting nodes lie in queues, one for each
+//! combination of spread domains; a service is placed by one session over its set, so that an instance costs a few steps
+//! and not a look at every node. Filters: resources, host ports, constraints, taints, spread, affinities. Scores:
 //! preferences, then fewest instances of the service, then fewest instances, then name.
 
 use std::cmp::Reverse;
@@ -13,6 +13,7 @@ use schemas::placement::{Affinity, Expression, Placement, TaintEffect, Toleratio
 use schemas::records::{AssignedPort, RefusalRule};
 
 use super::memory::{Memory, Wanted};
+use super::queue::Queue;
 use super::world::{NODE_LABEL, NONE, Nodes, holds};
 
 /// Ports of `auto`.
@@ -37,10 +38,11 @@ pub(super) struct Set<'a> {
 /// Fitting nodes with the same domains, the best on top.
 struct Group {
     domains: Vec<u32>,
-    heap: BinaryHeap<Reverse<Rank>>,
+    queue: Queue,
 }
 
-/// Lower is better: less score, fewer instances of the service, fewer instances, name.
+/// Of a node that has instances of the service in session. Lower is better: less score, fewer of its instances, fewer
+/// instances, name.
 type Rank = (i64, u32, u32, u32);
 
 /// The ports of one node that are taken.
@@ -182,6 +184,15 @@ pub(super) struct Session<'a> {
     /// Instances of the service by domain, for each spread; and whether a domain counts for the minimum.
     spread: Vec<Vec<u32>>,
     counted: Vec<Vec<bool>>,
+    /// For each spread: the fewest instances in a domain that counts.
+    least: Vec<u32>,
+    /// The nodes that have an instance of the service, once for each.
+    mine: Vec<u32>,
+}
+
+fn least(counts: &[u32], counted: &[bool]) -> u32 {
+    let all = counts.iter().zip(counted).filter(|(_, counted)| **counted);
+    all.map(|(count, _)| *count).min().unwrap_or(0)
 }
 
 /// The free room of all nodes, and the constraint sets.
@@ -196,7 +207,7 @@ pub(super) struct Placer<'a> {
     avoided: BTreeMap<(&'a Namespace, &'a ResourceName), Vec<(u32, &'a Affinity)>>,
     /// Nodes of what this pass has placed, service after service, and where those of each lie.
     placed: Vec<u32>,
-    placed_of: BTreeMap<u32, std::ops::Range<usize>>,
+    placed_of: Vec<std::ops::Range<usize>>,
     /// Whether every choice looks at every node: slow, and plainly right. Tests compare the two.
     pub exhaustive: bool,
 }
@@ -258,7 +269,7 @@ impl<'a> Placer<'a> {
             ports: vec![None; count],
             avoided,
             placed: Vec::new(),
-            placed_of: BTreeMap::new(),
+            placed_of: vec![0..0; memory.svcs.len()],
             exhaustive: false,
         }
     }
@@ -335,8 +346,7 @@ impl<'a> Placer<'a> {
             .filter(|(_, inst)| inst.stays())
             .map(|(_, inst)| inst.node)
             .collect();
-        let placed = self.placed_of.get(&svc).cloned().unwrap_or_default();
-        found.extend(&self.placed[placed]);
+        found.extend(&self.placed[self.placed_of[svc as usize].clone()]);
         found
     }
 
@@ -450,6 +460,11 @@ impl<'a> Placer<'a> {
                 }
             }
         }
+        let least = spread
+            .iter()
+            .zip(&counted)
+            .map(|(counts, counted)| least(counts, counted))
+            .collect();
         Some(Session {
             set,
             need: one.need,
@@ -459,35 +474,31 @@ impl<'a> Placer<'a> {
             liked,
             spread,
             counted,
+            least,
+            mine,
         })
     }
 
-    /// Sorts the set's fitting nodes into heaps.
+    /// Sorts the set's fitting nodes into queues.
     fn group(&mut self, nodes: &Nodes<'a>, set: u32) {
-        let mut groups: BTreeMap<Vec<u32>, Vec<Reverse<Rank>>> = BTreeMap::new();
-        let mut plain: Vec<Reverse<Rank>> = Vec::new();
+        let mut groups: BTreeMap<Vec<u32>, Queue> = BTreeMap::new();
+        let mut domains: Vec<u32> = Vec::new();
         for node in 0..u32::try_from(nodes.list.len()).unwrap_or(NONE) {
             let Some(score) = self.fits(nodes, set, node) else {
                 continue;
             };
-            let rank = Reverse((score, 0, self.total[node as usize], node));
-            let domains = &self.sets[set as usize].domains;
-            if domains.is_empty() {
-                plain.push(rank);
-            } else {
-                let tuple: Vec<u32> = domains.iter().map(|(of, _)| of[node as usize]).collect();
-                groups.entry(tuple).or_default().push(rank);
+            domains.clear();
+            domains.extend(self.sets[set as usize].domains.iter().map(|(of, _)| of[node as usize]));
+            if !groups.contains_key(&domains) {
+                groups.insert(domains.clone(), Queue::default());
             }
-        }
-        if !plain.is_empty() {
-            groups.insert(Vec::new(), plain);
+            if let Some(queue) = groups.get_mut(&domains) {
+                queue.put(score, self.total[node as usize], node);
+            }
         }
         let groups = groups
             .into_iter()
-            .map(|(domains, ranks)| Group {
-                domains,
-                heap: BinaryHeap::from(ranks),
-            })
+            .map(|(domains, queue)| Group { domains, queue })
             .collect();
         self.sets[set as usize].groups = Some(groups);
     }
@@ -539,15 +550,7 @@ impl<'a> Placer<'a> {
                 worse += i64::from(u32::MAX);
                 continue;
             }
-            let counts = &session.spread[at];
-            let least = counts
-                .iter()
-                .zip(&session.counted[at])
-                .filter(|(_, counted)| **counted)
-                .map(|(count, _)| *count)
-                .min()
-                .unwrap_or(0);
-            let count = counts[domain as usize];
+            let (count, least) = (session.spread[at][domain as usize], session.least[at]);
             if must && u64::from(count) + 1 > u64::from(least) + u64::from(spread.max_skew.unwrap_or(1)) {
                 return None;
             }
@@ -577,9 +580,14 @@ impl<'a> Placer<'a> {
         self.total[at] += 1;
         self.own[at] += 1;
         self.placed.push(node);
-        for (counts, (domains, _)) in session.spread.iter_mut().zip(&self.sets[session.set].domains) {
+        session.mine.push(node);
+        for (spread, (domains, _)) in self.sets[session.set].domains.iter().enumerate() {
+            let (counts, domain) = (&mut session.spread[spread], domains[at] as usize);
             if domains[at] != NONE {
-                counts[domains[at] as usize] += 1;
+                counts[domain] += 1;
+                if counts[domain] == session.least[spread] + 1 {
+                    session.least[spread] = least(counts, &session.counted[spread]);
+                }
             }
         }
         for term in session
@@ -624,12 +632,10 @@ impl<'a> Placer<'a> {
                 .map(|want| self.place_by_scan(nodes, memory, &mut session, *want))
                 .collect()
         } else {
-            self.place_by_heap(nodes, memory, &mut session, wants)
+            self.place_by_queue(nodes, memory, &mut session, wants)
         };
-        if self.placed.len() > first {
-            self.placed_of.insert(svc, first..self.placed.len());
-        }
-        self.end(memory, svc);
+        self.placed_of[svc as usize] = first..self.placed.len();
+        self.end(session);
         found
     }
 
@@ -665,8 +671,8 @@ impl<'a> Placer<'a> {
     }
 
     /// Ends a session.
-    pub(super) fn end(&mut self, memory: &Memory<'a>, svc: u32) {
-        for node in self.nodes_of(memory, svc) {
+    pub(super) fn end(&mut self, session: Session<'a>) {
+        for node in session.mine {
             self.own[node as usize] = 0;
         }
     }
@@ -718,7 +724,7 @@ impl<'a> Placer<'a> {
         best.map(|(.., node)| self.take(nodes, memory, session, want, node))
     }
 
-    fn place_by_heap(
+    fn place_by_queue(
         &mut self,
         nodes: &Nodes<'a>,
         memory: &Memory<'a>,
@@ -728,7 +734,7 @@ impl<'a> Placer<'a> {
         let Some(mut groups) = self.sets[session.set].groups.take() else {
             return vec![None; wants.len()];
         };
-        // Nodes that hold an instance of this service, by group; and those taken off the heaps, to be put back.
+        // Nodes that hold an instance of this service, by group; and those taken out of the queues, to be put back.
         let mut touched: Vec<BinaryHeap<Reverse<Rank>>> = groups.iter().map(|_| BinaryHeap::new()).collect();
         let mut aside: Vec<(usize, i64, u32)> = Vec::new();
         let mut found = Vec::with_capacity(wants.len());
@@ -739,17 +745,20 @@ impl<'a> Placer<'a> {
                     continue;
                 };
                 // The best of those without an instance of this service.
-                while let Some(Reverse((score, _, total, node))) = group.heap.peek().copied() {
+                let mut top = None;
+                while let Some((score, total, node)) = group.queue.first() {
                     let (own, now) = (self.own[node as usize], self.total[node as usize]);
                     if total != now && own == 0 {
-                        group.heap.pop();
-                        group.heap.push(Reverse((score, 0, now, node)));
+                        // Others have been placed there since.
+                        group.queue.drop_first();
+                        group.queue.put(score, now, node);
                         continue;
                     }
                     if own == 0 && self.refused(nodes, memory, session, node).is_none() {
+                        top = Some((score, own, now, node));
                         break;
                     }
-                    group.heap.pop();
+                    group.queue.drop_first();
                     aside.push((at, score, node));
                     if own > 0 {
                         touched[at].push(Reverse((score, own, now, node)));
@@ -761,12 +770,12 @@ impl<'a> Placer<'a> {
                     }
                     touched[at].pop();
                 }
-                let tops = [(group.heap.peek(), false), (touched[at].peek(), true)];
+                let tops = [(top, false), (touched[at].peek().map(|Reverse(rank)| *rank), true)];
                 for (top, old) in tops {
-                    let Some(Reverse((score, own, total, node))) = top else {
+                    let Some((score, own, total, node)) = top else {
                         continue;
                     };
-                    let rank = (*score, worse, *own, *total, *node, at, old);
+                    let rank = (score, worse, own, total, node, at, old);
                     if best.is_none_or(|best| rank < best) {
                         best = Some(rank);
                     }
@@ -779,7 +788,7 @@ impl<'a> Placer<'a> {
             if old {
                 touched[at].pop();
             } else {
-                groups[at].heap.pop();
+                groups[at].queue.drop_first();
                 aside.push((at, score, node));
             }
             found.push(Some(self.take(nodes, memory, session, *want, node)));
@@ -791,9 +800,7 @@ impl<'a> Placer<'a> {
             )));
         }
         for (at, score, node) in aside {
-            groups[at]
-                .heap
-                .push(Reverse((score, 0, self.total[node as usize], node)));
+            groups[at].queue.put(score, self.total[node as usize], node);
         }
         self.sets[session.set].groups = Some(groups);
         found

@@ -2,8 +2,6 @@
 //! force at once; a slot is taken down only when nobody else of its service is down or may be going down, broken slots
 //! first, for they serve nobody.
 
-use std::collections::BTreeMap;
-
 use schemas::records::{AssignedState, CordonMode, Failing, FailingReason};
 use schemas::service::ServiceSpec;
 
@@ -11,34 +9,43 @@ use super::memory::{Memory, To};
 use super::pass::{Pass, Story};
 use super::place::held_ports;
 use super::types::{Guard, Reason};
+use super::world::NONE;
 use crate::change::Cost;
 
 impl<'a> Pass<'a> {
     pub(super) fn take_turns(&mut self) {
         let busy = std::mem::take(&mut self.busy);
-        let mut created: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
+        // The first new slot of each service.
+        let mut created: Vec<Option<u64>> = vec![None; self.memory.svcs.len()];
         for (new, state) in &self.news {
             if *state == AssignedState::Present {
-                created.entry(new.want.svc).or_default().push(new.want.slot);
+                created[new.want.svc as usize].get_or_insert(new.want.slot);
             }
         }
         let mut from = 0;
         while from < busy.len() {
             let svc = busy[from].0;
             let to = from + busy[from..].iter().take_while(|(other, _)| *other == svc).count();
-            self.take_turn(svc, &busy[from..to], created.get(&svc).map(Vec::as_slice));
+            // Where nothing is or was, nothing has a turn.
+            let slots = &busy[from..to];
+            let first = self.memory.svcs[svc as usize].first;
+            if slots
+                .iter()
+                .any(|(_, offset)| self.memory.heads[first + *offset as usize] != NONE)
+            {
+                self.take_turn(svc, slots, created[svc as usize]);
+            }
             from = to;
         }
         self.busy = busy;
     }
 
     /// One service: brings what costs nothing into force, and lets at most one slot be taken down.
-    fn take_turn(&mut self, svc: u32, slots: &[(u32, u32)], created: Option<&[u64]>) {
+    fn take_turn(&mut self, svc: u32, slots: &[(u32, u32)], created: Option<u64>) {
         let n = self.memory.svcs[svc as usize].n;
         let spec = self.memory.svcs[svc as usize].spec;
         // The first slot that keeps others from their turn, and the slots that wait for one: broken ones first.
-        let mut blocker: Option<(u64, Option<FailingReason>)> =
-            created.and_then(|slots| slots.first()).map(|slot| (*slot, None));
+        let mut blocker: Option<(u64, Option<FailingReason>)> = created.map(|slot| (slot, None));
         // An unsure one is ready by its report, which is older than what it was assigned: it may go down any moment.
         let mut unsure: Vec<(u32, u64)> = Vec::new();
         let mut broken: Vec<(u32, u64)> = Vec::new();
