@@ -43,7 +43,7 @@ pub fn between(old: Option<&Report>, new: &Report, time: &str) -> Vec<Told> {
                 EventType::Normal,
                 reason,
                 format!(
-                    "container {} runs spec {}",
+                    "container {} runs generation {}",
                     line.container.as_deref().unwrap_or("-"),
                     line.n
                 ),
@@ -69,12 +69,16 @@ pub fn between(old: Option<&Report>, new: &Report, time: &str) -> Vec<Told> {
                 say(
                     EventType::Normal,
                     "Pulled",
-                    format!("the image of spec {} is here", line.n),
+                    format!("the image of generation {} is here", line.n),
                 );
             }
         }
         if line.ready && !was.is_some_and(|was| was.ready) {
-            say(EventType::Normal, "Ready", format!("it is ready, at spec {}", line.n));
+            say(
+                EventType::Normal,
+                "Ready",
+                format!("it is ready, at generation {}", line.n),
+            );
         }
         if let Some(failing) = &line.failing
             && was
@@ -95,7 +99,7 @@ pub fn between(old: Option<&Report>, new: &Report, time: &str) -> Vec<Told> {
                 key,
                 EventType::Normal,
                 "Removed",
-                format!("spec {} no longer runs here", was.n),
+                format!("generation {} no longer runs here", was.n),
                 time,
             ));
         }

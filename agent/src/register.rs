@@ -165,7 +165,8 @@ impl<S: Store> Link<S> {
                     backoff.reset();
                     self.tell(News::Trouble(None)).await;
                     self.serve(&session, shutdown).await;
-                    if self.news.is_closed() {
+                    // What it reads with ends first when the agent is stopped: no session is lost by that.
+                    if self.news.is_closed() || shutdown.is_draining() {
                         return;
                     }
                     tracing::warn!(node = %self.identity.node, "the session is lost; opening another");

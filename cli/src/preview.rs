@@ -356,7 +356,7 @@ fn why(change: &Change) -> String {
 pub fn reason_text(reason: &Reason) -> String {
     match reason {
         Reason::NotAssigned => "on no node yet".to_owned(),
-        Reason::SpecChanged { from, to } => format!("spec {from} became {to}"),
+        Reason::SpecChanged { from, to } => format!("generation {from} became {to}"),
         Reason::ScaledDown { to } => format!("scaled down to {to}"),
         Reason::ResourceDeleted => "deleted".to_owned(),
         Reason::NodeNoLongerFits { rule } => format!("its node no longer fits: {rule}"),

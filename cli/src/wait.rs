@@ -15,7 +15,7 @@ use crate::connect::Connection;
 use crate::failure::{Exit, Failure};
 use crate::follow::Follow;
 use crate::output::{self, ago, complain, short};
-use crate::view::{View, condition, stopped, title};
+use crate::view::{Instance, View, condition, service_key, stopped, title};
 
 /// How long no node may fit before that is the answer: nodes that are about to join get this long.
 const UNSCHEDULABLE_GRACE: Duration = Duration::from_secs(3);
@@ -417,6 +417,63 @@ fn logs(reason: FailingReason) -> bool {
     reason == FailingReason::CrashLoop
 }
 
+/// Why an instance is still on a node that is to be emptied; nothing where it is simply on its way.
+fn stays(view: &View, found: &Instance<'_>) -> Vec<String> {
+    if found.is_orphan() {
+        return vec![format!(
+            "no record knows it; `reeve admin remove-orphan {} {}/{}` takes it away",
+            found.node, found.name.namespace, found.name
+        )];
+    }
+    if found.is_absent() {
+        if let Some(failing) = found.reported.and_then(|reported| reported.failing.as_ref()) {
+            let message = crate::failure::printable(&failing.message);
+            return vec![format!("it does not go: {:?}: {message}", failing.reason)];
+        }
+        return if found.heard {
+            Vec::new()
+        } else {
+            vec!["it goes when its node is back: no agent is heard there".to_owned()]
+        };
+    }
+    let key = service_key(&found.name.namespace, &found.name.workload);
+    let Some(Ok(status)) = view.services.get(&key) else {
+        return Vec::new();
+    };
+    if !status.refusals.is_empty() {
+        let nowhere = |refusal: &Refusal| format!("nowhere to go: {}", refusal_line(refusal));
+        return status.refusals.iter().map(nowhere).collect();
+    }
+    if let Some(stopped) = stopped(status) {
+        let message = crate::failure::printable(&stopped.message);
+        return vec![format!(
+            "{} has stopped changing: {}: {message}",
+            title(&key),
+            stopped.reason
+        )];
+    }
+    let progressing = condition(&status.conditions, ConditionType::Progressing);
+    let waits = progressing.filter(|found| found.status == ConditionStatus::True);
+    waits
+        .map(|found| crate::failure::printable(&found.message))
+        .filter(|message| !message.is_empty())
+        .into_iter()
+        .collect()
+}
+
+/// Why the instances that are left stay, each workload once: three of them.
+fn reasons(view: &View, left: &[&Instance<'_>]) -> Vec<String> {
+    let mut told = BTreeSet::new();
+    let mut lines = Vec::new();
+    for found in left {
+        let why = stays(view, found);
+        if !why.is_empty() && told.len() < 3 && told.insert((&found.name.namespace, &found.name.workload)) {
+            lines.extend(why.iter().map(|why| format!("{} on {}: {why}", found.name, found.node)));
+        }
+    }
+    lines
+}
+
 /// Waits until nothing is left on nodes.
 pub async fn until_empty(
     connection: &Connection,
@@ -429,22 +486,39 @@ pub async fn until_empty(
     let mut progress = Progress::new(quiet);
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     loop {
+        let leaderless = follow.view.leader.is_none() && began.elapsed() > Duration::from_secs(3);
         let all = follow.view.instances();
         // On a node that cannot be heard, what was ordered counts.
-        let left: Vec<String> = all
+        let left: Vec<&Instance<'_>> = all
             .iter()
             .filter(|found| nodes.contains(found.node) && (found.heard || !found.is_absent()))
-            .map(|found| format!("{} on {}", found.name, found.node))
             .collect();
         let Some(first) = left.first() else { return Ok(()) };
-        let line = format!("{} left, such as {first}", output::count(left.len(), "instance"));
-        progress.say(&line);
+        let line = format!(
+            "{} left, such as {} on {}",
+            output::count(left.len(), "instance"),
+            first.name,
+            first.node
+        );
+        let mut why = stays(&follow.view, first);
+        if leaderless {
+            why = vec!["no controller leads: start one with `reeve controller`".to_owned()];
+        }
+        progress.say(&match why.first() {
+            Some(why) => format!("{line}: {why}"),
+            None => line.clone(),
+        });
         if began.elapsed() >= timeout {
-            return Err(Failure::new(
+            let mut failure = Failure::new(
                 Exit::TimedOut,
                 format!("not empty after {}: {line}", short(timeout.as_secs())),
-            )
-            .help("it goes on; `reeve get instances -A -o wide` shows why one stays"));
+            );
+            if leaderless {
+                failure = failure.detail(why.concat());
+            } else {
+                failure = reasons(&follow.view, &left).into_iter().fold(failure, Failure::detail);
+            }
+            return Err(failure.help("it goes on; `reeve get instances -A -o wide` shows what is left"));
         }
         tokio::select! {
             changed = follow.changed() => changed?,

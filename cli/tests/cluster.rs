@@ -298,6 +298,10 @@ fn a_drained_node_is_waited_for() {
     // The only node: what it runs has nowhere to go, and stays.
     let text = lab.exits(124, &["drain", "n1", "--timeout", "1s"]);
     assert!(text.contains("3 instances left"), "{text}");
+    assert!(
+        text.contains("web.1 on n1: nowhere to go: NodeCordoned: 1 node (n1)"),
+        "{text}"
+    );
     assert!(lab.exits(0, &["get", "nodes"]).contains("Draining"));
     lab.exits(0, &["uncordon", "n1"]);
     lab.exits(0, &["node", "rm", "n1", "--yes", "--timeout", "30s"]);

@@ -45,6 +45,18 @@ impl Drop for Running {
     }
 }
 
+impl Running {
+    /// Asks it to end, as systemd does; what it has logged.
+    fn end(mut self) -> String {
+        let asked = Command::new("kill").arg(self.0.id().to_string()).status();
+        assert!(asked.expect("kill runs").success());
+        let status = self.0.wait().expect("it ends");
+        let log = fs::read_to_string(&self.1).expect("a log");
+        assert!(status.success(), "{status}: {log}");
+        log
+    }
+}
+
 struct Lab {
     dir: TempDir,
     url: String,
@@ -221,7 +233,10 @@ fn verbs_controller_and_agent_reach_a_store_behind_mutual_tls() {
     ];
     let agent = lab.start("agent", &args);
     lab.until_says(&["get", "nodes"], "n1");
-    drop((agent, controller));
+    let told = agent.end();
+    assert_eq!(told.matches("shutting down").count(), 1, "{told}");
+    assert!(!told.contains("lost"), "a shutdown is no loss: {told}");
+    drop(controller);
 }
 
 #[test]

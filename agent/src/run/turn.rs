@@ -76,6 +76,10 @@ impl Agent {
 
     /// Lets steps under way end; begins nothing.
     async fn drain(&mut self, mut notes: mpsc::UnboundedReceiver<Note>) -> Result<(), AgentError> {
+        tracing::info!(
+            node = %self.input.node,
+            "shutting down: steps under way end first; containers keep running, and the session is left for the next start"
+        );
         let waited = tokio::time::timeout(DRAIN, async {
             while !self.busy.is_empty() {
                 let Some(end) = self.work.join_next().await else { break };

@@ -434,7 +434,7 @@ impl fmt::Display for Reason {
             Self::Assigned => f.write_str("it is assigned"),
             Self::Prepared => f.write_str("it is to be prepared"),
             Self::Absent => f.write_str("it is assigned to be absent"),
-            Self::SpecChanged { from, to, fields } => write!(f, "spec {from} became {to}: {}", fields.join(", ")),
+            Self::SpecChanged { from, to, fields } => write!(f, "generation {from} became {to}: {}", fields.join(", ")),
             Self::Gone => f.write_str("its container is gone"),
             Self::Ended { code: Some(code) } => write!(f, "it ended with code {code}"),
             Self::Ended { code: None } => f.write_str("it ended"),
