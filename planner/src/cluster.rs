@@ -5,6 +5,7 @@
 mod accept;
 mod draft;
 mod explain;
+mod memo;
 mod memory;
 mod output;
 mod pass;
@@ -16,6 +17,7 @@ mod types;
 mod verdicts;
 mod world;
 
+pub use memo::Memo;
 pub use output::removal_digest;
 pub use snapshot::{AcceptedEntry, AcceptedHistory, DesiredBody, DesiredEntry, NodeEntry, Snapshot, Stored};
 pub use types::{
@@ -48,5 +50,10 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
 
 /// As [`plan`], with less or more listed.
 pub fn plan_with(snapshot: &Snapshot, options: PlanOptions) -> Plan {
-    pass::Pass::run(snapshot, options.exhaustive).into_plan(options)
+    plan_again(snapshot, options, &mut Memo::default())
+}
+
+/// As [`plan_with`], with what the pass before has found out about values that have not changed since: the same plan, sooner.
+pub fn plan_again(snapshot: &Snapshot, options: PlanOptions, memo: &mut Memo) -> Plan {
+    pass::Pass::run(snapshot, options.exhaustive, memo).into_plan(options)
 }

@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use schemas::keys::ResourceKey;
 use schemas::kinds::Kind;
@@ -12,6 +13,7 @@ use schemas::node::NodeSpec;
 use schemas::records::{Accepted, AcceptedBody, AssignedState, Digest, Record, SchemaVersion, Uid};
 use schemas::service::ServiceSpec;
 
+use super::memo::Memo;
 use super::snapshot::{AcceptedHistory, DesiredBody, DesiredEntry, Snapshot};
 use super::types::{AcceptedWrite, Guard};
 
@@ -100,9 +102,10 @@ enum Due<'a> {
 
 /// What is in force under every name that is desired or was ever accepted, in order of keys; and the records to create.
 /// With `hold` nothing new is accepted: the store may have gone back.
-pub(super) fn accept(snapshot: &Snapshot, hold: bool) -> (Vec<Life<'_>>, Vec<AcceptedWrite>) {
+pub(super) fn accept<'a>(snapshot: &'a Snapshot, hold: bool, memo: &mut Memo) -> (Vec<Life<'a>>, Vec<AcceptedWrite>) {
     let mut lives = Vec::with_capacity(snapshot.desired.len().max(snapshot.accepted.len()));
     let mut due: Vec<(usize, Due<'_>)> = Vec::new();
+    let mut equal = memo.equal();
     let mut desired = snapshot.desired.iter().peekable();
     let mut accepted = snapshot.accepted.iter().peekable();
     loop {
@@ -119,7 +122,13 @@ pub(super) fn accept(snapshot: &Snapshot, hold: bool) -> (Vec<Life<'_>>, Vec<Acc
         };
         let entry = from_desired.map(|(_, entry)| entry);
         let history = from_accepted.map(|(_, history)| history);
-        let (standing, next) = stand(key, entry, history, snapshot.complete, hold);
+        // What was compared in the pass before and is the same since is not compared again.
+        let compared = compared(entry, history);
+        let known = compared.is_some_and(|(desired, record)| equal.knows(key, desired, record));
+        let (standing, next, same) = stand(key, entry, history, (snapshot.complete, hold), known);
+        if let (Some((desired, record)), true, false) = (compared, same, known) {
+            equal.learn(key, desired, record);
+        }
         if let Some(next) = next {
             due.push((lives.len(), next));
         }
@@ -134,13 +143,28 @@ pub(super) fn accept(snapshot: &Snapshot, hold: bool) -> (Vec<Life<'_>>, Vec<Acc
     (lives, writes)
 }
 
+/// The desired spec of a service and its last accepted record, which are to be compared.
+fn compared<'a>(
+    entry: Option<&'a DesiredEntry>,
+    history: Option<&'a AcceptedHistory>,
+) -> Option<(&'a Arc<ServiceSpec>, &'a Arc<Accepted>)> {
+    let desired = match &entry?.body {
+        DesiredBody::Service(spec) => spec,
+        DesiredBody::Node(_) | DesiredBody::Invalid(_) => return None,
+    };
+    let (_, last) = history?.records.last_key_value()?;
+    Some((desired, last.value.as_ref().ok()?))
+}
+
+/// What is in force, and what is due. `known` says that the desired body is known to equal the accepted one; the answer's
+/// last part, that it does.
 fn stand<'a>(
     key: &ResourceKey,
     entry: Option<&'a DesiredEntry>,
     history: Option<&'a AcceptedHistory>,
-    complete: bool,
-    hold: bool,
-) -> (Standing<'a>, Option<Due<'a>>) {
+    (complete, hold): (bool, bool),
+    known: bool,
+) -> (Standing<'a>, Option<Due<'a>>, bool) {
     let wanted = entry.and_then(|entry| desired_body(key, entry).map(|body| (entry, body)));
     let Some((history, last)) =
         history.and_then(|history| history.records.last_key_value().map(|(n, _)| (history, *n)))
@@ -148,25 +172,27 @@ fn stand<'a>(
         let due = wanted
             .filter(|_| !hold)
             .map(|(entry, body)| Due::Spec { body, entry, uid: None });
-        return (Standing::Never, due);
+        return (Standing::Never, due, false);
     };
     let Some((record, digest)) = record(history, key, last) else {
         let cause = history.records.get(&last).and_then(|entry| entry.value.as_ref().err());
         let cause = cause.map_or("it is not about its key", String::as_str);
         let why = format!("accepted record {last} of {key} cannot be read ({cause}); restore it, or remove its key");
-        return (Standing::Held { why }, None);
+        return (Standing::Held { why }, None, false);
     };
     let Some(in_force) = body_of(record) else {
         let due = wanted
             .filter(|_| !hold)
             .map(|(entry, body)| Due::Spec { body, entry, uid: None });
-        return (Standing::Deleted, due);
+        return (Standing::Deleted, due, false);
     };
+    let mut equal = false;
     let due = match (entry, wanted) {
         (None, _) => complete.then_some(Due::Deletion { last: record }),
         (Some(_), None) => None,
         (Some(_), Some((entry, body))) => {
-            let same = body == in_force && entry.labels == record.labels && entry.annotations == record.annotations;
+            equal = known || body == in_force;
+            let same = equal && entry.labels == record.labels && entry.annotations == record.annotations;
             (!same).then_some(Due::Spec {
                 body,
                 entry,
@@ -180,7 +206,7 @@ fn stand<'a>(
         digest: Cow::Borrowed(digest),
         body: in_force,
     };
-    (Standing::Live(live), due.filter(|_| !hold))
+    (Standing::Live(live), due.filter(|_| !hold), equal)
 }
 
 /// What assignments and reports know of a name whose next record is due.

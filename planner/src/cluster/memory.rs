@@ -4,10 +4,11 @@
 use schemas::keys::ResourceKey;
 use schemas::kinds::Kind;
 use schemas::names::{Namespace, NodeName, Slot};
-use schemas::records::{AcceptedBody, Assigned, AssignedState, Phase, ReportedInstance, Uid};
+use schemas::records::{AcceptedBody, AssignedState, Uid};
 use schemas::service::{Mode, ServiceSpec};
 
 use super::accept::{Body, InForce, Life, Standing};
+use super::memo::{Memo, Row, Seen, halves};
 use super::types::Guard;
 use super::world::{NONE, Node, Nodes};
 
@@ -37,25 +38,6 @@ pub(super) struct Inst {
     /// The next instance in the same chain.
     pub next: u32,
     pub seen: Seen,
-}
-
-/// What the report says, as far as decisions need it.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Seen {
-    /// A container may be there: not only on its way.
-    pub live: bool,
-    pub running: bool,
-    /// Ready, on a node that is there.
-    pub ready: bool,
-    /// The assigned number is in force, ready, and nothing fails.
-    pub settled: bool,
-    pub in_force: bool,
-    pub prepared: bool,
-    /// It is on its way by an older assignment than the stored one: whatever that one says, it may start any moment.
-    pub may_start: bool,
-    pub orphaned: bool,
-    /// The report is about this assignment or a newer one, and does not list it.
-    pub confirmed_gone: bool,
 }
 
 /// What becomes of an instance in its node's assignment.
@@ -139,6 +121,9 @@ pub(super) struct Memory<'a> {
     pub svcs: Vec<Svc<'a>>,
     /// For every slot of every service, its first instance.
     pub heads: Vec<u32>,
+    /// For every slot of every service, whether one instance fills it just as its service wants it: of the number in
+    /// force, settled, on a node that is there and is not drained.
+    pub plain: Vec<bool>,
     /// Nodes that slots are named after and that are no nodes now.
     odd: Vec<NodeName>,
     uids: Uids,
@@ -149,12 +134,6 @@ struct Uids {
     sorted: Vec<(u64, u64, u32, bool)>,
     index: Vec<u32>,
     shift: u32,
-}
-
-fn halves(uid: &Uid) -> (u64, u64) {
-    let whole = u128::from_be_bytes(*uid.bytes());
-    let half = |part: u128| u64::try_from(part & u128::from(u64::MAX)).unwrap_or(0);
-    (half(whole >> 64), half(whole))
 }
 
 impl Uids {
@@ -174,8 +153,7 @@ impl Uids {
         Self { sorted, index, shift }
     }
     /// The service, and whether this is its current life.
-    fn find(&self, uid: &Uid) -> Option<(u32, bool)> {
-        let (high, low) = halves(uid);
+    fn find(&self, (high, low): (u64, u64)) -> Option<(u32, bool)> {
         let bucket = usize::try_from(high >> self.shift).ok()?;
         let range = self
             .sorted
@@ -235,7 +213,7 @@ fn index(at: usize) -> u32 {
 }
 
 impl<'a> Memory<'a> {
-    pub(super) fn new(lives: &[Life<'a>], nodes: &Nodes<'a>) -> Self {
+    pub(super) fn new(lives: &[Life<'a>], nodes: &Nodes<'a>, memo: &mut Memo) -> Self {
         let mut svcs = Vec::with_capacity(lives.len());
         let mut first = 0;
         let mut uids = Vec::with_capacity(lives.len());
@@ -281,6 +259,7 @@ impl<'a> Memory<'a> {
             starts: Vec::new(),
             svcs,
             heads: vec![NONE; first],
+            plain: vec![false; first],
             odd: Vec::new(),
             uids: Uids::new(uids),
         };
@@ -291,118 +270,47 @@ impl<'a> Memory<'a> {
             .sum();
         memory.insts.reserve(count);
         memory.starts.reserve(nodes.list.len() + 1);
+        let mut known = memo.nodes();
         for (at, node) in nodes.list.iter().enumerate() {
             memory.starts.push(index(memory.insts.len()));
-            memory.read(index(at), node, nodes);
+            for row in known.rows(node.name, node.assignment, node.report) {
+                memory.add(index(at), node, nodes, row);
+            }
         }
         memory.starts.push(index(memory.insts.len()));
         memory
     }
 
-    /// Reads one node's assignment and report side by side.
-    fn read(&mut self, at: u32, node: &Node<'a>, nodes: &Nodes<'a>) {
-        let assigned: &[Assigned] = node.assignment.map_or(&[], |assignment| &assignment.instances);
-        let reported: &[ReportedInstance] = node.report.map_or(&[], |report| &report.instances);
-        let newest = node
-            .report
-            .zip(node.assignment)
-            .is_some_and(|(report, assignment)| report.applied >= assignment.order);
-        // Both are sorted alike, so that the same place usually holds the same instance; else the report is sorted here.
-        let mut sorted: Option<Vec<u32>> = None;
-        let mut taken = 0_usize;
-        let mut matched: Vec<bool> = Vec::new();
-        let name = |one: &'a ReportedInstance| (&one.uid, &one.slot);
-        for (place, entry) in assigned.iter().enumerate() {
-            let same = |one: &&ReportedInstance| one.uid == entry.uid && one.slot == entry.slot;
-            let found = if sorted.is_none() && reported.get(taken).as_ref().is_some_and(same) {
-                taken += 1;
-                Some(taken - 1)
-            } else {
-                let order = sorted.get_or_insert_with(|| {
-                    let mut order: Vec<u32> = (0..index(reported.len())).collect();
-                    order.sort_by(|a, b| name(&reported[*a as usize]).cmp(&name(&reported[*b as usize])));
-                    matched = vec![false; reported.len()];
-                    matched[..taken].fill(true);
-                    order
-                });
-                let found =
-                    order.binary_search_by(|one| name(&reported[*one as usize]).cmp(&(&entry.uid, &entry.slot)));
-                found.ok().map(|found| order[found] as usize)
-            };
-            if let (Some(found), true) = (found, sorted.is_some()) {
-                matched[found] = true;
-            }
-            self.add(
-                at,
-                node,
-                nodes,
-                Some((place, entry)),
-                found.map(|found| (found, &reported[found])),
-                newest,
-            );
-        }
-        for (place, entry) in reported.iter().enumerate() {
-            let known = if sorted.is_some() {
-                matched[place]
-            } else {
-                place < taken
-            };
-            if !known {
-                self.add(at, node, nodes, None, Some((place, entry)), newest);
-            }
-        }
-    }
-
-    fn add(
-        &mut self,
-        at: u32,
-        node: &Node<'a>,
-        nodes: &Nodes<'a>,
-        assigned: Option<(usize, &'a Assigned)>,
-        reported: Option<(usize, &'a ReportedInstance)>,
-        newest: bool,
-    ) {
-        let said = reported.map(|(_, one)| one);
-        let (uid, slot) = match (assigned, said) {
-            (Some((_, one)), _) => (&one.uid, &one.slot),
-            (None, Some(one)) => (&one.uid, &one.slot),
-            (None, None) => return,
-        };
-        let n = assigned.map(|(_, one)| one.n).or(said.map(|one| one.n)).unwrap_or(0);
-        let was = match (assigned, said) {
-            (Some((_, one)), _) => one.state,
-            (None, Some(one))
-                if one.container.is_none()
-                    && matches!(one.phase, Phase::Pending | Phase::Pulling { .. } | Phase::Prepared) =>
-            {
-                AssignedState::Prepared
-            }
-            (None, _) => AssignedState::Present,
-        };
+    fn add(&mut self, at: u32, node: &Node<'a>, nodes: &Nodes<'a>, row: &Row) {
+        let Row {
+            uid,
+            slot,
+            assigned,
+            reported,
+            n,
+            was,
+            mut seen,
+        } = *row;
+        let listed = node
+            .assignment
+            .and_then(|assignment| assignment.instances.get(assigned as usize));
+        let told = |reported: u32| node.report.and_then(|report| report.instances.get(reported as usize));
+        seen.ready &= node.reachable();
         let (svc, current) = self.uids.find(uid).unwrap_or((NONE, false));
-        let slot = if svc == NONE { 0 } else { self.code(slot, nodes) };
-        let mut seen = said.map_or(Seen::default(), |one| {
-            let in_force = one.n == n && one.next.is_none();
-            Seen {
-                live: !matches!(one.phase, Phase::Pending | Phase::Pulling { .. } | Phase::Prepared),
-                running: one.phase == Phase::Running,
-                ready: one.ready && node.reachable(),
-                settled: one.ready && in_force && one.failing.is_none() && one.phase == Phase::Running,
-                in_force,
-                prepared: one.phase == Phase::Prepared && one.n == n && one.failing.is_none(),
-                may_start: !newest && one.phase != Phase::Prepared,
-                orphaned: one.phase == Phase::Orphaned,
-                confirmed_gone: false,
-            }
-        });
-        seen.confirmed_gone = newest && said.is_none();
-        let place = |place: Option<usize>| place.map_or(NONE, index);
+        let slot = match slot {
+            Some(number) => u64::from(number),
+            None if svc == NONE => 0,
+            None => match listed.map(|one| &one.slot).or(told(reported).map(|one| &one.slot)) {
+                Some(slot) => self.code(slot, nodes),
+                None => 0,
+            },
+        };
         let mut inst = Inst {
             node: at,
             svc,
-            slot,
-            assigned: place(assigned.map(|(place, _)| place)),
-            reported: place(reported.map(|(place, _)| place)),
+            slot: if svc == NONE { 0 } else { slot },
+            assigned,
+            reported,
             n,
             was,
             to: To::Stay,
@@ -410,7 +318,7 @@ impl<'a> Memory<'a> {
             next: NONE,
             seen,
         };
-        if assigned.is_some() {
+        if assigned != NONE {
             if was == AssignedState::Absent && seen.confirmed_gone && node.held.is_none() {
                 inst.to = To::Out;
             }
@@ -419,20 +327,20 @@ impl<'a> Memory<'a> {
         }
         let here = index(self.insts.len());
         if let Some(svc) = self.svcs.get_mut(svc as usize) {
-            let head = match (current, Self::place(svc, slot)) {
+            let place = Self::place(svc, slot).filter(|_| current);
+            let head = match (current, place) {
                 (true, Some(place)) => &mut self.heads[place],
                 (true, None) => &mut svc.beyond,
                 (false, _) => &mut svc.ended,
             };
+            let alone = *head == NONE;
             // A second entry of the same instance on the same node is the first one's shadow.
             let uid_of = |one: &Inst| {
                 let listed = node
                     .assignment
                     .and_then(|assignment| assignment.instances.get(one.assigned as usize));
-                let told = node
-                    .report
-                    .and_then(|report| report.instances.get(one.reported as usize));
-                listed.map(|one| &one.uid).or(told.map(|one| &one.uid))
+                let uid = listed.map(|one| &one.uid).or(told(one.reported).map(|one| &one.uid));
+                uid.map(halves)
             };
             let here_too = Chain {
                 insts: &self.insts,
@@ -446,6 +354,17 @@ impl<'a> Memory<'a> {
             } else {
                 inst.next = *head;
                 *head = here;
+                if let Some(place) = place {
+                    self.plain[place] = alone
+                        && inst.to == To::Stay
+                        && was == AssignedState::Present
+                        && assigned != NONE
+                        && n == svc.n
+                        && seen.settled
+                        && node.reachable()
+                        && !node.drained()
+                        && svc.wanted != Wanted::PerNode;
+                }
             }
         }
         self.insts.push(inst);

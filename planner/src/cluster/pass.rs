@@ -10,6 +10,7 @@ use schemas::records::{
 };
 
 use super::accept::{Life, Standing, accept, record};
+use super::memo::Memo;
 use super::memory::{Inst, Memory, To, Wanted, service_of};
 use super::place::{New, Placer, Want};
 use super::snapshot::Snapshot;
@@ -115,11 +116,11 @@ pub(super) struct SlotView {
 }
 
 impl<'a> Pass<'a> {
-    pub(super) fn run(snapshot: &'a Snapshot, exhaustive: bool) -> Self {
+    pub(super) fn run(snapshot: &'a Snapshot, exhaustive: bool, memo: &mut Memo) -> Self {
         let mut nodes = nodes(snapshot);
-        let (lives, accepted) = accept(snapshot, nodes.hold_all.is_some());
+        let (lives, accepted) = accept(snapshot, nodes.hold_all.is_some(), memo);
         nodes.describe(&lives);
-        let mut memory = Memory::new(&lives, &nodes);
+        let mut memory = Memory::new(&lives, &nodes, memo);
         let mut placer = Placer::new(&nodes, &mut memory);
         placer.exhaustive = exhaustive;
         let tallies = vec![Tally::default(); memory.svcs.len()];
@@ -260,7 +261,7 @@ impl<'a> Pass<'a> {
     /// Finds all that is to go of one service, and the slots that need a second look.
     fn judge(&mut self, at: usize) {
         let svc = &self.memory.svcs[at];
-        let (life, wanted, first, slots, n) = (svc.life, svc.wanted, svc.first, svc.slots, svc.n);
+        let (life, wanted, first, slots) = (svc.life, svc.wanted, svc.first, svc.slots);
         let (beyond, ended, deleted) = (svc.beyond, svc.ended, svc.deleted);
         let global = wanted == Wanted::PerNode;
         if svc.spec.is_none() && !deleted {
@@ -299,18 +300,10 @@ impl<'a> Pass<'a> {
                 continue;
             }
             tally.desired += 1;
-            let one = &self.memory.insts[head as usize];
-            let node = &self.nodes.list[one.node as usize];
-            let plain = one.next == NONE
-                && one.was == AssignedState::Present
-                && one.to == To::Stay
-                && one.assigned != NONE
-                && one.n == n
-                && one.seen.settled
-                && node.reachable()
-                && !node.drained()
-                && !global;
-            if plain && !(bound && self.placer.broken(&self.nodes, set, one.node).is_some()) {
+            let node = |pass: &Self| pass.memory.insts[head as usize].node;
+            if self.memory.plain[first + offset as usize]
+                && !(bound && self.placer.broken(&self.nodes, set, node(self)).is_some())
+            {
                 tally.assigned += 1;
                 tally.running += 1;
                 tally.ready += 1;

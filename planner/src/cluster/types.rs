@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::snapshot::Snapshot;
 
 /// What to do with the cluster now, and what will come of it in the end.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 #[must_use = "a plan does nothing until it is executed"]
 pub struct Plan {
     /// Every change that leads from what is observed to what is desired, to the end and in order of names: for people.

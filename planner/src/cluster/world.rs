@@ -2,6 +2,7 @@
 //! placement. Nodes with equal labels, roles and taints form a class, so that constraints are evaluated once per class.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use schemas::kinds::Kind;
 use schemas::names::{NodeName, ResourceName};
@@ -24,8 +25,8 @@ pub(super) struct Node<'a> {
     pub name: &'a NodeName,
     pub entry: &'a NodeEntry,
     pub facts: Option<&'a NodeFacts>,
-    pub assignment: Option<&'a Assignment>,
-    pub report: Option<&'a Report>,
+    pub assignment: Option<&'a Arc<Assignment>>,
+    pub report: Option<&'a Arc<Report>>,
     pub verdict: Verdict,
     pub cordon: Option<(CordonMode, i64)>,
     /// Why nothing of this node may change now.
@@ -123,11 +124,9 @@ pub(super) fn nodes(snapshot: &Snapshot) -> Nodes<'_> {
         };
         let facts =
             readable(entry.facts.as_ref()).filter(|facts| facts.node == *name && facts.cluster == snapshot.cluster.id);
-        let assignment: Option<&Assignment> = readable(entry.assignment.as_ref())
-            .map(|assignment| &**assignment)
+        let assignment = readable(entry.assignment.as_ref())
             .filter(|assignment| assignment.node == *name && assignment.cluster == snapshot.cluster.id);
-        let report: Option<&Report> = readable(entry.report.as_ref())
-            .map(|report| &**report)
+        let report = readable(entry.report.as_ref())
             .filter(|report| report.node == *name && report.cluster == snapshot.cluster.id);
         let watermark = readable(entry.session.as_ref())
             .filter(|session| session.node == *name && session.cluster == snapshot.cluster.id)

@@ -6,7 +6,8 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use planner::cluster::{
-    AcceptedEntry, AcceptedWrite, AssignmentWrite, Guard, PlanOptions, Snapshot, Status, Stored, plan_with, verdicts,
+    AcceptedEntry, AcceptedWrite, AssignmentWrite, Guard, Memo, PlanOptions, Snapshot, Status, Stored, plan_again,
+    plan_with, verdicts,
 };
 use schemas::keys::ResourceKey;
 use schemas::kinds::Kind;
@@ -33,6 +34,7 @@ pub struct Leader {
     pub pending: VecDeque<Txn>,
     /// No picture older than this is planned from.
     pub wrote: i64,
+    memo: Memo,
     /// Whether the last thought had nothing to write.
     pub quiet: bool,
     /// What the reports said to be ready when the leader last thought.
@@ -70,13 +72,12 @@ impl Leader {
             self.pending.extend(out.forget.into_iter().map(Txn::ForgetNode));
             return;
         }
-        let plan = plan_with(
-            picture,
-            PlanOptions {
-                list_changes: false,
-                exhaustive: false,
-            },
-        );
+        let options = PlanOptions {
+            list_changes: false,
+            exhaustive: false,
+        };
+        let plan = plan_again(picture, options, &mut self.memo);
+        assert_eq!(plan, plan_with(picture, options), "a memo changes nothing but the time");
         self.quiet = plan.rests(picture);
         if plan.breaker != picture.breaker {
             self.pending.push_back(Txn::Breaker(plan.breaker.clone()));

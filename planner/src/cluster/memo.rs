@@ -1,0 +1,274 @@
+//! What a pass finds out about values that the next pass will most likely find unchanged: a node's assignment and report
+//! laid side by side, and which desired specs equal their accepted records. An entry counts only while the snapshot holds
+//! the very same values (the same `Arc`s, which the memo keeps alive), and says nothing that they do not: a plan with a
+//! memo is the plan without one, only sooner. The leader keeps one from pass to pass.
+
+use std::iter::Peekable;
+use std::sync::Arc;
+use std::vec::IntoIter;
+
+use schemas::keys::ResourceKey;
+use schemas::names::{NodeName, Slot};
+use schemas::records::{Accepted, Assigned, AssignedState, Assignment, Phase, Report, ReportedInstance, Uid};
+use schemas::service::ServiceSpec;
+
+use super::world::NONE;
+
+/// What is known from the pass before. A new one knows nothing.
+#[derive(Debug, Default)]
+pub struct Memo {
+    /// In order of names.
+    nodes: Vec<NodeRows>,
+    /// In order of keys.
+    equal: Vec<Equal>,
+}
+
+/// One node's assignment and report, laid side by side.
+#[derive(Debug)]
+struct NodeRows {
+    name: NodeName,
+    assignment: Option<Arc<Assignment>>,
+    report: Option<Arc<Report>>,
+    rows: Vec<Row>,
+}
+
+/// A desired spec that equals the accepted one.
+#[derive(Debug)]
+struct Equal {
+    key: ResourceKey,
+    desired: Arc<ServiceSpec>,
+    record: Arc<Accepted>,
+}
+
+/// One instance that a node's assignment or report knows.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Row {
+    pub uid: (u64, u64),
+    /// Its number; None when it is named after a node.
+    pub slot: Option<u32>,
+    /// Where in the assignment; [`NONE`] when it is only reported.
+    pub assigned: u32,
+    /// Where in the report; [`NONE`] when it is only assigned.
+    pub reported: u32,
+    /// The number it is assigned; the reported one when it is only reported.
+    pub n: u64,
+    /// Its assigned state; what the report amounts to when it is only reported.
+    pub was: AssignedState,
+    pub seen: Seen,
+}
+
+/// What the report says, as far as decisions need it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Seen {
+    /// A container may be there: not only on its way.
+    pub live: bool,
+    pub running: bool,
+    pub ready: bool,
+    /// The assigned number is in force, ready, and nothing fails.
+    pub settled: bool,
+    pub in_force: bool,
+    pub prepared: bool,
+    /// It is on its way by an older assignment than the stored one: whatever that one says, it may start any moment.
+    pub may_start: bool,
+    pub orphaned: bool,
+    /// The report is about this assignment or a newer one, and does not list it.
+    pub confirmed_gone: bool,
+}
+
+pub(super) fn halves(uid: &Uid) -> (u64, u64) {
+    let whole = u128::from_be_bytes(*uid.bytes());
+    let half = |part: u128| u64::try_from(part & u128::from(u64::MAX)).unwrap_or(0);
+    (half(whole >> 64), half(whole))
+}
+
+fn same<T>(old: Option<&Arc<T>>, new: Option<&Arc<T>>) -> bool {
+    match (old, new) {
+        (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+        (None, None) => true,
+        (Some(_), None) | (None, Some(_)) => false,
+    }
+}
+
+/// Goes through the nodes of a memo in order of names, and writes the next memo.
+pub(super) struct NodesMemo<'m> {
+    old: Peekable<IntoIter<NodeRows>>,
+    new: &'m mut Vec<NodeRows>,
+}
+
+impl NodesMemo<'_> {
+    /// A node's rows. Nodes are asked for in order of names, each once.
+    pub(super) fn rows(
+        &mut self,
+        name: &NodeName,
+        assignment: Option<&Arc<Assignment>>,
+        report: Option<&Arc<Report>>,
+    ) -> &[Row] {
+        while self.old.next_if(|old| old.name < *name).is_some() {}
+        let known = self.old.next_if(|old| {
+            old.name == *name && same(old.assignment.as_ref(), assignment) && same(old.report.as_ref(), report)
+        });
+        self.new.push(known.unwrap_or_else(|| NodeRows {
+            name: name.clone(),
+            assignment: assignment.cloned(),
+            report: report.cloned(),
+            rows: rows(assignment.map(|a| &**a), report.map(|r| &**r)),
+        }));
+        self.new.last().map_or(&[], |node| &node.rows)
+    }
+}
+
+/// Goes through the equal specs of a memo in order of keys, and writes the next memo.
+pub(super) struct EqualMemo<'m> {
+    old: Peekable<IntoIter<Equal>>,
+    new: &'m mut Vec<Equal>,
+}
+
+impl EqualMemo<'_> {
+    /// Whether these are known to be equal. Asked in order of keys, at most once for each.
+    pub(super) fn knows(&mut self, key: &ResourceKey, desired: &Arc<ServiceSpec>, record: &Arc<Accepted>) -> bool {
+        let these = |old: &Equal| Arc::ptr_eq(&old.desired, desired) && Arc::ptr_eq(&old.record, record);
+        let mut known = self.old.next_if(these);
+        if known.is_none() {
+            while self.old.next_if(|old| old.key < *key).is_some() {}
+            known = self.old.next_if(these);
+        }
+        let knows = known.is_some();
+        self.new.extend(known);
+        knows
+    }
+
+    /// These were compared, and are equal.
+    pub(super) fn learn(&mut self, key: &ResourceKey, desired: &Arc<ServiceSpec>, record: &Arc<Accepted>) {
+        self.new.push(Equal {
+            key: key.clone(),
+            desired: Arc::clone(desired),
+            record: Arc::clone(record),
+        });
+    }
+}
+
+impl Memo {
+    pub(super) fn nodes(&mut self) -> NodesMemo<'_> {
+        let old = std::mem::take(&mut self.nodes);
+        self.nodes.reserve(old.len());
+        NodesMemo {
+            old: old.into_iter().peekable(),
+            new: &mut self.nodes,
+        }
+    }
+    pub(super) fn equal(&mut self) -> EqualMemo<'_> {
+        let old = std::mem::take(&mut self.equal);
+        self.equal.reserve(old.len());
+        EqualMemo {
+            old: old.into_iter().peekable(),
+            new: &mut self.equal,
+        }
+    }
+}
+
+fn index(at: usize) -> u32 {
+    u32::try_from(at).unwrap_or(NONE)
+}
+
+/// Lays an assignment and a report side by side.
+fn rows(assignment: Option<&Assignment>, report: Option<&Report>) -> Vec<Row> {
+    let assigned: &[Assigned] = assignment.map_or(&[], |assignment| &assignment.instances);
+    let reported: &[ReportedInstance] = report.map_or(&[], |report| &report.instances);
+    let newest = report
+        .zip(assignment)
+        .is_some_and(|(report, assignment)| report.applied >= assignment.order);
+    let mut rows = Vec::with_capacity(assigned.len().max(reported.len()));
+    // Both are sorted alike, so that the same place usually holds the same instance; else the report is sorted here.
+    let mut sorted: Option<Vec<u32>> = None;
+    let mut taken = 0_usize;
+    let mut matched: Vec<bool> = Vec::new();
+    let name = |at: u32| {
+        let one = &reported[at as usize];
+        (&one.uid, &one.slot)
+    };
+    for (place, entry) in assigned.iter().enumerate() {
+        let same = |one: &&ReportedInstance| one.uid == entry.uid && one.slot == entry.slot;
+        let found = if sorted.is_none() && reported.get(taken).as_ref().is_some_and(same) {
+            taken += 1;
+            Some(taken - 1)
+        } else {
+            let order = sorted.get_or_insert_with(|| {
+                let mut order: Vec<u32> = (0..index(reported.len())).collect();
+                order.sort_by(|a, b| name(*a).cmp(&name(*b)));
+                matched = vec![false; reported.len()];
+                matched[..taken].fill(true);
+                order
+            });
+            let found = order.binary_search_by(|one| name(*one).cmp(&(&entry.uid, &entry.slot)));
+            found.ok().map(|found| order[found] as usize)
+        };
+        if let (Some(found), true) = (found, sorted.is_some()) {
+            matched[found] = true;
+        }
+        let found = found.map(|found| (found, &reported[found]));
+        rows.extend(row(Some((place, entry)), found, newest));
+    }
+    for (place, entry) in reported.iter().enumerate() {
+        let known = if sorted.is_some() {
+            matched[place]
+        } else {
+            place < taken
+        };
+        if !known {
+            rows.extend(row(None, Some((place, entry)), newest));
+        }
+    }
+    rows
+}
+
+fn row(
+    assigned: Option<(usize, &Assigned)>,
+    reported: Option<(usize, &ReportedInstance)>,
+    newest: bool,
+) -> Option<Row> {
+    let said = reported.map(|(_, one)| one);
+    let (uid, slot) = match (assigned, said) {
+        (Some((_, one)), _) => (&one.uid, &one.slot),
+        (None, Some(one)) => (&one.uid, &one.slot),
+        (None, None) => return None,
+    };
+    let n = assigned.map(|(_, one)| one.n).or(said.map(|one| one.n)).unwrap_or(0);
+    let was = match (assigned, said) {
+        (Some((_, one)), _) => one.state,
+        (None, Some(one))
+            if one.container.is_none()
+                && matches!(one.phase, Phase::Pending | Phase::Pulling { .. } | Phase::Prepared) =>
+        {
+            AssignedState::Prepared
+        }
+        (None, _) => AssignedState::Present,
+    };
+    let mut seen = said.map_or(Seen::default(), |one| {
+        let in_force = one.n == n && one.next.is_none();
+        Seen {
+            live: !matches!(one.phase, Phase::Pending | Phase::Pulling { .. } | Phase::Prepared),
+            running: one.phase == Phase::Running,
+            ready: one.ready,
+            settled: one.ready && in_force && one.failing.is_none() && one.phase == Phase::Running,
+            in_force,
+            prepared: one.phase == Phase::Prepared && one.n == n && one.failing.is_none(),
+            may_start: !newest && one.phase != Phase::Prepared,
+            orphaned: one.phase == Phase::Orphaned,
+            confirmed_gone: false,
+        }
+    });
+    seen.confirmed_gone = newest && said.is_none();
+    let place = |place: Option<usize>| place.map_or(NONE, index);
+    Some(Row {
+        uid: halves(uid),
+        slot: match slot {
+            Slot::Index(number) => Some(*number),
+            Slot::Node(_) => None,
+        },
+        assigned: place(assigned.map(|(place, _)| place)),
+        reported: place(reported.map(|(place, _)| place)),
+        n,
+        was,
+        seen,
+    })
+}
