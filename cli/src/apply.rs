@@ -49,7 +49,12 @@ pub async fn scale(common: &Common, args: &ScaleArgs) -> Verdict {
     let admitted = admit_stored(&key, &found.value).map_err(Failure::invalid)?;
     let mut value = admitted.value;
     if let Some(spec) = value.get_mut("spec").and_then(Value::as_object_mut) {
-        spec.insert("replicas".to_owned(), json!(replicas));
+        // One is what it has when nothing is said.
+        let replicated = spec.get("mode").is_none_or(|mode| mode == "replicated");
+        let said = spec.contains_key("replicas");
+        if said || replicas != 1 || !replicated {
+            spec.insert("replicas".to_owned(), json!(replicas));
+        }
     }
     // What a number breaks (mode `global` has no replicas) is told as for any document.
     let admitted = admit_stored(&key, value.to_string().as_bytes()).map_err(Failure::invalid)?;

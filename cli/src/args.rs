@@ -1,8 +1,10 @@
 //! The command line: every verb and flag, as clap reads them. `main` parses it first thing; the verbs take their part of
 //! it. Nothing here does anything.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -10,7 +12,8 @@ use schemas::keys::Root;
 use schemas::names::{Namespace, NodeName, ResourceName};
 use schemas::units::Span;
 
-use crate::output::{Color, Format};
+use crate::failure::{Exit, Failure};
+use crate::output::{self, Color, Format};
 
 /// What `reeve` alone shows: one screen of 80 columns and 24 rows, the prompt after it included.
 pub const START: &str = "\
@@ -578,6 +581,46 @@ fn label(text: &str) -> Result<(String, String), String> {
         return Err("a key has 1 to 317 characters, a value at most 63".to_owned());
     }
     Ok((key.to_owned(), value.to_owned()))
+}
+
+/// Ends as clap does; where the command line asks for JSON, a command line that is wrong is told as JSON, too.
+pub fn refused(error: &clap::Error, said: impl Iterator<Item = OsString>) -> ExitCode {
+    if !error.use_stderr() || !asks_for_json(said) {
+        error.exit();
+    }
+    output::complain(&usage(error).to_json());
+    Exit::Usage.into()
+}
+
+/// A refused command line as our error: clap's first sentence, its tips, and how it is meant.
+fn usage(error: &clap::Error) -> Failure {
+    let text = error.render().to_string();
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let first = lines.next().unwrap_or("the command line is wrong");
+    let mut failure = Failure::usage(first.strip_prefix("error: ").unwrap_or(first));
+    let mut help = Vec::new();
+    for line in lines {
+        match line.strip_prefix("tip: ").or(line.strip_prefix("Usage: ")) {
+            Some(line) => help.push(line.to_owned()),
+            None if line.starts_with("For more information") => {}
+            None => failure = failure.detail(line),
+        }
+    }
+    if help.is_empty() {
+        help.push("see `reeve --help`".to_owned());
+    }
+    failure.help(help.join("; "))
+}
+
+/// Whether `-o json` is among the arguments, however it is spelled: they could not be parsed, so this only looks.
+fn asks_for_json(said: impl Iterator<Item = OsString>) -> bool {
+    let said: Vec<String> = said
+        .map(|arg| arg.to_string_lossy().into_owned())
+        .take_while(|arg| arg != "--")
+        .collect();
+    let one = |arg: &String| matches!(arg.as_str(), "-ojson" | "-o=json" | "--output=json");
+    let two = |pair: &[String]| matches!(pair[0].as_str(), "-o" | "--output") && pair[1] == "json";
+    said.iter().any(one) || said.windows(2).any(two)
 }
 
 /// `web=3`, or `web` with `--replicas 3`.

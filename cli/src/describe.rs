@@ -1,11 +1,12 @@
 //! `reeve describe`: everything about one resource, with why and since when.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use schemas::keys::ResourceKey;
 use schemas::kinds::Kind;
 use schemas::names::{Namespace, NodeName};
-use schemas::records::{Condition, ConditionStatus};
+use schemas::records::{Condition, ConditionStatus, NodeCondition};
 use serde_json::{Value, json};
 
 use crate::Verdict;
@@ -106,6 +107,19 @@ fn headline(text: &mut String, state: &rows::State, since: Option<String>) {
     }
 }
 
+/// What nodes say of themselves (a full disk, an engine that is away) on which an instance does not get on: at most five.
+fn held_by<'a>(view: &'a View, instances: &[Instance<'a>]) -> Vec<(&'a NodeName, &'a NodeCondition)> {
+    let waits = |found: &&Instance<'a>| !found.is_ready() || found.reported.is_some_and(|it| it.next.is_some());
+    let nodes: BTreeSet<&NodeName> = instances.iter().filter(waits).map(|found| found.node).collect();
+    let of = |node: &'a NodeName| {
+        let report = view.reports.get(node).and_then(|report| report.as_ref().ok());
+        report
+            .into_iter()
+            .flat_map(move |report| report.conditions.iter().map(move |one| (node, one)))
+    };
+    nodes.into_iter().flat_map(of).take(5).collect()
+}
+
 /// Since when the condition is as it is that gives a state its word.
 fn since(state: &rows::State, conditions: &[Condition]) -> Option<String> {
     let word = if state.word == "Ready" { "AllReady" } else { &state.word };
@@ -155,6 +169,13 @@ fn service(view: &View, key: &ResourceKey, format: Format) -> Option<String> {
         for refusal in &status.refusals {
             sentence(&mut text, "Refused by", &refusal_line(refusal));
         }
+    }
+    for (node, held) in held_by(view, &instances) {
+        sentence(
+            &mut text,
+            "Held by",
+            &format!("node {node}: {}: {}", held.reason, held.message),
+        );
     }
     line(
         &mut text,

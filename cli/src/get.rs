@@ -179,10 +179,20 @@ fn missing(view: &View, what: What, filter: &Filter) -> Vec<String> {
     missing.map(|name| format!("{word} `{name}`{place}")).collect()
 }
 
-/// A section of a listing: a head and the rows by what they are about.
+/// A row of a listing.
+#[derive(Clone, PartialEq)]
+struct Row {
+    /// What it is about: tells it from every other row.
+    id: String,
+    /// `kind/name`.
+    name: String,
+    cells: Vec<Cell>,
+}
+
+/// A section of a listing: a head and its rows.
 struct Section {
     head: Vec<&'static str>,
-    rows: Vec<(String, Vec<Cell>)>,
+    rows: Vec<Row>,
     none: String,
 }
 
@@ -203,11 +213,10 @@ fn sections(view: &View, what: What, filter: &Filter, wide: bool) -> Vec<Section
     let service_section = || Section {
         head: head(if wide { rows::SERVICE_WIDE } else { rows::SERVICE_HEAD }, true),
         rows: services(view, filter)
-            .map(|key| {
-                (
-                    key.to_string(),
-                    row(key.namespace.as_ref(), rows::service_row(view, key, wide)),
-                )
+            .map(|key| Row {
+                id: key.to_string(),
+                name: format!("service/{}", key.name),
+                cells: row(key.namespace.as_ref(), rows::service_row(view, key, wide)),
             })
             .collect(),
         none: format!("no services{place}"),
@@ -216,7 +225,11 @@ fn sections(view: &View, what: What, filter: &Filter, wide: bool) -> Vec<Section
         head: head(if wide { rows::NODE_WIDE } else { rows::NODE_HEAD }, false),
         rows: nodes(view, filter)
             .iter()
-            .map(|node| (node.to_string(), rows::node_row(view, node, wide)))
+            .map(|node| Row {
+                id: node.to_string(),
+                name: format!("node/{node}"),
+                cells: rows::node_row(view, node, wide),
+            })
             .collect(),
         none: "no nodes: start an agent with `reeve agent`".to_owned(),
     };
@@ -224,9 +237,10 @@ fn sections(view: &View, what: What, filter: &Filter, wide: bool) -> Vec<Section
         head: head(if wide { rows::INSTANCE_WIDE } else { rows::INSTANCE_HEAD }, true),
         rows: instances(view, filter)
             .iter()
-            .map(|found| {
-                let id = format!("{}/{}/{}/{}", found.name.namespace, found.name, found.node, found.uid);
-                (id, row(Some(&found.name.namespace), rows::instance_row(found, wide)))
+            .map(|found| Row {
+                id: format!("{}/{}/{}/{}", found.name.namespace, found.name, found.node, found.uid),
+                name: format!("instance/{}", found.name),
+                cells: row(Some(&found.name.namespace), rows::instance_row(found, wide)),
             })
             .collect(),
         none: format!("no instances{place}"),
@@ -250,7 +264,7 @@ fn tables(view: &View, what: What, filter: &Filter, wide: bool) {
             continue;
         }
         let mut table = Table::new(&section.head);
-        section.rows.into_iter().for_each(|(_, cells)| table.row(cells));
+        section.rows.into_iter().for_each(|row| table.row(row.cells));
         texts.push(table.render(output::limit_of(wide)));
     }
     print(&texts.join("\n"));
@@ -357,7 +371,7 @@ async fn watch(connection: &Connection, format: Format, what: What, filter: &Fil
     }
     let mut follow = Follow::cluster(connection).await?;
     let mut tables: Vec<Table> = Vec::new();
-    let mut shown: BTreeMap<String, Vec<Cell>> = BTreeMap::new();
+    let mut shown: BTreeMap<(usize, String), Row> = BTreeMap::new();
     loop {
         let sections = sections(&follow.view, what, filter, format == Format::Wide);
         let first = tables.is_empty();
@@ -366,31 +380,34 @@ async fn watch(connection: &Connection, format: Format, what: What, filter: &Fil
         for (number, section) in sections.into_iter().enumerate() {
             if first {
                 let mut table = Table::new(&section.head);
-                section.rows.iter().for_each(|(_, cells)| table.row(cells.clone()));
+                section.rows.iter().for_each(|row| table.row(row.cells.clone()));
                 if format != Format::Name {
                     text.push_str(&table.render(output::limit_of(format == Format::Wide)));
                 }
                 tables.push(table);
             }
-            for (id, cells) in section.rows {
-                let id = format!("{number}/{id}");
-                let news = shown.get(&id) != Some(&cells);
+            for row in section.rows {
+                let id = (number, row.id.clone());
+                let news = shown.get(&id) != Some(&row);
                 if news && format == Format::Name {
-                    text.push_str(&format!("{}\n", id.split_once('/').map_or("", |(_, id)| id)));
+                    text.push_str(&format!("{}\n", row.name));
                 } else if news && !first {
-                    text.push_str(&tables[number].more(cells.clone(), output::limit_of(format == Format::Wide)));
+                    text.push_str(&tables[number].more(row.cells.clone(), output::limit_of(format == Format::Wide)));
                 }
-                now.insert(id, cells);
+                now.insert(id, row);
             }
         }
-        for (id, cells) in shown.iter().filter(|(id, _)| !now.contains_key(*id)) {
-            let number: usize = id.split('/').next().and_then(|text| text.parse().ok()).unwrap_or(0);
-            let status = tables[number].column("STATUS");
-            let mut cells = cells.clone();
+        for ((number, _), row) in shown.iter().filter(|(id, _)| !now.contains_key(*id)) {
+            if format == Format::Name {
+                text.push_str(&format!("{}\n", row.name));
+                continue;
+            }
+            let status = tables[*number].column("STATUS");
+            let mut cells = row.cells.clone();
             if let Some(cell) = status.and_then(|column| cells.get_mut(column)) {
                 *cell = "Gone".into();
             }
-            text.push_str(&tables[number].more(cells, output::limit_of(format == Format::Wide)));
+            text.push_str(&tables[*number].more(cells, output::limit_of(format == Format::Wide)));
         }
         shown = now;
         print(&text);

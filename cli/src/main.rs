@@ -38,7 +38,10 @@ use output::Format;
 pub type Verdict = Result<Exit, Failure>;
 
 fn main() -> ExitCode {
-    let Cli { common, verb } = Cli::parse();
+    let Cli { common, verb } = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return args::refused(&error, std::env::args_os()),
+    };
     common.color.choose();
     let Some(verb) = verb else {
         output::print(args::START);

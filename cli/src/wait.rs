@@ -6,6 +6,7 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use runtime::{Store as _, StoreError, StoreErrorKind};
 use schemas::keys::{Key, ResourceKey};
 use schemas::kinds::Kind;
 use schemas::names::NodeName;
@@ -22,6 +23,8 @@ const UNSCHEDULABLE_GRACE: Duration = Duration::from_secs(3);
 /// How often lines of progress are printed where nothing can be rewritten.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
+/// After so long it is asked whether anybody leads, and whether the store is full.
+const LOOK_AFTER: Duration = Duration::from_secs(3);
 /// How often, 200 ms apart, reports are read again for the last lines of what fails.
 const LOG_TRIES: usize = 6;
 
@@ -118,6 +121,7 @@ pub async fn wait(connection: &Connection, goals: Vec<Goal>, timeout: Duration, 
     let mut open: Vec<(Goal, Option<Instant>)> = goals.into_iter().map(|goal| (goal, None)).collect();
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     let mut leaderless = false;
+    let mut full = false;
     loop {
         let mut says = Vec::new();
         let mut still = Vec::new();
@@ -146,17 +150,25 @@ pub async fn wait(connection: &Connection, goals: Vec<Goal>, timeout: Duration, 
         } else {
             String::new()
         };
-        let nobody = if leaderless {
-            "; no controller leads: start one with `reeve controller`"
-        } else {
-            ""
+        let nobody = match (full, leaderless) {
+            (true, _) => "; the store is full (NOSPACE), so that nothing more can be written",
+            (false, true) => "; no controller leads: start one with `reeve controller`",
+            (false, false) => "",
         };
         let line = format!("{first}{more}{nobody}");
         progress.say(&line);
         if began.elapsed() >= timeout {
             let message = format!("not in force after {}: {line}", short(timeout.as_secs()));
-            let failure = Failure::new(Exit::TimedOut, message)
-                .help("what was written stays and goes on; follow it with `reeve status --watch`, or wait longer with --timeout");
+            let help = if full {
+                let remedy = StoreError::new("write", "", StoreErrorKind::NoSpace).remedy();
+                format!(
+                    "{}; what was written stays, and goes on then",
+                    remedy.unwrap_or_default()
+                )
+            } else {
+                "what was written stays and goes on; follow it with `reeve status --watch`, or wait longer with --timeout".to_owned()
+            };
+            let failure = Failure::new(Exit::TimedOut, message).help(help);
             return Err(match open.first() {
                 Some((goal, _)) => with_logs(connection, goal, failure).await,
                 None => failure,
@@ -165,8 +177,11 @@ pub async fn wait(connection: &Connection, goals: Vec<Goal>, timeout: Duration, 
         tokio::select! {
             changed = follow.changed() => changed?,
             _ = tick.tick() => {
-                if began.elapsed() > Duration::from_secs(3) {
+                if began.elapsed() > LOOK_AFTER {
                     leaderless = matches!(connection.get(&Key::Election).await, Ok(None));
+                    // A store that takes this one's small document may have no room for the leader's.
+                    let status = connection.store.status().await;
+                    full = status.is_ok_and(|status| status.errors.iter().any(|error| error.contains("NOSPACE")));
                 }
             }
             _ = tokio::signal::ctrl_c() => {
@@ -486,7 +501,7 @@ pub async fn until_empty(
     let mut progress = Progress::new(quiet);
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     loop {
-        let leaderless = follow.view.leader.is_none() && began.elapsed() > Duration::from_secs(3);
+        let leaderless = follow.view.leader.is_none() && began.elapsed() > LOOK_AFTER;
         let all = follow.view.instances();
         // On a node that cannot be heard, what was ordered counts.
         let left: Vec<&Instance<'_>> = all

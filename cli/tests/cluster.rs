@@ -50,7 +50,8 @@ impl Lab {
         let options = controller::ControllerOptions::new(store.clone(), Root::default(), "test");
         rt.spawn(controller::run(options, lab.shutdown.clone()));
         let node = "n1".parse().expect("a name");
-        let options = agent::AgentOptions::new(node, lab.dir.path().join("agent"));
+        let mut options = agent::AgentOptions::new(node, lab.dir.path().join("agent"));
+        options.sweep = Duration::from_secs(1);
         let engine: Arc<dyn ContainerRuntime> = lab.engine.clone();
         rt.spawn(agent::run(options, store, engine, lab.shutdown.clone()));
         let deadline = Instant::now() + Duration::from_secs(20);
@@ -356,4 +357,68 @@ fn what_no_record_knows_runs_on_until_a_person_removes_it() {
     assert!(text.contains("\"instance\": \"web.1\""), "{text}");
     assert_eq!(lab.exits(0, &["get", "all", "-o", "name"]), "node/n1\n");
     lab.until("no yes is left over", || lab.count("/reeve/acks/") == 0);
+}
+
+#[test]
+fn a_service_that_waits_for_a_full_disk_says_which_node_and_why() {
+    let lab = Lab::new();
+    lab.exits(
+        0,
+        &["apply", "-f", &lab.file(&WEB.replace("replicas: 3", "replicas: 1"))],
+    );
+    let well = lab.exits(0, &["describe", "service", "web"]);
+    assert!(!well.contains("Held by"), "{well}");
+    lab.engine.set_free(Some(0));
+    lab.until("the node says so", || lab.out(&["get", "nodes"]).contains("DiskFull"));
+    let well = lab.exits(0, &["describe", "service", "web"]);
+    assert!(!well.contains("Held by"), "what runs is not held: {well}");
+    lab.exits(0, &["scale", "web=2", "--no-wait"]);
+    lab.until("it says what holds it", || {
+        let text = lab.out(&["describe", "service", "web"]);
+        text.contains("Held by:     node n1: DiskFull: the disk is full")
+    });
+    lab.engine.set_free(None);
+    lab.until("it goes on", || lab.out(&["get", "services"]).contains("2/2"));
+    assert!(!lab.out(&["describe", "service", "web"]).contains("Held by"));
+}
+
+#[test]
+fn scaling_to_what_a_service_has_anyway_changes_nothing() {
+    let lab = Lab::new();
+    lab.exits(0, &["apply", "-f", &lab.file(&WEB.replace("  replicas: 3\n", ""))]);
+    let before = lab.value("/reeve/desired/default/service/web");
+    let text = lab.exits(0, &["scale", "web=1"]);
+    assert!(text.contains("unchanged"), "{text}");
+    assert_eq!(lab.value("/reeve/desired/default/service/web"), before);
+    lab.exits(0, &["scale", "web=2"]);
+    // Said once, it is said: going back to one is a change.
+    let text = lab.exits(0, &["scale", "web=1", "--yes"]);
+    assert!(text.contains("plan: 1 to remove, 1 to keep"), "{text}");
+}
+
+#[test]
+fn names_that_are_followed_are_kinds_and_names() {
+    let lab = Lab::new();
+    let log = lab.dir.path().join("names");
+    let mut watch = Command::new(env!("CARGO_BIN_EXE_reeve"))
+        .args(["get", "all", "-w", "-o", "name", "--etcd", &lab.endpoint])
+        .env("HOME", lab.dir.path())
+        .env_remove("REEVE_NAMESPACE")
+        .stdout(std::fs::File::create(&log).expect("a file"))
+        .spawn()
+        .expect("reeve starts");
+    lab.exits(0, &["apply", "-f", &lab.file(WEB)]);
+    let seen = || std::fs::read_to_string(&log).expect("a file");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let wanted = ["node/n1\n", "service/web\n", "instance/web.3\n"];
+    while !wanted.iter().all(|name| seen().contains(name)) && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    lab.exits(0, &["delete", "service", "web", "--yes"]);
+    watch.kill().expect("a kill");
+    watch.wait().expect("an end");
+    let text = seen();
+    assert!(wanted.iter().all(|name| text.contains(name)), "{text}");
+    let good = |line: &str| ["node/n1", "service/web"].contains(&line) || line.starts_with("instance/web.");
+    assert!(text.lines().all(good), "{text}");
 }

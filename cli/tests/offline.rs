@@ -93,6 +93,7 @@ fn every_verb_has_help_with_an_example() {
         &["node", "rm"],
         &["admin", "ack"],
         &["admin", "accept-store"],
+        &["admin", "remove-orphan"],
         &["admin", "migrate-store"],
         &["completion"],
     ];
@@ -312,4 +313,37 @@ fn the_store_of_a_running_up_is_found_through_its_data_directory() {
     let (_, err) = text(&output);
     assert_eq!(output.status.code(), Some(3), "{err}");
     assert!(err.contains("127.0.0.1:2") && err.contains("reeve up"), "{err}");
+}
+
+#[test]
+fn a_command_line_that_is_wrong_is_told_as_json_where_json_is_asked_for() {
+    for (args, word) in [
+        (vec!["get", "services", "--wide", "-o", "json"], "--wide"),
+        (vec!["-ojson", "scale"], "SERVICE"),
+        (vec!["--output=json", "gett"], "gett"),
+        (vec!["drain", "-o=json", "n1", "--timeout", "soon"], "soon"),
+        (vec!["admin", "-o", "json"], "subcommand"),
+    ] {
+        let output = reeve(&args);
+        let (out, err) = text(&output);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {err}");
+        assert_eq!(out, "", "{args:?}");
+        let told: serde_json::Value =
+            serde_json::from_str(&err).unwrap_or_else(|error| panic!("{args:?}: {error}: {err}"));
+        assert_eq!(told["error"]["reason"], "Usage", "{err}");
+        assert_eq!(told["error"]["exitCode"], 2, "{err}");
+        assert!(err.contains(word), "{args:?}: {err}");
+        assert!(told["error"]["help"].is_string(), "{err}");
+    }
+    // For people as ever; and help is no error.
+    let (_, err) = text(&reeve(&["get", "--wide"]));
+    assert!(
+        err.starts_with("error: unexpected argument") && err.contains("Usage:"),
+        "{err}"
+    );
+    let (out, _) = text(&reeve(&["get", "-o", "json", "--help"]));
+    assert!(out.contains("Usage:"), "{out}");
+    // What follows `--` asks for nothing.
+    let (_, err) = text(&reeve(&["version", "--", "-o", "json"]));
+    assert!(err.starts_with("error: "), "{err}");
 }

@@ -65,6 +65,11 @@ struct Lab {
 
 impl Lab {
     fn new() -> Self {
+        Self::with_etcd(&[])
+    }
+
+    /// With more arguments for etcd.
+    fn with_etcd(more: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let (ours, others) = (Authority::new(), Authority::new());
         let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).expect("a file");
@@ -97,6 +102,7 @@ impl Lab {
             .args(["--initial-cluster", &format!("m0={peer}")])
             .args(["--cert-file", &place("server.pem"), "--key-file", &place("server.key")])
             .args(["--client-cert-auth", "--trusted-ca-file", &place("ca.pem")])
+            .args(more)
             .stdout(Stdio::null())
             .stderr(fs::File::create(&log).expect("a log"))
             .spawn()
@@ -278,4 +284,42 @@ fn what_is_wrong_with_tls_is_said_in_one_sentence_and_a_remedy() {
             "{what}: {text}"
         );
     }
+}
+
+#[test]
+fn a_store_that_is_full_is_named_as_what_is_waited_for() {
+    let lab = Lab::with_etcd(&["--quota-backend-bytes", "1000000"]);
+    let file = lab.place("web.yaml");
+    fs::write(&file, WEB).expect("a file");
+    let apply = lab
+        .command(&["apply", "-f", &file, "--timeout", "8s"])
+        .args(lab.flags("ca.pem", Some("client")))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("reeve starts");
+    lab.until_says(&["get", "services", "-o", "name"], "service/web");
+    let mut filled = false;
+    for number in 0..40 {
+        let (ca, cert, key) = (lab.place("ca.pem"), lab.place("client.pem"), lab.place("client.key"));
+        let put = Command::new("etcdctl")
+            .env("ETCDCTL_API", "3")
+            .args(["--endpoints", &lab.url, "--cacert", &ca, "--cert", &cert, "--key", &key])
+            .args(["put", &format!("ballast/{number}"), &"x".repeat(100_000)])
+            .output()
+            .expect("etcdctl starts: install Debian's etcd-client");
+        filled |= String::from_utf8_lossy(&put.stderr).contains("database space exceeded");
+    }
+    assert!(filled, "etcd takes more than its quota");
+    let output = apply.wait_with_output().expect("it ends");
+    let text = words(&output);
+    assert_eq!(output.status.code(), Some(124), "{text}");
+    assert!(
+        text.contains("waits for the controller; the store is full (NOSPACE)"),
+        "{text}"
+    );
+    assert!(
+        text.contains("help: free space on the disk of the store") && text.contains("alarm disarm"),
+        "{text}"
+    );
 }

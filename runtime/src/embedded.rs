@@ -28,7 +28,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::thread::JoinHandle;
@@ -145,6 +145,7 @@ pub(crate) struct Core {
     cluster_id: u64,
     member_id: u64,
     size: Arc<AtomicU64>,
+    full: Arc<AtomicBool>,
     urls: Mutex<Vec<String>>,
     progress_interval: Duration,
 }
@@ -227,12 +228,14 @@ impl Embedded {
         let (published, _) = channel::channel(meta.revision);
         let (closing, _) = channel::channel(false);
         let size = Arc::new(AtomicU64::new(disk.size()));
+        let full = Arc::new(AtomicBool::new(false));
         let writer = Writer {
             state: Arc::clone(&state),
             disk,
             commands: receiver,
             published: published.clone(),
             size: Arc::clone(&size),
+            full: Arc::clone(&full),
             retention,
             samples: [(now(), meta.revision)].into(),
             hold_expiry: Duration::ZERO,
@@ -254,6 +257,7 @@ impl Embedded {
             cluster_id: meta.cluster_id,
             member_id: meta.member_id,
             size,
+            full,
             urls: Mutex::new(Vec::new()),
             progress_interval,
         };

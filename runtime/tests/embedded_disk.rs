@@ -165,6 +165,8 @@ fn a_full_disk_refuses_writes_and_leaves_everything_else_as_it_was() {
             }
         }
         assert!(refusals > 0, "the disk was not full");
+        let told = |status: &etcd_client::StatusResponse| status.errors().iter().any(|error| error.contains("NOSPACE"));
+        assert!(told(&client.status().await.unwrap()), "whoever asks is told");
         assert_eq!(store.revision(), acknowledged);
         assert_eq!(client.get("before", None).await.unwrap().count(), 1);
         let asked = etcd_client::LeaseTimeToLiveOptions::new().with_keys();
@@ -174,6 +176,7 @@ fn a_full_disk_refuses_writes_and_leaves_everything_else_as_it_was() {
         std::fs::remove_file(&ballast).unwrap();
         let put = client.put("after", "1", None).await.unwrap();
         assert_eq!(put.header().unwrap().revision(), acknowledged + 1);
+        assert!(!told(&client.status().await.unwrap()));
         store.close().await;
         let store = Embedded::open(OpenOptions::new(disk.0.join("store"))).unwrap();
         assert_eq!(store.revision(), acknowledged + 1);

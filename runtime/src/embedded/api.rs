@@ -299,7 +299,10 @@ impl PbMaintenanceService for Api {
         let index = header.as_ref().map_or(0, |h| h.revision.unsigned_abs());
         let size = self.core.size.load(std::sync::atomic::Ordering::Relaxed);
         let size = i64::try_from(size).unwrap_or(i64::MAX);
+        let full = self.core.full.load(std::sync::atomic::Ordering::Relaxed);
+        let errors = full.then(|| "NOSPACE: the last write found the disk full".to_owned());
         Ok(Response::new(PbStatusResponse {
+            errors: errors.into_iter().collect(),
             header,
             version: VERSION.into(),
             db_size: size,

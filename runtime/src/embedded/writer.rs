@@ -72,6 +72,8 @@ pub(crate) struct Writer {
     pub published: watch::Sender<i64>,
     /// Bytes of the database file.
     pub size: Arc<std::sync::atomic::AtomicU64>,
+    /// Whether the last write found the disk full.
+    pub full: Arc<std::sync::atomic::AtomicBool>,
     pub retention: Retention,
     /// (when, revision then), oldest first: how old history is.
     pub samples: VecDeque<(Duration, i64)>,
@@ -197,7 +199,12 @@ impl Writer {
         };
         let outcome = match batch.put.is_empty() && batch.leases.is_empty() {
             true => Ok(()),
-            false => self.disk.commit(&batch),
+            false => {
+                let outcome = self.disk.commit(&batch);
+                let full = outcome.as_ref().is_err_and(|failed| failed.full);
+                self.full.store(full, std::sync::atomic::Ordering::Relaxed);
+                outcome
+            }
         };
         let answer = self.settle(outcome, round.undo, now);
         for finish in round.finishers {
