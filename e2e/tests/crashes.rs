@@ -121,14 +121,38 @@ fn deleted_assignments_and_a_deleted_ledger_stop_and_double_nothing() {
     assert_eq!(lab.hosts[0].containers(), []);
 }
 
+/// Another version of the same length: the last digit is another one.
+fn neighbour(version: &str) -> String {
+    let at = version
+        .rfind(|c: char| c.is_ascii_digit())
+        .expect("a version has digits");
+    let digit = version.as_bytes()[at];
+    let other = if digit == b'9' { b'8' } else { digit + 1 };
+    format!("{}{}{}", &version[..at], char::from(other), &version[at + 1..])
+}
+
+#[test]
+fn a_neighbouring_version_is_another_one_of_the_same_length() {
+    for (own, next) in [
+        ("0.1.0", "0.1.1"),
+        ("0.1.7", "0.1.8"),
+        ("0.1.9", "0.1.8"),
+        ("1.2.19", "1.2.18"),
+        ("1.20.10", "1.20.11"),
+        ("2.0.0-rc.3", "2.0.0-rc.4"),
+        ("2.0.0-beta", "2.0.1-beta"),
+    ] {
+        assert_eq!(neighbour(own), next);
+        assert_eq!(own.len(), next.len());
+    }
+}
+
 /// The next release: a copy of the binary that calls itself by another version, as long as the first.
 fn next_release(lab: &Lab) -> (PathBuf, String) {
     let own = succeed(Command::new(reeve()).args(["version", "-o", "json"]));
     let own: serde_json::Value = serde_json::from_str(&own).expect("the version as JSON");
     let own = own["version"].as_str().expect("a version").to_owned();
-    let (front, _) = own.rsplit_once('.').expect("three numbers");
-    let next = format!("{front}.7");
-    assert!(next.len() == own.len() && next != own, "{own} cannot be made {next}");
+    let next = neighbour(&own);
     let dir = lab.dir().join("next");
     std::fs::create_dir_all(&dir).expect("a directory of the lab");
     let path = dir.join("reeve");

@@ -209,6 +209,12 @@ impl Agent {
                 self.sight.forget(id);
             }
             Op::Create { spec, .. } => {
+                // It was started, too: what was read in between is of a container that never ran.
+                let entry = self.input.ledger.entries.get(instance);
+                if let Some(id) = entry.and_then(|entry| entry.container_id().map(str::to_owned)) {
+                    self.inspections.stale(&id);
+                    self.sight.started(&id);
+                }
                 self.creating = self.creating.saturating_sub(1);
                 self.create_ms = self.input.now_ms;
                 let lacks_image =

@@ -99,14 +99,24 @@ impl ContainerRuntime for FakeEngine {
         async move {
             self.world().inspects += 1;
             self.enter("inspect", container, false).await?;
-            let mut world = self.world();
-            let found = world.get(&format!("inspect container `{container}`"), container)?;
-            let pid = matches!(found.observed.state, ContainerState::Running | ContainerState::Paused).then_some(4_242);
-            let mut config = found.body.clone();
-            let networking = config["NetworkingConfig"]["EndpointsConfig"].take();
-            let raw = json!({ "Id": found.observed.id, "Config": config, "HostConfig": found.body["HostConfig"], "NetworkSettings": { "Networks": networking } });
-            let image_id = ImageId(format!("sha256:{}", found.observed.image));
-            Ok(Inspection { observed: found.observed.clone(), image_id, pid, error: String::new(), raw: Arc::new(raw) })
+            let inspection = {
+                let mut world = self.world();
+                let found = world.get(&format!("inspect container `{container}`"), container)?;
+                let up = matches!(found.observed.state, ContainerState::Running | ContainerState::Paused);
+                let mut config = found.body.clone();
+                let networking = config["NetworkingConfig"]["EndpointsConfig"].take();
+                let raw = json!({ "Id": found.observed.id, "Config": config, "HostConfig": found.body["HostConfig"], "NetworkSettings": { "Networks": networking } });
+                Inspection {
+                    observed: found.observed.clone(),
+                    image_id: ImageId(format!("sha256:{}", found.observed.image)),
+                    pid: up.then_some(4_242),
+                    error: String::new(),
+                    raw: Arc::new(raw),
+                }
+            };
+            // An answer that is late tells what was.
+            self.enter("inspect answer", container, false).await?;
+            Ok(inspection)
         }
         .boxed()
     }

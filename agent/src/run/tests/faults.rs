@@ -322,6 +322,50 @@ async fn a_network_goes_with_the_last_instance_of_its_namespace_and_no_other_doe
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_inspection_that_began_before_a_start_counts_for_nothing_after_it() {
+    let mut bed = Bed::new();
+    bed.sweep = Duration::from_millis(50);
+    bed.start();
+    let web = bed.accept("web", 1, 1, spec("app:1"));
+    bed.assign(&[web]);
+    bed.until("ready", ready).await;
+    // The first restart is at once; before the second there is time to look at what has ended.
+    bed.engine.crash("default.web.1.1", 1);
+    bed.until("ready again", |report| {
+        ready(report) && one(report).is_some_and(|line| line.restarts == 1)
+    })
+    .await;
+    bed.engine.crash("default.web.1.1", 1);
+    bed.until("it waits", |report| {
+        one(report).is_some_and(|line| line.phase == Phase::BackOff)
+    })
+    .await;
+    let inspected = bed.engine.reads().1;
+    bed.engine.hang("inspect answer");
+    let end = tokio::time::Instant::now() + PATIENCE;
+    while bed.engine.reads().1 == inspected {
+        assert!(tokio::time::Instant::now() < end, "no inspection");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(bed.starts(), 2, "the inspection began before the start");
+    bed.engine_until("it runs again", |engine| engine.running().len() == 1)
+        .await;
+    bed.until("ready", ready).await;
+    bed.two_sweeps().await;
+    let written = bed.store.revision();
+    bed.engine.release("inspect answer");
+    bed.two_sweeps().await;
+    assert_eq!(bed.store.revision(), written, "nothing is seen to have ended");
+    assert_eq!(bed.starts(), 3, "what has ended before the start is started once");
+    let report = bed.report().unwrap();
+    assert_eq!(
+        one(&report).map(|line| (line.restarts, line.phase)),
+        Some((2, Phase::Running))
+    );
+    bed.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_option_that_the_engine_discards_becomes_a_condition() {
     let mut bed = Bed::new();
     let discarded = InstanceCondition {
