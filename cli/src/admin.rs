@@ -312,9 +312,14 @@ async fn migrate(common: &Common, args: &MigrateArgs) -> Verdict {
                 output::count(number, "key")
             ));
             print(&format!("next: stop what uses {}, then\n", from.endpoints));
+            let mut at = format!("--etcd {}", args.to);
+            for (flag, file) in [("ca", &args.to_ca), ("cert", &args.to_cert), ("key", &args.to_key)] {
+                if let Some(file) = file {
+                    at.push_str(&format!(" --{flag} {}", file.display()));
+                }
+            }
             print(&format!(
-                "      reeve controller --etcd {0}\n      reeve agent --etcd {0}    (after `reeve up`: with --data-dir DIR/agent)\n",
-                args.to
+                "      reeve controller {at}\n      reeve agent {at}    (after `reeve up`: with --data-dir DIR/agent)\n"
             ));
             Ok(Exit::Done)
         }

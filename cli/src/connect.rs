@@ -168,6 +168,13 @@ const REFUSED: [&str; 8] = [
 
 /// A server that takes a connection and closes it says little of why: TLS is the likeliest reason.
 fn hung_up(failure: Failure, endpoints: &str, tls: &TlsFlags<'_>) -> Failure {
+    if let (Some(ca), true) = (tls.ca, failure.is_caused_by(&["BadSignature", "UnknownIssuer"])) {
+        return failure.help(format!(
+            "{} (--{}ca) did not sign the store's certificate: name the CA that did",
+            ca.display(),
+            tls.begins
+        ));
+    }
     if !failure.is_caused_by(&REFUSED) {
         return failure;
     }
@@ -190,7 +197,10 @@ fn options(endpoints: &str, tls: &TlsFlags<'_>) -> Result<EtcdOptions, Failure> 
     install_crypto();
     let mut options = EtcdOptions::new(endpoints);
     if options.endpoints.is_empty() {
-        return Err(Failure::usage("--etcd names no endpoint").help("write client URLs with commas between them"));
+        let store = if tls.begins.is_empty() { "--etcd" } else { "--to" };
+        return Err(
+            Failure::usage(format!("{store} names no endpoint")).help("write client URLs with commas between them")
+        );
     }
     options.tls = tls.files(endpoints)?;
     Ok(options)

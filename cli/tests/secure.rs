@@ -70,6 +70,13 @@ impl Lab {
 
     /// With more arguments for etcd.
     fn with_etcd(more: &[&str]) -> Self {
+        let lab = Self::empty(more);
+        lab.until(&["init"]);
+        lab
+    }
+
+    /// A store that answers, and holds no cluster.
+    fn empty(more: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let (ours, others) = (Authority::new(), Authority::new());
         let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).expect("a file");
@@ -112,8 +119,31 @@ impl Lab {
             url,
             _etcd: Running(etcd, log),
         };
-        lab.until(&["init"]);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !lab.etcdctl(&["endpoint", "health"]).status.success() {
+            assert!(Instant::now() < deadline, "etcd does not answer");
+            std::thread::sleep(Duration::from_millis(100));
+        }
         lab
+    }
+
+    fn etcdctl(&self, args: &[&str]) -> Output {
+        let (ca, cert, key) = (self.place("ca.pem"), self.place("client.pem"), self.place("client.key"));
+        Command::new("etcdctl")
+            .env("ETCDCTL_API", "3")
+            .args([
+                "--endpoints",
+                &self.url,
+                "--cacert",
+                &ca,
+                "--cert",
+                &cert,
+                "--key",
+                &key,
+            ])
+            .args(args)
+            .output()
+            .expect("etcdctl starts: install Debian's etcd-client")
     }
 
     fn place(&self, name: &str) -> String {
@@ -301,13 +331,7 @@ fn a_store_that_is_full_is_named_as_what_is_waited_for() {
     lab.until_says(&["get", "services", "-o", "name"], "service/web");
     let mut filled = false;
     for number in 0..40 {
-        let (ca, cert, key) = (lab.place("ca.pem"), lab.place("client.pem"), lab.place("client.key"));
-        let put = Command::new("etcdctl")
-            .env("ETCDCTL_API", "3")
-            .args(["--endpoints", &lab.url, "--cacert", &ca, "--cert", &cert, "--key", &key])
-            .args(["put", &format!("ballast/{number}"), &"x".repeat(100_000)])
-            .output()
-            .expect("etcdctl starts: install Debian's etcd-client");
+        let put = lab.etcdctl(&["put", &format!("ballast/{number}"), &"x".repeat(100_000)]);
         filled |= String::from_utf8_lossy(&put.stderr).contains("database space exceeded");
     }
     assert!(filled, "etcd takes more than its quota");
@@ -322,4 +346,78 @@ fn a_store_that_is_full_is_named_as_what_is_waited_for() {
         text.contains("help: free space on the disk of the store") && text.contains("alarm disarm"),
         "{text}"
     );
+}
+
+#[test]
+fn a_cluster_moves_between_stores_of_different_authorities() {
+    let (from, to) = (Lab::new(), Lab::empty(&[]));
+    let file = from.place("web.yaml");
+    fs::write(&file, WEB).expect("a file");
+    let output = from.right(&["apply", "-f", &file, "--no-wait"]);
+    assert!(output.status.success(), "{}", words(&output));
+    let migrate = |more: &[&str]| {
+        let args: Vec<&str> = ["admin", "migrate-store", "--yes", "--to", &to.url]
+            .into_iter()
+            .chain(more.iter().copied())
+            .collect();
+        let output = from.right(&args);
+        (output.status.code(), words(&output))
+    };
+    let (ca, cert, key) = (to.place("ca.pem"), to.place("client.pem"), to.place("client.key"));
+    // The flags of the one store say nothing of the other.
+    let (own_ca, other) = (from.place("ca.pem"), (to.place("other.pem"), to.place("other.key")));
+    let nowhere = to.place("nowhere.pem");
+    for (what, more, exit, word) in [
+        ("nothing of it", vec![], 2, "needs --to-ca"),
+        (
+            "the first store's authority",
+            vec!["--to-ca", &*own_ca, "--to-cert", &*cert, "--to-key", &*key],
+            3,
+            "--to-ca",
+        ),
+        ("no client certificate", vec!["--to-ca", &*ca], 3, "--to-cert"),
+        (
+            "a client of another authority",
+            vec!["--to-ca", &*ca, "--to-cert", &*other.0, "--to-key", &*other.1],
+            3,
+            "other.pem",
+        ),
+        (
+            "a certificate without its key",
+            vec!["--to-ca", &*ca, "--to-cert", &*cert],
+            2,
+            "--to-key",
+        ),
+        (
+            "a file that is not there",
+            vec!["--to-ca", &*nowhere, "--to-cert", &*cert, "--to-key", &*key],
+            2,
+            "--to-ca",
+        ),
+    ] {
+        let (code, text) = migrate(&more);
+        assert_eq!(code, Some(exit), "{what}: {text}");
+        assert!(text.contains(word), "{what}: {text}");
+        let output = from.right(&["get", "services", "-o", "name"]);
+        assert_eq!(words(&output), "service/web\n", "{what}: the cluster stays where it is");
+    }
+    let (code, text) = migrate(&["--to-ca", &ca, "--to-cert", &cert, "--to-key", &key]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(
+        text.contains(&format!(
+            "reeve controller --etcd {} --ca {ca} --cert {cert} --key {key}",
+            to.url
+        )),
+        "{text}"
+    );
+    let output = from.right(&["get", "services"]);
+    let text = words(&output);
+    assert!(
+        output.status.code() == Some(6) && text.contains("has moved to") && text.contains(&to.url),
+        "{text}"
+    );
+    assert_eq!(words(&to.right(&["get", "services", "-o", "name"])), "service/web\n");
+    let controller = to.start("controller", &["controller", "--metrics", "127.0.0.1:0"]);
+    to.until_says(&["get", "services"], "NoNodeFits");
+    drop(controller);
 }
