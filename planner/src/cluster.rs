@@ -55,5 +55,5 @@ pub fn plan_with(snapshot: &Snapshot, options: PlanOptions) -> Plan {
 
 /// As [`plan_with`], with what the pass before has found out about values that have not changed since: the same plan, sooner.
 pub fn plan_again(snapshot: &Snapshot, options: PlanOptions, memo: &mut Memo) -> Plan {
-    pass::Pass::run(snapshot, options.exhaustive, memo).into_plan(options)
+    pass::Pass::run(snapshot, options.exhaustive, memo).into_plan(options, memo)
 }

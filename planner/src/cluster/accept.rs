@@ -16,6 +16,7 @@ use schemas::service::ServiceSpec;
 use super::memo::Memo;
 use super::snapshot::{AcceptedHistory, DesiredBody, DesiredEntry, Snapshot};
 use super::types::{AcceptedWrite, Guard};
+use super::world::NONE;
 
 /// Numbers above this are taken from no report or assignment: a node that lies must not use up the numbers.
 pub(super) const MAX_REPORTED: u64 = 1 << 48;
@@ -27,6 +28,8 @@ pub(super) struct Life<'a> {
     pub desired: Option<&'a DesiredEntry>,
     pub history: Option<&'a AcceptedHistory>,
     pub standing: Standing<'a>,
+    /// Where the memo has it that the desired spec equals the last record's; [`NONE`] when it does not.
+    pub memo: u32,
 }
 
 #[derive(Debug)]
@@ -124,11 +127,13 @@ pub(super) fn accept<'a>(snapshot: &'a Snapshot, hold: bool, memo: &mut Memo) ->
         let history = from_accepted.map(|(_, history)| history);
         // What was compared in the pass before and is the same since is not compared again.
         let compared = compared(entry, history);
-        let known = compared.is_some_and(|(desired, record)| equal.knows(key, desired, record));
-        let (standing, next, same) = stand(key, entry, history, (snapshot.complete, hold), known);
-        if let (Some((desired, record)), true, false) = (compared, same, known) {
-            equal.learn(key, desired, record);
-        }
+        let known = compared.and_then(|(desired, record)| equal.knows(key, desired, record));
+        let (standing, next, same) = stand(key, entry, history, (snapshot.complete, hold), known.is_some());
+        let memo = match (known, compared) {
+            (Some(known), _) => known,
+            (None, Some((desired, record))) if same => equal.learn(key, desired, record),
+            (None, _) => NONE,
+        };
         if let Some(next) = next {
             due.push((lives.len(), next));
         }
@@ -137,6 +142,7 @@ pub(super) fn accept<'a>(snapshot: &'a Snapshot, hold: bool, memo: &mut Memo) ->
             desired: entry,
             history,
             standing,
+            memo,
         });
     }
     let writes = number(snapshot, &mut lives, due);

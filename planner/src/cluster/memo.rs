@@ -1,5 +1,5 @@
 //! What a pass finds out about values that the next pass will most likely find unchanged: a node's assignment and report
-//! laid side by side, and which desired specs equal their accepted records. An entry counts only while the snapshot holds
+//! laid side by side, which desired specs equal their accepted records, and what of a spec every pass needs. An entry counts only while the snapshot holds
 //! the very same values (the same `Arc`s, which the memo keeps alive), and says nothing that they do not: a plan with a
 //! memo is the plan without one, only sooner. The leader keeps one from pass to pass.
 
@@ -9,8 +9,10 @@ use std::vec::IntoIter;
 
 use schemas::keys::ResourceKey;
 use schemas::names::{NodeName, Slot};
-use schemas::records::{Accepted, Assigned, AssignedState, Assignment, Phase, Report, ReportedInstance, Uid};
-use schemas::service::ServiceSpec;
+use schemas::records::{
+    Accepted, Assigned, AssignedState, Assignment, Phase, Report, ReportedInstance, ServiceStatus, Uid,
+};
+use schemas::service::{Mode, ServiceSpec};
 
 use super::world::NONE;
 
@@ -21,6 +23,8 @@ pub struct Memo {
     nodes: Vec<NodeRows>,
     /// In order of keys.
     equal: Vec<Equal>,
+    /// How many numbers of constraint sets are in use; see [`Equal::set`].
+    sets: u32,
 }
 
 /// One node's assignment and report, laid side by side.
@@ -34,10 +38,47 @@ struct NodeRows {
 
 /// A desired spec that equals the accepted one.
 #[derive(Debug)]
-struct Equal {
+pub(super) struct Equal {
     key: ResourceKey,
     desired: Arc<ServiceSpec>,
     record: Arc<Accepted>,
+    pub brief: Option<Brief>,
+    /// Two services with the same number have equal constraints.
+    pub set: Option<u32>,
+    /// The stored status, and that it says what is so when every slot is just as desired.
+    pub settled: Option<Settled>,
+}
+
+/// What every pass needs of a spec.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Brief {
+    pub mode: Mode,
+    pub replicas: u32,
+    /// CPU and memory one instance reserves.
+    pub need: (i64, i64),
+    /// Whether it must not be near some other service.
+    pub avoids: bool,
+}
+
+impl Brief {
+    pub(super) fn of(spec: &ServiceSpec) -> Self {
+        let (cpu, memory) = spec.container.resources.reserved();
+        Self {
+            mode: spec.mode,
+            replicas: spec.replicas.unwrap_or(1),
+            need: (i64::from(cpu.millis), i64::try_from(memory.0).unwrap_or(i64::MAX)),
+            avoids: spec.placement.anti_affinity.iter().any(|term| term.weight.is_none()),
+        }
+    }
+}
+
+/// See [`Equal::settled`].
+#[derive(Debug)]
+pub(super) struct Settled {
+    pub stored: Arc<ServiceStatus>,
+    pub revision: i64,
+    pub n: u64,
+    pub count: u32,
 }
 
 /// One instance that a node's assignment or report knows.
@@ -124,30 +165,55 @@ pub(super) struct EqualMemo<'m> {
 }
 
 impl EqualMemo<'_> {
-    /// Whether these are known to be equal. Asked in order of keys, at most once for each.
-    pub(super) fn knows(&mut self, key: &ResourceKey, desired: &Arc<ServiceSpec>, record: &Arc<Accepted>) -> bool {
+    /// Where the memo has it that these are equal, if it does. Asked in order of keys, at most once for each.
+    pub(super) fn knows(
+        &mut self,
+        key: &ResourceKey,
+        desired: &Arc<ServiceSpec>,
+        record: &Arc<Accepted>,
+    ) -> Option<u32> {
         let these = |old: &Equal| Arc::ptr_eq(&old.desired, desired) && Arc::ptr_eq(&old.record, record);
         let mut known = self.old.next_if(these);
         if known.is_none() {
             while self.old.next_if(|old| old.key < *key).is_some() {}
             known = self.old.next_if(these);
         }
-        let knows = known.is_some();
-        self.new.extend(known);
-        knows
+        self.new.push(known?);
+        Some(index(self.new.len() - 1))
     }
 
-    /// These were compared, and are equal.
-    pub(super) fn learn(&mut self, key: &ResourceKey, desired: &Arc<ServiceSpec>, record: &Arc<Accepted>) {
+    /// These were compared, and are equal; answers where the memo has it.
+    pub(super) fn learn(&mut self, key: &ResourceKey, desired: &Arc<ServiceSpec>, record: &Arc<Accepted>) -> u32 {
         self.new.push(Equal {
             key: key.clone(),
             desired: Arc::clone(desired),
             record: Arc::clone(record),
+            brief: None,
+            set: None,
+            settled: None,
         });
+        index(self.new.len() - 1)
     }
 }
 
 impl Memo {
+    /// An entry that [`EqualMemo`] answered in this pass.
+    pub(super) fn entry(&mut self, at: u32) -> Option<&mut Equal> {
+        self.equal.get_mut(at as usize)
+    }
+    /// A new number for a constraint set.
+    pub(super) fn new_set(&mut self) -> u32 {
+        self.sets += 1;
+        self.sets - 1
+    }
+    /// How many numbers of sets are in use. When most are of services that are gone, they are given anew.
+    pub(super) fn sets(&mut self) -> u32 {
+        if self.sets as usize > 1_000 + 2 * self.equal.len() {
+            self.sets = 0;
+            self.equal.iter_mut().for_each(|entry| entry.set = None);
+        }
+        self.sets
+    }
     pub(super) fn nodes(&mut self) -> NodesMemo<'_> {
         let old = std::mem::take(&mut self.nodes);
         self.nodes.reserve(old.len());

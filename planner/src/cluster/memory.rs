@@ -8,7 +8,7 @@ use schemas::records::{AcceptedBody, AssignedState, Uid};
 use schemas::service::{Mode, ServiceSpec};
 
 use super::accept::{Body, InForce, Life, Standing};
-use super::memo::{Memo, Row, Seen, halves};
+use super::memo::{Brief, Memo, Row, Seen, halves};
 use super::types::Guard;
 use super::world::{NONE, Node, Nodes};
 
@@ -101,6 +101,8 @@ pub(super) struct Svc<'a> {
     pub set: u32,
     /// CPU and memory one instance reserves.
     pub need: (i64, i64),
+    /// Whether it must not be near some other service.
+    pub avoids: bool,
 }
 
 impl Svc<'_> {
@@ -165,7 +167,7 @@ impl Uids {
     }
 }
 
-fn svc<'a>(life: &Life<'a>, index: usize, nodes: u32, first: usize) -> Option<Svc<'a>> {
+fn svc<'a>(life: &Life<'a>, index: usize, nodes: u32, first: usize, memo: &mut Memo) -> Option<Svc<'a>> {
     let key = life.key;
     let namespace = key.namespace.as_ref().filter(|_| key.kind == Kind::Service)?;
     let (spec, n) = match &life.standing {
@@ -181,12 +183,16 @@ fn svc<'a>(life: &Life<'a>, index: usize, nodes: u32, first: usize) -> Option<Sv
         | Standing::Deleted
         | Standing::Held { .. } => (None, 0),
     };
-    let (wanted, slots) = match spec.map(|spec| (spec.mode, spec.replicas.unwrap_or(1).min(MAX_REPLICAS))) {
+    // The memo's entry is about the record, which a change of labels alone leaves in force under a new number.
+    let brief = spec.map(|spec| match memo.entry(life.memo) {
+        Some(entry) => *entry.brief.get_or_insert_with(|| Brief::of(spec)),
+        None => Brief::of(spec),
+    });
+    let (wanted, slots) = match brief.map(|brief| (brief.mode, brief.replicas.min(MAX_REPLICAS))) {
         Some((Mode::Replicated, count)) => (Wanted::Count(count), count),
         Some((Mode::Global, _)) => (Wanted::PerNode, nodes),
         None => (Wanted::Count(0), 0),
     };
-    let reserved = spec.map(|spec| spec.container.resources.reserved()).unwrap_or_default();
     Some(Svc {
         key,
         namespace,
@@ -201,10 +207,8 @@ fn svc<'a>(life: &Life<'a>, index: usize, nodes: u32, first: usize) -> Option<Sv
         beyond: NONE,
         ended: NONE,
         set: NONE,
-        need: (
-            i64::from(reserved.0.millis),
-            i64::try_from(reserved.1.0).unwrap_or(i64::MAX),
-        ),
+        avoids: brief.is_some_and(|brief| brief.avoids),
+        need: brief.map(|brief| brief.need).unwrap_or_default(),
     })
 }
 
@@ -218,7 +222,7 @@ impl<'a> Memory<'a> {
         let mut first = 0;
         let mut uids = Vec::with_capacity(lives.len());
         for (at, life) in lives.iter().enumerate() {
-            let Some(svc) = svc(life, at, index(nodes.list.len()), first) else {
+            let Some(svc) = svc(life, at, index(nodes.list.len()), first, memo) else {
                 continue;
             };
             first += svc.slots as usize;

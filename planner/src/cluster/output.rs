@@ -17,6 +17,7 @@ use schemas::units::{ByteSize, Cpu};
 
 use super::accept::{MAX_REPORTED, Standing, record};
 use super::draft::{Draft, Words, condition};
+use super::memo::{Memo, Settled};
 use super::memory::{Inst, To, Wanted};
 use super::pass::{Pass, Story, Tally};
 use super::place::New;
@@ -31,7 +32,7 @@ const KEPT_RECORDS: usize = 20;
 const LISTED: usize = 20;
 
 impl<'a> Pass<'a> {
-    pub(super) fn into_plan(mut self, options: PlanOptions) -> Plan {
+    pub(super) fn into_plan(mut self, options: PlanOptions, memo: &mut Memo) -> Plan {
         let assignments = self.assignments();
         let removals = self.removal_list();
         // Nodes have no namespace, and so come first.
@@ -84,7 +85,7 @@ impl<'a> Pass<'a> {
                     let stored = stored.and_then(|(_, stored)| stored.value.as_ref().ok());
                     let id = u32::try_from(at).unwrap_or(NONE);
                     let refused = refusals.get(&id).cloned().unwrap_or_default();
-                    let status = self.service_status(at, remaining[at], created[at], refused, stored);
+                    let status = self.service_status(at, remaining[at], created[at], refused, stored, memo);
                     if stored.is_none_or(|stored| !Arc::ptr_eq(stored, &status)) {
                         let before = stored.map(|stored| &stored.conditions[..]);
                         notice(&mut notices, &status.conditions, before, &key, None);
@@ -481,6 +482,7 @@ impl<'a> Pass<'a> {
         created: u32,
         refusals: Vec<schemas::records::Refusal>,
         stored: Option<&Arc<ServiceStatus>>,
+        memo: &mut Memo,
     ) -> Arc<ServiceStatus> {
         let svc = &self.memory.svcs[at];
         let life = &self.lives[svc.life];
@@ -492,6 +494,29 @@ impl<'a> Pass<'a> {
             .map_or(0, |slots| u32::try_from(slots.len()).unwrap_or(u32::MAX));
         tally.assigned += created;
         let live = self.in_force(at);
+        let revision = life.desired.map_or(0, |entry| entry.mod_revision);
+        // When all is just as desired, the status follows from the spec, its number and revision, and the count.
+        let plain = tally.is_plain()
+            && created == 0
+            && refusals.is_empty()
+            && self.breaker.held.is_none()
+            && self.nodes.hold_all.is_none();
+        let mut entry = memo.entry(life.memo).filter(|_| plain);
+        let n = live.map_or(0, |live| live.n);
+        if let (
+            Some(stored),
+            Some(Settled {
+                stored: same,
+                revision: at,
+                n: of,
+                count,
+            }),
+        ) = (stored, entry.as_ref().and_then(|entry| entry.settled.as_ref()))
+            && Arc::ptr_eq(stored, same)
+            && (*at, *of, *count) == (revision, n, tally.desired)
+        {
+            return Arc::clone(stored);
+        }
         let counts = Counts {
             desired: tally.desired,
             assigned: tally.assigned,
@@ -511,7 +536,7 @@ impl<'a> Pass<'a> {
         conditions.sort_by_key(|condition| condition.kind);
         let status = ServiceStatus {
             schema_version: SchemaVersion::default(),
-            observed_revision: life.desired.map_or(0, |entry| entry.mod_revision),
+            observed_revision: revision,
             generation: live.map(|live| live.n),
             uid: live.map(|live| live.uid.clone().into_owned()),
             counts,
@@ -519,7 +544,18 @@ impl<'a> Pass<'a> {
             problems: problems(life.desired),
             refusals,
         };
-        draft::service(status, conditions, stored)
+        let status = draft::service(status, conditions, stored);
+        if let (Some(entry), Some(stored), Some(live)) = (&mut entry, stored, live)
+            && Arc::ptr_eq(stored, &status)
+        {
+            entry.settled = Some(Settled {
+                stored: Arc::clone(stored),
+                revision,
+                n: live.n,
+                count: tally.desired,
+            });
+        }
+        status
     }
 
     fn accepted_condition(&self, desired: Option<&DesiredEntry>, standing: &Standing<'_>) -> Draft<'_> {
@@ -1000,6 +1036,7 @@ fn notice(
     about: &ResourceKey,
     node: Option<NodeName>,
 ) {
+    let mut written: Option<String> = None;
     for one in new {
         let before = stored.and_then(|stored| stored.iter().find(|other| other.kind == one.kind));
         if before.is_some_and(|before| (before.status, &before.reason) == (one.status, &one.reason)) {
@@ -1028,8 +1065,8 @@ fn notice(
         notices.push(Notice {
             kind: if fine { EventType::Normal } else { EventType::Warning },
             reason,
-            message: format!("{}: {}", one.reason, one.message),
-            about: about.to_string(),
+            message: [&one.reason, ": ", &one.message].concat(),
+            about: written.get_or_insert_with(|| about.to_string()).clone(),
             node: node.clone(),
         });
     }

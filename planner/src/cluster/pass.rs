@@ -58,6 +58,36 @@ pub(super) struct Tally {
     pub port_taken: Option<(u64, u16)>,
 }
 
+impl Tally {
+    /// Whether every slot is just as desired.
+    pub(super) fn is_plain(&self) -> bool {
+        let Self {
+            desired,
+            assigned,
+            running,
+            ready,
+            updated,
+            unplaced,
+            waiting,
+            pending,
+            pending_away,
+            unsettled,
+            away,
+            moving,
+            failing,
+            port_taken,
+        } = self;
+        [assigned, running, ready, updated]
+            .iter()
+            .all(|count| *count == desired)
+            && [unplaced, waiting, pending, pending_away, unsettled, away, moving]
+                .iter()
+                .all(|count| **count == 0)
+            && failing.is_none()
+            && port_taken.is_none()
+    }
+}
+
 /// What is particular to a slot in this pass: kept for those slots only that do not simply stay.
 #[derive(Clone, Debug)]
 pub(super) enum Story {
@@ -121,7 +151,7 @@ impl<'a> Pass<'a> {
         let (lives, accepted) = accept(snapshot, nodes.hold_all.is_some(), memo);
         nodes.describe(&lives);
         let mut memory = Memory::new(&lives, &nodes, memo);
-        let mut placer = Placer::new(&nodes, &mut memory);
+        let mut placer = Placer::new(&nodes, &mut memory, &lives, memo);
         placer.exhaustive = exhaustive;
         let tallies = vec![Tally::default(); memory.svcs.len()];
         let mut pass = Self {

@@ -12,6 +12,8 @@ use schemas::names::{Namespace, ResourceName};
 use schemas::placement::{Affinity, Expression, Placement, TaintEffect, Toleration, WhenUnsatisfiable};
 use schemas::records::{AssignedPort, RefusalRule};
 
+use super::accept::Life;
+use super::memo::Memo;
 use super::memory::{Memory, Wanted};
 use super::queue::Queue;
 use super::world::{NODE_LABEL, NONE, Nodes, holds};
@@ -213,7 +215,7 @@ pub(super) struct Placer<'a> {
 }
 
 impl<'a> Placer<'a> {
-    pub(super) fn new(nodes: &Nodes<'a>, memory: &mut Memory<'a>) -> Self {
+    pub(super) fn new(nodes: &Nodes<'a>, memory: &mut Memory<'a>, lives: &[Life<'a>], memo: &mut Memo) -> Self {
         type Key<'a> = (
             (&'a [schemas::names::NodeName], &'a [ResourceName], &'a [Expression]),
             (
@@ -225,13 +227,25 @@ impl<'a> Placer<'a> {
         let mut known: BTreeMap<Key<'a>, u32> = BTreeMap::new();
         let mut sets: Vec<Set<'a>> = Vec::new();
         let mut avoided: BTreeMap<(&'a Namespace, &'a ResourceName), Vec<(u32, &'a Affinity)>> = BTreeMap::new();
-        for (at, svc) in memory.svcs.iter_mut().enumerate() {
+        // The set of each number of the memo, and the number of each set.
+        let mut numbered: Vec<u32> = vec![NONE; memo.sets() as usize];
+        let mut numbers: Vec<Option<u32>> = Vec::new();
+        for svc in &mut memory.svcs {
             let Some(spec) = svc.spec else { continue };
+            let number = memo.entry(lives[svc.life].memo).and_then(|entry| entry.set);
+            if let Some(set) = number
+                .and_then(|number| numbered.get(number as usize))
+                .filter(|set| **set != NONE)
+            {
+                svc.set = *set;
+                continue;
+            }
             let placement = &spec.placement;
             let key: Key<'a> = (
                 (&placement.node_names, &placement.roles, &placement.required),
                 (&placement.preferred, &placement.spread, &spec.tolerations),
             );
+            let next = u32::try_from(sets.len()).unwrap_or(NONE);
             svc.set = *known.entry(key).or_insert_with(|| {
                 let by_label = |expression: &Expression| expression.key == NODE_LABEL;
                 sets.push(Set {
@@ -251,9 +265,24 @@ impl<'a> Placer<'a> {
                     domains: Vec::new(),
                     groups: None,
                 });
-                u32::try_from(sets.len() - 1).unwrap_or(NONE)
+                numbers.push(None);
+                next
             });
-            for term in placement.anti_affinity.iter().filter(|term| term.weight.is_none()) {
+            // Services with this number need not be compared any more, in this pass and the next.
+            let number = number.unwrap_or_else(|| *numbers[svc.set as usize].get_or_insert_with(|| memo.new_set()));
+            numbers[svc.set as usize] = Some(number);
+            if numbered.len() <= number as usize {
+                numbered.resize(number as usize + 1, NONE);
+            }
+            numbered[number as usize] = svc.set;
+            if let Some(entry) = memo.entry(lives[svc.life].memo) {
+                entry.set = Some(number);
+            }
+        }
+        let avoiding = memory.svcs.iter().enumerate().filter(|(_, svc)| svc.avoids);
+        for (at, svc) in avoiding {
+            let terms = svc.spec.map_or(&[][..], |spec| &spec.placement.anti_affinity);
+            for term in terms.iter().filter(|term| term.weight.is_none()) {
                 avoided
                     .entry((svc.namespace, &term.service))
                     .or_default()
@@ -738,6 +767,8 @@ impl<'a> Placer<'a> {
         let mut touched: Vec<BinaryHeap<Reverse<Rank>>> = groups.iter().map(|_| BinaryHeap::new()).collect();
         let mut aside: Vec<(usize, i64, u32)> = Vec::new();
         let mut found = Vec::with_capacity(wants.len());
+        // The best untouched node of each group, as long as nothing can have changed it.
+        let mut tops: Vec<Option<Option<Rank>>> = vec![None; groups.len()];
         for want in wants {
             let mut best: Option<(i64, i64, u32, u32, u32, usize, bool)> = None;
             for (at, group) in groups.iter_mut().enumerate() {
@@ -745,8 +776,9 @@ impl<'a> Placer<'a> {
                     continue;
                 };
                 // The best of those without an instance of this service.
-                let mut top = None;
-                while let Some((score, total, node)) = group.queue.first() {
+                let known = tops[at];
+                let mut top = known.flatten();
+                while let (None, Some((score, total, node))) = (known, group.queue.first()) {
                     let (own, now) = (self.own[node as usize], self.total[node as usize]);
                     if total != now && own == 0 {
                         // Others have been placed there since.
@@ -764,14 +796,15 @@ impl<'a> Placer<'a> {
                         touched[at].push(Reverse((score, own, now, node)));
                     }
                 }
-                while let Some(Reverse((.., node))) = touched[at].peek().copied() {
+                while let (None, Some(Reverse((.., node)))) = (known, touched[at].peek().copied()) {
                     if self.refused(nodes, memory, session, node).is_none() {
                         break;
                     }
                     touched[at].pop();
                 }
-                let tops = [(top, false), (touched[at].peek().map(|Reverse(rank)| *rank), true)];
-                for (top, old) in tops {
+                tops[at] = Some(top);
+                let both = [(top, false), (touched[at].peek().map(|Reverse(rank)| *rank), true)];
+                for (top, old) in both {
                     let Some((score, own, total, node)) = top else {
                         continue;
                     };
@@ -792,6 +825,12 @@ impl<'a> Placer<'a> {
                 aside.push((at, score, node));
             }
             found.push(Some(self.take(nodes, memory, session, *want, node)));
+            if session.terms.is_empty() {
+                tops[at] = None;
+            } else {
+                // It may be near, or too near, to any.
+                tops.fill(None);
+            }
             touched[at].push(Reverse((
                 score,
                 self.own[node as usize],
