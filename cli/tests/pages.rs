@@ -49,6 +49,110 @@ fn neither_controllers_nor_agents_write_as_a_person() {
     }
 }
 
+/// The lines of code of a crate that are not in tests, with where they are.
+fn code(krate: &str) -> Vec<(PathBuf, String)> {
+    let mut lines = Vec::new();
+    for (path, text) in sources(krate) {
+        if path.components().any(|part| part.as_os_str() == "tests") || path.ends_with("tests.rs") {
+            continue;
+        }
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let said = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+        lines.extend(said.map(|line| (path.clone(), line.to_owned())));
+    }
+    lines
+}
+
+/// Law 9: data is never removed by reconciliation.
+#[test]
+fn no_call_to_an_engine_removes_a_volume() {
+    let mut removals = 0;
+    for (path, line) in code("agent") {
+        let word = [
+            "remove_volume",
+            "prune_volumes",
+            "/volumes",
+            "RemoveVolumeOptions",
+            "PruneVolumesOptions",
+            "v: true",
+        ];
+        assert!(
+            !word.iter().any(|word| line.contains(word)),
+            "{}: {line}",
+            path.display()
+        );
+        removals += usize::from(line.contains("v: false"));
+    }
+    assert_eq!(removals, 1, "a container is removed in one place, without its volumes");
+}
+
+/// Law 13: no decision compares the clocks of two machines. What decides is told the time, and cannot ask for it.
+#[test]
+fn what_decides_reads_no_clock() {
+    for krate in ["planner", "schemas"] {
+        for (path, line) in code(krate) {
+            let word = ["Instant", "SystemTime", "jiff", "chrono", "clock_gettime", "boottime"];
+            assert!(
+                !word.iter().any(|word| line.contains(word)),
+                "{}: {line}",
+                path.display()
+            );
+        }
+    }
+}
+
+/// The words between backticks.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// What each law's row of ARCHITECTURE.md lacks: files that are not there, tests that are not in them, laws without any.
+fn untrue_rows(page: &str, read: impl Fn(&str) -> Option<String>) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for law in 1..=17 {
+        let begins = format!("| {law} ");
+        let Some(row) = page.lines().find(|line| line.starts_with(&begins)) else {
+            wrong.push(format!("law {law} has no row"));
+            continue;
+        };
+        let mut file: Option<(&str, String)> = None;
+        let mut tests = 0;
+        for word in quoted(row) {
+            if word.ends_with(".rs") {
+                file = read(word).map(|text| (word, text));
+                if file.is_none() {
+                    wrong.push(format!("law {law}: there is no {word}"));
+                }
+            } else if let Some((name, text)) = &file {
+                tests += 1;
+                let tested = text
+                    .split(&format!("fn {word}"))
+                    .skip(1)
+                    .any(|rest| rest.starts_with(['(', '<']));
+                if !tested {
+                    wrong.push(format!("law {law}: {name} has no test {word}"));
+                }
+            }
+        }
+        if tests == 0 {
+            wrong.push(format!("law {law} names no test"));
+        }
+    }
+    wrong
+}
+
+#[test]
+fn each_law_names_tests_that_exist() {
+    let page = std::fs::read_to_string(project().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md");
+    let read = |name: &str| std::fs::read_to_string(project().join(name)).ok();
+    assert_eq!(untrue_rows(&page, read), Vec::<String>::new());
+    // And what is not true is found.
+    let renamed = |name: &str| read(name).map(|text| text.replace("fn absence_is_never_an_order(", "fn other("));
+    assert_eq!(untrue_rows(&page, renamed).len(), 2);
+    let without = page.replace("| 9 ", "| nine ");
+    assert_eq!(untrue_rows(&without, read), ["law 9 has no row"]);
+}
+
 /// Each metric with its help, as the sources register it: a name, and the next text after it.
 fn metrics(krate: &str) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
