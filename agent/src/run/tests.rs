@@ -341,6 +341,46 @@ async fn an_absent_instance_goes_and_an_unlisted_one_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_orphan_that_is_ordered_absent_goes_though_nothing_is_known_of_its_spec() {
+    let mut bed = hello().await;
+    bed.assign(&[]);
+    bed.until("an orphan", |report| {
+        one(report).is_some_and(|line| line.phase == Phase::Orphaned)
+    })
+    .await;
+    bed.stop().await;
+    // Neither the store nor the disk has its spec any more.
+    assert!(bed.store.delete_prefix("/reeve/accepted/") > 0);
+    std::fs::remove_dir_all(bed.dir.path().join("specs")).unwrap();
+    bed.start();
+    bed.two_sweeps().await;
+    let line = bed
+        .until("an orphan still", |report| {
+            one(report).is_some_and(|line| line.phase == Phase::Orphaned)
+        })
+        .await
+        .instances
+        .remove(0);
+    assert_eq!(bed.engine.running().len(), 1);
+    // As the leader orders it: by what the report says.
+    bed.assign(&[Assigned {
+        namespace: line.namespace,
+        kind: line.kind,
+        workload: line.workload,
+        uid: line.uid,
+        slot: line.slot,
+        state: AssignedState::Absent,
+        n: line.n,
+        digest: line.digest,
+        ports: line.ports,
+    }]);
+    let report = bed.until("it is gone", |report| report.instances.is_empty()).await;
+    assert_eq!(report.applied.generation, 3);
+    assert!(bed.engine.containers().is_empty());
+    bed.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn absence_is_never_an_order() {
     let mut bed = hello().await;
     let assignment = bed.store.peek(key(&Key::Assignment(node()))).unwrap().value;
