@@ -3,6 +3,9 @@
 //! Total (any snapshot), deterministic, resting (its own effects change nothing more), and it stays put.
 
 mod accept;
+mod assign;
+mod breaker;
+mod changes;
 mod draft;
 mod explain;
 mod memo;
@@ -10,8 +13,12 @@ mod memory;
 mod output;
 mod pass;
 mod place;
+mod ports;
 mod queue;
+mod resolve;
+mod sets;
 mod snapshot;
+mod status;
 mod turns;
 mod types;
 mod verdicts;

@@ -133,37 +133,66 @@ pub(super) struct Memory<'a> {
 
 /// From a uid to its service: sorted by the uid's first 16 digits, with an index over the first bits.
 struct Uids {
-    sorted: Vec<(u64, u64, u32, bool)>,
+    sorted: Vec<Home>,
     index: Vec<u32>,
     shift: u32,
 }
 
+/// Where instances of a uid belong: what nearly every instance needs of its service, in one place.
+#[derive(Clone, Copy)]
+struct Home {
+    uid: (u64, u64),
+    svc: u32,
+    /// Whether the uid is the service's current life.
+    current: bool,
+    /// Of a current life with numbered slots: the number in force, where its slots begin, and how many it wants.
+    n: u64,
+    first: usize,
+    count: u32,
+}
+
+impl Home {
+    fn new(uid: &Uid, at: usize, svc: &Svc<'_>, current: bool) -> Self {
+        let numbered = current && svc.wanted != Wanted::PerNode;
+        Self {
+            uid: halves(uid),
+            svc: index(at),
+            current,
+            n: svc.n,
+            first: svc.first,
+            count: if numbered { svc.slots } else { 0 },
+        }
+    }
+    /// The place of a numbered slot that the service wants.
+    fn place(&self, slot: u64) -> Option<usize> {
+        let offset = (1..=u64::from(self.count)).contains(&slot).then_some(slot)? - 1;
+        usize::try_from(offset).ok().map(|offset| self.first + offset)
+    }
+}
+
 impl Uids {
-    fn new(mut sorted: Vec<(u64, u64, u32, bool)>) -> Self {
+    fn new(mut sorted: Vec<Home>) -> Self {
         // A uid that two names claim is the first one's.
-        sorted.sort_unstable_by_key(|(high, low, svc, current)| (*high, *low, !*current, *svc));
-        sorted.dedup_by_key(|(high, low, _, _)| (*high, *low));
+        sorted.sort_unstable_by_key(|home| (home.uid, !home.current, home.svc));
+        sorted.dedup_by_key(|home| home.uid);
         let bits = (usize::BITS - sorted.len().leading_zeros()).clamp(1, 20);
         let shift = 64 - bits;
         let mut index = vec![0_u32; (1 << bits) + 1];
-        for (high, ..) in &sorted {
-            index[usize::try_from(high >> shift).unwrap_or(0) + 1] += 1;
+        for home in &sorted {
+            index[usize::try_from(home.uid.0 >> shift).unwrap_or(0) + 1] += 1;
         }
         for at in 1..index.len() {
             index[at] += index[at - 1];
         }
         Self { sorted, index, shift }
     }
-    /// The service, and whether this is its current life.
-    fn find(&self, (high, low): (u64, u64)) -> Option<(u32, bool)> {
-        let bucket = usize::try_from(high >> self.shift).ok()?;
+    fn find(&self, uid: (u64, u64)) -> Option<Home> {
+        let bucket = usize::try_from(uid.0 >> self.shift).ok()?;
         let range = self
             .sorted
             .get(self.index[bucket] as usize..self.index[bucket + 1] as usize)?;
-        let at = range
-            .binary_search_by_key(&(high, low), |(high, low, ..)| (*high, *low))
-            .ok()?;
-        Some((range[at].2, range[at].3))
+        let at = range.binary_search_by_key(&uid, |home| home.uid).ok()?;
+        Some(range[at])
     }
 }
 
@@ -247,14 +276,12 @@ impl<'a> Memory<'a> {
                 .filter_map(|entry| entry.value.as_ref().ok())
             {
                 if last != Some(&record.uid) && current != Some(&record.uid) {
-                    let (high, low) = halves(&record.uid);
-                    uids.push((high, low, index(svcs.len()), false));
+                    uids.push(Home::new(&record.uid, svcs.len(), &svc, false));
                 }
                 last = Some(&record.uid);
             }
             if let Some(uid) = current {
-                let (high, low) = halves(uid);
-                uids.push((high, low, index(svcs.len()), true));
+                uids.push(Home::new(uid, svcs.len(), &svc, true));
             }
             svcs.push(svc);
         }
@@ -300,7 +327,8 @@ impl<'a> Memory<'a> {
             .and_then(|assignment| assignment.instances.get(assigned as usize));
         let told = |reported: u32| node.report.and_then(|report| report.instances.get(reported as usize));
         seen.ready &= node.reachable();
-        let (svc, current) = self.uids.find(uid).unwrap_or((NONE, false));
+        let home = self.uids.find(uid);
+        let svc = home.map_or(NONE, |home| home.svc);
         let slot = match slot {
             Some(number) => u64::from(number),
             None if svc == NONE => 0,
@@ -330,12 +358,17 @@ impl<'a> Memory<'a> {
             inst.to = To::Out;
         }
         let here = index(self.insts.len());
-        if let Some(svc) = self.svcs.get_mut(svc as usize) {
-            let place = Self::place(svc, slot).filter(|_| current);
-            let head = match (current, place) {
-                (true, Some(place)) => &mut self.heads[place],
-                (true, None) => &mut svc.beyond,
-                (false, _) => &mut svc.ended,
+        if let Some(home) = home {
+            let numbered = home.place(slot);
+            let place = match numbered {
+                Some(place) => Some(place),
+                None if home.current => Self::place_of_node(&self.svcs[home.svc as usize], slot),
+                None => None,
+            };
+            let head = match place {
+                Some(place) => &mut self.heads[place],
+                None if home.current => &mut self.svcs[home.svc as usize].beyond,
+                None => &mut self.svcs[home.svc as usize].ended,
             };
             let alone = *head == NONE;
             // A second entry of the same instance on the same node is the first one's shadow.
@@ -358,29 +391,25 @@ impl<'a> Memory<'a> {
             } else {
                 inst.next = *head;
                 *head = here;
-                if let Some(place) = place {
+                if let Some(place) = numbered {
                     self.plain[place] = alone
                         && inst.to == To::Stay
                         && was == AssignedState::Present
                         && assigned != NONE
-                        && n == svc.n
+                        && n == home.n
                         && seen.settled
                         && node.reachable()
-                        && !node.drained()
-                        && svc.wanted != Wanted::PerNode;
+                        && !node.drained();
                 }
             }
         }
         self.insts.push(inst);
     }
 
-    /// Where a slot's chain begins, when the service wants that slot.
-    fn place(svc: &Svc<'_>, slot: u64) -> Option<usize> {
-        let offset = match svc.wanted {
-            Wanted::Count(_) if (1..=u64::from(svc.slots)).contains(&slot) => slot - 1,
-            Wanted::PerNode if (NODE_SLOT..NODE_SLOT + u64::from(svc.slots)).contains(&slot) => slot - NODE_SLOT,
-            Wanted::Count(_) | Wanted::PerNode => return None,
-        };
+    /// Where the chain of a slot that is named after a node begins, when the service wants that slot.
+    fn place_of_node(svc: &Svc<'_>, slot: u64) -> Option<usize> {
+        let wants = svc.wanted == Wanted::PerNode && slot < NODE_SLOT + u64::from(svc.slots);
+        let offset = slot.checked_sub(NODE_SLOT).filter(|_| wants)?;
         usize::try_from(offset).ok().map(|offset| svc.first + offset)
     }
 

@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use schemas::records::{
-    AcceptedBody, AssignedPort, AssignedState, Breaker, Digest, FailingReason, Held, RefusalRule, ReportedInstance,
-    Uid, Verdict,
+    AcceptedBody, AssignedPort, AssignedState, Breaker, Digest, FailingReason, RefusalRule, ReportedInstance, Uid,
+    Verdict,
 };
 
 use super::accept::{Life, Standing, accept, record};
@@ -17,9 +17,6 @@ use super::snapshot::Snapshot;
 use super::types::{AcceptedWrite, Guard, Reason};
 use super::world::{NONE, Nodes, nodes};
 use crate::change::{Cost, cost};
-
-/// The removals that always may go unacknowledged in ten minutes.
-const LEAST_BUDGET: u32 = 20;
 
 /// A removal before the breaker has looked at it.
 pub(super) struct Judged {
@@ -183,7 +180,7 @@ impl<'a> Pass<'a> {
         pass
     }
 
-    fn svc_index(svc: usize) -> u32 {
+    pub(super) fn svc_index(svc: usize) -> u32 {
         u32::try_from(svc).unwrap_or(NONE)
     }
 
@@ -251,7 +248,7 @@ impl<'a> Pass<'a> {
     }
 
     /// Takes an instance away without asking the breaker: a person asked for it, or another one serves already.
-    fn make_absent(&mut self, inst: u32, guard: Option<Guard>) {
+    pub(super) fn make_absent(&mut self, inst: u32, guard: Option<Guard>) {
         let one = &mut self.memory.insts[inst as usize];
         if one.was != AssignedState::Absent {
             one.to = To::Be(AssignedState::Absent);
@@ -347,7 +344,7 @@ impl<'a> Pass<'a> {
     }
 
     /// Whether a global service wants an instance on a node that has none.
-    fn eligible(&mut self, set: u32, node: u32) -> bool {
+    pub(super) fn eligible(&mut self, set: u32, node: u32) -> bool {
         self.placer.fits(&self.nodes, set, node).is_some()
     }
 
@@ -436,7 +433,7 @@ impl<'a> Pass<'a> {
     }
 
     /// What binds always and is broken here; None where labels are not known, for absence is never an order.
-    fn binding_broken(&mut self, set: u32, node: u32) -> Option<RefusalRule> {
+    pub(super) fn binding_broken(&mut self, set: u32, node: u32) -> Option<RefusalRule> {
         let rule = self.placer.broken(&self.nodes, set, node)?;
         (rule == RefusalRule::NodeName || self.nodes.list[node as usize].known).then_some(rule)
     }
@@ -452,395 +449,6 @@ impl<'a> Pass<'a> {
             None => Guard::DesiredAbsent(life.key.clone()),
         });
         std::iter::once(service.clone()).chain(said).collect()
-    }
-
-    // ---- the breaker ----------------------------------------------------------------------------------------------
-
-    /// Whether taking this instance away stops something, as far as anybody knows.
-    fn stops_something(&self, inst: u32) -> bool {
-        let one = &self.memory.insts[inst as usize];
-        if one.reported != NONE {
-            return one.seen.live;
-        }
-        let node = &self.nodes.list[one.node as usize];
-        // Not in a report: it has not started, unless the report itself is missing or older.
-        let newest = node
-            .report
-            .zip(node.assignment)
-            .is_some_and(|(report, assignment)| report.applied >= assignment.order);
-        !newest && one.was == AssignedState::Present
-    }
-
-    fn digest_of(&self, insts: impl Iterator<Item = u32>) -> Digest {
-        let named: Vec<_> = insts
-            .filter_map(|inst| {
-                let one = &self.memory.insts[inst as usize];
-                Some((self.uid(one)?, self.memory.slot(one.slot, &self.nodes)))
-            })
-            .collect();
-        Digest::of_removals(named.iter().map(|(uid, slot)| (*uid, slot)))
-    }
-
-    /// Takes away orphans whose removal a person acknowledged, one by one; answers the acknowledgements it found. One on
-    /// a node that is held waits.
-    fn judge_orphans(&mut self) -> BTreeSet<Digest> {
-        let mut used = BTreeSet::new();
-        if self.snapshot.acks.is_empty() || !self.snapshot.complete {
-            return used;
-        }
-        for at in 0..self.memory.insts.len() {
-            let one = &self.memory.insts[at];
-            if !one.is_orphan() {
-                continue;
-            }
-            let node = &self.nodes.list[one.node as usize];
-            let Some(reported) = self.reported(one) else { continue };
-            let digest = Digest::of_orphan(node.name, &reported.uid, &reported.slot);
-            if self.snapshot.acks.contains_key(&digest) {
-                used.insert(digest);
-                if node.held.is_none() {
-                    self.memory.insts[at].to = To::Be(AssignedState::Absent);
-                }
-            }
-        }
-        used
-    }
-
-    fn judge_breaker(&mut self) {
-        let running = self.memory.insts.iter().filter(|one| one.seen.running).count();
-        let budget = LEAST_BUDGET.max(u32::try_from(running.div_ceil(5)).unwrap_or(u32::MAX));
-        let acks = &self.snapshot.acks;
-        let mut used = self.judge_orphans();
-        if !acks.is_empty() {
-            // What a person named by resource: exactly its removals of this pass; or these and those still under way.
-            let mut groups: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
-            for removal in self.removals.iter().filter(|removal| removal.own) {
-                groups
-                    .entry(self.memory.insts[removal.inst as usize].svc)
-                    .or_default()
-                    .push(removal.inst);
-            }
-            let mut going: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
-            for (at, one) in self.memory.insts.iter().enumerate() {
-                if one.svc != NONE && one.was == AssignedState::Absent && one.to == To::Stay {
-                    going.entry(one.svc).or_default().push(Self::svc_index(at));
-                }
-            }
-            let svcs: BTreeSet<u32> = groups.keys().chain(going.keys()).copied().collect();
-            for svc in svcs {
-                let new = groups.get(&svc).cloned().unwrap_or_default();
-                let old = going.get(&svc).cloned().unwrap_or_default();
-                for digest in [
-                    self.digest_of(new.iter().copied()),
-                    self.digest_of(new.iter().chain(&old).copied()),
-                ] {
-                    if acks.contains_key(&digest) {
-                        used.insert(digest);
-                        for removal in self.removals.iter_mut().filter(|removal| removal.own) {
-                            removal.acknowledged |= self.memory.insts[removal.inst as usize].svc == svc;
-                        }
-                    }
-                }
-            }
-        }
-        let open: Vec<u32> = self
-            .removals
-            .iter()
-            .filter(|removal| !removal.acknowledged)
-            .map(|removal| removal.inst)
-            .collect();
-        let count = u32::try_from(open.iter().filter(|inst| self.stops_something(**inst)).count()).unwrap_or(u32::MAX);
-        self.breaker.held = None;
-        if count > 0 && count.saturating_add(self.snapshot.breaker.spent) > budget {
-            let digest = self.digest_of(open.iter().copied());
-            if acks.contains_key(&digest) {
-                used.insert(digest);
-            } else {
-                let mut sample: Vec<String> = open.iter().map(|inst| self.instance_name(*inst)).collect();
-                sample.sort();
-                sample.truncate(20);
-                let count = u32::try_from(open.len()).unwrap_or(u32::MAX);
-                self.breaker.held = Some(Held {
-                    digest,
-                    count,
-                    budget,
-                    sample,
-                });
-                for removal in self.removals.iter_mut().filter(|removal| !removal.acknowledged) {
-                    removal.held = true;
-                }
-            }
-        } else {
-            self.breaker.spent = self.snapshot.breaker.spent.saturating_add(count);
-        }
-        if self.snapshot.complete && self.nodes.hold_all.is_none() {
-            self.spent_acks = acks.keys().filter(|digest| !used.contains(digest)).cloned().collect();
-        }
-        let removals = std::mem::take(&mut self.removals);
-        for removal in &removals {
-            let one = &mut self.memory.insts[removal.inst as usize];
-            if removal.held {
-                // An instance that only a report knows is written down, so that it is known until a person decides.
-                if one.assigned == NONE {
-                    one.to = To::Be(one.was);
-                }
-            } else {
-                one.to = To::Be(AssignedState::Absent);
-                self.guards
-                    .entry(one.node)
-                    .or_default()
-                    .extend(removal.guards.iter().cloned());
-            }
-        }
-        self.removals = removals;
-    }
-
-    /// `namespace/web.2`.
-    pub(super) fn instance_name(&self, inst: u32) -> String {
-        let one = &self.memory.insts[inst as usize];
-        let svc = &self.memory.svcs[one.svc as usize];
-        format!(
-            "{}/{}.{}",
-            svc.namespace,
-            svc.key.name,
-            self.memory.slot(one.slot, &self.nodes)
-        )
-    }
-
-    // ---- what moves and what is new -------------------------------------------------------------------------------
-
-    pub(super) fn view(&self, svc: usize, offset: u32) -> SlotView {
-        let mut view = SlotView {
-            present: None,
-            prepared: None,
-            leaving: None,
-        };
-        // Of several present ones the first by name is the winner's stand-in; the breaker holds the others.
-        let better = |old: Option<u32>, new: u32| {
-            let key = |inst: u32| {
-                let one = &self.memory.insts[inst as usize];
-                let node = &self.nodes.list[one.node as usize];
-                (
-                    node.gone(),
-                    one.assigned == NONE,
-                    one.seen.orphaned,
-                    node.held.is_some(),
-                    !node.reachable(),
-                    !one.seen.ready,
-                    one.node,
-                )
-            };
-            Some(old.filter(|old| key(*old) < key(new)).unwrap_or(new))
-        };
-        for (inst, one) in self.memory.in_slot(svc, offset) {
-            match one.state() {
-                Some(AssignedState::Present) => view.present = better(view.present, inst),
-                Some(AssignedState::Prepared) => view.prepared = better(view.prepared, inst),
-                Some(AssignedState::Absent) if !self.nodes.list[one.node as usize].gone() => {
-                    view.leaving = better(view.leaving, inst)
-                }
-                Some(AssignedState::Absent) | None => {}
-            }
-        }
-        view
-    }
-
-    /// Why an instance must leave its node though it runs well.
-    fn must_leave(&mut self, svc: u32, inst: u32) -> Option<Reason> {
-        let at = self.memory.insts[inst as usize].node;
-        let one = &self.memory.svcs[svc as usize];
-        if one.wanted == Wanted::PerNode {
-            return None;
-        }
-        if self.nodes.list[at as usize].drained() {
-            return Some(Reason::NodeDrained);
-        }
-        let set = one.set;
-        one.desired_at?;
-        self.binding_broken(set, at).map(|rule| Reason::NodeNoLongerFits {
-            rule: format!("{rule:?}"),
-        })
-    }
-
-    /// Sorts out every slot that needs it; answers what must be placed.
-    fn resolve(&mut self) -> Vec<Want> {
-        let mut wants = Vec::with_capacity(self.busy.len());
-        let busy = std::mem::take(&mut self.busy);
-        let mut preparing = NONE;
-        for &(svc, offset) in &busy {
-            let code = Memory::code_at(&self.memory.svcs[svc as usize], offset);
-            let one = &self.memory.svcs[svc as usize];
-            if self.memory.heads[one.first + offset as usize] == NONE && one.wanted != Wanted::PerNode {
-                wants.push(Want {
-                    svc,
-                    slot: code,
-                    from: NONE,
-                });
-                continue;
-            }
-            let view = self.view(svc as usize, offset);
-            // Only one instance of each is kept; a second prepared one is dropped.
-            let prepared: Vec<u32> = self
-                .memory
-                .in_slot(svc as usize, offset)
-                .filter(|(inst, one)| one.state() == Some(AssignedState::Prepared) && Some(*inst) != view.prepared)
-                .map(|(inst, _)| inst)
-                .collect();
-            for inst in prepared {
-                if self.nodes.list[self.memory.insts[inst as usize].node as usize]
-                    .held
-                    .is_none()
-                {
-                    self.make_absent(inst, None);
-                }
-            }
-            let one = &self.memory.svcs[svc as usize];
-            let (set, global) = (one.set, one.wanted == Wanted::PerNode);
-            if global && view.present.is_none() && !self.eligible(set, offset) {
-                // It had an instance, and wants none any more.
-                self.tallies[svc as usize].desired -= 1;
-                continue;
-            }
-            let usable = view.prepared.filter(|inst| self.still_good(svc, *inst));
-            match (view.present, view.prepared, view.leaving) {
-                (Some(present), prepared, _) => {
-                    let reason = self.must_leave(svc, present);
-                    let reachable = self.nodes.list[self.memory.insts[present as usize].node as usize].reachable();
-                    if let (Some(old), true) = (prepared, reason.is_none() || usable.is_none())
-                        && self.nodes.list[self.memory.insts[old as usize].node as usize]
-                            .held
-                            .is_none()
-                    {
-                        self.make_absent(old, None);
-                    }
-                    if let Some(reason) = reason {
-                        let waits = (!reachable).then(|| self.away(present));
-                        if let (None, None) = (prepared, &waits)
-                            && preparing != svc
-                            && !self.is_preparing(&busy, svc)
-                        {
-                            preparing = svc;
-                            wants.push(Want {
-                                svc,
-                                slot: code,
-                                from: present,
-                            });
-                        }
-                        self.stories.insert(
-                            (svc, code),
-                            Story::Move {
-                                from: present,
-                                reason,
-                                waits,
-                            },
-                        );
-                    }
-                }
-                (None, _, Some(leaving)) => {
-                    // Stop first: nothing starts before the old one is known to be gone.
-                    let reachable = self.nodes.list[self.memory.insts[leaving as usize].node as usize].reachable();
-                    let waits = if reachable {
-                        Reason::WaitsFor {
-                            instance: self.name(svc, code),
-                        }
-                    } else {
-                        self.away(leaving)
-                    };
-                    if let (Some(old), None) = (view.prepared, usable)
-                        && self.nodes.list[self.memory.insts[old as usize].node as usize]
-                            .held
-                            .is_none()
-                    {
-                        self.make_absent(old, None);
-                    }
-                    self.tallies[svc as usize].waiting += 1;
-                    let story = match usable {
-                        Some(_) => Story::Move {
-                            from: leaving,
-                            reason: Reason::NodeDrained,
-                            waits: Some(waits),
-                        },
-                        None => Story::Create { waits: Some(waits) },
-                    };
-                    self.stories.insert((svc, code), story);
-                }
-                (None, Some(prepared), None) if usable.is_some() => {
-                    self.memory.insts[prepared as usize].to = To::Be(AssignedState::Present);
-                    self.stories.insert((svc, code), Story::Create { waits: None });
-                }
-                (None, Some(prepared), None) => {
-                    let at = &self.memory.insts[prepared as usize];
-                    let (node, may_start) = (&self.nodes.list[at.node as usize], at.seen.may_start);
-                    let (held, reachable) = (node.held.is_some(), node.reachable());
-                    if !held {
-                        self.make_absent(prepared, None);
-                    }
-                    if held || may_start {
-                        let waits = if reachable {
-                            Reason::WaitsFor {
-                                instance: self.name(svc, code),
-                            }
-                        } else {
-                            self.away(prepared)
-                        };
-                        self.tallies[svc as usize].waiting += 1;
-                        self.stories.insert((svc, code), Story::Create { waits: Some(waits) });
-                    } else {
-                        // It never started, so another may.
-                        wants.push(Want {
-                            svc,
-                            slot: code,
-                            from: NONE,
-                        });
-                    }
-                }
-                (None, None, None) => wants.push(Want {
-                    svc,
-                    slot: code,
-                    from: NONE,
-                }),
-            }
-        }
-        self.busy = busy;
-        wants
-    }
-
-    /// Whether any slot of the service has an instance prepared for a move.
-    fn is_preparing(&self, busy: &[(u32, u32)], svc: u32) -> bool {
-        let from = busy.partition_point(|(other, _)| *other < svc);
-        busy[from..]
-            .iter()
-            .take_while(|(other, _)| *other == svc)
-            .flat_map(|(_, offset)| self.memory.in_slot(svc as usize, *offset))
-            .any(|(_, one)| one.state() == Some(AssignedState::Prepared))
-    }
-
-    /// Whether a prepared instance may still be started where it is.
-    fn still_good(&mut self, svc: u32, inst: u32) -> bool {
-        let at = self.memory.insts[inst as usize].node;
-        let node = &self.nodes.list[at as usize];
-        let fine = node.reachable() && !node.drained();
-        let set = self.memory.svcs[svc as usize].set;
-        fine && self.binding_broken(set, at).is_none()
-    }
-
-    pub(super) fn away(&self, inst: u32) -> Reason {
-        let node = &self.nodes.list[self.memory.insts[inst as usize].node as usize];
-        match &node.held {
-            Some(why) => Reason::NodeHeld { why: why.clone() },
-            None => Reason::NodeUnreachable {
-                node: node.name.clone(),
-            },
-        }
-    }
-
-    pub(super) fn name(&self, svc: u32, slot: u64) -> schemas::names::InstanceName {
-        let one = &self.memory.svcs[svc as usize];
-        schemas::names::InstanceName {
-            namespace: one.namespace.clone(),
-            workload: one.key.name.clone(),
-            slot: self.memory.slot(slot, &self.nodes),
-        }
     }
 
     // ---- placing --------------------------------------------------------------------------------------------------

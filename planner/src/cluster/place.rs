@@ -5,130 +5,23 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
-use std::net::IpAddr;
 
-use schemas::container::{HostPort, PortSpec, Protocol};
+use schemas::container::PortSpec;
 use schemas::names::{Namespace, ResourceName};
-use schemas::placement::{Affinity, Expression, Placement, TaintEffect, Toleration, WhenUnsatisfiable};
+use schemas::placement::{Affinity, Expression, Toleration, WhenUnsatisfiable};
 use schemas::records::{AssignedPort, RefusalRule};
 
 use super::accept::Life;
 use super::memo::Memo;
 use super::memory::{Memory, Wanted};
+use super::ports::{Ports, coming_ports, held_ports};
 use super::queue::Queue;
-use super::world::{NODE_LABEL, NONE, Nodes, holds};
-
-/// Ports of `auto`.
-const AUTO_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
-
-/// What equal constraints have in common.
-pub(super) struct Set<'a> {
-    pub placement: &'a Placement,
-    pub tolerations: &'a [Toleration],
-    names: BTreeSet<&'a str>,
-    /// Whether a node's name counts, not only its class.
-    by_name: bool,
-    /// Whether anything binds instances that run already.
-    pub binds: bool,
-    /// For each class: what its labels and roles break, and its taints.
-    classes: Vec<Option<(Option<RefusalRule>, bool, i64)>>,
-    /// For each spread: the domain of each node, and how many there are.
-    domains: Vec<(Vec<u32>, u32)>,
-    groups: Option<Vec<Group>>,
-}
-
-/// Fitting nodes with the same domains, the best on top.
-struct Group {
-    domains: Vec<u32>,
-    queue: Queue,
-}
+use super::sets::{Group, Set};
+use super::world::{NODE_LABEL, NONE, Nodes};
 
 /// Of a node that has instances of the service in session. Lower is better: less score, fewer of its instances, fewer
 /// instances, name.
 type Rank = (i64, u32, u32, u32);
-
-/// The ports of one node that are taken.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Ports(BTreeMap<(Protocol, u16), Vec<Option<IpAddr>>>);
-
-fn wildcard(ip: Option<IpAddr>) -> bool {
-    ip.is_none_or(|ip| ip.is_unspecified())
-}
-
-impl Ports {
-    fn taken(&self, protocol: Protocol, port: u16, ip: Option<IpAddr>) -> bool {
-        self.0
-            .get(&(protocol, port))
-            .is_some_and(|held| wildcard(ip) || held.iter().any(|other| wildcard(*other) || *other == ip))
-    }
-    pub(super) fn take(&mut self, ports: &[AssignedPort]) {
-        for port in ports {
-            self.0
-                .entry((port.protocol, port.host_port))
-                .or_default()
-                .push(port.host_ip);
-        }
-    }
-    pub(super) fn give_back(&mut self, ports: &[AssignedPort]) {
-        for port in ports {
-            if let Some(held) = self.0.get_mut(&(port.protocol, port.host_port)) {
-                if let Some(at) = held.iter().position(|ip| *ip == port.host_ip) {
-                    held.swap_remove(at);
-                }
-                if held.is_empty() {
-                    self.0.remove(&(port.protocol, port.host_port));
-                }
-            }
-        }
-    }
-    /// The ports an instance would hold here, those it held before first; Err with the port that is taken.
-    pub(super) fn choose(&self, wanted: &[PortSpec], held: &[AssignedPort]) -> Result<Vec<AssignedPort>, u16> {
-        let mut chosen: Vec<AssignedPort> = Vec::new();
-        let clashes = |chosen: &[AssignedPort], protocol, port, ip| {
-            chosen.iter().any(|c| {
-                c.protocol == protocol
-                    && c.host_port == port
-                    && (wildcard(c.host_ip) || wildcard(ip) || c.host_ip == ip)
-            })
-        };
-        for spec in wanted {
-            let host_port = match spec.host_port {
-                None => continue,
-                Some(HostPort::Fixed(port)) => {
-                    if self.taken(spec.protocol, port, spec.host_ip)
-                        || clashes(&chosen, spec.protocol, port, spec.host_ip)
-                    {
-                        return Err(port);
-                    }
-                    port
-                }
-                Some(HostPort::Auto) => {
-                    let before = held.iter().find(|h| {
-                        h.container_port == spec.container_port
-                            && h.protocol == spec.protocol
-                            && AUTO_PORTS.contains(&h.host_port)
-                    });
-                    let free = |port: &u16| {
-                        !self.taken(spec.protocol, *port, spec.host_ip)
-                            && !clashes(&chosen, spec.protocol, *port, spec.host_ip)
-                    };
-                    let port = before
-                        .map(|held| held.host_port)
-                        .filter(free)
-                        .or_else(|| AUTO_PORTS.into_iter().find(free));
-                    port.ok_or(0_u16)?
-                }
-            };
-            chosen.push(AssignedPort {
-                container_port: spec.container_port,
-                protocol: spec.protocol,
-                host_ip: spec.host_ip,
-                host_port,
-            });
-        }
-        Ok(chosen)
-    }
-}
 
 /// Something to place.
 #[derive(Clone, Copy, Debug)]
@@ -247,24 +140,7 @@ impl<'a> Placer<'a> {
             );
             let next = u32::try_from(sets.len()).unwrap_or(NONE);
             svc.set = *known.entry(key).or_insert_with(|| {
-                let by_label = |expression: &Expression| expression.key == NODE_LABEL;
-                sets.push(Set {
-                    placement,
-                    tolerations: &spec.tolerations,
-                    names: placement.node_names.iter().map(|name| name.as_str()).collect(),
-                    by_name: !placement.node_names.is_empty()
-                        || placement.required.iter().any(by_label)
-                        || placement
-                            .preferred
-                            .iter()
-                            .any(|preference| by_label(&preference.expression)),
-                    binds: !(placement.node_names.is_empty()
-                        && placement.roles.is_empty()
-                        && placement.required.is_empty()),
-                    classes: vec![None; nodes.classes.len()],
-                    domains: Vec::new(),
-                    groups: None,
-                });
+                sets.push(Set::new(spec, nodes));
                 numbers.push(None);
                 next
             });
@@ -844,90 +720,4 @@ impl<'a> Placer<'a> {
         self.sets[session.set].groups = Some(groups);
         found
     }
-}
-
-impl Set<'_> {
-    /// What a node's class breaks, whether its taints are tolerated, and its score, lower being better.
-    fn of_class(&mut self, nodes: &Nodes<'_>, node: u32) -> (Option<RefusalRule>, bool, i64) {
-        let class = nodes.list[node as usize].class as usize;
-        if self.by_name {
-            return self.judge(nodes, node);
-        }
-        if let Some(known) = self.classes[class] {
-            return known;
-        }
-        let judged = self.judge(nodes, node);
-        self.classes[class] = Some(judged);
-        judged
-    }
-
-    fn judge(&self, nodes: &Nodes<'_>, node: u32) -> (Option<RefusalRule>, bool, i64) {
-        let class = &nodes.classes[nodes.list[node as usize].class as usize];
-        let label = |expression: &Expression| holds(expression, nodes.label(node, &expression.key));
-        let broken = if !self.placement.roles.is_empty()
-            && !self.placement.roles.iter().any(|role| class.roles.contains(role))
-        {
-            Some(RefusalRule::Role)
-        } else if !self.placement.required.iter().all(label) {
-            Some(RefusalRule::RequiredExpression)
-        } else {
-            None
-        };
-        let minded = |effect| {
-            class
-                .taints
-                .iter()
-                .filter(move |t| t.effect == effect && !self.tolerations.iter().any(|one| one.covers(t)))
-        };
-        let liked: i64 = self
-            .placement
-            .preferred
-            .iter()
-            .filter(|one| label(&one.expression))
-            .map(|one| i64::from(one.weight))
-            .sum();
-        let disliked = i64::try_from(minded(TaintEffect::PreferNoSchedule).count())
-            .unwrap_or(i64::MAX / 1_000)
-            .saturating_mul(100);
-        (
-            broken,
-            minded(TaintEffect::NoSchedule).next().is_none(),
-            disliked - liked,
-        )
-    }
-}
-
-/// The fixed ports that an instance will ask for when its turn to change comes: nothing else is placed on them.
-fn coming_ports(nodes: &Nodes<'_>, memory: &Memory<'_>, inst: &super::memory::Inst) -> Vec<AssignedPort> {
-    let Some(svc) = memory.svcs.get(inst.svc as usize) else {
-        return Vec::new();
-    };
-    let Some(spec) = svc.spec.filter(|_| inst.n != svc.n) else {
-        return Vec::new();
-    };
-    let held = held_ports(nodes, inst);
-    let fixed = spec.container.ports.iter().filter_map(|port| match port.host_port {
-        Some(HostPort::Fixed(host_port)) => Some(AssignedPort {
-            container_port: port.container_port,
-            protocol: port.protocol,
-            host_ip: port.host_ip,
-            host_port,
-        }),
-        Some(HostPort::Auto) | None => None,
-    });
-    fixed.filter(|port| !held.contains(port)).collect()
-}
-
-/// The ports an instance holds on its node.
-pub(super) fn held_ports<'a>(nodes: &Nodes<'a>, inst: &super::memory::Inst) -> &'a [AssignedPort] {
-    let node = &nodes.list[inst.node as usize];
-    if let Some(assigned) = node
-        .assignment
-        .and_then(|assignment| assignment.instances.get(inst.assigned as usize))
-    {
-        return &assigned.ports;
-    }
-    node.report
-        .and_then(|report| report.instances.get(inst.reported as usize))
-        .map_or(&[], |reported| &reported.ports)
 }

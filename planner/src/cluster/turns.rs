@@ -7,7 +7,7 @@ use schemas::service::ServiceSpec;
 
 use super::memory::{Memory, To};
 use super::pass::{Pass, Story};
-use super::place::held_ports;
+use super::ports::held_ports;
 use super::types::{Guard, Reason};
 use super::world::NONE;
 use crate::change::Cost;
