@@ -396,13 +396,16 @@ fn think(
         return (Thought::Decided { verdicts, planned }, Some(list), behind);
     }
     let began = std::time::Instant::now();
-    let plan = cluster::plan_with(
+    let mut memo = std::mem::take(&mut observer.memo);
+    let plan = cluster::plan_again(
         observer.snapshot(),
         PlanOptions {
             list_changes: false,
             exhaustive: false,
         },
+        &mut memo,
     );
+    observer.memo = memo;
     let took = began.elapsed();
     let batch = execute::prepare(
         &Base::new(observer, fence),

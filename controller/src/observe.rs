@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use planner::cluster::{NodeEntry, Snapshot, Stored};
+use planner::cluster::{Memo, NodeEntry, Snapshot, Stored};
 use runtime::{Cache, KeyMap, KeyValue, Listing, Position};
 use schemas::keys::{Key, ResourceKey, Root};
 use schemas::kinds::Kind;
@@ -133,6 +133,8 @@ pub struct Observer {
     /// What the reflector saw of going back that a person has accepted since.
     accepted_back: Option<Position>,
     decoded: u64,
+    /// What the last plan found out about values that are still in the snapshot.
+    pub(crate) memo: Memo,
 }
 
 impl Observer {
@@ -171,6 +173,7 @@ impl Observer {
             went_back: None,
             accepted_back: None,
             decoded: 0,
+            memo: Memo::default(),
         }
     }
 
