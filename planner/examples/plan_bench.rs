@@ -211,39 +211,47 @@ fn obey(snapshot: &mut Snapshot, plan: &Plan) {
     snapshot.breaker = plan.breaker.clone();
 }
 
-/// How long this process has been on a core, so that a busy machine counts for less.
+/// How long this process has been on a core, so that a busy machine counts for less. Linux counts it up every few
+/// milliseconds only, which evens out in a mean.
 fn on_core() -> Duration {
     let text = std::fs::read_to_string("/proc/self/schedstat").unwrap_or_default();
     let nanos = text.split_whitespace().next().and_then(|first| first.parse().ok());
     Duration::from_nanos(nanos.expect("Linux counts this"))
 }
 
-/// The median of so many plans. With `warm` each knows what the one before found out, as a leader's do.
-fn time(snapshot: &Snapshot, runs: usize, warm: bool) -> (Duration, Plan) {
+/// The mean of so many plans. With `warm` each knows what the one before found out, as a leader's do.
+fn time(snapshot: &Snapshot, runs: u32, warm: bool) -> (Duration, Plan) {
     let options = PlanOptions {
         list_changes: false,
         ..PlanOptions::default()
     };
-    let mut times = Vec::new();
     let mut memo = Memo::default();
     let mut last = plan_again(snapshot, options, &mut memo);
+    let mut total = Duration::ZERO;
     for _ in 0..runs {
         if !warm {
             memo = Memo::default();
         }
         let start = on_core();
         let plan = plan_again(snapshot, options, &mut memo);
-        times.push(on_core().saturating_sub(start));
+        total += on_core().saturating_sub(start);
         last = plan;
     }
-    times.sort();
-    (times[times.len() / 2], last)
+    (total / runs, last)
+}
+
+/// The most memory this process has had so far, in MB.
+fn most_memory() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kilobytes.expect("Linux counts this") / 1024
 }
 
 fn main() {
     println!(
-        "{:>6} {:>9} {:>9} {:>11} {:>14} {:>11} {:>13}",
-        "nodes", "services", "replicas", "cold ms", "new leader ms", "quiet ms", "lost node ms"
+        "{:>6} {:>9} {:>9} {:>11} {:>12} {:>14} {:>11} {:>13}",
+        "nodes", "services", "replicas", "cold ms", "its MB", "new leader ms", "quiet ms", "lost node ms"
     );
     let only = std::env::args().nth(1);
     for (nodes, services, replicas) in [
@@ -256,14 +264,16 @@ fn main() {
             continue;
         }
         let mut snapshot = snapshot(nodes, services, replicas);
-        let (cold, plan) = time(&snapshot, 5, false);
+        let before = most_memory();
+        let (cold, plan) = time(&snapshot, 9, false);
+        let memory = most_memory().saturating_sub(before);
         obey(&mut snapshot, &plan);
         for _ in 0..3 {
             let (_, plan) = time(&snapshot, 1, false);
             obey(&mut snapshot, &plan);
         }
-        let (new_leader, _) = time(&snapshot, 9, false);
-        let (quiet, plan) = time(&snapshot, 15, true);
+        let (new_leader, _) = time(&snapshot, 15, false);
+        let (quiet, plan) = time(&snapshot, 25, true);
         assert!(plan.assignments.is_empty() && plan.rests(&snapshot), "it rests");
         let placed: usize = snapshot
             .nodes
@@ -281,12 +291,13 @@ fn main() {
         };
         first.verdict = Some(stored(lost));
         let _ = verdicts(&snapshot);
-        let (after, plan) = time(&snapshot, 15, true);
+        let (after, plan) = time(&snapshot, 25, true);
         assert!(!plan.assignments.is_empty());
         let ms = |time: Duration| format!("{:.1}", time.as_secs_f64() * 1_000.0);
         println!(
-            "{nodes:>6} {services:>9} {replicas:>9} {:>11} {:>14} {:>11} {:>13}",
+            "{nodes:>6} {services:>9} {replicas:>9} {:>11} {:>12} {:>14} {:>11} {:>13}",
             ms(cold),
+            memory,
             ms(new_leader),
             ms(quiet),
             ms(after)
