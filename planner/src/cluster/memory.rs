@@ -123,9 +123,9 @@ pub(super) struct Memory<'a> {
     pub svcs: Vec<Svc<'a>>,
     /// For every slot of every service, its first instance.
     pub heads: Vec<u32>,
-    /// For every slot of every service, whether one instance fills it just as its service wants it: of the number in
-    /// force, settled, on a node that is there and is not drained.
-    pub plain: Vec<bool>,
+    /// For every slot of every service that one instance fills just as its service wants it (of the number in force,
+    /// settled, on a node that is there and is not drained) that node; else [`NONE`].
+    pub plain: Vec<u32>,
     /// Nodes that slots are named after and that are no nodes now.
     odd: Vec<NodeName>,
     uids: Uids,
@@ -290,7 +290,7 @@ impl<'a> Memory<'a> {
             starts: Vec::new(),
             svcs,
             heads: vec![NONE; first],
-            plain: vec![false; first],
+            plain: vec![NONE; first],
             odd: Vec::new(),
             uids: Uids::new(uids),
         };
@@ -392,7 +392,7 @@ impl<'a> Memory<'a> {
                 inst.next = *head;
                 *head = here;
                 if let Some(place) = numbered {
-                    self.plain[place] = alone
+                    let plain = alone
                         && inst.to == To::Stay
                         && was == AssignedState::Present
                         && assigned != NONE
@@ -400,6 +400,7 @@ impl<'a> Memory<'a> {
                         && seen.settled
                         && node.reachable()
                         && !node.drained();
+                    self.plain[place] = if plain { at } else { NONE };
                 }
             }
         }

@@ -127,7 +127,7 @@ pub(super) struct Pass<'a> {
     pub tallies: Vec<Tally>,
     /// Slots that need a second look, by service.
     pub busy: Vec<(u32, u32)>,
-    /// Services with slots that no node fits, for the explanation.
+    /// Services with slots that no node fits, in order.
     pub unplaced: BTreeMap<u32, Vec<u64>>,
     /// What it costs to go from a number to the one in force, by service.
     costs: BTreeMap<(u32, u64), Cost>,
@@ -327,10 +327,8 @@ impl<'a> Pass<'a> {
                 continue;
             }
             tally.desired += 1;
-            let node = |pass: &Self| pass.memory.insts[head as usize].node;
-            if self.memory.plain[first + offset as usize]
-                && !(bound && self.placer.broken(&self.nodes, set, node(self)).is_some())
-            {
+            let node = self.memory.plain[first + offset as usize];
+            if node != NONE && !(bound && self.placer.broken(&self.nodes, set, node).is_some()) {
                 tally.assigned += 1;
                 tally.running += 1;
                 tally.ready += 1;
@@ -511,8 +509,12 @@ impl<'a> Pass<'a> {
                 }
                 continue;
             }
-            let found = self.placer.place(&self.nodes, &self.memory, some);
-            for (want, found) in some.iter().zip(found) {
+            // One moves at a time. Where no node fits it, none fits the others: they ask for the same.
+            let mut asked: Vec<Want> = some.iter().filter(|want| want.from == NONE).copied().collect();
+            let movers = || some.iter().filter(|want| want.from != NONE);
+            asked.extend(movers().next());
+            let found = self.placer.place(&self.nodes, &self.memory, &asked);
+            for (want, found) in asked.iter().zip(found) {
                 match found {
                     Some(new) => {
                         let state = if want.from == NONE {
@@ -522,7 +524,12 @@ impl<'a> Pass<'a> {
                         };
                         self.news.push((new, state));
                     }
-                    None => self.unplaced.entry(svc).or_default().push(want.slot),
+                    None if want.from == NONE => self.unplaced.entry(svc).or_default().push(want.slot),
+                    None => {
+                        let slots = self.unplaced.entry(svc).or_default();
+                        slots.extend(movers().map(|want| want.slot));
+                        slots.sort_unstable();
+                    }
                 }
             }
         }

@@ -67,7 +67,6 @@ impl Pass<'_> {
     pub(super) fn resolve(&mut self) -> Vec<Want> {
         let mut wants = Vec::with_capacity(self.busy.len());
         let busy = std::mem::take(&mut self.busy);
-        let mut preparing = NONE;
         for &(svc, offset) in &busy {
             let code = Memory::code_at(&self.memory.svcs[svc as usize], offset);
             let one = &self.memory.svcs[svc as usize];
@@ -117,10 +116,8 @@ impl Pass<'_> {
                     if let Some(reason) = reason {
                         let waits = (!reachable).then(|| self.away(present));
                         if let (None, None) = (prepared, &waits)
-                            && preparing != svc
                             && !self.is_preparing(&busy, svc)
                         {
-                            preparing = svc;
                             wants.push(Want {
                                 svc,
                                 slot: code,

@@ -279,9 +279,13 @@ impl Pass<'_> {
             statuses.push((key, Status::Node(status)));
         };
         let mut known = self.snapshot.node_statuses.iter().peekable();
+        // Nodes that have a status and no other record.
+        let mut strangers: Vec<&NodeName> = Vec::new();
         for (at, node) in self.nodes.list.iter().enumerate() {
             // Both are in order of names.
-            while known.next_if(|(name, _)| *name < node.name).is_some() {}
+            while let Some((name, _)) = known.next_if(|(name, _)| *name < node.name) {
+                strangers.push(name);
+            }
             let stored = known.next_if(|(name, _)| *name == node.name).map(|(_, stored)| stored);
             let life = node.life.map(|life| &self.lives[life]);
             let mut conditions: Vec<Draft<'_>> = Vec::with_capacity(3);
@@ -366,13 +370,13 @@ impl Pass<'_> {
             put(life.key.name.clone(), node, status, conditions, stored);
         }
         if self.snapshot.complete {
-            for node in self.snapshot.node_statuses.keys() {
+            for node in strangers.into_iter().chain(known.map(|(name, _)| name)) {
                 let key = ResourceKey {
                     namespace: None,
                     kind: Kind::Node,
                     name: node.into(),
                 };
-                if self.nodes.find(node).is_none() && !others.contains(&key.name) {
+                if !others.contains(&key.name) {
                     ended.push(key);
                 }
             }

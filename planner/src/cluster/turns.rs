@@ -97,7 +97,10 @@ impl<'a> Pass<'a> {
                 ));
             }
             tally.unsettled += u32::from(reachable && !one.seen.in_force);
-            let nowhere = self.unplaced.get(&svc).is_some_and(|slots| slots.contains(&code));
+            let nowhere = self
+                .unplaced
+                .get(&svc)
+                .is_some_and(|slots| slots.binary_search(&code).is_ok());
             // What must move and cannot is changed where it is.
             let moves = matches!(self.stories.get(&(svc, code)), Some(Story::Move { .. })) && !nowhere;
             let replace = self.replaces(svc, one.n);

@@ -34,6 +34,15 @@ pub const SEEDS: &[(&str, &[u8])] = &[
             0, 0, 86, 62, 0, 107, 34, 49, 0, 84, 0, 0, 0, 0, 0, 62, 0, 19, 44,
         ],
     ),
+    // Two slots must move and no node fits them: both are changed where they are, not the first alone.
+    (
+        "changes",
+        &[
+            188, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 127, 0, 56, 0, 0, 0, 2, 179, 64, 83, 0, 19, 0, 12,
+            0, 19, 0, 12, 0, 0, 243, 0, 0, 120, 0, 0, 27, 91, 59, 62, 0, 19, 0, 12, 0, 12, 0, 12, 0, 0, 128, 204, 0,
+            12, 0, 83, 0, 0,
+        ],
+    ),
 ];
 
 pub fn bytes_of(text: &str) -> Vec<u8> {
