@@ -7,7 +7,7 @@ use planner::node::*;
 use schemas::keys::ResourceKey;
 use schemas::kinds::Kind;
 use schemas::names::Slot;
-use schemas::records::{Assigned, AssignedState, Assignment, ClusterId, Digest, Order, SchemaVersion, Uid};
+use schemas::records::{Assigned, AssignedState, Assignment, ClusterId, Digest, Order, Phase, SchemaVersion, Uid};
 
 fn cluster() -> ClusterId {
     ClusterId::from_random([7; 16])
@@ -61,8 +61,8 @@ fn pass(input: &mut NodeInput, probe: &Probe) -> NodePlan {
     out
 }
 
-#[test]
-fn a_container_that_is_being_stopped_does_not_become_ready_by_a_new_check() {
+/// A node that has the image and both specs, and is assigned the first.
+fn node() -> NodeInput {
     let mut input = NodeInput {
         now_ms: 1_000_000,
         node: "n1".parse().expect("a name"),
@@ -93,6 +93,32 @@ fn a_container_that_is_being_stopped_does_not_become_ready_by_a_new_check() {
         ..Image::default()
     };
     input.images.insert("app:1".to_owned(), image);
+    input
+}
+
+#[test]
+fn what_is_to_go_is_told_of_while_its_create_may_be_under_way() {
+    let mut input = node();
+    let create = pass(&mut input, &Probe::Healthy).steps.remove(0);
+    assert!(matches!(create.op, Op::Create { .. }), "{create:?}");
+    input.busy.insert(create.instance.clone());
+    let mut gone = (*assignment(2)).clone();
+    gone.instances[0].state = AssignedState::Absent;
+    input.assignment = Some(Arc::new(gone));
+
+    // The list has nothing of it yet; a report without it would let the leader forget it, and make it an orphan.
+    let told = pass(&mut input, &Probe::Healthy);
+    assert_eq!(told.report.instances[0].phase, Phase::Stopping);
+
+    // It has ended, as a list shows that came after: nothing was made.
+    input.busy.clear();
+    let told = pass(&mut input, &Probe::Healthy);
+    assert!(told.report.instances.is_empty() && told.steps.is_empty(), "{told:?}");
+}
+
+#[test]
+fn a_container_that_is_being_stopped_does_not_become_ready_by_a_new_check() {
+    let mut input = node();
     let unhealthy = Probe::Unhealthy {
         message: "404".to_owned(),
     };

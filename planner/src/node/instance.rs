@@ -220,6 +220,10 @@ impl<'a, 'o> Walk<'a, 'o> {
 
     fn absent(mut self, container: Option<&'a Observed>) -> Walked {
         let Some(container) = container else {
+            if self.input.busy.contains(self.key) {
+                // A create ordered before may be under way: it is not gone until that has ended and a list lacks it.
+                return self.report(Phase::Stopping, None, None);
+            }
             return (None, None, None);
         };
         let step = self.end(container, Reason::Absent);

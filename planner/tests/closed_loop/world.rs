@@ -24,6 +24,15 @@ use crate::leader::{Leader, Txn, bump, stored};
 
 /// Histories that broke a law once, by a bug of ours or one that was put in to see the test fail.
 pub const SEEDS: &[(&str, &[u8])] = &[
+    // A slot is ordered away while its create is under way: it is not gone before that has ended.
+    (
+        "changes",
+        &[
+            44, 0, 0, 0, 0, 0, 0, 0, 0, 0, 76, 0, 19, 0, 83, 0, 62, 1, 0, 120, 0, 4, 0, 1, 58, 63, 0, 64, 0, 0, 62, 0,
+            92, 220, 190, 0, 227, 244, 19, 1, 220, 0, 83, 192, 0, 64, 12, 0, 12, 0, 19, 1, 12, 0, 184, 0, 0, 0, 0, 8,
+            0, 0, 0, 0, 0, 0, 126, 0, 62, 0, 92, 108, 99, 144, 0, 0, 0, 170, 0, 0, 28, 0, 0, 0, 0, 62, 0, 108, 4,
+        ],
+    ),
     // A lost node comes back with second copies of two slots that serve elsewhere by now.
     (
         "any",
