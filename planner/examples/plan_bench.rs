@@ -1,5 +1,6 @@
 //! Times the cluster planner: cold plans, quiet ones, and after one lost node, at 1,000 and 5,000 nodes. Snapshots are
-//! built in memory first, so that what is timed is from snapshot to plan, in time on a core. `cargo run --release -p planner --example plan_bench`.
+//! built in memory first, so that what is timed is from snapshot to plan, in time on a core.
+//! `cargo run --release -p planner --example plan_bench`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! What a pass finds out about values that the next pass will most likely find unchanged: a node's assignment and report
-//! laid side by side, which desired specs equal their accepted records, and what of a spec every pass needs. An entry counts only while the snapshot holds
-//! the very same values (the same `Arc`s, which the memo keeps alive), and says nothing that they do not: a plan with a
-//! memo is the plan without one, only sooner. The leader keeps one from pass to pass.
+//! laid side by side, which desired specs equal their accepted records, and what of a spec every pass needs. An entry
+//! counts only while the snapshot holds the very same values (the same `Arc`s, which the memo keeps alive), and says
+//! nothing that they do not: a plan with a memo is the plan without one, only sooner. The leader keeps one from pass to pass.
 
 use std::iter::Peekable;
 use std::sync::Arc;
