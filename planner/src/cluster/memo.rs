@@ -301,12 +301,8 @@ fn row(
     let n = assigned.map(|(_, one)| one.n).or(said.map(|one| one.n)).unwrap_or(0);
     let was = match (assigned, said) {
         (Some((_, one)), _) => one.state,
-        (None, Some(one))
-            if one.container.is_none()
-                && matches!(one.phase, Phase::Pending | Phase::Pulling { .. } | Phase::Prepared) =>
-        {
-            AssignedState::Prepared
-        }
+        // What is on its way may be so by an order to run: it starts any moment.
+        (None, Some(one)) if one.container.is_none() && one.phase == Phase::Prepared => AssignedState::Prepared,
         (None, _) => AssignedState::Present,
     };
     let mut seen = said.map_or(Seen::default(), |one| {

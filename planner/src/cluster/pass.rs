@@ -418,6 +418,12 @@ impl<'a> Pass<'a> {
                 .name
                 .clone();
             for inst in holders.split_off(1) {
+                let one = &self.memory.insts[inst as usize];
+                if one.assigned == NONE && !one.seen.live && self.nodes.list[one.node as usize].held.is_none() {
+                    // Nothing of it runs, and no record wants it: to let it start while the breaker thinks is no kindness.
+                    self.make_absent(inst, None);
+                    continue;
+                }
                 self.remove(
                     inst,
                     Reason::Duplicate {

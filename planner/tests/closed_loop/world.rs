@@ -24,6 +24,18 @@ use crate::leader::{Leader, Txn, bump, stored};
 
 /// Histories that broke a law once, by a bug of ours or one that was put in to see the test fail.
 pub const SEEDS: &[(&str, &[u8])] = &[
+    // The assignment of a node that pulls for a slot is lost while the slot has been prepared elsewhere.
+    (
+        "any",
+        &[
+            8, 12, 0, 100, 0, 19, 0, 0, 144, 0, 0, 0, 0, 241, 12, 0, 56, 0, 0, 0, 0, 0, 0, 19, 0, 12, 0, 0, 0, 62, 87,
+            56, 141, 0, 12, 4, 10, 27, 12, 0, 0, 214, 0, 0, 0, 0, 214, 0, 0, 0, 116, 0, 0, 28, 0, 28, 0, 150, 218, 0,
+            0, 0, 0, 62, 1, 0, 86, 161, 0, 195, 86, 0, 12, 0, 167, 250, 0, 0, 55, 0, 86, 38, 0, 0, 0, 19, 3, 119, 0,
+            31, 0, 31, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 31, 0, 0, 0, 0, 0, 0, 0, 31, 0, 0, 0, 86, 227, 5, 0, 19, 75, 0,
+            62, 0, 0, 86, 12, 0, 119, 0, 119, 0, 143, 0, 52, 0, 0, 0, 0, 19, 43, 100, 0, 245, 238, 12, 0, 107, 124, 62,
+            0, 19, 0, 62, 0, 107, 254,
+        ],
+    ),
     // A slot is ordered away while its create is under way: it is not gone before that has ended.
     (
         "changes",
