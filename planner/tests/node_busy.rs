@@ -1,6 +1,6 @@
 //! What a pass says of an instance while a step on it is under way.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use planner::node::*;
@@ -63,22 +63,8 @@ fn pass(input: &mut NodeInput, probe: &Probe) -> NodePlan {
 
 /// A node that has the image and both specs, and is assigned the first.
 fn node() -> NodeInput {
-    let mut input = NodeInput {
-        now_ms: 1_000_000,
-        node: "n1".parse().expect("a name"),
-        cluster: cluster(),
-        assignment: Some(assignment(1)),
-        specs: BTreeMap::new(),
-        ledger: Ledger::default(),
-        observed: Ok(Vec::new()),
-        images: BTreeMap::new(),
-        probes: BTreeMap::new(),
-        stopped_by_person: BTreeSet::new(),
-        busy: BTreeSet::new(),
-        logs: BTreeMap::new(),
-        disk_full: false,
-        conditions: Vec::new(),
-    };
+    let mut input = NodeInput::new(1_000_000, "n1".parse().expect("a name"), cluster());
+    input.assignment = Some(assignment(1));
     for n in [1, 2] {
         let text =
             format!(r#"{{"container":{{"image":"app:1","healthCheck":{{"http":{{"port":80,"path":"/{n}"}}}}}}}}"#);

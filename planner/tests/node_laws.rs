@@ -101,22 +101,7 @@ fn cluster() -> ClusterId {
 
 impl Sim {
     fn new() -> Self {
-        let input = NodeInput {
-            now_ms: 1_000_000,
-            node: "n1".parse().expect("a name"),
-            cluster: cluster(),
-            assignment: None,
-            specs: BTreeMap::new(),
-            ledger: Ledger::default(),
-            observed: Ok(Vec::new()),
-            images: BTreeMap::new(),
-            probes: BTreeMap::new(),
-            stopped_by_person: BTreeSet::new(),
-            busy: BTreeSet::new(),
-            logs: BTreeMap::new(),
-            disk_full: false,
-            conditions: Vec::new(),
-        };
+        let input = NodeInput::new(1_000_000, "n1".parse().expect("a name"), cluster());
         let mut versions = BTreeMap::new();
         for workload in WORKLOADS {
             // 1 and 2 differ in the image, 3 differs from 2 in what only the agent reads, 4 in the environment.

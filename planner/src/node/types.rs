@@ -272,6 +272,28 @@ pub struct NodeInput {
     pub conditions: Vec<NodeCondition>,
 }
 
+impl NodeInput {
+    /// A node of which nothing is known yet: no assignment, and an engine without containers.
+    pub fn new(now_ms: u64, node: NodeName, cluster: ClusterId) -> Self {
+        Self {
+            now_ms,
+            node,
+            cluster,
+            assignment: None,
+            specs: BTreeMap::new(),
+            ledger: Ledger::default(),
+            observed: Ok(Vec::new()),
+            images: BTreeMap::new(),
+            probes: BTreeMap::new(),
+            stopped_by_person: BTreeSet::new(),
+            busy: BTreeSet::new(),
+            logs: BTreeMap::new(),
+            disk_full: false,
+            conditions: Vec::new(),
+        }
+    }
+}
+
 /// What to do on this node now.
 #[derive(Clone, Debug, PartialEq)]
 #[must_use = "a plan does nothing until it is executed"]

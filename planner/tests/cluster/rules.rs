@@ -7,7 +7,7 @@ use schemas::names::Slot;
 use schemas::records::{AssignedState, ConditionStatus, ConditionType, CordonMode, Digest, Phase, RefusalRule, Uid};
 use serde_json::json;
 
-use crate::support::{Cluster, key, line, name};
+use crate::support::{Cluster, Container, key, line, name};
 
 #[test]
 fn a_service_gets_its_replicas_on_different_nodes_and_then_the_cluster_rests() {
@@ -432,6 +432,42 @@ fn of_duplicates_the_assigned_one_is_kept() {
     assert_eq!(cluster.picture(), "web.1 absent on n3, web.1 on n1");
     cluster.settle();
     assert_eq!(cluster.picture(), "web.1 on n1");
+}
+
+#[test]
+fn a_second_copy_that_is_only_on_its_way_is_called_off_while_the_breaker_holds() {
+    let mut cluster = Cluster::of(3);
+    cluster.apply("web", json!({}));
+    cluster.settle();
+    cluster.apply("many", json!({ "replicas": 30 }));
+    cluster.settle();
+    let web = |one: &&Container| one.entry.workload.as_str() == "web";
+    let container = cluster.agents[&name("n1")]
+        .held
+        .values()
+        .find(web)
+        .expect("web.1")
+        .clone();
+    let (uid, slot) = (container.entry.uid.clone(), container.entry.slot.clone());
+    let held = &mut cluster.agents.get_mut(&name("n3")).expect("a node").held;
+    held.insert((uid.clone(), slot), container);
+    cluster.report("n3");
+    let stored = cluster.entry("n3").report.as_mut().expect("a report");
+    let mut report = schemas::records::Report::clone(stored.value.as_ref().expect("readable"));
+    for one in report.instances.iter_mut().filter(|one| one.uid == uid) {
+        (one.phase, one.ready, one.container) = (Phase::Pulling { percent: 0 }, false, None);
+    }
+    stored.value = Ok(Arc::new(report));
+    cluster.delete("many");
+    cluster.pass();
+    assert!(cluster.snapshot.breaker.held.is_some());
+    let web: Vec<_> = cluster
+        .assigned()
+        .into_iter()
+        .filter(|(_, one)| one.uid == uid)
+        .collect();
+    let states: Vec<_> = web.iter().map(|(node, one)| (node.as_str(), one.state)).collect();
+    assert_eq!(states, [("n1", AssignedState::Present), ("n3", AssignedState::Absent)]);
 }
 
 #[test]
