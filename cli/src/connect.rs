@@ -79,11 +79,16 @@ impl<'a> TlsFlags<'a> {
         }
     }
 
+    /// The flag that names the store.
+    fn store(&self) -> &'static str {
+        if self.begins.is_empty() { "--etcd" } else { "--to" }
+    }
+
     /// TLS as the flags say, for these endpoints. Wrong files and wrong schemes are told by the flag, before anything is
     /// connected to.
     fn files(&self, endpoints: &str) -> Result<Option<TlsFiles>, Failure> {
         let Self { begins, ca, cert, key } = self;
-        let store = if begins.is_empty() { "--etcd" } else { "--to" };
+        let store = self.store();
         let mut secured = false;
         for endpoint in endpoints.split(',').map(str::trim).filter(|text| !text.is_empty()) {
             match endpoint.split_once("://") {
@@ -197,7 +202,7 @@ fn options(endpoints: &str, tls: &TlsFlags<'_>) -> Result<EtcdOptions, Failure> 
     install_crypto();
     let mut options = EtcdOptions::new(endpoints);
     if options.endpoints.is_empty() {
-        let store = if tls.begins.is_empty() { "--etcd" } else { "--to" };
+        let store = tls.store();
         return Err(
             Failure::usage(format!("{store} names no endpoint")).help("write client URLs with commas between them")
         );

@@ -1,13 +1,14 @@
 //! The binary against a whole cluster: the embedded store, a controller, and an agent on an engine in memory, all in this
 //! process. What a person sees of one service's life, and how many lines of it.
 
+mod common;
+
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agent::engine::ContainerRuntime;
 use agent::engine::fake::FakeEngine;
-use runtime::embedded::{Embedded, OpenOptions};
 use runtime::{EtcdStore, Guard, Outcome, Prefix, Shutdown, Store, person};
 use schemas::keys::Root;
 use tempfile::TempDir;
@@ -24,18 +25,7 @@ struct Lab {
 impl Lab {
     fn new() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let embedded = Embedded::open(OpenOptions::new(dir.path().join("store"))).expect("a store");
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        let listener = runtime
-            .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
-            .expect("a port");
-        let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
-        let store = EtcdStore::from_client(embedded.client());
-        runtime.spawn(async move { embedded.serve(listener, std::future::pending()).await });
+        let (endpoint, store, runtime) = common::serve(dir.path());
         let engine = Arc::new(FakeEngine::with_images(&["nginx:1", "nginx:2"]));
         let lab = Self {
             endpoint,

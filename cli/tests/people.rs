@@ -1,11 +1,12 @@
 //! People at terminals: prompts answered with yes, no, nothing and Ctrl-C, and two people who change one thing at once.
 //! `script` (bsdutils, part of every Debian) gives each command a terminal of its own.
 
+mod common;
+
 use std::io::{Read, Write};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use runtime::embedded::{Embedded, OpenOptions};
 use runtime::{EtcdStore, Guard, Store, person};
 use tempfile::TempDir;
 
@@ -28,18 +29,7 @@ spec:
 impl Lab {
     fn new() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let embedded = Embedded::open(OpenOptions::new(dir.path().join("store"))).expect("a store");
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        let listener = runtime
-            .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
-            .expect("a port");
-        let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
-        let store = EtcdStore::from_client(embedded.client());
-        runtime.spawn(async move { embedded.serve(listener, std::future::pending()).await });
+        let (endpoint, store, runtime) = common::serve(dir.path());
         let lab = Self {
             endpoint,
             dir,

@@ -1,10 +1,11 @@
 //! The binary against a store: the embedded one, served on loopback by the test itself. No controller and no engine runs,
 //! so that what is seen is what the verbs read and write.
 
+mod common;
+
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use runtime::embedded::{Embedded, OpenOptions};
 use runtime::{EtcdStore, Guard, Store, person};
 use schemas::kinds::Document;
 use schemas::names::Slot;
@@ -23,18 +24,7 @@ impl Lab {
     /// A store without a cluster.
     fn bare() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let embedded = Embedded::open(OpenOptions::new(dir.path().join("store"))).expect("a store");
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        let listener = runtime
-            .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
-            .expect("a port");
-        let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
-        let store = EtcdStore::from_client(embedded.client());
-        runtime.spawn(async move { embedded.serve(listener, std::future::pending()).await });
+        let (endpoint, store, runtime) = common::serve(dir.path());
         Self {
             endpoint,
             dir,
