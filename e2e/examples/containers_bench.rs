@@ -12,6 +12,9 @@ use serde_json::{Value, json};
 
 const COUNT: usize = 40;
 
+/// Swarm asks the registry before it takes the image that is there: of a port that nobody serves it is refused at once.
+const SWARM_IMAGE: &str = "127.0.0.1:1/hello:1";
+
 /// One request to the engine's socket; the status and the body.
 fn call(host: &Host, method: &str, path: &str, body: &str) -> (u16, String) {
     let socket = host.docker_host.trim_start_matches("unix://");
@@ -110,7 +113,7 @@ fn through_swarm(host: &Host) -> Duration {
         "many",
         "--replicas",
         "40",
-        "reeve/hello:1",
+        SWARM_IMAGE,
         "sleep",
         "3600",
     ]);
@@ -134,6 +137,7 @@ fn main() {
     let lab = Lab::new(1);
     let host = &lab.hosts[0];
     host.docker(&["network", "create", "bench"]);
+    host.docker(&["tag", "reeve/hello:1", SWARM_IMAGE]);
     host.docker(&["swarm", "init", "--advertise-addr", &host.address]);
     let _up = host.up(&[]);
     eventually("the node is there", 30, || {
