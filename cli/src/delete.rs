@@ -69,6 +69,7 @@ pub async fn delete(common: &Common, args: &DeleteArgs) -> Verdict {
                 .map_or(0, |found| found.instances);
             let stops = match (edit.key.kind, stops) {
                 (Kind::Service, stops) => format!(": stops {}", output::count(stops, "instance")),
+                (Kind::ConfigFile, _) => String::new(),
                 (Kind::Node, _) => ": the node itself stays; take it out with `reeve node rm`".to_owned(),
             };
             print(&format!("delete {}{stops}\n", title(&edit.key)));

@@ -18,7 +18,7 @@ use crate::output::{self, Format, Table, Tone, ago, look, print};
 use crate::rows;
 use crate::select::{What, what};
 use crate::status::{about, few};
-use crate::view::{Instance, View, node_key, service_key};
+use crate::view::{Instance, View, file_key, node_key, service_key};
 use crate::wait::refusal_line;
 
 pub async fn describe(common: &Common, args: &DescribeArgs) -> Verdict {
@@ -50,8 +50,13 @@ pub async fn describe(common: &Common, args: &DescribeArgs) -> Verdict {
             common.output,
         ),
         What::Resource(Kind::Node) => node(&view, &name.parse().map_err(bad_name)?, common.output),
+        What::Resource(Kind::ConfigFile) => file(
+            &view,
+            &file_key(&namespace, &name.parse().map_err(bad_name)?),
+            common.output,
+        ),
         What::Instances => instance(&view, &namespace, name, common.output),
-        What::Events | What::All => return Err(Failure::usage("describe a service, a node or an instance")),
+        What::Events | What::All => return Err(Failure::usage("describe a service, a node, a file or an instance")),
     };
     let text = told.ok_or_else(|| {
         let word = match what {
@@ -314,6 +319,61 @@ fn event_table(text: &mut String, events: &[&schemas::records::Event]) {
         .for_each(|event| table.row(rows::event_row(event, false)));
     text.push('\n');
     text.push_str(&table.render(output::limit()));
+}
+
+fn file(view: &View, key: &ResourceKey, format: Format) -> Option<String> {
+    let declared = view.declared.get(key);
+    let status = view.files.get(key).and_then(|status| status.as_ref().ok());
+    if declared.is_none() && status.is_none() {
+        return None;
+    }
+    let events = about(view, &key.to_string(), None);
+    if format.is_for_machines() {
+        let value = json!({
+            "resource": declared.map(|declared| document(view, key, declared)), "status": status, "events": events,
+        });
+        return Some(machine(&value, format));
+    }
+    let state = rows::file_state(view, key);
+    let mut text = String::new();
+    line(&mut text, "Name", key.name.as_str());
+    line(
+        &mut text,
+        "Namespace",
+        key.namespace.as_ref().map_or("", Namespace::as_str),
+    );
+    headline(
+        &mut text,
+        &state,
+        status.and_then(|status| since(&state, &status.conditions)),
+    );
+    if let Some(edition) = status.and_then(|status| status.edition) {
+        line(&mut text, "Edition", &edition.n.to_string());
+        line(
+            &mut text,
+            "Size",
+            &output::count(usize::try_from(edition.size).unwrap_or(usize::MAX), "byte"),
+        );
+        line(&mut text, "Digest", &edition.digest.to_string());
+    }
+    if let Some(status) = status {
+        let mut names: Vec<String> = status.used_by.iter().map(|name| format!("service/{name}")).collect();
+        let more = (status.users as usize).saturating_sub(names.len());
+        if more > 0 {
+            names.push(format!("and {more} more"));
+        }
+        sentence(
+            &mut text,
+            "Used by",
+            &if names.is_empty() {
+                "nobody".to_owned()
+            } else {
+                names.join(", ")
+            },
+        );
+    }
+    event_table(&mut text, &events);
+    Some(text)
 }
 
 fn node(view: &View, name: &NodeName, format: Format) -> Option<String> {

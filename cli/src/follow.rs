@@ -29,7 +29,12 @@ pub struct Follow {
 impl Follow {
     /// Everything but events and history.
     pub async fn cluster(connection: &Connection) -> Result<Self, Failure> {
-        Self::start(connection, connection.root.as_str(), &["events", "accepted", "acks"]).await
+        Self::start(
+            connection,
+            connection.root.as_str(),
+            &["events", "accepted", "acks", "blobs"],
+        )
+        .await
     }
 
     /// One class of keys.

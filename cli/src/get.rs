@@ -94,7 +94,7 @@ fn listed(what: What) -> &'static str {
 
 fn classes(what: What) -> &'static [&'static str] {
     match what {
-        What::Resource(Kind::Service) => &["desired", "status"],
+        What::Resource(Kind::Service | Kind::ConfigFile) => &["desired", "status"],
         What::Resource(Kind::Node) => &[
             "desired",
             "status",
@@ -122,6 +122,11 @@ fn classes(what: What) -> &'static [&'static str] {
 
 fn services<'a>(view: &'a View, filter: &'a Filter) -> impl Iterator<Item = &'a ResourceKey> {
     view.service_keys()
+        .filter(|key| filter.takes(key.namespace.as_ref(), key.name.as_str(), || view.labels(key)))
+}
+
+fn files<'a>(view: &'a View, filter: &'a Filter) -> impl Iterator<Item = &'a ResourceKey> {
+    view.file_keys()
         .filter(|key| filter.takes(key.namespace.as_ref(), key.name.as_str(), || view.labels(key)))
 }
 
@@ -157,6 +162,7 @@ fn missing(view: &View, what: What, filter: &Filter) -> Vec<String> {
     let found: Vec<String> = match what {
         What::Resource(Kind::Service) => services(view, filter).map(|key| key.name.to_string()).collect(),
         What::Resource(Kind::Node) => nodes(view, filter).iter().map(ToString::to_string).collect(),
+        What::Resource(Kind::ConfigFile) => files(view, filter).map(|key| key.name.to_string()).collect(),
         What::Instances => {
             let found = instances(view, filter);
             found
@@ -172,7 +178,9 @@ fn missing(view: &View, what: What, filter: &Filter) -> Vec<String> {
         What::Events | What::All => "",
     };
     let place = match (&filter.namespace, what) {
-        (Some(namespace), What::Resource(Kind::Service) | What::Instances) => format!(" in namespace `{namespace}`"),
+        (Some(namespace), What::Resource(Kind::Service | Kind::ConfigFile) | What::Instances) => {
+            format!(" in namespace `{namespace}`")
+        }
         _ => String::new(),
     };
     let missing = filter.names.iter().filter(|name| !found.contains(name));
@@ -245,7 +253,19 @@ fn sections(view: &View, what: What, filter: &Filter, wide: bool) -> Vec<Section
             .collect(),
         none: format!("no instances{place}"),
     };
+    let file_section = || Section {
+        head: head(rows::FILE_HEAD, true),
+        rows: files(view, filter)
+            .map(|key| Row {
+                id: key.to_string(),
+                name: format!("configfile/{}", key.name),
+                cells: row(key.namespace.as_ref(), rows::file_row(view, key, wide)),
+            })
+            .collect(),
+        none: format!("no files{place}: put one with `reeve upload FILE`"),
+    };
     match what {
+        What::Resource(Kind::ConfigFile) => vec![file_section()],
         What::Resource(Kind::Service) => vec![service_section()],
         What::Resource(Kind::Node) => vec![node_section()],
         What::Instances => vec![instance_section()],
@@ -282,7 +302,11 @@ pub fn document(view: &View, key: &ResourceKey, declared: &Declared) -> Value {
         let node = node.and_then(|node: NodeName| view.node_statuses.get(&node)?.as_ref().ok());
         let generation = status
             .and_then(|status| status.generation)
-            .or(node.and_then(|status| status.generation));
+            .or(node.and_then(|status| status.generation))
+            .or(view
+                .files
+                .get(key)
+                .and_then(|status| Some(status.as_ref().ok()?.edition?.n)));
         if let Some(namespace) = &key.namespace {
             metadata.insert("namespace".into(), json!(namespace));
         }
@@ -324,6 +348,13 @@ fn documents(view: &View, what: What, filter: &Filter, format: Format) {
     };
     if matches!(what, What::Resource(Kind::Service) | What::All) {
         service();
+    }
+    if matches!(what, What::Resource(Kind::ConfigFile) | What::All) {
+        for (key, declared) in files(view, filter).filter_map(|key| Some((key, view.declared.get(key)?))) {
+            let invalid = declared.admitted.is_err();
+            let raw = invalid.then(|| String::from_utf8_lossy(&declared.text).into_owned());
+            found.push((format!("configfile/{}", key.name), document(view, key, declared), raw));
+        }
     }
     if matches!(what, What::Resource(Kind::Node) | What::All) {
         for node in nodes(view, filter) {
@@ -420,6 +451,7 @@ async fn watch_documents(connection: &Connection, format: Format, what: What, fi
     let kinds: &[Kind] = match what {
         What::Resource(Kind::Service) => &[Kind::Service],
         What::Resource(Kind::Node) => &[Kind::Node],
+        What::Resource(Kind::ConfigFile) => &[Kind::ConfigFile],
         What::All => Kind::ALL,
         What::Instances | What::Events => {
             return Err(Failure::usage("only services and nodes can be followed as documents"));

@@ -90,7 +90,7 @@ pub async fn preview(connection: &Connection, edits: &[Edit]) -> Result<Preview,
     let removals = removals.collect();
     let refusals = plan.statuses.iter().filter_map(|(key, status)| match status {
         Status::Service(status) if !status.refusals.is_empty() => Some((key.clone(), status.refusals.clone())),
-        Status::Service(_) | Status::Node(_) => None,
+        Status::Service(_) | Status::Node(_) | Status::ConfigFile(_) => None,
     });
     let refusals = refusals.collect();
     let caused = |change: &Change| {
@@ -126,6 +126,7 @@ fn lay_over(snapshot: &mut Snapshot, edits: &[Edit]) {
             body: match document {
                 Document::Service(service) => DesiredBody::Service(Arc::new(service.spec.clone())),
                 Document::Node(node) => DesiredBody::Node(Arc::new(node.spec.clone())),
+                Document::ConfigFile(file) => DesiredBody::ConfigFile(Arc::new(file.spec.clone())),
             },
         };
         snapshot.desired.insert(edit.key.clone(), entry);
@@ -357,6 +358,7 @@ pub fn reason_text(reason: &Reason) -> String {
     match reason {
         Reason::NotAssigned => "on no node yet".to_owned(),
         Reason::SpecChanged { from, to } => format!("generation {from} became {to}"),
+        Reason::FileChanged { file, from, to } => format!("edition {from} of file {file} became {to}"),
         Reason::ScaledDown { to } => format!("scaled down to {to}"),
         Reason::ResourceDeleted => "deleted".to_owned(),
         Reason::NodeNoLongerFits { rule } => format!("its node no longer fits: {rule}"),

@@ -139,7 +139,7 @@ pub fn node_state(view: &View, node: &NodeName) -> State {
 pub fn spec_of(declared: Option<&Declared>) -> Option<&ServiceSpec> {
     match &declared?.admitted.as_ref().ok()?.document {
         Document::Service(service) => Some(&service.spec),
-        Document::Node(_) => None,
+        Document::Node(_) | Document::ConfigFile(_) => None,
     }
 }
 
@@ -149,6 +149,63 @@ pub fn counts(view: &View, key: &ResourceKey) -> Option<Counts> {
         .get(key)
         .and_then(|status| status.as_ref().ok())
         .map(|status| status.counts)
+}
+
+pub const FILE_HEAD: &[&str] = &["NAME", "EDITION", "SIZE", "USED BY", "STATUS"];
+
+/// What a file is up to: its edition is in force, or why not.
+pub fn file_state(view: &View, key: &ResourceKey) -> State {
+    if let Some(Err(problems)) = view.declared.get(key).map(|declared| &declared.admitted) {
+        return invalid(problems.problems.first(), problems.count() - 1);
+    }
+    let status = view.files.get(key).and_then(|status| status.as_ref().ok());
+    let Some(status) = status else {
+        return State::new("Waiting", Tone::Busy, "waits for the controller");
+    };
+    match condition(&status.conditions, ConditionType::Accepted) {
+        Some(found) if found.status != ConditionStatus::True => {
+            State::new(found.reason.clone(), Tone::Bad, found.message.clone())
+        }
+        Some(_) | None => State::new("InForce", Tone::Good, ""),
+    }
+}
+
+/// A file's line; its users by name, all of them when `wide`.
+pub fn file_row(view: &View, key: &ResourceKey, wide: bool) -> Vec<Cell> {
+    let status = view.files.get(key).and_then(|status| status.as_ref().ok());
+    let edition = status.and_then(|status| status.edition);
+    let users = status.map_or_else(String::new, |status| {
+        let shown = if wide { status.used_by.len() } else { 3 };
+        let mut names: Vec<String> = status.used_by.iter().take(shown).map(ToString::to_string).collect();
+        let more = (status.users as usize).saturating_sub(names.len());
+        if more > 0 {
+            names.push(format!("and {more} more"));
+        }
+        names.join(", ")
+    });
+    let state = file_state(view, key);
+    vec![
+        key.name.as_str().into(),
+        edition
+            .map_or_else(|| "-".to_owned(), |edition| edition.n.to_string())
+            .into(),
+        edition
+            .map_or_else(|| "-".to_owned(), |edition| bytes(edition.size))
+            .into(),
+        users.into(),
+        state.cell(),
+    ]
+}
+
+/// A number of bytes for people: `412`, `3.2Ki`, `4.0Mi`.
+pub fn bytes(count: u64) -> String {
+    let tenths = |unit: u64| count.saturating_mul(10) / unit;
+    let shown = |tenths: u64, unit: &str| format!("{}.{}{unit}", tenths / 10, tenths % 10);
+    match count {
+        0..1_024 => count.to_string(),
+        1_024..1_048_576 => shown(tenths(1 << 10), "Ki"),
+        1_048_576.. => shown(tenths(1 << 20), "Mi"),
+    }
 }
 
 pub const SERVICE_HEAD: &[&str] = &["NAME", "READY", "UPDATED", "STATUS", "IMAGE"];

@@ -2,18 +2,19 @@
 //! value that cannot be read is a sentence in its place and disturbs nothing else. Following a cluster builds a new
 //! view from each state of the cache; documents that did not change are not admitted again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use runtime::KeyValue;
 use schemas::admit::{Admitted, admit_stored, leased};
 use schemas::keys::{Key, ResourceKey, Root};
 use schemas::kinds::{Document, Kind};
-use schemas::names::{InstanceName, Namespace, NodeName};
+use schemas::names::{InstanceName, Namespace, NodeName, ResourceName};
 use schemas::problem::Problems;
 use schemas::records::{
-    Assigned, AssignedState, Assignment, Breaker, Condition, ConditionStatus, ConditionType, Cordon, CordonMode, Event,
-    NodeFacts, NodeStatus, Phase, Record, Report, ReportedInstance, ServiceStatus, Uid, Verdict, VerdictRecord,
+    Assigned, AssignedState, Assignment, Breaker, Condition, ConditionStatus, ConditionType, ConfigFileStatus, Cordon,
+    CordonMode, Event, NodeFacts, NodeStatus, Phase, Record, Report, ReportedInstance, ServiceStatus, Uid, Verdict,
+    VerdictRecord,
 };
 
 use crate::connect::Connection;
@@ -37,6 +38,7 @@ pub struct View {
     pub declared: BTreeMap<ResourceKey, Arc<Declared>>,
     pub services: BTreeMap<ResourceKey, Recorded<ServiceStatus>>,
     pub node_statuses: BTreeMap<NodeName, Recorded<NodeStatus>>,
+    pub files: BTreeMap<ResourceKey, Recorded<ConfigFileStatus>>,
     pub facts: BTreeMap<NodeName, Recorded<NodeFacts>>,
     pub sessions: BTreeMap<NodeName, ()>,
     pub verdicts: BTreeMap<NodeName, VerdictRecord>,
@@ -125,6 +127,9 @@ impl View {
                         self.node_statuses.insert(node, decode(kv));
                     }
                 }
+                Kind::ConfigFile => {
+                    self.files.insert(resource, decode(kv));
+                }
             },
             Key::Assignment(node) => {
                 self.assignments.insert(node, decode(kv));
@@ -156,7 +161,7 @@ impl View {
                     self.events.insert(rest, Happened { revision, event });
                 }
             }
-            Key::Cluster | Key::Accepted(..) | Key::Ack(_) | Key::Controller(_) => {}
+            Key::Cluster | Key::Accepted(..) | Key::Ack(_) | Key::Controller(_) | Key::Blob(..) => {}
         }
     }
 
@@ -177,6 +182,13 @@ impl View {
         let mut keys: Vec<_> = declared.chain(self.services.keys()).collect();
         keys.sort();
         keys.dedup();
+        keys.into_iter()
+    }
+
+    /// The files that are declared, or deleted and still used.
+    pub fn file_keys(&self) -> impl Iterator<Item = &ResourceKey> {
+        let declared = self.declared.keys().filter(|key| key.kind == Kind::ConfigFile);
+        let keys: BTreeSet<_> = declared.chain(self.files.keys()).collect();
         keys.into_iter()
     }
 
@@ -359,6 +371,15 @@ pub fn phase_text(phase: Phase) -> String {
         | Phase::Failed
         | Phase::Held
         | Phase::Orphaned => format!("{phase:?}"),
+    }
+}
+
+/// The key of a ConfigFile.
+pub fn file_key(namespace: &Namespace, name: &ResourceName) -> ResourceKey {
+    ResourceKey {
+        namespace: Some(namespace.clone()),
+        kind: Kind::ConfigFile,
+        name: name.clone(),
     }
 }
 

@@ -203,7 +203,7 @@ fn far(view: &View, goal: &Goal) -> Far {
                 }
             },
             // A node goes on without its resource.
-            Kind::Node => Far::Done(format!("{} is deleted", title(key))),
+            Kind::Node | Kind::ConfigFile => Far::Done(format!("{} is deleted", title(key))),
         },
         Goal::InForce { key, revision, removes } => match key.kind {
             Kind::Service => match view.services.get(key) {
@@ -220,16 +220,27 @@ fn far(view: &View, goal: &Goal) -> Far {
             Kind::Node => {
                 let node: Option<NodeName> = key.name.as_str().parse().ok();
                 let status = node.and_then(|node| view.node_statuses.get(&node)?.as_ref().ok());
-                match status.filter(|status| status.observed_revision >= *revision) {
-                    None => Far::Waiting(format!("{}: waits for the controller", title(key))),
-                    Some(status) => match condition(&status.conditions, ConditionType::Accepted) {
-                        Some(refused) if refused.status == ConditionStatus::False => {
-                            Far::Failed(Box::new(refusal(Exit::Invalid, key, "was not accepted", refused)))
-                        }
-                        _ => Far::Done(format!("{} is in force", title(key))),
-                    },
-                }
+                let status = status.map(|status| (status.observed_revision, &status.conditions[..]));
+                taken(key, *revision, status)
             }
+            Kind::ConfigFile => {
+                let status = view.files.get(key).and_then(|status| status.as_ref().ok());
+                let status = status.map(|status| (status.observed_revision, &status.conditions[..]));
+                taken(key, *revision, status)
+            }
+        },
+    }
+}
+
+/// How far a resource is that runs nothing: it is to be accepted, and no more.
+fn taken(key: &ResourceKey, revision: i64, status: Option<(i64, &[Condition])>) -> Far {
+    match status.filter(|(observed, _)| *observed >= revision) {
+        None => Far::Waiting(format!("{}: waits for the controller", title(key))),
+        Some((_, conditions)) => match condition(conditions, ConditionType::Accepted) {
+            Some(refused) if refused.status == ConditionStatus::False => {
+                Far::Failed(Box::new(refusal(Exit::Invalid, key, "was not accepted", refused)))
+            }
+            _ => Far::Done(format!("{} is in force", title(key))),
         },
     }
 }

@@ -11,8 +11,9 @@ use bytes::Bytes;
 use planner::cluster::{AcceptedWrite, AssignmentWrite, Guard as Rests, Plan, Snapshot, Status};
 use runtime::{Fence, Guard, KeyMap, Outcome, Store, StoreError, Txn};
 use schemas::keys::{Key, ResourceKey, Root};
+use schemas::kinds::Kind;
 use schemas::names::NodeName;
-use schemas::records::{Assigned, Assignment, Breaker, Condition, Record, VerdictRecord};
+use schemas::records::{Accepted, AcceptedBody, Assigned, Assignment, Breaker, Condition, Record, VerdictRecord};
 
 use crate::observe::Observer;
 
@@ -218,16 +219,19 @@ pub fn prepare(base: &Base<'_>, snapshot: &Snapshot, plan: &Plan, now: &str) -> 
     if stored_breaker.map_or(!is_default, |kv| kv.value != breaker) {
         batch.budget.push(base.put(Class::Breaker, &Key::Breaker, breaker));
     }
+    let created: BTreeSet<(&ResourceKey, u64)> =
+        plan.accepted.iter().map(|write| (&write.key, write.record.n)).collect();
     for AcceptedWrite { key, record, guard } in &plan.accepted {
         let mut step = Step::new(Class::Accepted);
         base.rests_on(&mut step, guard);
         let path = base.root.key(&Key::Accepted(key.clone(), record.n));
         step.writes.push((path, Some(record.encode().into()), Guard::Absent));
         step.creates = Some((key.clone(), record.n));
+        step.refers = files_of(key, record)
+            .filter(|(key, n)| created.contains(&(key, *n)))
+            .collect();
         batch.accepted.push(step);
     }
-    let created: BTreeSet<(&ResourceKey, u64)> =
-        plan.accepted.iter().map(|write| (&write.key, write.record.n)).collect();
     for write in &plan.assignments {
         let (step, whole) = assignment(base, snapshot, write, &created);
         batch.unfinished |= !whole;
@@ -251,6 +255,22 @@ pub fn prepare(base: &Base<'_>, snapshot: &Snapshot, plan: &Plan, now: &str) -> 
         .rest
         .extend(forgotten.filter_map(|(class, key)| base.delete(class, &[key])));
     batch
+}
+
+/// The editions that an accepted service mounts.
+fn files_of<'a>(key: &'a ResourceKey, record: &'a Accepted) -> impl Iterator<Item = (ResourceKey, u64)> + 'a {
+    let files = match &record.body {
+        AcceptedBody::Service(spec) => &spec.container.files[..],
+        AcceptedBody::Node(_) | AcceptedBody::ConfigFile(_) | AcceptedBody::Deleted => &[],
+    };
+    files.iter().filter_map(|mount| {
+        let file = ResourceKey {
+            namespace: key.namespace.clone(),
+            kind: Kind::ConfigFile,
+            name: mount.file.clone(),
+        };
+        Some((file, mount.edition.as_ref()?.n))
+    })
 }
 
 /// One node's assignment; and whether it is all of what was planned for it.
@@ -377,6 +397,15 @@ fn status_step(base: &Base<'_>, snapshot: &Snapshot, key: &ResourceKey, status: 
             carry_since(&mut new.conditions, old.map(|old| old.conditions.as_slice()), now);
             new.encode()
         }
+        Status::ConfigFile(status) => {
+            let old = snapshot
+                .file_statuses
+                .get(key)
+                .and_then(|stored| stored.value.as_ref().ok());
+            let mut new = status.as_ref().clone();
+            carry_since(&mut new.conditions, old.map(|old| old.conditions.as_slice()), now);
+            new.encode()
+        }
     };
     Some(base.put(Class::Status, &Key::Status(key.clone()), value))
 }
@@ -470,7 +499,15 @@ impl Batch {
                 self.send(store, &mut done, &self.budget).await;
                 // What a removal spends is written down before it, or it waits.
                 let counted = done.conflicts == 0 && done.refused.is_empty();
-                let refused = self.send(store, &mut done, &self.accepted).await;
+                // What names editions of this pass comes after them, and not without them.
+                let (after, first): (Vec<&Step>, Vec<&Step>) =
+                    self.accepted.iter().partition(|step| !step.refers.is_empty());
+                let mut refused = self.send(store, &mut done, first).await;
+                let (left, after): (Vec<&Step>, Vec<&Step>) = after
+                    .into_iter()
+                    .partition(|step| step.refers.iter().any(|referred| refused.contains(referred)));
+                refused.extend(left.into_iter().filter_map(|step| step.creates.clone()));
+                refused.extend(self.send(store, &mut done, after).await);
                 let fits = |step: &&Step| {
                     (counted || !step.removes) && !step.refers.iter().any(|referred| refused.contains(referred))
                 };

@@ -406,6 +406,7 @@ fn of_view(view: &View) -> String {
                 };
                 verdict.set(&[key.name.as_str(), name], 1.0);
             }
+            Status::ConfigFile(_) => {}
         }
     }
     let mut restarted: BTreeMap<ResourceKey, u64> = BTreeMap::new();

@@ -15,8 +15,8 @@ use schemas::keys::{Key, ResourceKey, Root};
 use schemas::kinds::Kind;
 use schemas::names::NodeName;
 use schemas::records::{
-    Ack, Assignment, Breaker, ClusterId, ClusterMarker, Cordon, Digest, NodeFacts, NodeStatus, Record, Report,
-    ServiceStatus, SessionRecord, VerdictRecord,
+    Ack, Assignment, Breaker, ClusterId, ClusterMarker, ConfigFileStatus, Cordon, Digest, NodeFacts, NodeStatus,
+    Record, Report, ServiceStatus, SessionRecord, VerdictRecord,
 };
 
 mod decode;
@@ -91,7 +91,7 @@ pub struct State {
     pub cluster_id: u64,
     /// What the reflector saw of the store's going back: the latest place before that.
     pub went_back: Option<Position>,
-    /// All keys under the root, events left out.
+    /// All keys under the root, events and the parts of files left out.
     pub keys: KeyMap,
 }
 
@@ -157,6 +157,7 @@ impl Observer {
             nodes: BTreeMap::new(),
             service_statuses: BTreeMap::new(),
             node_statuses: BTreeMap::new(),
+            file_statuses: BTreeMap::new(),
             acks: BTreeMap::new(),
             breaker: Breaker::default(),
         };
@@ -411,7 +412,7 @@ impl Observer {
         };
         let snapshot = &mut self.snapshot;
         match parsed {
-            Key::Cluster | Key::Event(_) | Key::Controller(_) => {}
+            Key::Cluster | Key::Event(_) | Key::Controller(_) | Key::Blob(..) => {}
             Key::Desired(resource) => {
                 snapshot.desired.remove(&resource);
             }
@@ -424,6 +425,9 @@ impl Observer {
                         snapshot.node_statuses.remove(&node);
                     }
                     self.foreign.remove(key);
+                }
+                Kind::ConfigFile => {
+                    snapshot.file_statuses.remove(&resource);
                 }
             },
             Key::Accepted(resource, n) => {
@@ -459,7 +463,7 @@ impl Observer {
         self.unreadable.remove(&kv.key);
         let cluster = self.snapshot.cluster.id.clone();
         let why = match parsed {
-            Key::Cluster | Key::Event(_) | Key::Controller(_) => None,
+            Key::Cluster | Key::Event(_) | Key::Controller(_) | Key::Blob(..) => None,
             Key::Desired(resource) => {
                 let entry = desired(&resource, kv);
                 self.snapshot.desired.insert(resource, entry);
@@ -591,6 +595,17 @@ impl Observer {
                 self.snapshot
                     .node_statuses
                     .insert(node, stored(kv, value.map(Arc::new)));
+                why
+            }
+            Kind::ConfigFile => {
+                let value = remedied(
+                    ConfigFileStatus::decode(&kv.value).map_err(|error| chain(&error)),
+                    "it is written anew",
+                );
+                let why = value.as_ref().err().cloned();
+                self.snapshot
+                    .file_statuses
+                    .insert(resource, stored(kv, value.map(Arc::new)));
                 why
             }
         }

@@ -167,7 +167,7 @@ pub async fn run<S: Store>(options: ControllerOptions<S>, shutdown: Shutdown) ->
     let address = advertise.or_else(|| listens.map(|address| address.to_string()));
 
     let prefix = Prefix::new(root.as_str())?;
-    let skip = vec![Prefix::new(root.prefix("events"))?];
+    let skip = vec![Prefix::new(root.prefix("events"))?, Prefix::new(root.prefix("blobs"))?];
     let reader = reflect(
         store.clone(),
         prefix,

@@ -6,7 +6,8 @@
 use std::collections::BTreeSet;
 
 use schemas::container::{
-    Capabilities, ContainerSpec, Device, HealthCheck, HttpCheck, Logging, Mount, PortSpec, ResourceList, Resources,
+    Capabilities, ContainerSpec, Device, FileMount, HealthCheck, HttpCheck, Logging, Mount, PortSpec, ResourceList,
+    Resources,
 };
 use schemas::service::{RestartBackoff, ServiceSpec, Update};
 use schemas::units::{ByteSize, Span, Text};
@@ -111,6 +112,7 @@ fn compare_containers(fields: &mut Fields, old: &ContainerSpec, new: &ContainerS
         hostname,
         ports,
         mounts,
+        files,
         resources,
         cpu_shares,
         cpuset_cpus,
@@ -154,6 +156,7 @@ fn compare_containers(fields: &mut Fields, old: &ContainerSpec, new: &ContainerS
     fields.replace("container.hostname", hostname, &new.hostname);
     compare_ports(fields, ports, &new.ports);
     compare_mounts(fields, mounts, &new.mounts);
+    compare_files(fields, files, &new.files);
     let Resources { requests: _, limits } = resources;
     let ResourceList { cpu, memory } = limits;
     fields.replace("container.resources.limits.cpu", cpu, &new.resources.limits.cpu);
@@ -242,6 +245,38 @@ fn compare_mounts(fields: &mut Fields, old: &[Mount], new: &[Mount]) {
         mounts
     };
     fields.replace("container.mounts", by_target(old), by_target(new));
+}
+
+/// The field of a file whose content is another while all else of it is the same.
+pub const FILE_CONTENT: &str = "container.files.content";
+
+/// What a container sees counts: path, owner, mode and content. Under which name and number that is kept does not.
+fn compare_files(fields: &mut Fields, old: &[FileMount], new: &[FileMount]) {
+    let by_path = |files: &[FileMount]| {
+        let seen = |one: &FileMount| {
+            let FileMount {
+                file: _,
+                path,
+                owner: _,
+                mode: _,
+                edition,
+            } = one;
+            let digest = edition.map(|edition| edition.digest);
+            ((path.clone(), one.owner(), one.mode()), digest)
+        };
+        let mut files: Vec<_> = files.iter().map(seen).collect();
+        files.sort();
+        files
+    };
+    let (old, new) = (by_path(old), by_path(new));
+    let places = |files: &[(_, _)]| -> Vec<(String, Option<(u32, u32)>, u32)> {
+        files.iter().map(|(place, _)| Clone::clone(place)).collect()
+    };
+    if places(&old) == places(&new) {
+        fields.replace(FILE_CONTENT, old, new);
+    } else {
+        fields.replace("container.files", old, new);
+    }
 }
 
 fn device_list(devices: &[Device]) -> Vec<(&str, &str, BTreeSet<char>)> {

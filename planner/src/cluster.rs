@@ -8,6 +8,7 @@ mod breaker;
 mod changes;
 mod draft;
 mod explain;
+mod files;
 mod memo;
 mod memory;
 mod output;
@@ -62,5 +63,6 @@ pub fn plan_with(snapshot: &Snapshot, options: PlanOptions) -> Plan {
 
 /// As [`plan_with`], with what the pass before has found out about values that have not changed since: the same plan, sooner.
 pub fn plan_again(snapshot: &Snapshot, options: PlanOptions, memo: &mut Memo) -> Plan {
-    pass::Pass::run(snapshot, options.exhaustive, memo).into_plan(options, memo)
+    let room = files::Room::for_services_of(snapshot);
+    pass::Pass::run(snapshot, &room, options.exhaustive, memo).into_plan(options, memo)
 }

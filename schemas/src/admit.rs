@@ -422,8 +422,7 @@ impl Admission {
                     (Some(*first), Code::DuplicateDocument, message)
                 }
                 None => match &key.namespace {
-                    // Every namespaced kind is a workload so far.
-                    Some(namespace) => {
+                    Some(namespace) if key.kind.is_workload() => {
                         let place = (namespace.clone(), key.name.clone());
                         let first = workloads.get(&place).copied();
                         workloads.entry(place).or_insert(at);
@@ -433,7 +432,7 @@ impl Admission {
                             format!("the name `{}` is taken by another workload", key.name),
                         )
                     }
-                    None => (None, Code::NameTaken, String::new()),
+                    Some(_) | None => (None, Code::NameTaken, String::new()),
                 },
             };
             seen.entry(key).or_insert(at);

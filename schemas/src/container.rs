@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::config_file::FileEdition;
 use crate::image::ImageRef;
 use crate::meta::is_default;
-use crate::names::Label;
+use crate::names::{Label, ResourceName};
 use crate::units::{ByteSize, Cpu, Span, Text};
 
 /// What one container is and may do.
@@ -55,6 +56,10 @@ pub struct ContainerSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("maxItems" = 256))]
     pub mounts: Vec<Mount>,
+    /// ConfigFiles of the namespace in the container, read-only. A new edition of one replaces the container.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("maxItems" = 64))]
+    pub files: Vec<FileMount>,
     /// CPU and memory: what placement reserves (`requests`) and what the engine enforces (`limits`).
     #[serde(default, skip_serializing_if = "is_default")]
     pub resources: Resources,
@@ -280,6 +285,53 @@ pub enum MountType {
     Bind,
     Volume,
     Tmpfs,
+}
+
+/// A ConfigFile in the container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FileMount {
+    /// The ConfigFile's name; it is of the same namespace.
+    pub file: ResourceName,
+    /// Where it appears in the container: an absolute path without `.`, `..` and doubled slashes.
+    #[schemars(extend("pattern" = "^/.*[^/]$", "maxLength" = 4_096))]
+    pub path: String,
+    /// Its user and group by number, `101:101` or `101`; `0:0` when absent. Without a group, that is the user's number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("pattern" = "^[0-9]{1,10}(:[0-9]{1,10})?$"))]
+    pub owner: Option<String>,
+    /// Its permission bits in octal text; `"0444"` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("pattern" = "^0?[0-7]{3}$"))]
+    pub mode: Option<String>,
+    /// Which edition it is. Reeve's own word, in accepted specs alone: no document has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(skip)]
+    pub edition: Option<FileEdition>,
+}
+
+impl FileMount {
+    /// User and group; None when a number is none that a file can have.
+    #[must_use]
+    pub fn owner(&self) -> Option<(u32, u32)> {
+        // The largest number means "leave it" to the kernel.
+        let number = |text: &str| text.parse::<u32>().ok().filter(|number| *number != u32::MAX);
+        match self.owner.as_deref() {
+            None => Some((0, 0)),
+            Some(text) => match text.split_once(':') {
+                Some((user, group)) => Some((number(user)?, number(group)?)),
+                None => number(text).map(|user| (user, user)),
+            },
+        }
+    }
+    /// Permission bits; what cannot be read gives the least.
+    #[must_use]
+    pub fn mode(&self) -> u32 {
+        match &self.mode {
+            None => 0o444,
+            Some(text) => u32::from_str_radix(text, 8).map_or(0o400, |mode| mode & 0o777),
+        }
+    }
 }
 
 /// CPU and memory, asked for and allowed.

@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use crate::config_file::FileDigest;
 use crate::kinds::Kind;
 use crate::names::{Namespace, NodeName, ResourceName};
 
@@ -45,6 +46,8 @@ pub enum Key {
     Controller(String),
     /// The rest of an event's key.
     Event(String),
+    /// A part of a file's content: immutable, named by the digest of the whole and numbered from 0.
+    Blob(FileDigest, u32),
 }
 
 /// The root under which all keys stand: begins and ends with `/`.
@@ -108,6 +111,7 @@ impl Root {
             Key::Election => format!("{root}election/controller"),
             Key::Controller(id) => format!("{root}controllers/{id}"),
             Key::Event(rest) => format!("{root}events/{rest}"),
+            Key::Blob(digest, part) => format!("{root}blobs/{}/{part}", digest.hex()),
         }
     }
 
@@ -148,6 +152,13 @@ impl Root {
             "controllers" => (!rest.is_empty() && !rest.contains('/')).then(|| Key::Controller(rest.to_owned())),
             "acks" => (!rest.is_empty() && !rest.contains('/')).then(|| Key::Ack(rest.to_owned())),
             "events" => Some(Key::Event(rest.to_owned())),
+            "blobs" => {
+                let (digest, part) = rest.split_once('/')?;
+                let number = part.parse::<u32>().ok().filter(|value| value.to_string() == part)?;
+                FileDigest::from_hex(digest)
+                    .ok()
+                    .map(|digest| Key::Blob(digest, number))
+            }
             _ => None,
         }
     }
@@ -201,6 +212,7 @@ mod tests {
             Key::Election,
             Key::Controller("host-17".into()),
             Key::Event("default/web/1".into()),
+            Key::Blob(FileDigest::of(b"x"), 12),
         ];
         for key in keys {
             assert_eq!(root.parse(root.key(&key).as_bytes()), Some(key));
@@ -222,6 +234,7 @@ mod tests {
             "/reeve/accepted/default/service/web/07",
             "/reeve/assignments/1",
             "/reeve/junk",
+            "/reeve/blobs/abc/0",
             "/reeve/desired/default/Service/web",
         ] {
             assert_eq!(root.parse(key.as_bytes()), None, "{key}");

@@ -16,6 +16,7 @@ use self::schema::generate;
 pub(crate) use self::schema::{
     FORMAT_ADDRESS, FORMAT_CPU, FORMAT_DURATION, FORMAT_IMAGE, FORMAT_SIZE, PATTERNS, resolve,
 };
+use crate::config_file::ConfigFileSpec;
 use crate::image::ImageRef;
 use crate::keys::ResourceKey;
 use crate::meta::{API_VERSION, Metadata, Resource};
@@ -119,9 +120,20 @@ kinds! {
     Service(ServiceSpec) namespaced { "service", "services", "svc" }
     /// What people say about a node: labels, roles, taints. A node without one works.
     Node(NodeSpec) cluster { "node", "nodes", "no" }
+    /// A file that services of its namespace mount, read-only; every change of its content is a new edition.
+    ConfigFile(ConfigFileSpec) namespaced { "configfile", "configfiles", "cf" }
 }
 
 impl Kind {
+    /// Whether resources of this kind run containers. Workloads of one namespace have different names.
+    #[must_use]
+    pub const fn is_workload(self) -> bool {
+        match self {
+            Self::Service => true,
+            Self::Node | Self::ConfigFile => false,
+        }
+    }
+
     /// The kind a key's segment names, exactly.
     #[must_use]
     pub fn from_segment(text: &str) -> Option<Self> {

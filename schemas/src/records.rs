@@ -14,7 +14,7 @@ mod instance;
 mod node;
 mod status;
 
-pub use cluster::{Accepted, AcceptedBody, Ack, Breaker, ClusterMarker, Held, Moved};
+pub use cluster::{Accepted, AcceptedBody, AcceptedFile, Ack, Breaker, ClusterMarker, Held, Moved};
 pub use instance::{
     Assigned, AssignedPort, AssignedState, Assignment, Failing, FailingReason, InstanceCondition, Next, Order, Phase,
     Report, ReportedInstance,
@@ -23,8 +23,8 @@ pub use node::{
     Addresses, Capacity, Cordon, CordonMode, Engine, NodeCondition, NodeFacts, SessionRecord, Verdict, VerdictRecord,
 };
 pub use status::{
-    Condition, ConditionStatus, ConditionType, Counts, Event, EventType, NodeStatus, Refusal, RefusalRule,
-    ServiceStatus,
+    Condition, ConditionStatus, ConditionType, ConfigFileStatus, Counts, Event, EventType, NodeStatus, Refusal,
+    RefusalRule, ServiceStatus,
 };
 
 /// The version of these documents that this build writes, and the newest it reads.
@@ -132,6 +132,7 @@ records! {
     Cordon, "the cordon", 16 * KIB;
     ServiceStatus, "the service's status", MIB;
     NodeStatus, "the node's status", 64 * KIB;
+    ConfigFileStatus, "the file's status", 64 * KIB;
     Event, "the event", 16 * KIB;
 }
 

@@ -14,6 +14,7 @@ use std::net::IpAddr;
 use serde_json::Value;
 
 use crate::admit::{Aim, point};
+use crate::config_file::{ConfigFileSpec, ContentError};
 use crate::kinds::{Document, Kind};
 use crate::meta::{Metadata, Resource};
 use crate::node::NodeSpec;
@@ -144,6 +145,10 @@ pub(crate) fn check(document: &Document, tree: &Tree, text: &str, out: &mut Vec<
             rules.metadata(metadata);
             rules.node(spec);
         }
+        Document::ConfigFile(Resource { metadata, spec }) => {
+            rules.metadata(metadata);
+            rules.config_file(spec);
+        }
     }
 }
 
@@ -227,6 +232,21 @@ impl Rules<'_> {
                 Labels::Selecting | Labels::Notes => {}
             }
         }
+    }
+
+    fn config_file(&mut self, spec: &ConfigFileSpec) {
+        let Err(error) = spec.content() else { return };
+        let (place, remedy) = match &error {
+            ContentError::Count(0) => (
+                path!["spec"],
+                "add `text:` with the content, or use `reeve upload FILE`",
+            ),
+            ContentError::Count(_) => (path!["spec"], "keep one of them"),
+            ContentError::NotBase64(_) => (path!["spec", "base64"], "write it as `base64 FILE` prints it"),
+            ContentError::Size => (path!["spec"], "write `size` beside `digest`, and nowhere else"),
+            ContentError::TooLong(_) => (path!["spec"], "use `reeve upload FILE`, which takes up to 8 MiB"),
+        };
+        self.say(place, Code::FileContent, error.to_string(), remedy);
     }
 
     fn node(&mut self, spec: &NodeSpec) {

@@ -30,6 +30,8 @@ const HOSTNAME_MAX: usize = 63;
 pub enum TranslateError {
     #[error("port {container_port} is published and has no assigned port on this node")]
     PortUnassigned { container_port: u16 },
+    #[error("the file at `{path}` is not on this node")]
+    NoFile { path: String },
     #[error("the mount at `{target}` has no source")]
     NoSource { target: String },
 }
@@ -100,6 +102,7 @@ pub fn create_body(
         hostname,
         ports,
         mounts,
+        files,
         resources:
             Resources {
                 requests: _,
@@ -141,6 +144,11 @@ pub fn create_body(
         ipc_mode,
         userns_mode,
     } = spec;
+    if let Some(first) = files.first() {
+        return Err(TranslateError::NoFile {
+            path: first.path.clone(),
+        });
+    }
     let mut conditions = Vec::new();
 
     let mut host = Map::new();

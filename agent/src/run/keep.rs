@@ -150,6 +150,6 @@ impl Agent {
 pub(super) fn service(accepted: Accepted) -> Option<Arc<schemas::service::ServiceSpec>> {
     match accepted.body {
         AcceptedBody::Service(spec) => Some(Arc::from(spec)),
-        AcceptedBody::Node(_) | AcceptedBody::Deleted => None,
+        AcceptedBody::Node(_) | AcceptedBody::ConfigFile(_) | AcceptedBody::Deleted => None,
     }
 }

@@ -86,6 +86,14 @@ pub(super) fn desired(resource: &ResourceKey, kv: &KeyValue) -> DesiredEntry {
                 DesiredBody::Node(Arc::new(node.spec)),
             )
         }
+        Ok(Document::ConfigFile(file)) => {
+            let metadata = file.metadata;
+            (
+                metadata.labels,
+                metadata.annotations,
+                DesiredBody::ConfigFile(Arc::new(file.spec)),
+            )
+        }
         Err(problems) => (
             BTreeMap::new(),
             BTreeMap::new(),
@@ -108,8 +116,9 @@ pub(super) fn accepted(resource: &ResourceKey, n: u64, kv: &KeyValue) -> Accepte
             let fits = match (&record.body, resource.kind) {
                 (AcceptedBody::Service(_), Kind::Service)
                 | (AcceptedBody::Node(_), Kind::Node)
+                | (AcceptedBody::ConfigFile(_), Kind::ConfigFile)
                 | (AcceptedBody::Deleted, _) => true,
-                (AcceptedBody::Service(_), Kind::Node) | (AcceptedBody::Node(_), Kind::Service) => false,
+                (AcceptedBody::Service(_) | AcceptedBody::Node(_) | AcceptedBody::ConfigFile(_), _) => false,
             };
             if fits && record.n == n {
                 Ok(Arc::new(record))

@@ -6,13 +6,15 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use schemas::config_file::{ConfigFileSpec, FileDigest};
 use schemas::keys::ResourceKey;
 use schemas::kinds::Kind;
 use schemas::names::{Namespace, ResourceName};
 use schemas::node::NodeSpec;
-use schemas::records::{Accepted, AcceptedBody, AssignedState, Digest, Record, SchemaVersion, Uid};
+use schemas::records::{Accepted, AcceptedBody, AcceptedFile, AssignedState, Digest, Record, SchemaVersion, Uid};
 use schemas::service::ServiceSpec;
 
+use super::files::{self, Room, Told};
 use super::memo::Memo;
 use super::snapshot::{AcceptedHistory, DesiredBody, DesiredEntry, Snapshot};
 use super::types::{AcceptedWrite, Guard};
@@ -30,6 +32,18 @@ pub(super) struct Life<'a> {
     pub standing: Standing<'a>,
     /// Where the memo has it that the desired spec equals the last record's; [`NONE`] when it does not.
     pub memo: u32,
+    /// What there is to tell of the files that a service mounts.
+    pub told: Option<Box<Told>>,
+}
+
+/// What [`accept`] answers.
+pub(super) struct Accepting<'a> {
+    /// What is in force under every name that is desired or was ever accepted, in order of keys.
+    pub lives: Vec<Life<'a>>,
+    /// The records to create.
+    pub writes: Vec<AcceptedWrite>,
+    /// The lives of services whose spec, in force or desired, mounts files.
+    pub mounting: Vec<usize>,
 }
 
 #[derive(Debug)]
@@ -55,16 +69,62 @@ pub(super) struct InForce<'a> {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Body<'a> {
+    /// With the editions of its files, where it is in force.
     Service(&'a ServiceSpec),
     Node(&'a NodeSpec),
+    ConfigFile(FileBody<'a>),
+}
+
+/// A file's content, and what it comes to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FileBody<'a> {
+    pub content: &'a ConfigFileSpec,
+    pub digest: FileDigest,
+    pub size: u64,
+}
+
+/// However it is written: equal content makes no new edition.
+impl PartialEq for FileBody<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        (self.digest, self.size) == (other.digest, other.size)
+    }
+}
+
+impl<'a> FileBody<'a> {
+    /// Of a desired value. `before` is known to be what its own content comes to.
+    fn of(content: &'a ConfigFileSpec, before: Option<&AcceptedFile>) -> Option<Self> {
+        let known = before.filter(|before| before.content == *content);
+        let (digest, size) = match known {
+            Some(known) => (known.digest, known.size),
+            None => content.identity()?,
+        };
+        Some(Self { content, digest, size })
+    }
 }
 
 /// The typed body of a desired value, when it is valid and of its key's kind.
-fn desired_body<'a>(key: &ResourceKey, entry: &'a DesiredEntry) -> Option<Body<'a>> {
+fn desired_body<'a>(
+    key: &ResourceKey,
+    entry: &'a DesiredEntry,
+    history: Option<&'a AcceptedHistory>,
+) -> Option<Body<'a>> {
     match (&entry.body, key.kind) {
         (DesiredBody::Service(spec), Kind::Service) => Some(Body::Service(spec)),
         (DesiredBody::Node(spec), Kind::Node) => Some(Body::Node(spec)),
-        (DesiredBody::Service(_) | DesiredBody::Node(_) | DesiredBody::Invalid(_), _) => None,
+        (DesiredBody::ConfigFile(content), Kind::ConfigFile) => {
+            let last = history.and_then(|history| history.records.last_key_value());
+            let before = match last
+                .and_then(|(_, entry)| entry.value.as_ref().ok())
+                .map(|record| &record.body)
+            {
+                Some(AcceptedBody::ConfigFile(before)) => Some(&**before),
+                Some(AcceptedBody::Service(_) | AcceptedBody::Node(_) | AcceptedBody::Deleted) | None => None,
+            };
+            FileBody::of(content, before).map(Body::ConfigFile)
+        }
+        (DesiredBody::Service(_) | DesiredBody::Node(_) | DesiredBody::ConfigFile(_) | DesiredBody::Invalid(_), _) => {
+            None
+        }
     }
 }
 
@@ -78,7 +138,10 @@ pub(super) fn record<'a>(
     let record: &Accepted = entry.value.as_ref().ok()?;
     let kind = matches!(
         (&record.body, key.kind),
-        (AcceptedBody::Deleted, _) | (AcceptedBody::Service(_), Kind::Service) | (AcceptedBody::Node(_), Kind::Node)
+        (AcceptedBody::Deleted, _)
+            | (AcceptedBody::Service(_), Kind::Service)
+            | (AcceptedBody::Node(_), Kind::Node)
+            | (AcceptedBody::ConfigFile(_), Kind::ConfigFile)
     );
     (record.n == n && kind).then_some((record, &entry.digest))
 }
@@ -87,6 +150,11 @@ fn body_of(record: &Accepted) -> Option<Body<'_>> {
     match &record.body {
         AcceptedBody::Service(spec) => Some(Body::Service(spec)),
         AcceptedBody::Node(spec) => Some(Body::Node(spec)),
+        AcceptedBody::ConfigFile(file) => Some(Body::ConfigFile(FileBody {
+            content: &file.content,
+            digest: file.digest,
+            size: file.size,
+        })),
         AcceptedBody::Deleted => None,
     }
 }
@@ -103,11 +171,12 @@ enum Due<'a> {
     },
 }
 
-/// What is in force under every name that is desired or was ever accepted, in order of keys; and the records to create.
-/// With `hold` nothing new is accepted: the store may have gone back.
-pub(super) fn accept<'a>(snapshot: &'a Snapshot, hold: bool, memo: &mut Memo) -> (Vec<Life<'a>>, Vec<AcceptedWrite>) {
+/// What is in force, and the records to create. With `hold` nothing new is accepted: the store may have gone back.
+/// Files come before the services that mount them, which are accepted with the editions of this very pass.
+pub(super) fn accept<'a>(snapshot: &'a Snapshot, room: &'a Room, hold: bool, memo: &mut Memo) -> Accepting<'a> {
     let mut lives = Vec::with_capacity(snapshot.desired.len().max(snapshot.accepted.len()));
     let mut due: Vec<(usize, Due<'_>)> = Vec::new();
+    let mut mounting: Vec<usize> = Vec::new();
     let mut equal = memo.equal();
     let mut desired = snapshot.desired.iter().peekable();
     let mut accepted = snapshot.accepted.iter().peekable();
@@ -128,13 +197,19 @@ pub(super) fn accept<'a>(snapshot: &'a Snapshot, hold: bool, memo: &mut Memo) ->
         // What was compared in the pass before and is the same since is not compared again.
         let compared = compared(entry, history);
         let known = compared.and_then(|(desired, record)| equal.knows(key, desired, record));
-        let (standing, next, same) = stand(key, entry, history, (snapshot.complete, hold), known.is_some());
+        // What mounts files is never in the memo: it depends on more than these two.
+        let mounts = known.is_none() && key.kind == Kind::Service && mounts_files(entry, history);
+        if mounts {
+            mounting.push(lives.len());
+        }
+        let wanted = entry.and_then(|entry| desired_body(key, entry, history).map(|body| (entry, body)));
+        let (standing, next, same) = stand(key, entry, wanted, history, (snapshot.complete, hold), known.is_some());
         let memo = match (known, compared) {
             (Some(known), _) => known,
-            (None, Some((desired, record))) if same => equal.learn(key, desired, record),
+            (None, Some((desired, record))) if same && !mounts => equal.learn(key, desired, record),
             (None, _) => NONE,
         };
-        if let Some(next) = next {
+        if let Some(next) = next.filter(|_| !mounts) {
             due.push((lives.len(), next));
         }
         lives.push(Life {
@@ -143,10 +218,60 @@ pub(super) fn accept<'a>(snapshot: &'a Snapshot, hold: bool, memo: &mut Memo) ->
             history,
             standing,
             memo,
+            told: None,
         });
     }
-    let writes = number(snapshot, &mut lives, due);
-    (lives, writes)
+    let mut writes = number(snapshot, &mut lives, due, &mounting);
+    let mut due: Vec<(usize, Due<'_>)> = Vec::new();
+    for at in mounting.iter().copied() {
+        let (next, told) = mount(&lives, at, room, (snapshot.complete, hold));
+        lives[at].told = told.map(Box::new);
+        due.extend(next.map(|next| (at, next)));
+    }
+    writes.extend(number(snapshot, &mut lives, due, &mounting));
+    Accepting {
+        lives,
+        writes,
+        mounting,
+    }
+}
+
+/// Whether a service's desired spec, or the one in force, mounts files.
+fn mounts_files(entry: Option<&DesiredEntry>, history: Option<&AcceptedHistory>) -> bool {
+    let desired = match entry.map(|entry| &entry.body) {
+        Some(DesiredBody::Service(spec)) => Some(&**spec),
+        Some(DesiredBody::Node(_) | DesiredBody::ConfigFile(_) | DesiredBody::Invalid(_)) | None => None,
+    };
+    let last = history.and_then(|history| history.records.last_key_value());
+    let last = last.and_then(|(_, entry)| super::memory::service_of(&entry.value.as_ref().ok()?.body));
+    desired
+        .into_iter()
+        .chain(last)
+        .any(|spec| !spec.container.files.is_empty())
+}
+
+/// What is due of a service that mounts files, now that it is known which editions those have.
+fn mount<'a>(lives: &[Life<'a>], at: usize, room: &'a Room, flags: (bool, bool)) -> (Option<Due<'a>>, Option<Told>) {
+    let life = &lives[at];
+    let before = match &life.standing {
+        Standing::Live(live) => match live.body {
+            Body::Service(spec) => Some(spec),
+            Body::Node(_) | Body::ConfigFile(_) => None,
+        },
+        Standing::Never | Standing::Deleted | Standing::Held { .. } => None,
+    };
+    let (wanted, told) = match (life.desired, life.key.namespace.as_ref()) {
+        (Some(entry), Some(namespace)) => match &entry.body {
+            DesiredBody::Service(spec) => {
+                let (resolved, told) = files::resolve(lives, room, namespace, spec, before);
+                (resolved.map(|spec| (entry, Body::Service(spec))), told)
+            }
+            DesiredBody::Node(_) | DesiredBody::ConfigFile(_) | DesiredBody::Invalid(_) => (None, None),
+        },
+        (Some(_), None) | (None, _) => (None, None),
+    };
+    let (_, due, _) = stand(life.key, life.desired, wanted, life.history, flags, false);
+    (due, told)
 }
 
 /// The desired spec of a service and its last accepted record, which are to be compared.
@@ -156,7 +281,7 @@ fn compared<'a>(
 ) -> Option<(&'a Arc<ServiceSpec>, &'a Arc<Accepted>)> {
     let desired = match &entry?.body {
         DesiredBody::Service(spec) => spec,
-        DesiredBody::Node(_) | DesiredBody::Invalid(_) => return None,
+        DesiredBody::Node(_) | DesiredBody::ConfigFile(_) | DesiredBody::Invalid(_) => return None,
     };
     let (_, last) = history?.records.last_key_value()?;
     Some((desired, last.value.as_ref().ok()?))
@@ -167,11 +292,11 @@ fn compared<'a>(
 fn stand<'a>(
     key: &ResourceKey,
     entry: Option<&'a DesiredEntry>,
+    wanted: Option<(&'a DesiredEntry, Body<'a>)>,
     history: Option<&'a AcceptedHistory>,
     (complete, hold): (bool, bool),
     known: bool,
 ) -> (Standing<'a>, Option<Due<'a>>, bool) {
-    let wanted = entry.and_then(|entry| desired_body(key, entry).map(|body| (entry, body)));
     let Some((history, last)) =
         history.and_then(|history| history.records.last_key_value().map(|(n, _)| (history, *n)))
     else {
@@ -198,7 +323,10 @@ fn stand<'a>(
         (Some(_), None) => None,
         (Some(_), Some((entry, body))) => {
             equal = known || body == in_force;
-            let same = equal && entry.labels == record.labels && entry.annotations == record.annotations;
+            // Nothing reads a file's labels but people, from the document.
+            let alike = matches!(body, Body::ConfigFile(_))
+                || (entry.labels == record.labels && entry.annotations == record.annotations);
+            let same = equal && alike;
             (!same).then_some(Due::Spec {
                 body,
                 entry,
@@ -224,7 +352,12 @@ struct Seen<'a> {
     reported_uid: Option<&'a Uid>,
 }
 
-fn number<'a>(snapshot: &'a Snapshot, lives: &mut [Life<'a>], due: Vec<(usize, Due<'a>)>) -> Vec<AcceptedWrite> {
+fn number<'a>(
+    snapshot: &'a Snapshot,
+    lives: &mut [Life<'a>],
+    due: Vec<(usize, Due<'a>)>,
+    mounting: &[usize],
+) -> Vec<AcceptedWrite> {
     if due.is_empty() {
         return Vec::new();
     }
@@ -269,6 +402,10 @@ fn number<'a>(snapshot: &'a Snapshot, lives: &mut [Life<'a>], due: Vec<(usize, D
     }
     let mut writes = Vec::with_capacity(due.len());
     for (index, due) in due {
+        let named = match lives[index].key.kind {
+            Kind::ConfigFile => files::highest_named(lives, mounting, lives[index].key),
+            Kind::Service | Kind::Node => 0,
+        };
         let life = &mut lives[index];
         let nothing = Seen::default();
         let seen = life
@@ -281,7 +418,7 @@ fn number<'a>(snapshot: &'a Snapshot, lives: &mut [Life<'a>], due: Vec<(usize, D
             .history
             .and_then(|history| history.records.last_key_value())
             .map(|(n, _)| *n);
-        let n = seen.highest.max(stored.unwrap_or(0)).saturating_add(1);
+        let n = seen.highest.max(named).max(stored.unwrap_or(0)).saturating_add(1);
         let (record, guard) = match due {
             Due::Spec { body, entry, uid } => {
                 let remembered = if stored.is_none() {
@@ -296,6 +433,11 @@ fn number<'a>(snapshot: &'a Snapshot, lives: &mut [Life<'a>], due: Vec<(usize, D
                 let accepted = match body {
                     Body::Service(spec) => AcceptedBody::Service(Box::new(spec.clone())),
                     Body::Node(spec) => AcceptedBody::Node(spec.clone()),
+                    Body::ConfigFile(file) => AcceptedBody::ConfigFile(Box::new(AcceptedFile {
+                        digest: file.digest,
+                        size: file.size,
+                        content: file.content.clone(),
+                    })),
                 };
                 let record = Accepted {
                     schema_version: SchemaVersion::default(),

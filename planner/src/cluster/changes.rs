@@ -64,12 +64,14 @@ impl Pass<'_> {
                 }
                 Story::Replace { from, fields, waits } => {
                     let action = Action::Replace { fields: fields.clone() };
+                    let by_file = fields.iter().all(|field| field == crate::change::FILE_CONTENT);
+                    let reason = by_file.then(|| self.file_changed(svc, *from)).flatten();
                     tell(
                         svc,
                         slot,
                         here.map(name),
                         action,
-                        Reason::SpecChanged { from: *from, to },
+                        reason.unwrap_or(Reason::SpecChanged { from: *from, to }),
                         waits.clone(),
                     );
                 }

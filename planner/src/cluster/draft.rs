@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use schemas::problem::Problem;
-use schemas::records::{Condition, ConditionStatus, ConditionType, NodeStatus, ServiceStatus};
+use schemas::records::{Condition, ConditionStatus, ConditionType, ConfigFileStatus, NodeStatus, ServiceStatus};
 
 /// A condition that is not written down yet.
 pub(super) struct Draft<'a> {
@@ -169,6 +169,38 @@ pub(super) fn node(status: NodeStatus, drafts: Vec<Draft<'_>>, stored: Option<&A
     });
     same.cloned().unwrap_or_else(|| {
         Arc::new(NodeStatus {
+            conditions: write_all(drafts),
+            ..status
+        })
+    })
+}
+
+/// A file's status with these conditions; the stored one itself when it says the same.
+pub(super) fn file(
+    status: ConfigFileStatus,
+    drafts: Vec<Draft<'_>>,
+    stored: Option<&Arc<ConfigFileStatus>>,
+) -> Arc<ConfigFileStatus> {
+    let same = stored.filter(|stored| {
+        let ConfigFileStatus {
+            schema_version,
+            observed_revision,
+            edition,
+            users,
+            used_by,
+            conditions: _,
+            problems,
+        } = &status;
+        *schema_version == stored.schema_version
+            && *observed_revision == stored.observed_revision
+            && *edition == stored.edition
+            && *users == stored.users
+            && *used_by == stored.used_by
+            && same_conditions(&drafts, &stored.conditions)
+            && same_problems(problems, &stored.problems)
+    });
+    same.cloned().unwrap_or_else(|| {
+        Arc::new(ConfigFileStatus {
             conditions: write_all(drafts),
             ..status
         })

@@ -208,6 +208,10 @@ fn svc<'a>(life: &Life<'a>, index: usize, nodes: u32, first: usize, memo: &mut M
         Standing::Live(InForce {
             body: Body::Node(_), ..
         })
+        | Standing::Live(InForce {
+            body: Body::ConfigFile(_),
+            ..
+        })
         | Standing::Never
         | Standing::Deleted
         | Standing::Held { .. } => (None, 0),
@@ -489,6 +493,6 @@ impl<'m> Iterator for Chain<'m> {
 pub(super) fn service_of(body: &AcceptedBody) -> Option<&ServiceSpec> {
     match body {
         AcceptedBody::Service(spec) => Some(spec),
-        AcceptedBody::Node(_) | AcceptedBody::Deleted => None,
+        AcceptedBody::Node(_) | AcceptedBody::ConfigFile(_) | AcceptedBody::Deleted => None,
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use schemas::keys::ResourceKey;
+use schemas::kinds::Kind;
 use schemas::records::{Accepted, AcceptedBody, AssignedState, Digest};
 
 use super::accept::Standing;
@@ -82,6 +83,7 @@ impl<'a> Pass<'a> {
         }
         self.node_statuses(&mut statuses, &mut ended, &mut notices, &node_counts, &room);
         statuses.append(&mut of_services);
+        self.file_statuses(&mut statuses, &mut ended, &mut notices);
         if self.snapshot.complete {
             // Both are in order of keys.
             let mut svcs = self.memory.svcs.iter().peekable();
@@ -159,8 +161,15 @@ impl<'a> Pass<'a> {
             // What cannot be read may refer to anything.
             return forgotten;
         }
-        for life in self.lives.iter().filter(|life| many(life)) {
+        // Files come last: the services' records that are kept keep the editions that they name.
+        let of_files = |life: &&super::accept::Life<'_>| life.key.kind == Kind::ConfigFile;
+        let many = || self.lives.iter().filter(|life| many(life));
+        let mut named = None;
+        for life in many().filter(|life| !of_files(life)).chain(many().filter(of_files)) {
             let Some(history) = life.history else { continue };
+            if of_files(&life) && named.is_none() {
+                named = Some(self.named_editions(&forgotten));
+            }
             let namespace = life.key.namespace.as_ref().map_or("_", |namespace| namespace.as_str());
             let deletion = |entry: &super::snapshot::AcceptedEntry| {
                 entry
@@ -177,7 +186,10 @@ impl<'a> Pass<'a> {
             for (n, entry) in history.records.iter().rev().skip(KEPT_RECORDS) {
                 let kept = Some(*n) == last_deletion
                     || entry.value.is_err()
-                    || referred.contains(&(namespace, life.key.name.as_str(), *n));
+                    || referred.contains(&(namespace, life.key.name.as_str(), *n))
+                    || named
+                        .as_ref()
+                        .is_some_and(|named| named.contains(&(namespace, life.key.name.as_str(), *n)));
                 if !kept {
                     forgotten.push((life.key.clone(), *n));
                 }

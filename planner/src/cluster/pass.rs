@@ -9,7 +9,8 @@ use schemas::records::{
     Verdict,
 };
 
-use super::accept::{Life, Standing, accept, record};
+use super::accept::{Accepting, Life, Standing, accept, record};
+use super::files::Room;
 use super::memo::Memo;
 use super::memory::{Inst, Memory, To, Wanted, service_of};
 use super::place::{New, Placer, Want};
@@ -112,6 +113,8 @@ pub(super) struct Pass<'a> {
     pub nodes: Nodes<'a>,
     pub lives: Vec<Life<'a>>,
     pub accepted: Vec<AcceptedWrite>,
+    /// The lives of services that mount files.
+    pub mounting: Vec<usize>,
     pub memory: Memory<'a>,
     pub placer: Placer<'a>,
     pub removals: Vec<Judged>,
@@ -143,9 +146,13 @@ pub(super) struct SlotView {
 }
 
 impl<'a> Pass<'a> {
-    pub(super) fn run(snapshot: &'a Snapshot, exhaustive: bool, memo: &mut Memo) -> Self {
+    pub(super) fn run(snapshot: &'a Snapshot, room: &'a Room, exhaustive: bool, memo: &mut Memo) -> Self {
         let mut nodes = nodes(snapshot);
-        let (lives, accepted) = accept(snapshot, nodes.hold_all.is_some(), memo);
+        let Accepting {
+            lives,
+            writes: accepted,
+            mounting,
+        } = accept(snapshot, room, nodes.hold_all.is_some(), memo);
         nodes.describe(&lives);
         let mut memory = Memory::new(&lives, &nodes, memo);
         let mut placer = Placer::new(&nodes, &mut memory, &lives, memo);
@@ -156,6 +163,7 @@ impl<'a> Pass<'a> {
             nodes,
             lives,
             accepted,
+            mounting,
             memory,
             placer,
             removals: Vec::new(),
@@ -484,7 +492,7 @@ impl<'a> Pass<'a> {
             .and_then(|history| record(history, life.key, n))
             .and_then(|(record, _)| match &record.body {
                 AcceptedBody::Service(spec) => Some(spec),
-                AcceptedBody::Node(_) | AcceptedBody::Deleted => None,
+                AcceptedBody::Node(_) | AcceptedBody::ConfigFile(_) | AcceptedBody::Deleted => None,
             });
         let (cpu, memory) = spec.map(|spec| spec.container.resources.reserved()).unwrap_or_default();
         (i64::from(cpu.millis), i64::try_from(memory.0).unwrap_or(i64::MAX))

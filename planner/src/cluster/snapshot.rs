@@ -5,13 +5,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use schemas::config_file::ConfigFileSpec;
 use schemas::keys::ResourceKey;
 use schemas::names::NodeName;
 use schemas::node::NodeSpec;
 use schemas::problem::Problem;
 use schemas::records::{
-    Accepted, Ack, Assignment, Breaker, ClusterMarker, Cordon, Digest, NodeFacts, NodeStatus, Order, Report,
-    ServiceStatus, SessionRecord, VerdictRecord,
+    Accepted, Ack, Assignment, Breaker, ClusterMarker, ConfigFileStatus, Cordon, Digest, NodeFacts, NodeStatus, Order,
+    Report, ServiceStatus, SessionRecord, VerdictRecord,
 };
 use schemas::service::ServiceSpec;
 
@@ -40,6 +41,7 @@ pub struct Snapshot {
     pub nodes: BTreeMap<NodeName, NodeEntry>,
     pub service_statuses: BTreeMap<ResourceKey, Stored<Arc<ServiceStatus>>>,
     pub node_statuses: BTreeMap<NodeName, Stored<Arc<NodeStatus>>>,
+    pub file_statuses: BTreeMap<ResourceKey, Stored<Arc<ConfigFileStatus>>>,
     pub acks: BTreeMap<Digest, Ack>,
     pub breaker: Breaker,
 }
@@ -59,6 +61,7 @@ pub struct DesiredEntry {
 pub enum DesiredBody {
     Service(Arc<ServiceSpec>),
     Node(Arc<NodeSpec>),
+    ConfigFile(Arc<ConfigFileSpec>),
     /// Unreadable, invalid, leased, oversized, or about something else than its key: at least one problem.
     Invalid(Vec<Problem>),
 }

@@ -15,9 +15,10 @@ use schemas::records::{
 };
 use schemas::units::{ByteSize, Cpu};
 
-use super::accept::Standing;
+use super::accept::{Life, Standing};
 use super::draft;
 use super::draft::{Draft, Words, condition};
+use super::files;
 use super::memo::{Memo, Settled};
 use super::memory::To;
 use super::pass::{Pass, Tally};
@@ -79,7 +80,7 @@ impl Pass<'_> {
             updated: tally.updated,
         };
         let mut conditions = Vec::with_capacity(4);
-        conditions.push(self.accepted_condition(life.desired, &life.standing));
+        conditions.push(self.accepted_condition(life));
         if live.is_some() {
             conditions.push(scheduled(&tally));
             conditions.push(self.ready_condition(id, &tally));
@@ -112,7 +113,8 @@ impl Pass<'_> {
         status
     }
 
-    fn accepted_condition(&self, desired: Option<&DesiredEntry>, standing: &Standing<'_>) -> Draft<'_> {
+    pub(super) fn accepted_condition(&self, life: &Life<'_>) -> Draft<'_> {
+        let (desired, standing) = (life.desired, &life.standing);
         let kind = ConditionType::Accepted;
         if let Standing::Held { why } = standing {
             return condition(
@@ -126,6 +128,9 @@ impl Pass<'_> {
             return condition(kind, ConditionStatus::Unknown, "StoreHeld", why.as_str());
         }
         let in_force = matches!(standing, Standing::Live(_));
+        if let Some(told) = files::condition_of(life.told.as_deref(), in_force) {
+            return told;
+        }
         match desired.map(|entry| &entry.body) {
             Some(DesiredBody::Invalid(problems)) => {
                 let first = problems
@@ -289,7 +294,7 @@ impl Pass<'_> {
             let stored = known.next_if(|(name, _)| *name == node.name).map(|(_, stored)| stored);
             let life = node.life.map(|life| &self.lives[life]);
             let mut conditions: Vec<Draft<'_>> = Vec::with_capacity(3);
-            conditions.extend(life.map(|life| self.accepted_condition(life.desired, &life.standing)));
+            conditions.extend(life.map(|life| self.accepted_condition(life)));
             conditions.push(self.node_ready(at));
             let nothing_new = node.cordon.is_some() || node.spec.is_some_and(|spec| spec.unschedulable);
             let (status, reason, message) = match node.cordon {
@@ -349,7 +354,7 @@ impl Pass<'_> {
                 "NoAgent",
                 "no agent has registered under this name; start one with `reeve agent`",
             );
-            let conditions = vec![self.accepted_condition(life.desired, &life.standing), ready];
+            let conditions = vec![self.accepted_condition(life), ready];
             let status = NodeStatus {
                 schema_version: SchemaVersion::default(),
                 observed_revision: life.desired.map_or(0, |entry| entry.mod_revision),
@@ -483,10 +488,10 @@ fn clip(text: &str) -> String {
         .collect()
 }
 
-fn problems(desired: Option<&DesiredEntry>) -> Vec<Problem> {
+pub(super) fn problems(desired: Option<&DesiredEntry>) -> Vec<Problem> {
     match desired.map(|entry| &entry.body) {
         Some(DesiredBody::Invalid(problems)) => problems.iter().take(LISTED).cloned().collect(),
-        Some(DesiredBody::Service(_) | DesiredBody::Node(_)) | None => Vec::new(),
+        Some(DesiredBody::Service(_) | DesiredBody::Node(_) | DesiredBody::ConfigFile(_)) | None => Vec::new(),
     }
 }
 

@@ -5,10 +5,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use schemas::keys::ResourceKey;
-use schemas::names::{InstanceName, NodeName, Slot};
+use schemas::names::{InstanceName, NodeName, ResourceName, Slot};
 use schemas::records::{
-    Accepted, Assignment, Breaker, Condition, Digest, EventType, FailingReason, NodeStatus, ServiceStatus, Uid,
-    VerdictRecord,
+    Accepted, Assignment, Breaker, Condition, ConfigFileStatus, Digest, EventType, FailingReason, NodeStatus,
+    ServiceStatus, Uid, VerdictRecord,
 };
 use serde::Serialize;
 
@@ -59,11 +59,12 @@ impl Plan {
     }
 }
 
-/// A status of either kind. One that the store holds already is the stored one itself, shared.
+/// A status of any kind. One that the store holds already is the stored one itself, shared.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Status {
     Service(Arc<ServiceStatus>),
     Node(Arc<NodeStatus>),
+    ConfigFile(Arc<ConfigFileStatus>),
 }
 
 impl Status {
@@ -88,6 +89,17 @@ impl Status {
                 let stored = stored.and_then(|stored| stored.value.as_ref().ok());
                 stored.is_some_and(|stored| {
                     let timeless = |status: &NodeStatus| NodeStatus {
+                        conditions: without_since(&status.conditions),
+                        ..status.clone()
+                    };
+                    Arc::ptr_eq(status, stored) || timeless(status) == timeless(stored)
+                })
+            }
+            Self::ConfigFile(status) => {
+                let stored = snapshot.file_statuses.get(key);
+                let stored = stored.and_then(|stored| stored.value.as_ref().ok());
+                stored.is_some_and(|stored| {
+                    let timeless = |status: &ConfigFileStatus| ConfigFileStatus {
                         conditions: without_since(&status.conditions),
                         ..status.clone()
                     };
@@ -156,6 +168,13 @@ pub enum Reason {
     NotAssigned,
     /// The accepted spec is a newer one.
     SpecChanged {
+        from: u64,
+        to: u64,
+    },
+    /// A file that it mounts has a newer edition.
+    FileChanged {
+        #[serde(serialize_with = "display")]
+        file: ResourceName,
         from: u64,
         to: u64,
     },

@@ -230,7 +230,7 @@ impl<'a> Nodes<'a> {
                     Standing::Live(live) => {
                         node.spec = match live.body {
                             Body::Node(spec) => Some(spec),
-                            Body::Service(_) => None,
+                            Body::Service(_) | Body::ConfigFile(_) => None,
                         }
                     }
                     Standing::Held { .. } => node.known = false,

@@ -193,7 +193,9 @@ impl Host {
             let state = match found.map(|entry| (&entry.digest, &entry.value)) {
                 Some((digest, Ok(record))) if *digest == id.digest => match &record.body {
                     AcceptedBody::Service(spec) => SpecState::Here(Arc::new((**spec).clone())),
-                    AcceptedBody::Node(_) | AcceptedBody::Deleted => SpecState::Damaged("no service".to_owned()),
+                    AcceptedBody::Node(_) | AcceptedBody::ConfigFile(_) | AcceptedBody::Deleted => {
+                        SpecState::Damaged("no service".to_owned())
+                    }
                 },
                 _ => SpecState::Damaged("the store does not have it".to_owned()),
             };

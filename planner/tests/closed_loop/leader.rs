@@ -199,6 +199,9 @@ fn apply(store: &mut Snapshot, txn: &Txn) -> bool {
                     let node = key.name.as_str().parse().expect("a name");
                     store.node_statuses.insert(node, stored(revision, status.clone()));
                 }
+                Status::ConfigFile(status) => {
+                    store.file_statuses.insert(key, stored(revision, status.clone()));
+                }
             }
         }
         Txn::Ended(key) => {

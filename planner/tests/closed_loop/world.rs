@@ -151,6 +151,7 @@ impl World {
             nodes: BTreeMap::new(),
             service_statuses: BTreeMap::new(),
             node_statuses: BTreeMap::new(),
+            file_statuses: BTreeMap::new(),
             acks: BTreeMap::new(),
             breaker: Breaker::default(),
         };
@@ -746,7 +747,7 @@ impl World {
             .ok()?;
         match &record.body {
             AcceptedBody::Service(spec) => Some((record.n, &record.uid, spec)),
-            AcceptedBody::Node(_) | AcceptedBody::Deleted => None,
+            AcceptedBody::Node(_) | AcceptedBody::ConfigFile(_) | AcceptedBody::Deleted => None,
         }
     }
 

@@ -95,6 +95,10 @@ fn service(script: &mut Script, images: &[&str]) -> Value {
     } else {
         json!([])
     };
+    let mut container = container;
+    if script.one_in(4) {
+        container["files"] = json!([{ "file": format!("f{}", script.below(3)), "path": "/f" }]);
+    }
     let mut value = json!({ "container": container, "placement": placement(script), "restartPolicy": policy, "tolerations": tolerations });
     let count = script.below(8);
     if script.one_in(6) {
@@ -141,6 +145,14 @@ const IMAGES: &[&str] = &["app:1", "app:2", "app:3"];
 fn happen(cluster: &mut Cluster, script: &mut Script, images: &[&str], wild: bool) {
     let node = some_node(cluster, script);
     let service_name = format!("s{}", script.below(5));
+    if script.one_in(6) {
+        let file = format!("f{}", script.below(3));
+        match script.below(4) {
+            0 => cluster.delete_file(&file),
+            content => cluster.apply_file(&file, json!({ "text": content.to_string() })),
+        }
+        return;
+    }
     match script.below(if wild { 22 } else { 16 }) {
         0..=3 => {
             let value = service(script, images);
@@ -530,7 +542,8 @@ fn change(bytes: Vec<u8>) -> Result<(), TestCaseError> {
     cluster.missing.insert("missing".to_owned());
     cluster.crashing.insert("crashing".to_owned());
     let replicas = 2 + script.below(5);
-    let spec = |image: &str, policy: &str| json!({ "replicas": replicas, "container": { "image": image }, "restartPolicy": policy, "tolerations": [{ "operator": "Exists" }] });
+    let spec = |image: &str, policy: &str| json!({ "replicas": replicas, "container": { "image": image, "files": [{ "file": "f0", "path": "/f" }] }, "restartPolicy": policy, "tolerations": [{ "operator": "Exists" }] });
+    cluster.apply_file("f0", json!({ "text": "0" }));
     cluster.apply("s0", spec("app:1", "Always"));
     settle(&mut cluster);
     prop_assert_eq!(cluster.serving("s0"), replicas);
@@ -541,6 +554,12 @@ fn change(bytes: Vec<u8>) -> Result<(), TestCaseError> {
             applied += 1;
             let image = images[script.below(images.len())];
             cluster.apply("s0", spec(image, ["Always", "Never"][script.below(2)]));
+        }
+        if script.one_in(8) {
+            match script.below(5) {
+                0 => cluster.delete_file("f0"),
+                content => cluster.apply_file("f0", json!({ "text": content.to_string() })),
+            }
         }
         if script.one_in(12) && cluster.agents.len() > 1 {
             // One at a time: with no other node open, a slot on its way would have no place to go to.

@@ -8,6 +8,7 @@ use planner::cluster::{
     AcceptedEntry, Change, DesiredBody, DesiredEntry, NodeEntry, Plan, PlanOptions, Snapshot, Status, Stored,
     plan_with, verdicts,
 };
+use schemas::config_file::ConfigFileSpec;
 use schemas::keys::ResourceKey;
 use schemas::kinds::Kind;
 use schemas::names::{NodeName, Slot};
@@ -69,6 +70,13 @@ pub fn node_key(text: &str) -> ResourceKey {
         name: text.parse().expect("a name"),
     }
 }
+pub fn file_key(text: &str) -> ResourceKey {
+    ResourceKey {
+        namespace: Some("default".parse().expect("a name")),
+        kind: Kind::ConfigFile,
+        name: text.parse().expect("a name"),
+    }
+}
 pub fn service(value: Value) -> ServiceSpec {
     let mut value = value;
     let container = value
@@ -110,6 +118,7 @@ impl Cluster {
                 nodes: BTreeMap::new(),
                 service_statuses: BTreeMap::new(),
                 node_statuses: BTreeMap::new(),
+                file_statuses: BTreeMap::new(),
                 acks: BTreeMap::new(),
                 breaker: Breaker::default(),
             },
@@ -231,6 +240,13 @@ impl Cluster {
         let spec: NodeSpec = serde_json::from_value(value).expect("a node");
         self.put(node_key(text), DesiredBody::Node(Arc::new(spec)));
     }
+    pub fn apply_file(&mut self, text: &str, value: Value) {
+        let spec: ConfigFileSpec = serde_json::from_value(value).expect("a file");
+        self.put(file_key(text), DesiredBody::ConfigFile(Arc::new(spec)));
+    }
+    pub fn delete_file(&mut self, text: &str) {
+        self.snapshot.desired.remove(&file_key(text));
+    }
     pub fn apply_invalid(&mut self, text: &str) {
         let problem: Problem = serde_json::from_value(json!({
             "line": 4, "column": 3, "endLine": 4, "endColumn": 9, "path": "spec.replica", "code": "UnknownKey",
@@ -317,10 +333,16 @@ impl Cluster {
                         .node_statuses
                         .insert(name(key.name.as_str()), stored(revision, status.clone()));
                 }
+                Status::ConfigFile(status) => {
+                    self.snapshot
+                        .file_statuses
+                        .insert(key.clone(), stored(revision, status.clone()));
+                }
             }
         }
         for key in &plan.ended {
             self.snapshot.service_statuses.remove(key);
+            self.snapshot.file_statuses.remove(key);
             if let Ok(node) = key.name.as_str().parse()
                 && key.kind == Kind::Node
             {

@@ -47,6 +47,19 @@ pub(crate) const PATTERNS: &[(&str, &str)] = &[
         "^[0-7]{3,4}$",
         "a mode is 3 or 4 octal digits in quotes, such as \"1777\"",
     ),
+    ("^/.*[^/]$", "a file's path is absolute and does not end with `/`"),
+    (
+        "^[0-9]{1,10}(:[0-9]{1,10})?$",
+        "an owner is a user's number, or `user:group` by number, such as \"101:101\"",
+    ),
+    (
+        "^0?[0-7]{3}$",
+        "a file's mode is 3 octal digits in quotes, such as \"0440\"",
+    ),
+    (
+        "^sha256:[0-9a-f]{64}$",
+        "a digest is `sha256:` and 64 hexadecimal digits, as `sha256sum` prints them",
+    ),
     ("^[rwm]{1,3}$", "permissions are a combination of `r`, `w` and `m`"),
     (
         "^(CAP_)?[A-Z][A-Z_]{1,30}$",

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{ClusterId, Digest, SchemaVersion, Uid};
+use crate::config_file::{ConfigFileSpec, FileDigest};
 use crate::node::NodeSpec;
 use crate::service::ServiceSpec;
 
@@ -51,7 +52,20 @@ pub struct Accepted {
 pub enum AcceptedBody {
     Service(Box<ServiceSpec>),
     Node(NodeSpec),
+    /// An edition of a file: its number is the record's.
+    ConfigFile(Box<AcceptedFile>),
     Deleted,
+}
+
+/// A file's content as it was accepted, or where it is; and what whoever reads it must find.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AcceptedFile {
+    /// Of the content.
+    pub digest: FileDigest,
+    /// Bytes.
+    pub size: u64,
+    pub content: ConfigFileSpec,
 }
 
 /// `acks/<digest>`: a person's yes to one exact set of removals, or to the removal of one orphan of one node.

@@ -230,15 +230,19 @@ pub enum FailingReason {
     DiskFull,
     /// It does not end, also not by SIGKILL.
     StopFailed,
+    /// A file it mounts is not in the store, or is not what was accepted.
+    FileUnavailable,
     /// The engine does not answer.
     EngineUnavailable,
+    /// The node's policy forbids what the spec asks for: no container is made of it.
+    PolicyDenied,
 }
 
 /// Something a person should know about a running instance.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct InstanceCondition {
-    /// `OptionDiscarded`, `OptionUnsupported`.
+    /// `OptionDiscarded`, `OptionUnsupported`, `PolicyDenied`.
     pub reason: String,
     pub message: String,
 }

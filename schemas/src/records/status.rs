@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{SchemaVersion, Uid, Verdict};
-use crate::names::NodeName;
+use crate::config_file::FileEdition;
+use crate::names::{NodeName, ResourceName};
 use crate::problem::Problem;
 use crate::units::{ByteSize, Cpu};
 
@@ -131,6 +132,27 @@ pub struct NodeStatus {
     /// Reserved by instances.
     pub reserved_cpu: Cpu,
     pub reserved_memory: ByteSize,
+    pub conditions: Vec<Condition>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<Problem>,
+}
+
+/// `status/<namespace>/configfile/<name>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigFileStatus {
+    pub schema_version: SchemaVersion,
+    /// The modification revision of the desired value this status speaks of; 0 when it is deleted and still used.
+    pub observed_revision: i64,
+    /// The edition in force; None before the first, and when it is deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edition: Option<FileEdition>,
+    /// How many services mount it, as they are accepted or desired.
+    pub users: u32,
+    /// The first 20 of them by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub used_by: Vec<ResourceName>,
+    /// Sorted by type, each type once.
     pub conditions: Vec<Condition>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<Problem>,

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use super::{DAY, HOST_NAME, HOUR, RESERVED, Rules, host_name};
 use crate::admit::Aim;
 use crate::container::{
-    Capabilities, ContainerSpec, HealthCheck, HostPort, IpcMode, Mount, MountType, NetworkMode, PortSpec, Resources,
-    SwapLimit,
+    Capabilities, ContainerSpec, FileMount, HealthCheck, HostPort, IpcMode, Mount, MountType, NetworkMode, PortSpec,
+    Resources, SwapLimit,
 };
 use crate::problem::{Code, Finding, quote};
 use crate::units::{ByteSize, Span};
@@ -15,6 +15,14 @@ use crate::yaml::{Step, path_text};
 
 /// The least memory limit that engines take.
 const LEAST_MEMORY: ByteSize = ByteSize(6 << 20);
+
+/// A path's parts, without what means nothing in it, and without the first slash.
+fn plain(path: &str) -> String {
+    path.split('/')
+        .filter(|part| !part.is_empty() && *part != ".")
+        .collect::<Vec<_>>()
+        .join("/")
+}
 
 impl Rules<'_> {
     pub(super) fn container(&mut self, container: &ContainerSpec) {
@@ -30,6 +38,7 @@ impl Rules<'_> {
             hostname: _,
             ports,
             mounts,
+            files,
             resources,
             cpu_shares: _,
             cpuset_cpus,
@@ -73,6 +82,7 @@ impl Rules<'_> {
         }
         self.ports(ports, *network_mode);
         self.mounts(mounts);
+        self.files(files, mounts);
         self.resources(resources, *memory_swap);
         for (name, set) in [("cpusetCpus", cpuset_cpus), ("cpusetMems", cpuset_mems)] {
             let falls = |range: &str| {
@@ -292,12 +302,6 @@ impl Rules<'_> {
 
     fn mounts(&mut self, mounts: &[Mount]) {
         let at = |index: usize, key: &str| [path!["spec", "container", "mounts", index], path![key]].concat();
-        let plain = |path: &str| {
-            path.split('/')
-                .filter(|part| !part.is_empty() && *part != ".")
-                .collect::<Vec<_>>()
-                .join("/")
-        };
         let mut seen: BTreeMap<String, usize> = BTreeMap::new();
         for (index, mount) in mounts.iter().enumerate() {
             let Mount {
@@ -377,6 +381,63 @@ impl Rules<'_> {
                         );
                     }
                 }
+            }
+        }
+    }
+
+    fn files(&mut self, files: &[FileMount], mounts: &[Mount]) {
+        let at = |index: usize, key: &str| [path!["spec", "container", "files", index], path![key]].concat();
+        let choose = "choose another path";
+        for (index, one) in files.iter().enumerate() {
+            let FileMount {
+                file: _,
+                path,
+                owner: _,
+                mode: _,
+                edition: _,
+            } = one;
+            let clean = path
+                .split('/')
+                .skip(1)
+                .all(|part| !part.is_empty() && part != "." && part != "..");
+            if !clean || path.chars().any(char::is_control) {
+                let message = format!("{} is no clean path of a file", quote(path));
+                let remedy = "write an absolute path without `.`, `..`, doubled slashes and control characters";
+                self.say(&at(index, "path"), Code::FilePath, message, remedy);
+                continue;
+            }
+            if one.owner().is_none() {
+                let message = "the owner's numbers are too large";
+                self.say(
+                    &at(index, "owner"),
+                    Code::FilePath,
+                    message,
+                    "write numbers below 4294967295",
+                );
+            }
+            let plain = |target: &str| format!("/{}", plain(target));
+            let inside = |outer: &str, inner: &str| {
+                inner
+                    .strip_prefix(outer)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            };
+            if let Some(first) = files[..index]
+                .iter()
+                .position(|other| inside(&other.path, path) || inside(path, &other.path))
+            {
+                let message = format!("{} is taken by another file", quote(path));
+                self.say_twice(
+                    &at(first, "path"),
+                    &at(index, "path"),
+                    Code::MountTargetTaken,
+                    message,
+                    choose,
+                );
+            }
+            if let Some(mount) = mounts.iter().position(|mount| inside(path, &plain(&mount.target))) {
+                let target = [path!["spec", "container", "mounts", mount], path!["target"]].concat();
+                let message = format!("{} is taken by a mount", quote(path));
+                self.say_twice(&target, &at(index, "path"), Code::MountTargetTaken, message, choose);
             }
         }
     }
