@@ -16,6 +16,8 @@ use schemas::image::ImageRef;
 use schemas::names::{InstanceName, Namespace};
 use schemas::records::{AssignedPort, InstanceCondition};
 
+use crate::policy::{Asked, Gate, Judgement};
+
 mod answers;
 #[cfg(test)]
 mod contract;
@@ -52,7 +54,8 @@ pub trait ContainerRuntime: Send + Sync + 'static {
     fn list<'a>(&'a self, cluster: &'a str) -> BoxFuture<'a, Result<Vec<Observed>>>;
     /// Everything about one container, by id or name.
     fn inspect<'a>(&'a self, container: &'a str) -> BoxFuture<'a, Result<Inspection>>;
-    /// Creates a container and starts nothing. The namespace's network must exist when the spec's network is `bridge`.
+    /// Creates a container and starts nothing, if the final request passes the request's gate: else [`ErrorKind::Policy`], and
+    /// the engine is not asked. The namespace's network must exist when the spec's network is `bridge`.
     /// A taken name is [`ErrorKind::Conflict`]; a missing bind source is [`ErrorKind::Refused`].
     fn create<'a>(&'a self, request: CreateRequest<'a>) -> BoxFuture<'a, Result<Created>>;
     /// Starts a created or ended container; one that runs already is a success.
@@ -159,6 +162,26 @@ pub struct CreateRequest<'a> {
     pub labels: &'a BTreeMap<String, String>,
     /// The node's ports, one for each published port of the spec, in the spec's order.
     pub ports: &'a [AssignedPort],
+    /// The node's policy: the engine is asked nothing that does not pass it.
+    pub gate: &'a Gate,
+}
+
+impl CreateRequest<'_> {
+    /// Passes the final request through the gate. Engines call it just before they create.
+    async fn admit(&self, act: &str, body: &serde_json::Value) -> Result<()> {
+        let cluster = self.labels.get(CLUSTER_LABEL).map_or("", String::as_str);
+        let asked = Asked {
+            body,
+            network: &translate::network_name(cluster, &self.instance.namespace),
+            volumes: &translate::volume_name(&self.instance.namespace, ""),
+            files: &[],
+        };
+        match self.gate.admit(&asked).await {
+            Judgement::Granted => Ok(()),
+            Judgement::Denied { denials: _, text } => Err(EngineError::new(ErrorKind::Policy, act, &text)),
+            Judgement::Withheld(why) => Err(EngineError::new(ErrorKind::Policy, act, &why)),
+        }
+    }
 }
 
 /// What was created.
@@ -263,6 +286,8 @@ pub enum ErrorKind {
     Registry,
     /// The engine refused what was asked: a bad option, a missing path.
     Refused,
+    /// This node's policy forbids it.
+    Policy,
     /// The engine speaks no API that we do.
     TooOld,
     Other,
@@ -308,6 +333,7 @@ impl EngineError {
             }
             ErrorKind::ImageNotFound => "see that the image's name and tag are right, and that it was pushed",
             ErrorKind::Registry => "it is tried again; see that this node reaches the registry",
+            ErrorKind::Policy => "change the service, or have the policy of this node changed",
             ErrorKind::Refused => "correct the option that the engine names",
             ErrorKind::TooOld => "upgrade the engine to Docker 20.10 or later",
             ErrorKind::Other => "see the engine's log (`journalctl -u docker`)",
@@ -329,6 +355,7 @@ impl EngineError {
             | ErrorKind::Denied
             | ErrorKind::ImageNotFound
             | ErrorKind::Refused
+            | ErrorKind::Policy
             | ErrorKind::TooOld => false,
         }
     }

@@ -8,6 +8,7 @@ use schemas::records::{ClusterId, FailingReason, InstanceCondition};
 
 use crate::engine::translate::engine_reference;
 use crate::engine::{ContainerRuntime, CreateRequest, EngineError, ErrorKind};
+use crate::policy::Gate;
 
 /// How a step ended, and the kind of the engine's failure, for the metrics.
 #[derive(Debug)]
@@ -36,11 +37,12 @@ impl Ran {
 pub async fn execute(
     engine: &dyn ContainerRuntime,
     cluster: &ClusterId,
+    gate: &Gate,
     step: &Step,
     created: impl FnOnce(OpOutcome) + Send,
 ) -> Ran {
     let done = match &step.op {
-        Op::Create { .. } => return create(engine, cluster, step, created).await,
+        Op::Create { .. } => return create(engine, cluster, gate, step, created).await,
         Op::Start { id } => return start_again(engine, cluster, step, id).await,
         Op::Stop { id, grace } => engine.stop(id, grace.to_std()).await,
         Op::Kill { id } => engine.kill(id).await,
@@ -71,6 +73,7 @@ async fn connect(
 async fn create(
     engine: &dyn ContainerRuntime,
     cluster: &ClusterId,
+    gate: &Gate,
     step: &Step,
     created: impl FnOnce(OpOutcome) + Send,
 ) -> Ran {
@@ -96,6 +99,7 @@ async fn create(
         spec: &spec.container,
         labels: &map,
         ports,
+        gate,
     };
     let (id, conditions) = match engine.create(request).await {
         Ok(made) => (made.id, made.conditions),
@@ -179,6 +183,7 @@ fn failure(op: &Op, error: &EngineError) -> Failure {
         (ErrorKind::NoSpace, _) => FailingReason::DiskFull,
         (ErrorKind::PortTaken { .. }, _) => FailingReason::PortTaken,
         (ErrorKind::ImageNotFound, _) => FailingReason::ImageNotFound,
+        (ErrorKind::Policy, _) => FailingReason::PolicyDenied,
         (ErrorKind::Conflict { .. }, Op::Create { .. } | Op::Rename { .. }) => FailingReason::NameTaken,
         (_, Op::Create { .. }) => FailingReason::CreateFailed,
         (_, Op::Stop { .. } | Op::Kill { .. } | Op::Remove { .. }) => FailingReason::StopFailed,
@@ -205,6 +210,7 @@ pub fn pull_failure(error: &EngineError, now_ms: u64, delay_ms: u64) -> PullFail
         | ErrorKind::PortTaken { .. }
         | ErrorKind::Registry
         | ErrorKind::Refused
+        | ErrorKind::Policy
         | ErrorKind::TooOld
         | ErrorKind::Other => FailingReason::ImagePullFailed,
     };

@@ -17,10 +17,12 @@ pub mod http;
 mod ledger;
 pub mod metrics;
 mod observe;
+pub mod policy;
 pub mod probe;
 mod register;
 mod report;
 mod run;
 
 pub use disk::DiskError;
+pub use policy::{Policy, PolicyOptions};
 pub use run::{AgentError, AgentOptions, run};

@@ -45,6 +45,7 @@ pub struct Metrics {
     generation: IntGaugeVec,
     lag: IntGauge,
     store_writes: IntCounter,
+    denials: IntCounterVec,
     instances: Mutex<Vec<InstanceSample>>,
     /// The last samples and when they were begun; held while gathering, so that two scrapes gather once.
     samples: tokio::sync::Mutex<Option<(Instant, Samples)>>,
@@ -105,6 +106,13 @@ impl Metrics {
                 "reeve_agent_store_writes_total",
                 "Writes to the store, lease renewals not counted.",
             )?,
+            denials: IntCounterVec::new(
+                Opts::new(
+                    "reeve_agent_policy_denials_total",
+                    "What the node's policy denied, by its rule: once for each spec and policy, not for each look.",
+                ),
+                &["rule"],
+            )?,
             registry,
             instances: Mutex::default(),
             samples: tokio::sync::Mutex::default(),
@@ -118,6 +126,7 @@ impl Metrics {
         registry.register(Box::new(metrics.generation.clone()))?;
         registry.register(Box::new(metrics.lag.clone()))?;
         registry.register(Box::new(metrics.store_writes.clone()))?;
+        registry.register(Box::new(metrics.denials.clone()))?;
         Ok(metrics)
     }
 
@@ -151,6 +160,7 @@ impl Metrics {
             ErrorKind::ImageNotFound => "image_not_found",
             ErrorKind::Registry => "registry",
             ErrorKind::Refused => "refused",
+            ErrorKind::Policy => "policy",
             ErrorKind::TooOld => "too_old",
             ErrorKind::Other => "other",
         };
@@ -168,6 +178,11 @@ impl Metrics {
     /// The agent wrote to the store.
     pub fn store_written(&self) {
         self.store_writes.inc();
+    }
+
+    /// The node's policy denied something.
+    pub fn denied(&self, rule: &str) {
+        self.denials.with_label_values(&[rule]).inc();
     }
 
     /// What the node runs now.

@@ -21,6 +21,7 @@ use crate::disk::{DataDir, DiskError};
 use crate::engine::ContainerRuntime;
 use crate::http::{self, Health, Shown};
 use crate::metrics::Metrics;
+use crate::policy::{Gate, PolicyOptions};
 use crate::register::{self, Identity, Wants, chain, marker};
 
 mod asks;
@@ -29,6 +30,7 @@ mod heard;
 mod keep;
 mod orders;
 mod pass;
+mod permits;
 mod state;
 mod turn;
 
@@ -51,6 +53,8 @@ pub struct AgentOptions {
     pub parallelism: usize,
     /// Pulls at once; 3 by default.
     pub pulls: usize,
+    /// What assignments may ask of this node.
+    pub policy: PolicyOptions,
     /// How long a silent agent keeps its session; 15 s by default.
     pub session_ttl: Duration,
     /// Everything is looked at anew this often; 30 s by default.
@@ -74,6 +78,7 @@ impl AgentOptions {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             parallelism: 8,
             pulls: 3,
+            policy: PolicyOptions::default(),
             session_ttl: Duration::from_secs(15),
             sweep: Duration::from_secs(30),
             #[cfg(test)]
@@ -209,12 +214,14 @@ pub async fn run<S: Store>(
     };
     let probed = Arc::new(Notify::new());
     let (notes_tx, notes) = mpsc::unbounded_channel();
+    let gate = Arc::new(Gate::new(options.policy.clone(), dir.path()));
     let mut agent = Agent::new(
         options,
         dir,
         cluster,
         boot_id,
         engine,
+        gate,
         metrics.clone(),
         health,
         probed.clone(),

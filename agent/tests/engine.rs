@@ -59,6 +59,7 @@ async fn run(docker: &Docker, name: &InstanceName, spec: &ContainerSpec, ports: 
         spec,
         labels: &labels,
         ports,
+        gate: &agent::policy::Gate::open(),
     };
     let created = docker.create(request).await.expect("a container");
     docker.start(&created.id).await.expect("a start");
@@ -155,6 +156,7 @@ async fn every_option_is_in_force_or_said_not_to_be() {
         spec: &all,
         labels: &own,
         ports: &ports,
+        gate: &agent::policy::Gate::open(),
     };
     let created = docker.create(request).await.expect("a container");
     assert_eq!(created.conditions, []);
@@ -257,6 +259,7 @@ async fn every_option_is_in_force_or_said_not_to_be() {
             spec,
             labels: &own,
             ports: &[],
+            gate: &agent::policy::Gate::open(),
         };
         let created = docker.create(request).await.expect("a container");
         // All capabilities can be given only by an engine that has them all.
@@ -286,6 +289,7 @@ async fn every_option_is_in_force_or_said_not_to_be() {
             spec: &spec,
             labels: &own,
             ports: &[],
+            gate: &agent::policy::Gate::open(),
         };
         let created = match docker.create(request).await {
             Ok(created) => created,
@@ -312,6 +316,7 @@ async fn every_option_is_in_force_or_said_not_to_be() {
         spec: &lost,
         labels: &own,
         ports: &[],
+        gate: &agent::policy::Gate::open(),
     };
     let error = docker.create(request).await.expect_err("the path is missing");
     assert_eq!(error.kind, ErrorKind::Refused);
@@ -325,6 +330,7 @@ async fn every_option_is_in_force_or_said_not_to_be() {
         spec: &wrong,
         labels: &own,
         ports: &[],
+        gate: &agent::policy::Gate::open(),
     };
     let created = docker.create(request).await.expect("a container");
     let error = docker.start(&created.id).await.expect_err("the command is missing");
@@ -460,6 +466,7 @@ async fn names_resolve_commands_end_in_time_and_logs_are_read() {
         spec: &plain,
         labels: &own,
         ports: &[],
+        gate: &agent::policy::Gate::open(),
     };
     let id = docker.create(request).await.expect("a container").id;
     assert_eq!(
@@ -570,6 +577,7 @@ async fn images_are_pulled_with_the_hosts_credentials_and_failures_are_told_apar
         spec: &pinned_spec,
         labels: &own,
         ports: &[],
+        gate: &agent::policy::Gate::open(),
     };
     allowed
         .create(request)

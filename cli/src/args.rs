@@ -530,6 +530,11 @@ pub struct AgentArgs {
     #[arg(long, value_name = "HOST:PORT")]
     pub advertise: Option<String>,
     #[command(flatten)]
+    pub api: near::ApiArgs,
+    /// What assignments may ask of this node [default: /etc/reeve/policy.yaml, else the built-in policy]
+    #[arg(long, value_name = "FILE", env = "REEVE_POLICY", hide_env_values = true)]
+    pub policy: Option<PathBuf>,
+    #[command(flatten)]
     pub log: LogArgs,
 }
 
@@ -553,6 +558,12 @@ pub struct UpArgs {
     /// Where the agent's /metrics are served; `auto` for a free port
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9464")]
     pub agent_metrics: String,
+    /// Do not allow `reeve exec`, `attach` and `port-forward`
+    #[arg(long)]
+    pub no_exec: bool,
+    /// What assignments may ask of this node [default: /etc/reeve/policy.yaml, else the built-in policy]
+    #[arg(long, value_name = "FILE", env = "REEVE_POLICY", hide_env_values = true)]
+    pub policy: Option<PathBuf>,
     /// Which log lines: `info`, `debug`, `agent=debug,warn`
     #[arg(
         long,

@@ -3,10 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use agent::engine::docker::Docker;
 use agent::engine::{ContainerRuntime, EngineError, ErrorKind};
+use agent::{Policy, PolicyOptions};
 use controller::ControllerOptions;
 use runtime::Shutdown;
 use schemas::names::NodeName;
@@ -59,6 +61,7 @@ pub async fn agent(common: &Common, args: &AgentArgs) -> Verdict {
     options.http = Some(args.metrics);
     options.advertise = args.advertise.clone();
     options.version = env!("CARGO_PKG_VERSION").to_owned();
+    options.policy = policy(common, args.policy.as_ref(), Policy::of_a_node(), &engine.address());
     tracing::info!(%node, metrics = %args.metrics, version = env!("CARGO_PKG_VERSION"), "agent starts");
     let engine: Arc<dyn ContainerRuntime> = engine;
     let run = agent::run(options, store, engine, shutdown.clone());
@@ -67,6 +70,20 @@ pub async fn agent(common: &Common, args: &AgentArgs) -> Verdict {
         .map_or(Ok(()), |ended| ended.map_err(|error| of_agent(&error)))?;
     tracing::info!("agent has ended; its containers keep running");
     Ok(Exit::Done)
+}
+
+/// The node's policy: the file that was named, else the usual one, else the built-in policy. The private key of this
+/// process is opened by none, and the engine's socket only by a line of its own.
+pub fn policy(common: &Common, file: Option<&PathBuf>, built_in: Policy, engine: &str) -> PolicyOptions {
+    let usual = PolicyOptions::default();
+    let socket = engine.strip_prefix("unix://").map(PathBuf::from);
+    PolicyOptions {
+        named: file.is_some(),
+        file: file.cloned().unwrap_or(usual.file),
+        built_in,
+        own: common.key.iter().cloned().collect(),
+        guarded: socket.into_iter().collect(),
+    }
 }
 
 /// SIGINT and SIGTERM.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use agent::Policy;
 use agent::engine::ContainerRuntime;
 use controller::ControllerOptions;
 use runtime::EtcdStore;
@@ -19,7 +20,7 @@ use crate::Verdict;
 use crate::admin::{Founded, found};
 use crate::args::{Common, UpArgs};
 use crate::connect::{Connection, DEFAULT_ENDPOINT, ENDPOINT_FILE, Marker, default_data_dir};
-use crate::daemons::{engine, node_name, of_agent, of_controller, of_engine, signals};
+use crate::daemons::{engine, node_name, of_agent, of_controller, of_engine, policy, signals};
 use crate::edit::hostname;
 use crate::failure::{Exit, Failure};
 use crate::logging;
@@ -91,6 +92,9 @@ pub async fn up(common: &Common, args: &UpArgs) -> Verdict {
     options.labels = args.labels.iter().cloned().collect::<BTreeMap<_, _>>();
     options.http = Some(places.agent);
     options.version = env!("CARGO_PKG_VERSION").to_owned();
+    options.policy = policy(common, args.policy.as_ref(), Policy::of_up(), &engine.address());
+    // The store beside the agent is nobody's to mount either.
+    options.policy.own.push(dir.clone());
     let runtime: Arc<dyn ContainerRuntime> = engine.clone();
     let mut agent = tokio::spawn(agent::run(options, store, runtime, shutdown.clone()));
 

@@ -10,6 +10,11 @@ fn examples() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/examples")
 }
 
+/// What the example with every option asks beyond the built-in policy.
+fn policy() -> String {
+    std::fs::read_to_string(examples().join("../policy/every-option.yaml")).expect("the example's policy")
+}
+
 fn up(lab: &Lab, more: &[&str]) -> Process {
     let host = &lab.hosts[0];
     let up = host.up(more);
@@ -29,7 +34,8 @@ fn apply(host: &Host, name: &str, timeout: &str) -> String {
 fn every_option_is_what_the_engine_says_it_is() {
     let lab = Lab::new(1);
     let host = &lab.hosts[0];
-    let _up = up(&lab, &[]);
+    let policy = lab.file("policy.yaml", &policy());
+    let _up = up(&lab, &["--policy", &policy]);
     apply(host, "every-option.yaml", "90s");
 
     let c = host
@@ -167,6 +173,7 @@ fn every_option_is_what_the_engine_says_it_is() {
     assert_eq!(host.http("http://127.0.0.1:18081/"), Ok("Hello from Reeve.\n".into()));
 
     // A host that lacks a capability itself cannot start a privileged container: then the engine's refusal is told.
+    lab.file("policy.yaml", &format!("{}privileged: true\n", self::policy()));
     let privileged = "apiVersion: reeve/v1\nkind: Service\nmetadata: {name: privileged}\nspec:\n  container: {image: 'reeve/hello:1', command: [sleep, '3600'], privileged: true, stopGracePeriod: 0s}\n";
     let file = lab.file("privileged.yaml", privileged);
     let output = host.reeve(&["apply", "-f", &file, "--yes", "--timeout", "30s"]);

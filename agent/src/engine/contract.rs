@@ -61,6 +61,7 @@ impl Hand<'_> {
             spec,
             labels: &labels,
             ports,
+            gate: &crate::policy::Gate::open(),
         };
         self.engine.create(request).await.map(|created| created.id)
     }

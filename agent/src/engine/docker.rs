@@ -182,6 +182,7 @@ impl Docker {
         let api = self.api().await?;
         let (body, mut conditions) = translate::create_body(&request, api)
             .map_err(|error| EngineError::new(ErrorKind::Refused, &act, &error.to_string()))?;
+        request.admit(&act, &body).await?;
         let path = format!("/containers/create?name={}", encode(request.name));
         let answer = match self.wire.call(&act, WORK, Call::post(&path, Some(&body))).await {
             Ok(answer) => answer,

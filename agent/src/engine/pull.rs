@@ -122,6 +122,7 @@ fn sort(act: &str, error: EngineError) -> EngineError {
         | ErrorKind::ImageNotFound
         | ErrorKind::Registry
         | ErrorKind::Refused
+        | ErrorKind::Policy
         | ErrorKind::Other => {}
     }
     let low = error.said.to_ascii_lowercase();

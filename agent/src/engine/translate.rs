@@ -89,6 +89,7 @@ pub fn create_body(
         spec,
         labels,
         ports: assigned,
+        gate: _,
     } = *request;
     let ContainerSpec {
         image,

@@ -14,7 +14,7 @@ impl Agent {
         if std::mem::replace(&mut self.learning, true) {
             return;
         }
-        let engine = self.engine.clone();
+        let (engine, gate) = (self.engine.clone(), self.gate.clone());
         let (node, cluster, options) = (
             self.input.node.clone(),
             self.input.cluster.clone(),
@@ -55,6 +55,8 @@ impl Agent {
                 agent_version: options.version.clone(),
                 labels: register::labels(&options.labels, &version.os, &version.arch),
             };
+            // The engine's own data is opened by no line for a directory above it.
+            gate.engine_root(&info.root);
             End::Facts(Some((Box::new(facts), info.disk_free_bytes)))
         });
     }

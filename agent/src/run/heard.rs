@@ -65,6 +65,7 @@ impl Agent {
                 self.settle(&step, &outcome);
                 self.save_soon();
             }
+            Note::Unjudged(making) => self.unjudged(making),
             Note::PullProgress { image, percent } => {
                 if let Some(image) = self.input.images.get_mut(&image)
                     && let Some(pulling) = &mut image.pulling
@@ -108,6 +109,7 @@ impl Agent {
                 self.input.logs.insert(instance, lines);
             }
             End::Facts(told) => self.learned(told),
+            End::Judged { making, judgement } => self.judged(making, judgement),
             End::Tidied(result) => {
                 self.tidying = false;
                 if let Err(error) = result {
@@ -221,6 +223,10 @@ impl Agent {
                     matches!(outcome, OpOutcome::Failed(failure) if failure.reason == FailingReason::ImageNotFound);
                 if lacks_image {
                     self.input.images.remove(spec.container.image.as_str());
+                }
+                if matches!(outcome, OpOutcome::Failed(failure) if failure.reason == FailingReason::PolicyDenied) {
+                    // The last look saw something else than the first: a path leads elsewhere now.
+                    self.ask_policy_again();
                 }
             }
             Op::Stop { .. } | Op::Kill { .. } | Op::Remove { .. } => {}

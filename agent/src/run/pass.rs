@@ -42,6 +42,9 @@ impl Agent {
             None => Ok(std::mem::take(&mut self.sight.containers)),
         };
         let mut plan = plan(&self.input);
+        if self.ask_policy(std::mem::take(&mut plan.wanted_permits)) {
+            plan = planner::node::plan(&self.input);
+        }
         if !self.write_down(&plan) {
             // Nothing is persisted, nothing is started: the same pass again, knowing that.
             self.input.disk_full = true;
@@ -61,6 +64,8 @@ impl Agent {
             inspect,
             look_alikes,
             look_up,
+            // Asked above.
+            wanted_permits: _,
             wanted_specs,
             used_specs,
             probes,
@@ -135,6 +140,11 @@ impl Agent {
         let told = told
             .into_iter()
             .filter_map(|(reason, message)| Some((reason, message.as_ref()?)));
+        let policy = self.gate.unreadable().map(|why| NodeCondition {
+            reason: "PolicyUnreadable".to_owned(),
+            message: format!("{why}; what runs is kept, no new container is made until it is right"),
+        });
+        conditions.extend(policy);
         let trouble = self.trouble.as_ref().map(|(reason, message)| (*reason, message));
         conditions.extend(told.chain(trouble).map(|(reason, message)| NodeCondition {
             reason: reason.to_owned(),
@@ -202,6 +212,7 @@ impl Agent {
         };
         let permits = permits.clone();
         let (engine, cluster, notes) = (self.engine.clone(), self.input.cluster.clone(), self.notes.clone());
+        let gate = self.gate.clone();
         self.begin(async move {
             let created = {
                 let step = Box::new(step.clone());
@@ -209,7 +220,7 @@ impl Agent {
                     let _ = notes.send(Note::Created { step, outcome });
                 }
             };
-            let (ran, took) = under(permits, execute(engine.as_ref(), &cluster, &step, created)).await;
+            let (ran, took) = under(permits, execute(engine.as_ref(), &cluster, &gate, &step, created)).await;
             End::Step { step, ran, took }
         });
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use planner::node::{InstanceKey, NodeInput, Observed, OpOutcome, SpecId, Step};
+use planner::node::{InstanceKey, Making, NodeInput, Observed, OpOutcome, SpecId, Step};
 use runtime::backoff::Backoff;
 use schemas::names::Namespace;
 use schemas::records::{Assignment, ClusterId, NodeCondition, NodeFacts, Order, Report};
@@ -20,6 +20,7 @@ use crate::execute::Ran;
 use crate::http::Health;
 use crate::metrics::Metrics;
 use crate::observe::Sight;
+use crate::policy::{Gate, Judgement};
 use crate::probe::Prober;
 
 /// Inspections and lookups at once.
@@ -68,6 +69,11 @@ pub(super) enum End {
     },
     Facts(Option<(Box<NodeFacts>, Option<u64>)>),
     Tidied(EngineResult<()>),
+    /// What the policy says of a request whose paths had to be looked up; None when the looking broke off.
+    Judged {
+        making: Making,
+        judgement: Option<Judgement>,
+    },
 }
 
 /// What is told while work goes on.
@@ -81,12 +87,20 @@ pub(super) enum Note {
         image: String,
         percent: u8,
     },
+    /// The host paths of a request are not looked up in time; that goes on.
+    Unjudged(Making),
 }
 
 pub(super) struct Agent {
     pub(super) options: AgentOptions,
     pub(super) dir: DataDir,
     pub(super) engine: Arc<dyn ContainerRuntime>,
+    /// The node's policy.
+    pub(super) gate: Arc<Gate>,
+    /// What it is being asked; true: something has changed since, so it is asked again.
+    pub(super) judging: BTreeMap<Making, bool>,
+    /// When its file is looked at again.
+    pub(super) gate_at_ms: u64,
     pub(super) boot_id: String,
     /// All that the planner is given. Between passes `sight` has the containers.
     pub(super) input: NodeInput,
@@ -179,6 +193,7 @@ impl Agent {
         cluster: ClusterId,
         boot_id: String,
         engine: Arc<dyn ContainerRuntime>,
+        gate: Arc<Gate>,
         metrics: Arc<Metrics>,
         health: Arc<Health>,
         probed: Arc<Notify>,
@@ -190,7 +205,10 @@ impl Agent {
             prober: Prober::new(engine.clone(), probed),
             metrics,
             health,
-            input: NodeInput::new(super::now_ms(), options.node.clone(), cluster),
+            input: NodeInput {
+                permits: Some(BTreeMap::new()),
+                ..NodeInput::new(super::now_ms(), options.node.clone(), cluster)
+            },
             sight: Sight::default(),
             offered: None,
             floor: Order::default(),
@@ -240,6 +258,9 @@ impl Agent {
             options,
             dir,
             engine,
+            gate,
+            judging: BTreeMap::new(),
+            gate_at_ms: 0,
             boot_id,
         }
     }

@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 mod crash;
 mod faults;
 mod mortal;
+mod policy;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -63,6 +64,7 @@ impl Bed {
     fn start(&mut self) {
         let mut options = AgentOptions::new(node(), self.dir.path());
         options.sweep = self.sweep;
+        options.policy.file = self.dir.path().join("policy.yaml");
         options.session_ttl = self.session_ttl;
         options.cut = self.cut.clone();
         let shutdown = Shutdown::new();

@@ -107,6 +107,7 @@ impl Agent {
     /// What is due by the clock: a sweep, a lazy write, a list.
     fn tick(&mut self) {
         let now = self.input.now_ms;
+        self.heed_policy();
         if now >= self.sweep_at_ms {
             self.sweep();
         }
@@ -198,6 +199,7 @@ impl Agent {
             }
         }
         self.ask_for_missed_specs();
+        self.ask_policy_again();
         self.learn_facts();
         self.tidy();
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use schemas::container::{NetworkMode, PullPolicy};
 use schemas::image::ImageRef;
-use schemas::records::{Failing, FailingReason, Next, Phase, ReportedInstance};
+use schemas::records::{Failing, FailingReason, InstanceCondition, Next, Phase, ReportedInstance};
 use schemas::service::{RestartPolicy, ServiceSpec};
 use schemas::units::Span;
 
@@ -13,8 +13,8 @@ use super::labels::OwnLabels;
 use super::ledger::{InForce, LedgerEntry, Owned, Trying, Up};
 use super::plan::{InTheWay, Walked, World, earlier, network_name};
 use super::types::{
-    ContainerState, InstanceKey, NodeInput, NodePlan, Observed, Op, Probe, ProbeTarget, Pull, Reason, SpecId,
-    SpecState, Step,
+    ContainerState, InstanceKey, Making, NodeInput, NodePlan, Observed, Op, Permit, Probe, ProbeTarget, Pull, Reason,
+    SpecId, SpecState, Step,
 };
 use crate::change::{Cost, backoff, cost};
 
@@ -62,6 +62,13 @@ pub(super) struct Walk<'a, 'o> {
     next: Option<Next>,
     /// Shown in the report instead of what the entry remembers: derived anew in every pass.
     failing: Option<Failing>,
+}
+
+/// Whether the node's policy lets a container be made.
+enum May {
+    Yes,
+    No,
+    Unknown,
 }
 
 /// What is known of an image that an instance waits for.
@@ -216,6 +223,34 @@ impl<'a, 'o> Walk<'a, 'o> {
         self.spec(&self.key.spec(spec.n, &spec.digest))
     }
 
+    /// What the node's policy says of a container of this spec: None when that is not known yet, and then it is asked for.
+    fn permit(&mut self, spec: &InForce) -> Option<Permit> {
+        let Some(permits) = &self.input.permits else {
+            return Some(Permit::Granted);
+        };
+        let making = Making {
+            spec: self.key.spec(spec.n, &spec.digest),
+            ports: spec.ports.clone(),
+        };
+        let known = permits.get(&making).cloned();
+        if known.is_none() {
+            self.out.wanted_permits.insert(making);
+        }
+        known
+    }
+
+    /// Whether a container of this spec may be made. Sets `failing` where the policy says no.
+    fn may_make(&mut self, spec: &InForce) -> May {
+        match self.permit(spec) {
+            Some(Permit::Granted) => May::Yes,
+            Some(Permit::Denied(why) | Permit::Withheld(why)) => {
+                self.failing = Some(failing(spec.n, FailingReason::PolicyDenied, &why));
+                May::No
+            }
+            None => May::Unknown,
+        }
+    }
+
     // ---- goals -----------------------------------------------------------------------------------------------------
 
     fn absent(mut self, container: Option<&'a Observed>) -> Walked {
@@ -296,6 +331,11 @@ impl<'a, 'o> Walk<'a, 'o> {
             Some(Err(why)) => return self.unreadable(&target, &why, None),
             None => return self.report(Phase::Pending, None, None),
         };
+        match self.may_make(&target) {
+            May::Yes => {}
+            May::No => return self.report(Phase::Failed, None, None),
+            May::Unknown => return self.report(Phase::Pending, None, None),
+        }
         let phase = match self.image(&spec, target.n, Reason::Prepared) {
             ImageState::Ready => Phase::Prepared,
             ImageState::Pulling(percent) => Phase::Pulling { percent },
@@ -333,6 +373,10 @@ impl<'a, 'o> Walk<'a, 'o> {
                     to: in_force.n,
                     fields,
                 };
+                if !matches!(self.may_make(&in_force), May::Yes) {
+                    // Its successor must not be made, or nobody knows yet: the old one runs on.
+                    return self.run_on(container, &spec);
+                }
                 if self.input.disk_full {
                     // Its successor could not be made: the old one runs on until there is space.
                     self.failing = Some(disk_full(in_force.n));
@@ -416,6 +460,15 @@ impl<'a, 'o> Walk<'a, 'o> {
         if never_was {
             return self.aim(target);
         }
+        let waits = match self.may_make(target) {
+            May::Yes => None,
+            May::No => Some(Phase::Held),
+            May::Unknown => Some(Phase::Pending),
+        };
+        if let Some(phase) = waits {
+            self.next = Some(Next { n: target.n, phase });
+            return;
+        }
         let reason = Reason::SpecChanged {
             from: old.n,
             to: target.n,
@@ -489,6 +542,11 @@ impl<'a, 'o> Walk<'a, 'o> {
 
     fn create(mut self, in_force: &InForce, spec: &Arc<ServiceSpec>, gone: bool) -> Walked {
         let n = in_force.n;
+        match self.may_make(in_force) {
+            May::Yes => {}
+            May::No => return self.report(Phase::Failed, None, None),
+            May::Unknown => return self.report(Phase::Pending, None, None),
+        }
         if self.input.disk_full {
             self.failing = Some(disk_full(n));
             return self.report(Phase::Failed, None, None);
@@ -934,7 +992,29 @@ impl<'a, 'o> Walk<'a, 'o> {
         })
     }
 
-    fn report(self, phase: Phase, container: Option<&Observed>, step: Option<Step>) -> Walked {
+    /// A policy that got stricter stops nothing; that it would not let the container be made again is told.
+    fn outgrown(&mut self, container: Option<&Observed>) -> Option<InstanceCondition> {
+        if container.is_none() || matches!(self.goal, Goal::Absent(_)) {
+            return None;
+        }
+        let made_from = self.entry.container.as_ref().map(|owned| owned.spec.clone())?;
+        // What it was made from may be gone from here; then nobody can tell.
+        let known = self.input.specs.get(&self.key.spec(made_from.n, &made_from.digest));
+        if !matches!(known, Some(SpecState::Here(_))) {
+            return None;
+        }
+        let Some(Permit::Denied(why)) = self.permit(&made_from) else {
+            return None;
+        };
+        let message = format!("it is kept, and would not be made again: {why}");
+        Some(InstanceCondition {
+            reason: "PolicyDenied".to_owned(),
+            message: message.chars().take(MESSAGE_CHARS).collect(),
+        })
+    }
+
+    fn report(mut self, phase: Phase, container: Option<&Observed>, step: Option<Step>) -> Walked {
+        let outgrown = self.outgrown(container);
         let Some(spec) = self.shown_spec().cloned() else {
             // Absent, and only a candidate is known of it: it is told once it is known whose that is.
             let kept = self.input.ledger.entries.contains_key(self.key).then_some(self.entry);
@@ -975,7 +1055,7 @@ impl<'a, 'o> Walk<'a, 'o> {
             exit_code: self.entry.exit_code,
             next: self.next,
             failing,
-            conditions: self.entry.conditions.clone(),
+            conditions: self.entry.conditions.iter().cloned().chain(outgrown).collect(),
         };
         (Some(line), Some(self.entry), step)
     }

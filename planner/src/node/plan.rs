@@ -30,6 +30,7 @@ pub fn plan(input: &NodeInput) -> NodePlan {
         inspect: BTreeSet::new(),
         look_alikes: Vec::new(),
         look_up: BTreeSet::new(),
+        wanted_permits: BTreeSet::new(),
         wanted_specs: BTreeSet::new(),
         used_specs: BTreeSet::new(),
         probes: BTreeMap::new(),

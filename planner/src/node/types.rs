@@ -123,6 +123,23 @@ pub enum SpecState {
     Damaged(String),
 }
 
+/// A container that may be made: what the node's policy is asked about. Which slot it is plays no part in that.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Making {
+    pub spec: SpecId,
+    pub ports: Vec<AssignedPort>,
+}
+
+/// What the node's policy says of a container that may be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Permit {
+    Granted,
+    /// With every reason, for people.
+    Denied(String),
+    /// The policy cannot be read, for this reason: nothing new is made, and nothing is said of what runs.
+    Withheld(String),
+}
+
 /// A container as the engine lists it: of any state, ours or merely labelled like ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observed {
@@ -268,6 +285,8 @@ pub struct NodeInput {
     pub logs: BTreeMap<InstanceKey, Vec<String>>,
     /// The ledger could not be written, or the disk is full: nothing new is begun.
     pub disk_full: bool,
+    /// What the node's policy says; one that is not in the map was not asked yet. None: nothing limits this node.
+    pub permits: Option<BTreeMap<Making, Permit>>,
     /// What else is wrong with the node: a held assignment, a damaged file.
     pub conditions: Vec<NodeCondition>,
 }
@@ -289,6 +308,7 @@ impl NodeInput {
             busy: BTreeSet::new(),
             logs: BTreeMap::new(),
             disk_full: false,
+            permits: None,
             conditions: Vec::new(),
         }
     }
@@ -310,6 +330,8 @@ pub struct NodePlan {
     pub look_alikes: Vec<String>,
     /// Images whose presence must be looked up before more can be decided.
     pub look_up: BTreeSet<String>,
+    /// What the node's policy must be asked before more can be decided.
+    pub wanted_permits: BTreeSet<Making>,
     /// Accepted specs that are not here.
     pub wanted_specs: BTreeSet<SpecId>,
     /// Accepted specs that are in use; any other copy on disk may go.

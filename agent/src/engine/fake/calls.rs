@@ -127,6 +127,7 @@ impl ContainerRuntime for FakeEngine {
             let act = format!("create container `{}`", request.name);
             let (body, conditions) = translate::create_body(&request, (1, 41))
                 .map_err(|error| EngineError::new(ErrorKind::Refused, &act, &error.to_string()))?;
+            request.admit(&act, &body).await?;
             let id = {
                 let mut world = self.world();
                 if let Some(holder) = world.by_name(request.name) {

@@ -32,6 +32,7 @@ fn body_at(
         spec: &spec,
         labels: &labels,
         ports,
+        gate: &crate::policy::Gate::open(),
     };
     create_body(&request, api)
 }
