@@ -26,6 +26,7 @@ pub mod docker;
 #[cfg(any(test, feature = "testing"))]
 pub mod fake;
 mod listen;
+pub mod near;
 mod pull;
 pub mod translate;
 mod wire;
@@ -96,6 +97,10 @@ pub trait ContainerRuntime: Send + Sync + 'static {
     fn exec<'a>(&'a self, id: &'a str, command: &'a [String], timeout: Duration) -> BoxFuture<'a, Result<ExecEnd>>;
     /// What a running container has used so far; one sample, no waiting for a second.
     fn stats<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Stats>>;
+    /// The way near containers, for people: None where there is none.
+    fn near(&self) -> Option<near::Near> {
+        None
+    }
     /// What happens to the cluster's containers, for ever: the stream reconnects by itself with back-off and says so.
     /// Events are hints: after [`Event::Connected`] list and inspect anew, for what happened in between is not told.
     fn events(&self, cluster: &str) -> BoxStream<'static, Event>;

@@ -7,6 +7,7 @@
 //!        ^---------report, events---------/ \--steps--> execute
 //! ```
 
+pub mod api;
 #[cfg(test)]
 mod cut;
 mod disk;

@@ -17,6 +17,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use self::state::{Agent, Ends};
+use crate::api::{self, ApiOptions};
 use crate::disk::{DataDir, DiskError};
 use crate::engine::ContainerRuntime;
 use crate::http::{self, Health, Shown};
@@ -47,6 +48,8 @@ pub struct AgentOptions {
     pub http: Option<SocketAddr>,
     /// `host:port` under which others reach that; the address itself when None.
     pub advertise: Option<String>,
+    /// The API for people who want to be near their containers.
+    pub api: ApiOptions,
     /// The agent's version.
     pub version: String,
     /// Steps at once; 8 by default.
@@ -75,6 +78,7 @@ impl AgentOptions {
             labels: BTreeMap::new(),
             http: None,
             advertise: None,
+            api: ApiOptions::default(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             parallelism: 8,
             pulls: 3,
@@ -112,6 +116,8 @@ pub enum AgentError {
     /// A bug of ours: what was kept on disk is right, so it may be started again.
     #[error("run the agent: {task} broke off; start it again, and report what its log says above")]
     Broken { task: &'static str },
+    #[error("serve the agent's API")]
+    Api(#[from] api::OpenError),
     #[error("serve the agent's metrics")]
     Http(#[from] http::ListenError),
     #[error("name the agent's metrics")]
@@ -205,12 +211,29 @@ pub async fn run<S: Store>(
         facts: facts_rx,
         applied: applied_rx,
     };
+    let (directory, directories) = watch::channel(None);
+    let doors = api::open(dir.path(), &options.api).await?;
+    let shared = api::Shared {
+        node: options.node.clone(),
+        cluster: cluster.clone(),
+        version: options.version.clone(),
+        near: engine.near(),
+        engine: engine.clone(),
+        directories,
+        events: events.clone(),
+        data_dir: dir.path().to_owned(),
+    };
+    tasks.spawn(async move {
+        doors.serve(shared).await;
+        "the API"
+    });
     let ends = Ends {
         report,
         specs,
         facts,
         applied,
         events,
+        directory,
     };
     let probed = Arc::new(Notify::new());
     let (notes_tx, notes) = mpsc::unbounded_channel();

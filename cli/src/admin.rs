@@ -247,6 +247,7 @@ fn stays(key: &Key) -> bool {
         | Key::Ack(_)
         | Key::Breaker
         | Key::Node(_)
+        | Key::Blob(..)
         | Key::Report(_) => false,
     }
 }

@@ -30,6 +30,7 @@ Five minutes:
 Commands:
   apply plan validate scale delete           change what is declared
   get describe status events                 look at it
+  logs exec attach top port-forward          be near the containers
   cordon uncordon drain node                 take nodes out of service
   up init controller agent admin             run Reeve
   explain schema completion version          know more
@@ -183,6 +184,25 @@ pub enum Verb {
     /// Show what happened
     #[command(visible_alias = "ev", after_help = "Example: reeve events -w")]
     Events(EventsArgs),
+    /// Show what instances write
+    #[command(
+        after_help = "Over all nodes, each line whole; -f goes on over restarts, moves and changes.\nExample: reeve logs -f web\n         reeve logs web.2 --since 5m --tail 100"
+    )]
+    Logs(near::LogsArgs),
+    /// Run a command in an instance's container
+    #[command(
+        after_help = "Its exit code becomes this one's. Nodes allow it where their agent runs with --allow-exec, and record it.\nExample: reeve exec -it web.2 -- sh"
+    )]
+    Exec(near::ExecArgs),
+    /// Join an instance's own process; Ctrl-P Ctrl-Q leaves it
+    #[command(after_help = "Example: reeve attach web.2")]
+    Attach(near::AttachArgs),
+    /// Show what instances or nodes use
+    #[command(after_help = "Example: reeve top nodes")]
+    Top(near::TopArgs),
+    /// Lead a port of this machine to an instance's
+    #[command(after_help = "Example: reeve port-forward web.2 8080:80")]
+    PortForward(near::ForwardArgs),
     /// Change how many instances a service has
     #[command(after_help = "Example: reeve scale web=3\n         reeve scale web --replicas 3")]
     Scale(ScaleArgs),
@@ -657,5 +677,6 @@ pub fn scale_target(args: &ScaleArgs) -> Result<(ResourceName, u32), String> {
     }
 }
 
+pub mod near;
 #[cfg(test)]
 mod tests;

@@ -60,6 +60,7 @@ pub async fn agent(common: &Common, args: &AgentArgs) -> Verdict {
     options.labels = args.labels.iter().cloned().collect::<BTreeMap<_, _>>();
     options.http = Some(args.metrics);
     options.advertise = args.advertise.clone();
+    options.api = args.api.options(common)?;
     options.version = env!("CARGO_PKG_VERSION").to_owned();
     options.policy = policy(common, args.policy.as_ref(), Policy::of_a_node(), &engine.address());
     tracing::info!(%node, metrics = %args.metrics, version = env!("CARGO_PKG_VERSION"), "agent starts");

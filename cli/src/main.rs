@@ -15,6 +15,7 @@ mod follow;
 mod get;
 mod logging;
 mod manifest;
+mod near;
 mod nodes;
 mod orphan;
 mod output;
@@ -80,6 +81,11 @@ fn run(common: &args::Common, verb: &Verb) -> Verdict {
         Verb::Drain(args) => ask(nodes::drain(common, args)),
         Verb::Node(verb) => ask(nodes::node(common, verb)),
         Verb::Admin(verb) => ask(admin::admin(common, verb)),
+        Verb::Logs(args) => ask(near::logs(common, args)),
+        Verb::Exec(args) => ask(near::exec(common, args)),
+        Verb::Attach(args) => ask(near::attach(common, args)),
+        Verb::Top(args) => ask(near::top(common, args)),
+        Verb::PortForward(args) => ask(near::forward(common, args)),
         Verb::Controller(args) => serve(daemons::controller(common, args)),
         Verb::Agent(args) => serve(daemons::agent(common, args)),
         Verb::Up(args) => serve(up::up(common, args)),

@@ -91,6 +91,7 @@ pub async fn up(common: &Common, args: &UpArgs) -> Verdict {
     options.root = common.prefix.clone();
     options.labels = args.labels.iter().cloned().collect::<BTreeMap<_, _>>();
     options.http = Some(places.agent);
+    options.api.rights.exec = !args.no_exec;
     options.version = env!("CARGO_PKG_VERSION").to_owned();
     options.policy = policy(common, args.policy.as_ref(), Policy::of_up(), &engine.address());
     // The store beside the agent is nobody's to mount either.

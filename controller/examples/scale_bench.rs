@@ -206,6 +206,7 @@ fn facts(node: &NodeName, n: u32) -> NodeFacts {
         addresses: Addresses {
             host: Vec::new(),
             agent: Some(format!("10.{}.{}.{}:9464", n >> 16, (n >> 8) & 255, n & 255)),
+            api: None,
         },
         engine: Engine::default(),
         agent_version: "bench".to_owned(),

@@ -24,6 +24,7 @@ use serde_json::{Map, Value, json};
 use super::answers::{self, DEFAULT_BLKIO_WEIGHT, DEFAULT_CPU_PERIOD, DEFAULT_CPU_SHARES};
 use super::credentials::Credentials;
 use super::listen::Listener;
+use super::near::Near;
 use super::wire::{Address, Call, Wire, encode, within};
 use super::{
     CLUSTER_LABEL, ContainerRuntime, CreateRequest, Created, EngineError, EngineInfo, EngineVersion, ErrorKind, Event,
@@ -61,6 +62,7 @@ pub struct Docker {
     making: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// Commands that outlived their deadline, by container: no second one is begun beside them.
     hung: Mutex<BTreeMap<String, String>>,
+    near: Near,
 }
 
 impl Docker {
@@ -78,6 +80,7 @@ impl Docker {
         )
         .map_err(|error| format!("prepare the way to the engine at {}: {error}", wire.address))?;
         Ok(Self {
+            near: Near::new(wire.clone()),
             wire,
             bollard,
             credentials: Credentials::of_this_host(),
@@ -526,6 +529,7 @@ impl ContainerRuntime for Docker {
                 force: false,
                 link: false,
             };
+            self.near.read_out(id).await;
             match gone_is_done(
                 self.told(&act, WORK, self.bollard.remove_container(id, Some(options)))
                     .await,
@@ -584,6 +588,9 @@ impl ContainerRuntime for Docker {
     }
     fn stats<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Stats>> {
         self.sample(id).boxed()
+    }
+    fn near(&self) -> Option<Near> {
+        Some(self.near.clone())
     }
     fn events(&self, cluster: &str) -> BoxStream<'static, Event> {
         let listener = Listener::new(self.wire.clone(), cluster.to_owned());

@@ -324,7 +324,7 @@ pub(super) async fn within<T>(act: &str, deadline: Duration, work: impl Future<O
 }
 
 /// The engine's message in the body of a refusal.
-fn message(body: &[u8]) -> String {
+pub(super) fn message(body: &[u8]) -> String {
     match serde_json::from_slice::<Value>(body) {
         Ok(value) => value["message"]
             .as_str()

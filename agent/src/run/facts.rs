@@ -7,6 +7,7 @@ use schemas::units::{ByteSize, Cpu};
 
 use super::keep::LEAST_FREE_BYTES;
 use super::state::{Agent, End};
+use crate::api::Tcp;
 use crate::register;
 
 impl Agent {
@@ -42,6 +43,7 @@ impl Agent {
                 addresses: Addresses {
                     host: host_addresses(),
                     agent: advertised,
+                    api: options.api.tcp.as_ref().map(api_address),
                 },
                 engine: Engine {
                     version: version.version.clone(),
@@ -73,6 +75,17 @@ impl Agent {
             differs
         });
     }
+}
+
+/// Where others reach the API: as told; else where it listens, or with the host's own address where that is everywhere.
+fn api_address(tcp: &Tcp) -> String {
+    let listens = tcp.address;
+    let told = || {
+        let ip = Some(listens.ip()).filter(|ip| !ip.is_unspecified());
+        let ip = ip.or_else(|| host_addresses().into_iter().next()).unwrap_or(listens.ip());
+        std::net::SocketAddr::new(ip, listens.port()).to_string()
+    };
+    tcp.advertise.clone().unwrap_or_else(told)
 }
 
 /// The addresses this host sends from, loopback left out. Connecting a datagram socket sends nothing.

@@ -12,6 +12,7 @@ use schemas::records::{FailingReason, NodeCondition, Phase, Report, ReportedInst
 use super::now_ms;
 use super::state::{Agent, End, Note};
 use super::turn::under;
+use crate::api::Directory;
 use crate::events_out;
 use crate::execute::execute;
 use crate::metrics::InstanceSample;
@@ -339,6 +340,8 @@ impl Agent {
             // A full queue drops events: they are for people, and the loop never waits.
             let _ = self.ends.events.try_send(told);
         }
+        let directory = Directory::of(&report, &self.input.ledger);
+        self.ends.directory.send_replace(Some(Arc::new(directory)));
         let report = Arc::new(report);
         self.last_report = Some(report.clone());
         self.ends.report.send_replace(Some(report));

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use super::AgentOptions;
 use super::asks::Asks;
+use crate::api::Directory;
 use crate::disk::DataDir;
 use crate::engine::{ContainerRuntime, Inspection, Result as EngineResult};
 use crate::events_out::Told;
@@ -35,6 +36,8 @@ pub(super) struct Ends {
     pub(super) facts: watch::Sender<Option<Arc<NodeFacts>>>,
     pub(super) applied: watch::Sender<Order>,
     pub(super) events: mpsc::Sender<Told>,
+    /// For the API: which containers are whose.
+    pub(super) directory: watch::Sender<Option<Arc<Directory>>>,
 }
 
 /// The end of something the loop began.

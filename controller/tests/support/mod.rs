@@ -285,6 +285,7 @@ impl Agent {
             addresses: Addresses {
                 host: Vec::new(),
                 agent: Some(format!("10.0.0.1:{}", 10_000 + node.as_str().len())),
+                api: None,
             },
             engine: Engine::default(),
             agent_version: "test".to_owned(),

@@ -44,6 +44,9 @@ pub struct Addresses {
     /// `host:port` of the agent's HTTP server, for metrics.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<String>,
+    /// `host:port` of the agent's API, behind mutual TLS; None where only its own host reaches it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api: Option<String>,
 }
 
 /// The container engine of a node.

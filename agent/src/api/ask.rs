@@ -1,0 +1,263 @@
+//! What can be asked of an agent, and what it answers: the JSON of a conversation's first frames and of its last. Shared by
+//! the API and its client. What comes in is decoded strictly and is bounded by the frame it came in.
+
+use std::fmt;
+
+use schemas::names::{InstanceName, Namespace, ResourceName, Slot};
+use serde::{Deserialize, Serialize};
+
+/// One question, and who says to ask it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Asked {
+    /// `user@host`, in the asker's own words: recorded beside what the connection proves.
+    pub by: String,
+    pub ask: Ask,
+}
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    tag = "act",
+    rename_all = "camelCase",
+    rename_all_fields = "camelCase",
+    deny_unknown_fields
+)]
+pub enum Ask {
+    /// An instance's log, as lines.
+    Logs {
+        instance: Named,
+        /// Go on with what is written from now on, also by its next containers.
+        follow: bool,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        since: Option<Since>,
+        /// Only so many of the last lines.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tail: Option<u32>,
+        /// What was printed already, by an earlier conversation.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<Read>,
+    },
+    /// Runs a command in an instance's container.
+    Exec {
+        instance: Named,
+        command: Vec<String>,
+        /// Data frames are its standard input; it has none otherwise.
+        input: bool,
+        /// It gets a terminal of this size.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        terminal: Option<Size>,
+    },
+    /// Joins the standard streams of an instance's own process.
+    Attach {
+        instance: Named,
+        input: bool,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        terminal: Option<Size>,
+    },
+    /// What this node and its instances use: one Data frame, a `Usage` as JSON.
+    Top {},
+    /// A connection to a port of an instance's container.
+    Forward { instance: Named, port: u16 },
+}
+
+/// A terminal's size, in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Size {
+    pub rows: u16,
+    pub columns: u16,
+}
+
+/// What a node and its instances use.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Usage {
+    /// Thousandths of a core that the whole host uses; None where that cannot be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_millis: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    pub instances: Vec<InstanceUsage>,
+}
+
+/// What a running instance uses.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InstanceUsage {
+    pub instance: Named,
+    /// Thousandths of a core, over about a second.
+    pub cpu_millis: u64,
+    pub memory_bytes: u64,
+    /// The container's limit; what the host has where there is none.
+    pub memory_limit_bytes: u64,
+    pub processes: u64,
+}
+
+/// An instance, as its parts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Named {
+    pub namespace: Namespace,
+    pub workload: ResourceName,
+    pub slot: Slot,
+}
+
+impl From<&InstanceName> for Named {
+    fn from(name: &InstanceName) -> Self {
+        let InstanceName {
+            namespace,
+            workload,
+            slot,
+        } = name.clone();
+        Self {
+            namespace,
+            workload,
+            slot,
+        }
+    }
+}
+
+impl Named {
+    #[must_use]
+    pub fn name(&self) -> InstanceName {
+        let Self {
+            namespace,
+            workload,
+            slot,
+        } = self.clone();
+        InstanceName {
+            namespace,
+            workload,
+            slot,
+        }
+    }
+}
+
+/// From when on. Ages are of the node's own clock, which stamped the lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Since {
+    Ago { millis: u64 },
+    At(Stamp),
+}
+
+/// A moment of an engine's clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Stamp {
+    /// Since 1970.
+    pub seconds: i64,
+    pub nanos: u32,
+}
+
+impl Stamp {
+    /// As an engine takes it: `1136073600.000000013`.
+    #[must_use]
+    pub fn query(&self) -> String {
+        format!("{}.{:09}", self.seconds, self.nanos)
+    }
+}
+
+/// How far a container's log was read: what is stamped earlier, and so many entries of this very stamp.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Cursor {
+    pub stamp: Stamp,
+    pub count: u32,
+}
+
+/// How far an instance's log was read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Read {
+    /// The full id of the container.
+    pub container: String,
+    pub cursor: Cursor,
+}
+
+/// What becomes of a question.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Answer {
+    /// It is done; frames follow.
+    Begun,
+    Refused(Refusal),
+}
+
+/// How it ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Ended {
+    /// All was said.
+    Done,
+    /// The command, or the container, ended with this code.
+    Exited { code: i64 },
+    /// The instance is no longer of this node.
+    Gone,
+    /// It broke off.
+    Failed(Refusal),
+}
+
+/// Why something is not done, in words for a person.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+#[serde(rename_all = "camelCase")]
+pub struct Refusal {
+    pub why: Why,
+    /// One sentence.
+    pub message: String,
+    /// What a person can do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
+}
+
+/// The kinds of refusals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Why {
+    /// The question is not understood.
+    NotUnderstood,
+    /// Not on this node, or it has no container.
+    NotHere,
+    /// It does not run.
+    NotRunning,
+    /// This caller may not, or nobody may on this node.
+    Denied,
+    /// The log cannot be read back.
+    Unreadable,
+    /// The engine refused or did not answer.
+    Engine,
+    /// Passing: try again.
+    Busy,
+    /// What must be recorded first cannot be.
+    Unrecorded,
+}
+
+impl Refusal {
+    #[must_use]
+    pub fn new(why: Why, message: impl Into<String>) -> Self {
+        Self {
+            why,
+            message: message.into(),
+            remedy: None,
+        }
+    }
+
+    #[must_use]
+    pub fn help(mut self, remedy: impl Into<String>) -> Self {
+        self.remedy = Some(remedy.into());
+        self
+    }
+}
+
+impl From<crate::engine::EngineError> for Refusal {
+    fn from(error: crate::engine::EngineError) -> Self {
+        Self::new(Why::Engine, format!("cannot {error}")).help(error.remedy())
+    }
+}
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.name())
+    }
+}

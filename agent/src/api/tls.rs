@@ -1,0 +1,137 @@
+//! Mutual TLS of the agents' API: the files are read anew for every connection, so that a renewed certificate is used at
+//! once; while they cannot be read, those that were read last are. Agents and their clients call it.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+
+/// PEM files: the CA of everybody, and an own certificate with its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Files {
+    pub ca: PathBuf,
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+/// Why TLS cannot be prepared.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("read {} from {}", what, path.display())]
+    Read {
+        what: &'static str,
+        path: PathBuf,
+        #[source]
+        source: rustls::pki_types::pem::Error,
+    },
+    #[error("{} holds no certificate in PEM", path.display())]
+    Empty { path: PathBuf },
+    #[error("use the certificate in {}", path.display())]
+    Use {
+        path: PathBuf,
+        #[source]
+        source: rustls::Error,
+    },
+    #[error("trust the CA in {}", path.display())]
+    Trust {
+        path: PathBuf,
+        #[source]
+        source: rustls::server::VerifierBuilderError,
+    },
+}
+
+fn certificates(path: &Path, what: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let read = |source| TlsError::Read {
+        what,
+        path: path.to_owned(),
+        source,
+    };
+    let found: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).map_err(read)?.collect();
+    let found = found.map_err(read)?;
+    if found.is_empty() {
+        return Err(TlsError::Empty { path: path.to_owned() });
+    }
+    Ok(found)
+}
+
+impl Files {
+    fn roots(&self) -> Result<RootCertStore, TlsError> {
+        let mut roots = RootCertStore::empty();
+        for one in certificates(&self.ca, "the CA")? {
+            let path = self.ca.clone();
+            roots.add(one).map_err(|source| TlsError::Use { path, source })?;
+        }
+        Ok(roots)
+    }
+
+    fn identity(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
+        let key = PrivateKeyDer::from_pem_file(&self.key).map_err(|source| TlsError::Read {
+            what: "the key",
+            path: self.key.clone(),
+            source,
+        })?;
+        Ok((certificates(&self.cert, "the certificate")?, key))
+    }
+
+    fn server(&self) -> Result<ServerConfig, TlsError> {
+        let path = || self.cert.clone();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(self.roots()?), provider.clone());
+        let verifier = verifier.build().map_err(|source| TlsError::Trust {
+            path: self.ca.clone(),
+            source,
+        })?;
+        let (chain, key) = self.identity()?;
+        ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|source| TlsError::Use { path: path(), source })?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(chain, key)
+            .map_err(|source| TlsError::Use { path: path(), source })
+    }
+
+    /// For a client that shows its certificate, and believes those of the CA.
+    pub fn client(&self) -> Result<Arc<ClientConfig>, TlsError> {
+        let path = || self.cert.clone();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let (chain, key) = self.identity()?;
+        ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|source| TlsError::Use { path: path(), source })?
+            .with_root_certificates(self.roots()?)
+            .with_client_auth_cert(chain, key)
+            .map(Arc::new)
+            .map_err(|source| TlsError::Use { path: path(), source })
+    }
+}
+
+/// A server's side, with what was read last.
+#[derive(Debug)]
+pub struct Served {
+    files: Files,
+    last: Mutex<Arc<ServerConfig>>,
+}
+
+impl Served {
+    /// Reads the files; an agent that cannot serve what it was told to does not start.
+    pub fn new(files: Files) -> Result<Self, TlsError> {
+        let last = Mutex::new(Arc::new(files.server()?));
+        Ok(Self { files, last })
+    }
+
+    /// For the next connection.
+    pub fn config(&self) -> Arc<ServerConfig> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.files.server() {
+            Ok(config) => *last = Arc::new(config),
+            Err(error) => tracing::warn!(
+                "the API goes on with the certificate it had: {}",
+                crate::register::chain(&error)
+            ),
+        }
+        last.clone()
+    }
+}

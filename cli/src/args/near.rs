@@ -1,0 +1,190 @@
+//! The command line of what people do near their containers.
+
+use std::path::PathBuf;
+
+use agent::api::ask::{Since, Stamp};
+use agent::api::{ApiOptions, Files, Rights, Tcp};
+use clap::{Args, ValueEnum};
+
+use super::{Common, duration};
+use crate::failure::Failure;
+
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    /// A service, `web` or `service/web`, or one instance, `web.2`
+    #[arg(value_name = "WHAT")]
+    pub what: String,
+    /// Go on with what is written from now on: over restarts, and by new instances
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only what is younger than this, or than an RFC 3339 time: `5m`, `2026-01-31T12:00:00Z`
+    #[arg(long, value_name = "AGE|TIME", value_parser = since)]
+    pub since: Option<Since>,
+    /// Only so many of the last lines of each instance
+    #[arg(long, value_name = "N")]
+    pub tail: Option<u32>,
+    /// Begin each line with the time at which it was written
+    #[arg(long)]
+    pub timestamps: bool,
+    /// Begin each line with its instance, also where there is one only
+    #[arg(long)]
+    pub names: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ExecArgs {
+    /// Pass standard input on
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Give the command a terminal: this one
+    #[arg(short, long)]
+    pub tty: bool,
+    /// `web.2`, or a service with one instance
+    #[arg(value_name = "INSTANCE")]
+    pub what: String,
+    /// The command and its arguments
+    #[arg(value_name = "COMMAND", required = true, last = true)]
+    pub command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct AttachArgs {
+    /// `web.2`, or a service with one instance
+    #[arg(value_name = "INSTANCE")]
+    pub what: String,
+    /// Only watch
+    #[arg(long)]
+    pub no_stdin: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum TopOf {
+    #[default]
+    Instances,
+    Nodes,
+}
+
+#[derive(Debug, Args)]
+pub struct TopArgs {
+    /// What to measure
+    #[arg(value_enum, default_value_t, value_name = "WHAT")]
+    pub what: TopOf,
+    /// Instances of all namespaces
+    #[arg(short = 'A', long)]
+    pub all_namespaces: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ForwardArgs {
+    /// `web.2`, or a service with one instance
+    #[arg(value_name = "INSTANCE")]
+    pub what: String,
+    /// A port here and the container's: `8080:80`; `:80` takes any free port, `80` the same
+    #[arg(value_name = "LOCAL:REMOTE", required = true, value_parser = ports)]
+    pub ports: Vec<(u16, u16)>,
+}
+
+/// Where an agent's API is served beyond its own host, and what it allows.
+#[derive(Debug, Args)]
+pub struct ApiArgs {
+    /// Serve `reeve logs` and the like to other hosts here, with --ca, --cert and --key [default: to this host only]
+    #[arg(long, value_name = "IP:PORT", help_heading = "Near the containers")]
+    pub api_addr: Option<std::net::SocketAddr>,
+    /// HOST:PORT under which others reach that; the certificate must bear HOST [default: the address itself]
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        requires = "api_addr",
+        help_heading = "Near the containers"
+    )]
+    pub api_advertise: Option<String>,
+    /// Allow `reeve exec`, `attach` and `port-forward` on this node
+    #[arg(long, help_heading = "Near the containers")]
+    pub allow_exec: bool,
+}
+
+impl ApiArgs {
+    pub fn options(&self, common: &Common) -> Result<ApiOptions, Failure> {
+        let Self {
+            api_addr,
+            api_advertise,
+            allow_exec,
+        } = self;
+        let tcp = match api_addr {
+            None => None,
+            Some(address) => {
+                let files = tls_files(common).ok_or_else(|| {
+                    Failure::usage("--api-addr needs --ca, --cert and --key")
+                        .help("the API leaves this host behind mutual TLS only")
+                })?;
+                Some(Tcp {
+                    address: *address,
+                    advertise: api_advertise.clone(),
+                    files,
+                })
+            }
+        };
+        Ok(ApiOptions {
+            tcp,
+            rights: Rights { exec: *allow_exec },
+        })
+    }
+}
+
+/// The three files of mutual TLS, where all are named.
+pub fn tls_files(common: &Common) -> Option<Files> {
+    let file = |path: &Option<PathBuf>| path.clone();
+    Some(Files {
+        ca: file(&common.ca)?,
+        cert: file(&common.cert)?,
+        key: file(&common.key)?,
+    })
+}
+
+fn since(text: &str) -> Result<Since, String> {
+    if let Ok(age) = duration(text) {
+        return Ok(Since::Ago {
+            millis: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
+        });
+    }
+    let time: jiff::Timestamp = text
+        .parse()
+        .map_err(|_| "write an age such as 5m or 2h30m, or a time such as 2026-01-31T12:00:00Z".to_owned())?;
+    Ok(Since::At(Stamp {
+        seconds: time.as_second().max(0),
+        nanos: u32::try_from(time.subsec_nanosecond()).unwrap_or(0),
+    }))
+}
+
+fn ports(text: &str) -> Result<(u16, u16), String> {
+    let wrong = || "write LOCAL:REMOTE, such as 8080:80".to_owned();
+    let (local, remote) = text.split_once(':').unwrap_or((text, text));
+    let remote: u16 = remote.parse().ok().filter(|port| *port > 0).ok_or_else(wrong)?;
+    let local = if local.is_empty() {
+        0
+    } else {
+        local.parse().map_err(|_| wrong())?
+    };
+    Ok((local, remote))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_times_and_ports_are_read() {
+        assert_eq!(since("5m"), Ok(Since::Ago { millis: 300_000 }));
+        let at = Stamp {
+            seconds: 1_767_323_045,
+            nanos: 5,
+        };
+        assert_eq!(since("2026-01-02T03:04:05.000000005Z"), Ok(Since::At(at)));
+        assert!(since("yesterday").is_err());
+        assert_eq!(ports("8080:80"), Ok((8080, 80)));
+        assert_eq!((ports(":80"), ports("80")), (Ok((0, 80)), Ok((80, 80))));
+        for bad in ["", "a", "80:", "80:0", "70000:1", "1:2:3"] {
+            assert!(ports(bad).is_err(), "{bad}");
+        }
+    }
+}
