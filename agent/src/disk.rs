@@ -2,17 +2,21 @@
 //! asks anyone anything. Every write is whole or not at all (a temporary file, fsync, rename, fsync of the directory); a
 //! damaged file is said and holds only what it is about; two agents never share a directory.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use planner::node::SpecId;
 use rustix::fs::{FlockOperation, flock};
+use schemas::config_file::FileDigest;
 use schemas::keys::ResourceKey;
 use schemas::kinds::Kind;
 use schemas::records::{Accepted, Digest, Record};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+use crate::files;
 
 /// The accepted specs a node keeps.
 pub type KeptSpecs = Vec<(SpecId, Accepted)>;
@@ -62,6 +66,7 @@ impl DataDir {
     /// Makes the directory if need be, and locks it.
     pub fn open(path: &Path) -> Result<Self, DiskError> {
         fs::create_dir_all(path.join("specs")).map_err(DiskError::io("create the directory", path))?;
+        files::prepare(path).map_err(DiskError::io("create the directories of files in", path))?;
         let lock_path = path.join("lock");
         let lock = File::options()
             .create(true)
@@ -101,7 +106,11 @@ impl DataDir {
 
     /// Removes temporary files of writes that a crash cut short.
     fn sweep_leftovers(&self) {
-        for folder in [self.path.clone(), self.path.join("specs")] {
+        for folder in [
+            self.path.clone(),
+            self.path.join("specs"),
+            self.path.join(files::CONTENT),
+        ] {
             let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
             for entry in entries.filter(|entry| entry.file_name().to_string_lossy().ends_with(".new")) {
                 let _ = fs::remove_file(entry.path());
@@ -200,6 +209,22 @@ impl DataDir {
     /// Keeps the bytes of an accepted record.
     pub fn write_spec(&self, id: &SpecId, bytes: &[u8]) -> Result<(), DiskError> {
         self.write(&format!("specs/{}", spec_name(id)), bytes)
+    }
+
+    /// Keeps the content of files, of this digest.
+    pub fn write_content(&self, digest: &FileDigest, bytes: &[u8]) -> Result<(), DiskError> {
+        self.write(&format!("{}/{}", files::CONTENT, digest.hex()), bytes)
+    }
+
+    /// Forgets content.
+    pub fn remove_content(&self, digest: &FileDigest) -> Result<(), DiskError> {
+        self.remove(&format!("{}/{}", files::CONTENT, digest.hex()))
+    }
+
+    /// The content on disk, by digest.
+    pub fn contents(&self) -> Result<BTreeSet<FileDigest>, DiskError> {
+        let folder = self.path.join(files::CONTENT);
+        files::contents(&self.path).map_err(DiskError::io("list the directory", &folder))
     }
 
     /// Forgets an accepted spec.

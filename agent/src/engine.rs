@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -167,6 +168,8 @@ pub struct CreateRequest<'a> {
     pub labels: &'a BTreeMap<String, String>,
     /// The node's ports, one for each published port of the spec, in the spec's order.
     pub ports: &'a [AssignedPort],
+    /// The files it mounts, as they are laid out on this node; bound read-only.
+    pub files: &'a [FileBind],
     /// The node's policy: the engine is asked nothing that does not pass it.
     pub gate: &'a Gate,
 }
@@ -175,17 +178,35 @@ impl CreateRequest<'_> {
     /// Passes the final request through the gate. Engines call it just before they create.
     async fn admit(&self, act: &str, body: &serde_json::Value) -> Result<()> {
         let cluster = self.labels.get(CLUSTER_LABEL).map_or("", String::as_str);
+        let files: Vec<String> = self.files.iter().map(FileBind::source).collect();
         let asked = Asked {
             body,
             network: &translate::network_name(cluster, &self.instance.namespace),
             volumes: &translate::volume_name(&self.instance.namespace, ""),
-            files: &[],
+            files: &files,
         };
         match self.gate.admit(&asked).await {
             Judgement::Granted => Ok(()),
             Judgement::Denied { denials: _, text } => Err(EngineError::new(ErrorKind::Policy, act, &text)),
             Judgement::Withheld(why) => Err(EngineError::new(ErrorKind::Policy, act, &why)),
         }
+    }
+}
+
+/// A file of the agent's own that a container sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileBind {
+    /// Where it is on this node: an absolute path.
+    pub source: PathBuf,
+    /// Where the container sees it.
+    pub target: String,
+}
+
+impl FileBind {
+    /// The source as the engine is told it.
+    #[must_use]
+    pub fn source(&self) -> String {
+        self.source.to_string_lossy().into_owned()
     }
 }
 

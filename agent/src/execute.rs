@@ -7,8 +7,10 @@ use schemas::image::ImageRef;
 use schemas::records::{ClusterId, FailingReason, InstanceCondition};
 
 use crate::engine::translate::engine_reference;
-use crate::engine::{ContainerRuntime, CreateRequest, EngineError, ErrorKind};
+use crate::engine::{ContainerRuntime, CreateRequest, EngineError, ErrorKind, FileBind};
+use crate::files::Layout;
 use crate::policy::Gate;
+use crate::register::chain;
 
 /// How a step ended, and the kind of the engine's failure, for the metrics.
 #[derive(Debug)]
@@ -21,6 +23,14 @@ impl Ran {
     const fn done() -> Self {
         Self {
             outcome: OpOutcome::Done,
+            failed: None,
+        }
+    }
+
+    /// Its files could not be laid out, so the engine was not asked.
+    pub const fn unlaid(failure: Failure) -> Self {
+        Self {
+            outcome: OpOutcome::Failed(failure),
             failed: None,
         }
     }
@@ -39,10 +49,15 @@ pub async fn execute(
     cluster: &ClusterId,
     gate: &Gate,
     step: &Step,
+    layout: Option<Layout>,
     created: impl FnOnce(OpOutcome) + Send,
 ) -> Ran {
+    let files = match lay(layout, matches!(step.op, Op::Create { .. })).await {
+        Ok(files) => files,
+        Err(failure) => return Ran::unlaid(failure),
+    };
     let done = match &step.op {
-        Op::Create { .. } => return create(engine, cluster, gate, step, created).await,
+        Op::Create { .. } => return create(engine, cluster, gate, step, &files, created).await,
         Op::Start { id } => return start_again(engine, cluster, step, id).await,
         Op::Stop { id, grace } => engine.stop(id, grace.to_std()).await,
         Op::Kill { id } => engine.kill(id).await,
@@ -55,6 +70,24 @@ pub async fn execute(
     match done {
         Ok(()) => Ran::done(),
         Err(error) => Ran::failed(&step.op, error),
+    }
+}
+
+/// Lays out the files of a container that is about to start.
+async fn lay(layout: Option<Layout>, anew: bool) -> Result<Vec<FileBind>, Failure> {
+    let Some(layout) = layout else { return Ok(Vec::new()) };
+    let laid = tokio::task::spawn_blocking(move || layout.lay(anew)).await;
+    let failed = |reason, why: String| Failure {
+        reason,
+        message: format!("{why}; see that the disk of the agent's data directory has space and can be written"),
+    };
+    match laid {
+        Ok(Ok(files)) => Ok(files),
+        Ok(Err(error)) => Err(failed(error.reason(), chain(&error))),
+        Err(_) => Err(failed(
+            FailingReason::FileUnavailable,
+            "laying out its files broke off".to_owned(),
+        )),
     }
 }
 
@@ -75,6 +108,7 @@ async fn create(
     cluster: &ClusterId,
     gate: &Gate,
     step: &Step,
+    files: &[FileBind],
     created: impl FnOnce(OpOutcome) + Send,
 ) -> Ran {
     let Op::Create {
@@ -99,6 +133,7 @@ async fn create(
         spec: &spec.container,
         labels: &map,
         ports,
+        files,
         gate,
     };
     let (id, conditions) = match engine.create(request).await {

@@ -14,6 +14,7 @@ mod disk;
 pub mod engine;
 mod events_out;
 mod execute;
+mod files;
 pub mod http;
 mod ledger;
 pub mod metrics;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use planner::node::SpecId;
+use planner::node::{FileId, SpecId};
 use runtime::backoff::Backoff;
 use runtime::boottime::{self, Instant};
 use runtime::session::{self, SessionError, SessionOptions};
@@ -15,10 +15,12 @@ use runtime::{
     Fence, Guard, Outcome, Prefix, Reader, ReflectOptions, Session, SessionRecord, Shutdown, Store, StoreError,
     StoreErrorKind, Txn,
 };
+use schemas::config_file::{Content, FileDigest, MAX_FILE_BYTES, MAX_PARTS};
 use schemas::keys::{Key, Root};
 use schemas::names::NodeName;
 use schemas::records::{
-    self, Assignment, ClusterId, ClusterMarker, Digest, NodeFacts, Order, Record, Report, SchemaVersion,
+    self, Accepted, AcceptedBody, Assignment, ClusterId, ClusterMarker, Digest, NodeFacts, Order, Record, Report,
+    SchemaVersion,
 };
 use tokio::sync::{mpsc, watch};
 
@@ -40,6 +42,8 @@ pub enum News {
     Offered(Result<Arc<Assignment>, String>),
     /// An accepted spec: its bytes, which have the digest asked for; or why it cannot be had.
     Spec(SpecId, Result<Bytes, String>),
+    /// The content of a file, which has the digest asked for; or why it cannot be had.
+    File(FileId, Result<Vec<u8>, String>),
     /// A session is open: to be kept on disk.
     Session(SessionRecord),
 }
@@ -49,6 +53,7 @@ pub enum News {
 pub struct Wants {
     pub report: watch::Receiver<Option<Arc<Report>>>,
     pub specs: watch::Receiver<BTreeSet<SpecId>>,
+    pub files: watch::Receiver<BTreeSet<FileId>>,
     pub facts: watch::Receiver<Option<Arc<NodeFacts>>>,
     /// The order in force, for the session's watermark.
     pub applied: watch::Receiver<Order>,
@@ -274,6 +279,7 @@ impl<S: Store> Link<S> {
         let mut due = Due {
             facts: true,
             specs: true,
+            files: true,
         };
         // After a failure nothing is tried before this.
         let mut hold: Option<Instant> = None;
@@ -321,6 +327,12 @@ impl<S: Store> Link<S> {
                     }
                     due.specs = true;
                 }
+                changed = self.wants.files.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    due.files = true;
+                }
                 Some(told) = self.events.recv() => {
                     let now = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
                     if bucket.take(now) {
@@ -348,6 +360,10 @@ impl<S: Store> Link<S> {
         if due.specs {
             self.fetch_specs().await?;
             due.specs = false;
+        }
+        if due.files {
+            self.fetch_files().await?;
+            due.files = false;
         }
         let facts = self.wants.facts.borrow_and_update().clone();
         if let Some(facts) = facts.filter(|_| due.facts) {
@@ -448,6 +464,54 @@ impl<S: Store> Link<S> {
         Ok(())
     }
 
+    async fn fetch_files(&mut self) -> Result<(), StoreError> {
+        let wanted = self.wants.files.borrow_and_update().clone();
+        for id in wanted {
+            let content = self.fetch_file(&id).await?;
+            self.tell(News::File(id, content)).await;
+        }
+        Ok(())
+    }
+
+    /// The content of one edition of a file. What cannot be had is told in a sentence with the remedy.
+    async fn fetch_file(&self, id: &FileId) -> Result<Result<Vec<u8>, String>, StoreError> {
+        let FileId { resource, edition } = id;
+        let again = || format!("upload it again with `reeve upload FILE {}`", resource.name);
+        let missing = |what: String| {
+            Ok(Err(format!(
+                "edition {} of file `{}` {what}: {}",
+                edition.n,
+                resource.name,
+                again()
+            )))
+        };
+        let key = self.key(&Key::Accepted(resource.clone(), edition.n));
+        let Some(kv) = self.store.get(&key).await?.value else {
+            return missing("is not in the store".to_owned());
+        };
+        let content = match Accepted::decode(&kv.value).map(|record| record.body) {
+            Ok(AcceptedBody::ConfigFile(file)) => file.content.content().map_err(|error| chain(&error)),
+            Ok(AcceptedBody::Service(_) | AcceptedBody::Node(_) | AcceptedBody::Deleted) => {
+                Err("is no file".to_owned())
+            }
+            Err(error) => Err(format!("cannot be read ({})", chain(&error))),
+        };
+        let bytes = match content {
+            Ok(Content::Inline(bytes)) => bytes,
+            Ok(Content::Blob { digest, size }) => {
+                match blob(&self.store, &self.identity.root, &digest, size.min(edition.size)).await? {
+                    Ok(bytes) => bytes,
+                    Err(part) => return missing(format!("lacks part {part} in the store")),
+                }
+            }
+            Err(why) => return missing(why),
+        };
+        if FileDigest::of(&bytes) != edition.digest {
+            return missing("has other content in the store than was accepted".to_owned());
+        }
+        Ok(Ok(bytes))
+    }
+
     /// Writes an event, or drops it: events are for people, and the next one comes.
     async fn write_event(&mut self, fence: &Fence, (namespace, event): Told) {
         if let Err(error) = self.try_write_event(fence, &namespace, &event).await {
@@ -492,6 +556,31 @@ impl<S: Store> Link<S> {
 struct Due {
     facts: bool,
     specs: bool,
+    files: bool,
+}
+
+/// Reads the parts of a blob until there are `size` bytes; the number of the part that is missing otherwise. What is read
+/// is to be checked against the digest.
+async fn blob<S: Store>(
+    store: &S,
+    root: &Root,
+    digest: &FileDigest,
+    size: u64,
+) -> Result<Result<Vec<u8>, u32>, StoreError> {
+    let mut bytes = Vec::new();
+    for part in 0..MAX_PARTS {
+        if bytes.len() as u64 >= size {
+            return Ok(Ok(bytes));
+        }
+        let key = root.key(&Key::Blob(*digest, part));
+        match store.get(key.as_bytes()).await?.value {
+            Some(kv) if !kv.value.is_empty() && bytes.len() as u64 + kv.value.len() as u64 <= MAX_FILE_BYTES => {
+                bytes.extend_from_slice(&kv.value);
+            }
+            Some(_) | None => return Ok(Err(part)),
+        }
+    }
+    Ok(Err(MAX_PARTS))
 }
 
 enum Step {

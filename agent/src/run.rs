@@ -27,6 +27,7 @@ use crate::register::{self, Identity, Wants, chain, marker};
 
 mod asks;
 mod facts;
+mod files;
 mod heard;
 mod keep;
 mod orders;
@@ -201,6 +202,7 @@ pub async fn run<S: Store>(
     };
     let (report, report_rx) = watch::channel(None);
     let (specs, specs_rx) = watch::channel(BTreeSet::new());
+    let (files, files_rx) = watch::channel(BTreeSet::new());
     let (facts, facts_rx) = watch::channel(None);
     let (applied, applied_rx) = watch::channel(Order::default());
     let (events, events_rx) = mpsc::channel(256);
@@ -208,6 +210,7 @@ pub async fn run<S: Store>(
     let wants = Wants {
         report: report_rx,
         specs: specs_rx,
+        files: files_rx,
         facts: facts_rx,
         applied: applied_rx,
     };
@@ -230,6 +233,7 @@ pub async fn run<S: Store>(
     let ends = Ends {
         report,
         specs,
+        files,
         facts,
         applied,
         events,

@@ -59,6 +59,7 @@ async fn run(docker: &Docker, name: &InstanceName, spec: &ContainerSpec, ports: 
         spec,
         labels: &labels,
         ports,
+        files: &[],
         gate: &agent::policy::Gate::open(),
     };
     let created = docker.create(request).await.expect("a container");
@@ -156,6 +157,7 @@ async fn every_option_is_in_force_or_said_not_to_be() {
         spec: &all,
         labels: &own,
         ports: &ports,
+        files: &[],
         gate: &agent::policy::Gate::open(),
     };
     let created = docker.create(request).await.expect("a container");
@@ -259,6 +261,7 @@ async fn every_option_is_in_force_or_said_not_to_be() {
             spec,
             labels: &own,
             ports: &[],
+            files: &[],
             gate: &agent::policy::Gate::open(),
         };
         let created = docker.create(request).await.expect("a container");
@@ -289,6 +292,7 @@ async fn every_option_is_in_force_or_said_not_to_be() {
             spec: &spec,
             labels: &own,
             ports: &[],
+            files: &[],
             gate: &agent::policy::Gate::open(),
         };
         let created = match docker.create(request).await {
@@ -316,6 +320,7 @@ async fn every_option_is_in_force_or_said_not_to_be() {
         spec: &lost,
         labels: &own,
         ports: &[],
+        files: &[],
         gate: &agent::policy::Gate::open(),
     };
     let error = docker.create(request).await.expect_err("the path is missing");
@@ -330,6 +335,7 @@ async fn every_option_is_in_force_or_said_not_to_be() {
         spec: &wrong,
         labels: &own,
         ports: &[],
+        files: &[],
         gate: &agent::policy::Gate::open(),
     };
     let created = docker.create(request).await.expect("a container");
@@ -466,6 +472,7 @@ async fn names_resolve_commands_end_in_time_and_logs_are_read() {
         spec: &plain,
         labels: &own,
         ports: &[],
+        files: &[],
         gate: &agent::policy::Gate::open(),
     };
     let id = docker.create(request).await.expect("a container").id;
@@ -577,6 +584,7 @@ async fn images_are_pulled_with_the_hosts_credentials_and_failures_are_told_apar
         spec: &pinned_spec,
         labels: &own,
         ports: &[],
+        files: &[],
         gate: &agent::policy::Gate::open(),
     };
     allowed

@@ -63,6 +63,7 @@ fn snapshot(nodes: usize, services: usize, replicas: usize) -> Snapshot {
         nodes: BTreeMap::new(),
         service_statuses: BTreeMap::new(),
         node_statuses: BTreeMap::new(),
+        file_statuses: BTreeMap::new(),
         acks: BTreeMap::new(),
         breaker: Breaker::default(),
     };
@@ -206,6 +207,9 @@ fn obey(snapshot: &mut Snapshot, plan: &Plan) {
                 snapshot
                     .node_statuses
                     .insert(key.name.as_str().parse().expect("a name"), stored(status.clone()));
+            }
+            Status::ConfigFile(status) => {
+                snapshot.file_statuses.insert(key.clone(), stored(status.clone()));
             }
         }
     }

@@ -262,17 +262,15 @@ fn compare_files(fields: &mut Fields, old: &[FileMount], new: &[FileMount]) {
                 edition,
             } = one;
             let digest = edition.map(|edition| edition.digest);
-            ((path.clone(), one.owner(), one.mode()), digest)
+            (path.clone(), one.owner(), one.mode(), digest)
         };
         let mut files: Vec<_> = files.iter().map(seen).collect();
         files.sort();
         files
     };
     let (old, new) = (by_path(old), by_path(new));
-    let places = |files: &[(_, _)]| -> Vec<(String, Option<(u32, u32)>, u32)> {
-        files.iter().map(|(place, _)| Clone::clone(place)).collect()
-    };
-    if places(&old) == places(&new) {
+    let one_place = |(a, b): (&(String, _, _, _), &(String, _, _, _))| (&a.0, a.1, a.2) == (&b.0, b.1, b.2);
+    if old.len() == new.len() && old.iter().zip(&new).all(one_place) {
         fields.replace(FILE_CONTENT, old, new);
     } else {
         fields.replace("container.files", old, new);

@@ -15,6 +15,6 @@ pub use order::{Ruling, judge};
 pub use plan::{network_name, plan};
 pub use settle::settle;
 pub use types::{
-    ContainerState, Details, Failure, Image, InstanceKey, Limits, Making, NetworkEnd, NodeInput, NodePlan, Observed,
-    Op, OpOutcome, Permit, Probe, ProbeTarget, Probed, Pull, PullFailure, Reason, SpecId, SpecState, Step,
+    ContainerState, Details, Failure, FileId, Image, InstanceKey, Limits, Making, NetworkEnd, NodeInput, NodePlan,
+    Observed, Op, OpOutcome, Permit, Probe, ProbeTarget, Probed, Pull, PullFailure, Reason, SpecId, SpecState, Step,
 };

@@ -61,6 +61,7 @@ impl Hand<'_> {
             spec,
             labels: &labels,
             ports,
+            files: &[],
             gate: &crate::policy::Gate::open(),
         };
         self.engine.create(request).await.map(|created| created.id)

@@ -14,7 +14,7 @@ use schemas::records::{AssignedPort, InstanceCondition};
 use schemas::units::{ByteSize, Cpu, Text};
 use serde_json::{Map, Value, json};
 
-use super::{CLUSTER_LABEL, CreateRequest, Limits, clean};
+use super::{CLUSTER_LABEL, CreateRequest, FileBind, Limits, clean};
 
 mod compare;
 
@@ -30,8 +30,6 @@ const HOSTNAME_MAX: usize = 63;
 pub enum TranslateError {
     #[error("port {container_port} is published and has no assigned port on this node")]
     PortUnassigned { container_port: u16 },
-    #[error("the file at `{path}` is not on this node")]
-    NoFile { path: String },
     #[error("the mount at `{target}` has no source")]
     NoSource { target: String },
 }
@@ -89,6 +87,7 @@ pub fn create_body(
         spec,
         labels,
         ports: assigned,
+        files,
         gate: _,
     } = *request;
     let ContainerSpec {
@@ -103,7 +102,8 @@ pub fn create_body(
         hostname,
         ports,
         mounts,
-        files,
+        // Laid out by the agent: the request says where.
+        files: _,
         resources:
             Resources {
                 requests: _,
@@ -145,11 +145,6 @@ pub fn create_body(
         ipc_mode,
         userns_mode,
     } = spec;
-    if let Some(first) = files.first() {
-        return Err(TranslateError::NoFile {
-            path: first.path.clone(),
-        });
-    }
     let mut conditions = Vec::new();
 
     let mut host = Map::new();
@@ -214,6 +209,7 @@ pub fn create_body(
             mounts
                 .iter()
                 .map(|one| mount(one, instance, labels.get(CLUSTER_LABEL)))
+                .chain(files.iter().map(|file| Ok(file_mount(file))))
                 .collect::<Result<_, _>>()?,
         ),
     );
@@ -330,6 +326,11 @@ pub fn create_body(
     }
     body.insert("HostConfig".into(), Value::Object(host));
     Ok((Value::Object(body), conditions))
+}
+
+/// A file is never created by the engine, which would make a directory of a missing one.
+fn file_mount(file: &FileBind) -> Value {
+    json!({ "Type": "bind", "Source": file.source(), "Target": file.target, "ReadOnly": true })
 }
 
 /// The limits a spec asks for; 0 and empty are no limit.

@@ -49,6 +49,7 @@ fn body(container: &Value) -> Value {
         spec: &spec,
         labels: &labels,
         ports: &ports,
+        files: &[],
         gate: &Gate::open(),
     };
     translate::create_body(&request, (1, 41)).expect("a body").0

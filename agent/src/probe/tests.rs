@@ -173,6 +173,7 @@ async fn running(engine: &FakeEngine) -> String {
         spec: &spec,
         labels: &labels,
         ports: &[],
+        files: &[],
         gate: &crate::policy::Gate::open(),
     };
     let id = engine.create(request).await.expect("a container").id;

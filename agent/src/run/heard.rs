@@ -196,6 +196,9 @@ impl Agent {
                 tracing::info!(%instance, took = %Took(took), why = %reason, "{done}");
             }
         }
+        if matches!((op, outcome), (Op::Remove { .. }, OpOutcome::Done)) {
+            self.drop_copies_of(instance);
+        }
         self.settle(step, outcome);
         self.busy.remove(instance);
         self.sight.step_ended(instance);
@@ -230,6 +233,10 @@ impl Agent {
                 }
             }
             Op::Stop { .. } | Op::Kill { .. } | Op::Remove { .. } => {}
+        }
+        let damaged = matches!(outcome, OpOutcome::Failed(failure) if failure.reason == FailingReason::FileUnavailable);
+        if damaged {
+            self.look_at_files();
         }
     }
 

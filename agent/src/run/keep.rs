@@ -50,6 +50,8 @@ impl Agent {
         for error in damaged {
             self.say_damage("SpecUnreadable", &error);
         }
+        let contents = self.dir.contents()?;
+        self.input.files = contents.into_iter().map(|digest| (digest, Ok(()))).collect();
         match self.dir.read_json::<HoldFile>("hold.json") {
             Ok(hold) => self.hold = hold.map(|hold| hold.message),
             Err(error) => self.hold = Some(chain(&error)),

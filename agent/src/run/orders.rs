@@ -47,6 +47,7 @@ impl Agent {
                 self.input.specs.insert(id, SpecState::Damaged(why));
             }
             News::Spec(id, Ok(bytes)) => self.take_spec(id, &bytes),
+            News::File(id, content) => self.take_file(id, content),
         }
     }
 

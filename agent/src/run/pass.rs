@@ -14,7 +14,7 @@ use super::state::{Agent, End, Note};
 use super::turn::under;
 use crate::api::Directory;
 use crate::events_out;
-use crate::execute::execute;
+use crate::execute::{Ran, execute};
 use crate::metrics::InstanceSample;
 
 /// Inspections that only look for drift wait for creates under way, as long as those get on.
@@ -68,6 +68,7 @@ impl Agent {
             // Asked above.
             wanted_permits: _,
             wanted_specs,
+            wanted_files,
             used_specs,
             probes,
             look_again_ms,
@@ -90,6 +91,13 @@ impl Agent {
         let mut wants = wanted_specs;
         wants.extend(self.missed_specs.iter().cloned());
         self.ends.specs.send_if_modified(|wanted| {
+            let more = !wants.is_subset(wanted);
+            *wanted = wants;
+            more
+        });
+        let mut wants = wanted_files;
+        wants.extend(self.missed_files.iter().cloned());
+        self.ends.files.send_if_modified(|wanted| {
             let more = !wants.is_subset(wanted);
             *wanted = wants;
             more
@@ -212,6 +220,7 @@ impl Agent {
             | Op::Connect { .. } => &self.steps,
         };
         let permits = permits.clone();
+        let layout = self.layout(&step);
         let (engine, cluster, notes) = (self.engine.clone(), self.input.cluster.clone(), self.notes.clone());
         let gate = self.gate.clone();
         self.begin(async move {
@@ -221,7 +230,13 @@ impl Agent {
                     let _ = notes.send(Note::Created { step, outcome });
                 }
             };
-            let (ran, took) = under(permits, execute(engine.as_ref(), &cluster, &gate, &step, created)).await;
+            let run = async {
+                match layout {
+                    Ok(layout) => execute(engine.as_ref(), &cluster, &gate, &step, layout, created).await,
+                    Err(failed) => Ran::unlaid(failed),
+                }
+            };
+            let (ran, took) = under(permits, run).await;
             End::Step { step, ran, took }
         });
     }

@@ -160,6 +160,7 @@ impl Question {
         let (body, _) = translate::create_body(&request, OLDEST_API).ok()?;
         Some(Self {
             body,
+            files: &[],
             network: translate::network_name(cluster, &instance.namespace),
             volumes: translate::volume_name(&instance.namespace, ""),
         })

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use planner::node::{InstanceKey, Making, NodeInput, Observed, OpOutcome, SpecId, Step};
+use planner::node::{FileId, InstanceKey, Making, NodeInput, Observed, OpOutcome, SpecId, Step};
 use runtime::backoff::Backoff;
 use schemas::names::Namespace;
 use schemas::records::{Assignment, ClusterId, NodeCondition, NodeFacts, Order, Report};
@@ -33,6 +33,7 @@ const STOPS: usize = 32;
 pub(super) struct Ends {
     pub(super) report: watch::Sender<Option<Arc<Report>>>,
     pub(super) specs: watch::Sender<BTreeSet<SpecId>>,
+    pub(super) files: watch::Sender<BTreeSet<FileId>>,
     pub(super) facts: watch::Sender<Option<Arc<NodeFacts>>>,
     pub(super) applied: watch::Sender<Order>,
     pub(super) events: mpsc::Sender<Told>,
@@ -125,6 +126,8 @@ pub(super) struct Agent {
     pub(super) used_specs: BTreeSet<SpecId>,
     /// Specs that could not be had, or not be kept: asked for again.
     pub(super) missed_specs: BTreeSet<SpecId>,
+    /// The same of files.
+    pub(super) missed_files: BTreeSet<FileId>,
 
     // The disk.
     pub(super) save_at_ms: Option<u64>,
@@ -221,6 +224,7 @@ impl Agent {
             trouble: None,
             used_specs: BTreeSet::new(),
             missed_specs: BTreeSet::new(),
+            missed_files: BTreeSet::new(),
             save_at_ms: None,
             damaged: Vec::new(),
             unwritable: None,

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 
 mod crash;
 mod faults;
+mod files;
 mod mortal;
 mod policy;
 

@@ -199,6 +199,7 @@ impl Agent {
             }
         }
         self.ask_for_missed_specs();
+        self.sweep_files();
         self.ask_policy_again();
         self.learn_facts();
         self.tidy();

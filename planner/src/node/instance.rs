@@ -13,8 +13,8 @@ use super::labels::OwnLabels;
 use super::ledger::{InForce, LedgerEntry, Owned, Trying, Up};
 use super::plan::{InTheWay, Walked, World, earlier, network_name};
 use super::types::{
-    ContainerState, InstanceKey, Making, NodeInput, NodePlan, Observed, Op, Permit, Probe, ProbeTarget, Pull, Reason,
-    SpecId, SpecState, Step,
+    ContainerState, FileId, InstanceKey, Making, NodeInput, NodePlan, Observed, Op, Permit, Probe, ProbeTarget, Pull,
+    Reason, SpecId, SpecState, Step,
 };
 use crate::change::{Cost, backoff, cost};
 
@@ -607,8 +607,43 @@ impl<'a, 'o> Walk<'a, 'o> {
         self.report(Phase::Pending, None, Some(step))
     }
 
-    /// Whether the image is ready for a new container; asks for what is missing, and sets `failing` where it cannot be had.
+    /// Whether the image and the files are ready for a new container; asks for what is missing, and sets `failing` where
+    /// it cannot be had.
     fn image(&mut self, spec: &ServiceSpec, n: u64, reason: Reason) -> ImageState {
+        let files = self.files(spec, n);
+        match self.image_alone(spec, n, reason) {
+            ImageState::Ready if !files => ImageState::Unknown,
+            state @ (ImageState::Ready | ImageState::Unknown | ImageState::Pulling(_)) => state,
+        }
+    }
+
+    /// Whether all files are on this node, as they were accepted.
+    fn files(&mut self, spec: &ServiceSpec, n: u64) -> bool {
+        let mut ready = true;
+        for mount in &spec.container.files {
+            let Some(id) = FileId::of(&self.key.namespace, mount) else {
+                let why = format!(
+                    "the accepted spec names no edition of file `{}`: apply it again",
+                    mount.file
+                );
+                self.failing = Some(failing(n, FailingReason::SpecUnreadable, &why));
+                ready = false;
+                continue;
+            };
+            match self.input.files.get(&id.edition.digest) {
+                Some(Ok(())) => continue,
+                Some(Err(why)) => self.failing = Some(failing(n, FailingReason::FileUnavailable, why)),
+                None if self.input.disk_full => self.failing = Some(disk_full(n)),
+                None => {
+                    self.out.wanted_files.insert(id);
+                }
+            }
+            ready = false;
+        }
+        ready
+    }
+
+    fn image_alone(&mut self, spec: &ServiceSpec, n: u64, reason: Reason) -> ImageState {
         let reference = &spec.container.image;
         let Some(image) = self.input.images.get(reference.as_str()) else {
             self.out.look_up.insert(reference.as_str().to_owned());

@@ -32,6 +32,7 @@ pub fn plan(input: &NodeInput) -> NodePlan {
         look_up: BTreeSet::new(),
         wanted_permits: BTreeSet::new(),
         wanted_specs: BTreeSet::new(),
+        wanted_files: BTreeSet::new(),
         used_specs: BTreeSet::new(),
         probes: BTreeMap::new(),
         look_again_ms: None,

@@ -6,7 +6,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use schemas::container::{HealthCheck, NetworkMode};
+use schemas::config_file::{FileDigest, FileEdition};
+use schemas::container::{FileMount, HealthCheck, NetworkMode};
 use schemas::image::ImageRef;
 use schemas::keys::ResourceKey;
 use schemas::kinds::Kind;
@@ -121,6 +122,28 @@ pub enum SpecState {
     Here(Arc<ServiceSpec>),
     /// The store has no such record, or its bytes have another digest, or they cannot be read: in one sentence.
     Damaged(String),
+}
+
+/// One edition of a file that a container mounts.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FileId {
+    pub resource: ResourceKey,
+    pub edition: FileEdition,
+}
+
+impl FileId {
+    /// What an instance mounts; None where its spec does not say which edition that is.
+    #[must_use]
+    pub fn of(namespace: &Namespace, mount: &FileMount) -> Option<Self> {
+        Some(Self {
+            resource: ResourceKey {
+                namespace: Some(namespace.clone()),
+                kind: Kind::ConfigFile,
+                name: mount.file.clone(),
+            },
+            edition: mount.edition?,
+        })
+    }
 }
 
 /// A container that may be made: what the node's policy is asked about. Which slot it is plays no part in that.
@@ -270,6 +293,9 @@ pub struct NodeInput {
     /// The assignment in force: the newest that was accepted, from disk. None before the first.
     pub assignment: Option<Arc<Assignment>>,
     pub specs: BTreeMap<SpecId, SpecState>,
+    /// Content of files, by its digest: on disk; or why it cannot be had, in one sentence. What is not in the map is not
+    /// fetched yet.
+    pub files: BTreeMap<FileDigest, Result<(), String>>,
     pub ledger: Ledger,
     /// Every container with our cluster's label; or why the engine did not say, in one sentence.
     pub observed: Result<Vec<Observed>, String>,
@@ -300,6 +326,7 @@ impl NodeInput {
             cluster,
             assignment: None,
             specs: BTreeMap::new(),
+            files: BTreeMap::new(),
             ledger: Ledger::default(),
             observed: Ok(Vec::new()),
             images: BTreeMap::new(),
@@ -334,6 +361,8 @@ pub struct NodePlan {
     pub wanted_permits: BTreeSet<Making>,
     /// Accepted specs that are not here.
     pub wanted_specs: BTreeSet<SpecId>,
+    /// Files that are not here.
+    pub wanted_files: BTreeSet<FileId>,
     /// Accepted specs that are in use; any other copy on disk may go.
     pub used_specs: BTreeSet<SpecId>,
     /// Containers to probe, by id; any other probe ends.

@@ -58,6 +58,7 @@ pub struct Host {
     list: Option<(u64, Vec<Observed>)>,
     inspected: BTreeMap<String, Details>,
     wanted: BTreeSet<SpecId>,
+    wanted_files: BTreeSet<FileId>,
     probes: BTreeMap<String, ProbeTarget>,
     pub report: Option<Arc<Report>>,
     /// Whether the last pass had nothing to do.
@@ -116,6 +117,7 @@ impl Host {
             list: None,
             inspected: BTreeMap::new(),
             wanted: BTreeSet::new(),
+            wanted_files: BTreeSet::new(),
             probes: BTreeMap::new(),
             report: None,
             quiet: false,
@@ -138,6 +140,7 @@ impl Host {
         self.input = NodeInput {
             assignment: self.input.assignment.clone(),
             specs: std::mem::take(&mut self.input.specs),
+            files: std::mem::take(&mut self.input.files),
             ledger: self.disk_ledger.clone(),
             ..fresh.input
         };
@@ -148,6 +151,7 @@ impl Host {
         self.list = None;
         self.inspected.clear();
         self.wanted.clear();
+        self.wanted_files.clear();
         self.probes.clear();
         self.report = None;
         self.quiet = false;
@@ -200,6 +204,20 @@ impl Host {
                 _ => SpecState::Damaged("the store does not have it".to_owned()),
             };
             self.input.specs.insert(id, state);
+        }
+        // What could not be had is asked for again.
+        self.input.files.retain(|_, state| state.is_ok());
+        for id in &self.wanted_files {
+            let found = store
+                .accepted
+                .get(&id.resource)
+                .and_then(|history| history.records.get(&id.edition.n))
+                .and_then(|entry| entry.value.as_ref().ok());
+            let state = match found.map(|record| &record.body) {
+                Some(AcceptedBody::ConfigFile(file)) if file.digest == id.edition.digest => Ok(()),
+                _ => Err("the store does not have it".to_owned()),
+            };
+            self.input.files.insert(id.edition.digest, state);
         }
     }
 
@@ -323,6 +341,7 @@ impl Host {
             self.input.images.insert(image, known);
         }
         self.wanted = out.wanted_specs;
+        self.wanted_files = out.wanted_files;
         self.probes = out.probes;
         self.report = Some(Arc::new(out.report));
     }

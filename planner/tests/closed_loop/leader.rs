@@ -200,13 +200,16 @@ fn apply(store: &mut Snapshot, txn: &Txn) -> bool {
                     store.node_statuses.insert(node, stored(revision, status.clone()));
                 }
                 Status::ConfigFile(status) => {
-                    store.file_statuses.insert(key, stored(revision, status.clone()));
+                    store
+                        .file_statuses
+                        .insert(key.clone(), stored(revision, status.clone()));
                 }
             }
         }
         Txn::Ended(key) => {
             bump(store);
             store.service_statuses.remove(key);
+            store.file_statuses.remove(key);
             if let (Kind::Node, Ok(node)) = (key.kind, key.name.as_str().parse::<NodeName>()) {
                 store.node_statuses.remove(&node);
             }

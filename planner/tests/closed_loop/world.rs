@@ -7,6 +7,7 @@ use std::sync::Arc;
 use planner::change::{Cost, cost};
 use planner::cluster::{DesiredBody, DesiredEntry, Snapshot};
 use planner::node::{ContainerState, InstanceKey, Reason};
+use schemas::config_file::{ConfigFileSpec, FileDigest};
 use schemas::keys::ResourceKey;
 use schemas::kinds::Kind;
 use schemas::names::{NodeName, Slot};
@@ -123,6 +124,12 @@ fn id(key: &InstanceKey) -> Id {
     (key.uid.clone(), key.slot.clone())
 }
 
+fn file_key(text: &str) -> ResourceKey {
+    ResourceKey {
+        kind: Kind::ConfigFile,
+        ..key(text)
+    }
+}
 fn key(text: &str) -> ResourceKey {
     ResourceKey {
         namespace: Some("default".parse().expect("a name")),
@@ -203,6 +210,11 @@ impl World {
         self.put(key(name), DesiredBody::Service(Arc::new(spec)));
     }
 
+    fn put_file(&mut self, name: &str, content: usize) {
+        let spec = ConfigFileSpec::inline(content.to_string().as_bytes()).expect("it is short");
+        self.put(file_key(name), DesiredBody::ConfigFile(Arc::new(spec)));
+    }
+
     pub fn apply_good(&mut self, name: &str) {
         let replicas = 2 + self.script.below(3);
         self.apply(name, json!({ "replicas": replicas, "container": { "image": "app:1" } }));
@@ -227,6 +239,9 @@ impl World {
             3 if name == "s0" => container["ports"] = json!([{ "containerPort": 80, "hostPort": 8080 }]),
             4 => container["ports"] = json!([{ "containerPort": 80, "hostPort": "auto" }]),
             _ => {}
+        }
+        if script.below(4) == 0 {
+            container["files"] = json!([{ "file": format!("f{}", script.below(2)), "path": "/f" }]);
         }
         if image.starts_with("sick") {
             container["healthCheck"] = json!({ "tcp": { "port": 80 } });
@@ -369,7 +384,17 @@ impl World {
                 self.cycle(&node);
             }
             28..=55 => self.trouble(act - 28),
-            56..=61 => {
+            56 => {
+                let file = format!("f{}", self.script.below(2));
+                match self.script.below(4) {
+                    0 => {
+                        self.store.desired.remove(&file_key(&file));
+                        bump(&mut self.store);
+                    }
+                    content => self.put_file(&file, content),
+                }
+            }
+            57..=61 => {
                 let name = format!("s{}", self.script.below(self.services));
                 let value = self.random_service(&name);
                 self.apply(&name, value);
@@ -889,6 +914,9 @@ impl World {
             self.register(&node);
             self.host(&node).away = false;
         }
+        for file in ["f0", "f1"] {
+            self.put_file(file, 9);
+        }
         // In place of a document that is not valid, or was wiped, its last good one.
         for name in (0..self.services).map(|at| key(&format!("s{at}"))) {
             let invalid =
@@ -944,7 +972,14 @@ impl World {
                 continue;
             };
             let (n, uid, spec) = self.accepted(&name).expect("valid specs are accepted");
-            assert_eq!(spec, &**desired, "{name}: what is desired is accepted");
+            let mut unresolved = spec.clone();
+            for mount in &mut unresolved.container.files {
+                let edition = mount.edition.take().expect("accepted with an edition");
+                assert_eq!(edition.digest, FileDigest::of(b"9"), "{name} mounts what is in force");
+            }
+            let mut plain = (**desired).clone();
+            plain.container.files.iter_mut().for_each(|mount| mount.edition = None);
+            assert_eq!(unresolved, plain, "{name}: what is desired is accepted");
             let status = self.store.service_statuses[&name].value.as_ref().expect("readable");
             let reason = |kind| {
                 let found = status.conditions.iter().find(|condition| condition.kind == kind);

@@ -44,7 +44,7 @@ fn editions(cluster: &Cluster, service: &str) -> Vec<FileEdition> {
                 .map(|mount| mount.edition.expect("accepted with an edition"))
                 .collect()
         }
-        other => panic!("{other:?}"),
+        other @ (AcceptedBody::Node(_) | AcceptedBody::ConfigFile(_) | AcceptedBody::Deleted) => panic!("{other:?}"),
     }
 }
 

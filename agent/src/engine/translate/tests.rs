@@ -32,6 +32,7 @@ fn body_at(
         spec: &spec,
         labels: &labels,
         ports,
+        files: &[],
         gate: &crate::policy::Gate::open(),
     };
     create_body(&request, api)
