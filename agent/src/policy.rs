@@ -366,7 +366,7 @@ fn read(options: &PolicyOptions) -> InForce {
     match file::read(&options.file) {
         Ok(None) if !options.named => InForce {
             policy: Ok(options.built_in.clone()),
-            name: format!("the built-in policy of this node (there is no {shown})"),
+            name: format!("the node's built-in policy, as there is no {shown}"),
         },
         Ok(None) => InForce {
             policy: Err(format!(
@@ -379,7 +379,7 @@ fn read(options: &PolicyOptions) -> InForce {
                 let lines: Vec<String> = problems.iter().take(5).map(|one| format!("{shown}:{one}")).collect();
                 lines.join("; ")
             }),
-            name: format!("the policy of this node, {shown}"),
+            name: format!("the node's policy {shown}"),
         },
         Err(why) => InForce {
             policy: Err(format!("{shown}: {why}")),
@@ -390,7 +390,7 @@ fn read(options: &PolicyOptions) -> InForce {
 
 /// All denials in one text of bounded length; those that find no room are counted.
 fn told(name: &str, denials: &[Denial]) -> String {
-    let mut text = format!("not allowed by {name}: ");
+    let mut text = format!("denied by {name}: ");
     for (at, denial) in denials.iter().enumerate() {
         let one = denial.to_string();
         let left = denials.len() - at;

@@ -284,13 +284,18 @@ fn service(key: &ResourceKey, status: &ServiceStatus) -> Far {
     }
     if let Some(stopped) = stopped(status) {
         let failure = refusal(Exit::Failed, key, "failed", stopped);
+        let remedy = if stopped.reason == format!("{:?}", FailingReason::PolicyDenied) {
+            "correct the manifest and apply it again, or allow it in that node's policy: it goes on by itself"
+        } else {
+            "correct the manifest and apply it again"
+        };
         let help = if counts.ready > 0 {
             format!(
-                "the change stops there and the other instances keep serving ({} of {} ready); correct the manifest and apply it again",
+                "the change stops there and the other instances keep serving ({} of {} ready); {remedy}",
                 counts.ready, counts.desired
             )
         } else {
-            "correct the manifest and apply it again".to_owned()
+            remedy.to_owned()
         };
         return Far::Failed(Box::new(failure.help(help)));
     }

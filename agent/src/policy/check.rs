@@ -84,8 +84,8 @@ impl fmt::Display for Denial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.option, self.asked)?;
         match &self.line {
-            Some(line) => write!(f, " (its policy line would be `{line}`)"),
-            None => f.write_str(" (no policy line allows it)"),
+            Some(line) => write!(f, " (to allow it: `{line}`)"),
+            None => f.write_str(" (nothing allows it)"),
         }
     }
 }
@@ -492,6 +492,7 @@ impl Judge<'_> {
         }
         let asked = match self.guarded.why(&path) {
             _ if !writable => format!("host path {shown} may be mounted read-only only"),
+            Some(place) if path == place => format!("host path {shown} is guarded"),
             Some(place) if path.starts_with(place) => {
                 format!("host path {shown} is guarded (`{}`)", place.display())
             }

@@ -51,6 +51,11 @@ impl Agent {
 
     /// Asks what the planner wants to know. True: there are answers already.
     pub(super) fn ask_policy(&mut self, wanted: BTreeSet<Making>) -> bool {
+        if !wanted.is_empty() {
+            // A person who has just changed the policy is asked of no older one.
+            self.gate_at_ms = 0;
+            self.heed_policy();
+        }
         let mut answered = false;
         for making in wanted {
             answered |= self.ask(making);
