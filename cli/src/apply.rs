@@ -104,6 +104,18 @@ async fn bring_in(
     waiting: &Waiting,
 ) -> Verdict {
     let edits = edit::edits(connection, admitted, if_revision).await?;
+    bring_in_edits(common, connection, marker, edits, yes, waiting).await
+}
+
+/// Shows what edits come to, writes them, and waits.
+pub async fn bring_in_edits(
+    common: &Common,
+    connection: &Connection,
+    marker: &Marker,
+    edits: Vec<Edit>,
+    yes: bool,
+    waiting: &Waiting,
+) -> Verdict {
     let preview = preview(connection, &edits).await?;
     let machine = common.output.is_for_machines();
     if !machine {

@@ -30,6 +30,7 @@ Five minutes:
 Commands:
   apply plan validate scale delete           change what is declared
   get describe status events                 look at it
+  upload download files                      files that services mount
   logs exec attach top port-forward          be near the containers
   cordon uncordon drain node                 take nodes out of service
   up init controller agent admin             run Reeve
@@ -178,6 +179,19 @@ pub enum Verb {
     /// Print a kind's JSON Schema
     #[command(after_help = "Example: reeve schema service > service.json")]
     Schema(SchemaArgs),
+    /// Put a file into the store, for services to mount
+    #[command(
+        after_help = "Up to 8 MiB, of any kind. Services mount it by its name: `reeve explain service.spec.container.files`.\nExample: reeve upload nginx.conf\n         reeve upload ./logo.png shop-logo"
+    )]
+    Upload(files::UploadArgs),
+    /// Get a file out of the store, byte for byte
+    #[command(
+        after_help = "Example: reeve download nginx-conf > nginx.conf\n         reeve download nginx-conf old.conf --edition 3"
+    )]
+    Download(files::DownloadArgs),
+    /// List files, with their editions and users
+    #[command(after_help = "Example: reeve files -A\n         reeve files undo nginx-conf")]
+    Files(files::FilesArgs),
     /// Show the whole cluster
     #[command(visible_alias = "st", after_help = "Example: reeve status --watch")]
     Status(WatchArgs),
@@ -330,6 +344,9 @@ pub struct DeleteArgs {
 
 #[derive(Debug, Args)]
 pub struct ValidateArgs {
+    /// Also files that services use: those keep the edition they have
+    #[arg(long)]
+    pub force: bool,
     #[command(flatten)]
     pub files: Files,
 }
@@ -680,3 +697,4 @@ pub fn scale_target(args: &ScaleArgs) -> Result<(ResourceName, u32), String> {
 pub mod near;
 #[cfg(test)]
 mod tests;
+pub mod files;

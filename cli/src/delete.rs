@@ -1,6 +1,8 @@
 //! `reeve delete`: by kind and name, by manifest, or all of a kind. It says what stops, asks, writes the deletion with a
 //! yes to exactly those removals, and waits until they are gone.
 
+use std::collections::BTreeSet;
+
 use schemas::admit::Admitted;
 use schemas::keys::{ResourceKey, Root};
 use schemas::kinds::Kind;
@@ -12,11 +14,12 @@ use crate::args::{Common, DeleteArgs};
 use crate::connect::{Connection, connect};
 use crate::edit::{self, Edit};
 use crate::failure::{Exit, Failure};
+use crate::files;
 use crate::manifest;
 use crate::output::{self, Format, print};
 use crate::preview::preview;
 use crate::select::{What, what};
-use crate::view::title;
+use crate::view::{View, title};
 use crate::wait::{Goal, wait};
 
 pub async fn delete(common: &Common, args: &DeleteArgs) -> Verdict {
@@ -59,6 +62,9 @@ pub async fn delete(common: &Common, args: &DeleteArgs) -> Verdict {
         }
         return Ok(Exit::Done);
     }
+    if !args.force && edits.iter().any(|edit| edit.key.kind == Kind::ConfigFile) {
+        unused(&connection, &edits).await?;
+    }
     let preview = preview(&connection, &edits).await?;
     if !machine {
         for edit in edits.iter().take(10) {
@@ -98,6 +104,29 @@ pub async fn delete(common: &Common, args: &DeleteArgs) -> Verdict {
     let goals = edits.into_iter().map(|edit| Goal::Gone { key: edit.key }).collect();
     wait(&connection, goals, args.waiting.timeout, machine).await?;
     Ok(Exit::Done)
+}
+
+/// Refuses to delete files that services use, but for services that go with them.
+async fn unused(connection: &Connection, edits: &[Edit]) -> Result<(), Failure> {
+    let view = View::read(connection, &["desired", "status"]).await?;
+    let going: BTreeSet<&ResourceKey> = edits.iter().map(|edit| &edit.key).collect();
+    let mut failure: Option<Failure> = None;
+    for key in going.iter().filter(|key| key.kind == Kind::ConfigFile) {
+        let users = files::users(&view, key, &going);
+        if !users.is_empty() {
+            let names: Vec<String> = users.iter().map(|name| format!("service/{name}")).collect();
+            let line = format!("{} is used by {}; nothing was deleted", title(key), names.join(", "));
+            failure = Some(match failure {
+                None => Failure::new(Exit::Failed, line),
+                Some(failure) => failure.detail(line),
+            });
+        }
+    }
+    match failure {
+        None => Ok(()),
+        Some(failure) => Err(failure
+            .help("take it out of their `files` first; with --force it goes, and they keep the edition they have")),
+    }
 }
 
 fn manifest_keys(common: &Common, files: &[String]) -> Result<Vec<ResourceKey>, Failure> {

@@ -37,6 +37,17 @@ pub struct Edit {
     bytes: Vec<u8>,
     /// The revision it was last written at; 0 when it is not there.
     pub found: i64,
+    /// What is written, or must hold, in the same transaction.
+    pub beside: Vec<Beside>,
+}
+
+/// Another key of an edit's transaction.
+#[derive(Debug)]
+pub struct Beside {
+    pub key: Vec<u8>,
+    pub guard: Guard,
+    /// None: it is only compared.
+    pub value: Option<Vec<u8>>,
 }
 
 /// What is stored now for these keys, in their order.
@@ -87,6 +98,7 @@ pub async fn edits(
             document: Some(document),
             bytes,
             found,
+            beside: Vec::new(),
         });
     }
     Ok(edits)
@@ -101,6 +113,7 @@ impl Edit {
             document: None,
             bytes: Vec::new(),
             found,
+            beside: Vec::new(),
         }
     }
 }
@@ -224,6 +237,12 @@ pub async fn commit(
                 Effect::Delete => txn.delete(key, guard),
                 Effect::Create | Effect::Change | Effect::Unchanged => txn.put(key, edit.bytes.clone(), guard),
             };
+            for Beside { key, guard, value } in &edit.beside {
+                txn = match value {
+                    Some(value) => txn.put(key.clone(), value.clone(), *guard),
+                    None => txn.require(key.clone(), *guard),
+                };
+            }
             if let Some(removal) = removals.iter().find(|removal| removal.key == edit.key) {
                 let ack = ack(removal.digest.clone(), removal.instances);
                 txn = txn.put(

@@ -11,6 +11,7 @@ mod delete;
 mod describe;
 mod edit;
 mod failure;
+mod files;
 mod follow;
 mod get;
 mod logging;
@@ -74,6 +75,9 @@ fn run(common: &args::Common, verb: &Verb) -> Verdict {
         Verb::Describe(args) => ask(describe::describe(common, args)),
         Verb::Delete(args) => ask(delete::delete(common, args)),
         Verb::Status(args) => ask(status::status(common, args)),
+        Verb::Upload(args) => ask(files::upload(common, args)),
+        Verb::Download(args) => ask(files::download(common, args)),
+        Verb::Files(args) => ask(files::files(common, args)),
         Verb::Events(args) => ask(status::events(common, args)),
         Verb::Scale(args) => ask(apply::scale(common, args)),
         Verb::Cordon(args) => ask(nodes::cordon(common, args)),
