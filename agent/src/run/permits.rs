@@ -160,12 +160,12 @@ impl Question {
             spec: &spec.container,
             labels: &labels,
             ports: &making.ports,
+            files: &[],
             gate,
         };
         let (body, _) = translate::create_body(&request, OLDEST_API).ok()?;
         Some(Self {
             body,
-            files: &[],
             network: translate::network_name(cluster, &instance.namespace),
             volumes: translate::volume_name(&instance.namespace, ""),
         })
