@@ -239,6 +239,7 @@ fn stays(key: &Key) -> bool {
     match key {
         Key::Session(_) | Key::Controller(_) | Key::Election | Key::Event(_) | Key::Cluster => true,
         Key::Desired(_)
+        | Key::Join(_)
         | Key::Status(_)
         | Key::Accepted(..)
         | Key::Assignment(_)

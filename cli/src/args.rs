@@ -33,15 +33,15 @@ Commands:
   upload download files                      files that services mount
   logs exec attach top port-forward          be near the containers
   cordon uncordon drain node                 take nodes out of service
-  up init controller agent admin             run Reeve
-  explain schema completion version          know more
+  up server token init controller agent      run Reeve
+  explain schema completion version admin    know more; rare acts
 
-For many hosts: `reeve init`, `reeve controller`, and a `reeve agent` on each.
+For many hosts: `reeve server` on some of them, and a `reeve agent` on each.
 How to write manifests: reeve explain service.spec
 ";
 
 const EXIT_CODES: &str = "\
-For many hosts: `reeve init`, `reeve controller`, and a `reeve agent` on each.
+For many hosts: `reeve server` on some of them, and a `reeve agent` on each.
 How to write manifests: reeve explain service.spec
 Exit codes: 0 done, 1 differences (plan --exit-code), 2 usage, 3 unreachable,
             4 conflict, 6 failed, 7 no node fits, 9 invalid, 124 timed out";
@@ -153,6 +153,14 @@ pub enum Verb {
     /// Run everything in one process, with a store of its own
     #[command(after_help = "Example: reeve up\nCtrl-C stops Reeve and leaves the containers running.")]
     Up(UpArgs),
+    /// Run a seed: a member of the cluster's store, and a controller
+    #[command(
+        after_help = "On every seed, in any order; Ctrl-C ends it and leaves the containers running. The token is from `reeve token install`.\nExample: reeve server --seeds 10.0.0.1,10.0.0.2,10.0.0.3 --token-file token"
+    )]
+    Server(seats::ServerArgs),
+    /// Make the tokens that hosts join with
+    #[command(subcommand)]
+    Token(seats::TokenVerb),
     /// Write documents, show the plan, and wait until they are in force
     #[command(after_help = "Example: reeve apply -f web.yaml")]
     Apply(ApplyArgs),
@@ -170,15 +178,6 @@ pub enum Verb {
     /// Delete resources, and wait until they are gone
     #[command(after_help = "Example: reeve delete service web\n         reeve delete services --all --yes")]
     Delete(DeleteArgs),
-    /// Check documents, without a store
-    #[command(after_help = "Example: reeve validate -f manifests/")]
-    Validate(ValidateArgs),
-    /// Explain a key of a manifest
-    #[command(after_help = "Example: reeve explain service.spec.container.ports")]
-    Explain(ExplainArgs),
-    /// Print a kind's JSON Schema
-    #[command(after_help = "Example: reeve schema service > service.json")]
-    Schema(SchemaArgs),
     /// Put a file into the store, for services to mount
     #[command(
         after_help = "Up to 8 MiB, of any kind. Services mount it by its name: `reeve explain service.spec.container.files`.\nExample: reeve upload nginx.conf\n         reeve upload ./logo.png shop-logo"
@@ -192,6 +191,15 @@ pub enum Verb {
     /// List files, with their editions and users
     #[command(after_help = "Example: reeve files -A\n         reeve files undo nginx-conf")]
     Files(files::FilesArgs),
+    /// Check documents, without a store
+    #[command(after_help = "Example: reeve validate -f manifests/")]
+    Validate(ValidateArgs),
+    /// Explain a key of a manifest
+    #[command(after_help = "Example: reeve explain service.spec.container.ports")]
+    Explain(ExplainArgs),
+    /// Print a kind's JSON Schema
+    #[command(after_help = "Example: reeve schema service > service.json")]
+    Schema(SchemaArgs),
     /// Show the whole cluster
     #[command(visible_alias = "st", after_help = "Example: reeve status --watch")]
     Status(WatchArgs),
@@ -335,6 +343,9 @@ pub struct DeleteArgs {
     /// Do not ask
     #[arg(short, long)]
     pub yes: bool,
+    /// Also files that services use: those keep the edition they have
+    #[arg(long)]
+    pub force: bool,
     /// What does not exist is no failure
     #[arg(long)]
     pub ignore_not_found: bool,
@@ -344,9 +355,6 @@ pub struct DeleteArgs {
 
 #[derive(Debug, Args)]
 pub struct ValidateArgs {
-    /// Also files that services use: those keep the edition they have
-    #[arg(long)]
-    pub force: bool,
     #[command(flatten)]
     pub files: Files,
 }
@@ -551,6 +559,11 @@ pub struct ControllerArgs {
 
 #[derive(Debug, Args)]
 pub struct AgentArgs {
+    /// The seeds of a cluster to join, by address or name, instead of --etcd
+    #[arg(long, value_name = "HOST,HOST", env = "REEVE_SEEDS", hide_env_values = true)]
+    pub seeds: Option<membership::seeds::Seeds>,
+    #[command(flatten)]
+    pub token: seats::TokenArgs,
     /// The node's name [default: the host's name]
     #[arg(long, value_name = "NAME", env = "REEVE_NODE", hide_env_values = true)]
     pub node: Option<NodeName>,
@@ -694,7 +707,8 @@ pub fn scale_target(args: &ScaleArgs) -> Result<(ResourceName, u32), String> {
     }
 }
 
+pub mod files;
 pub mod near;
+pub mod seats;
 #[cfg(test)]
 mod tests;
-pub mod files;

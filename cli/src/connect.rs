@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use membership::keep::Context;
 use runtime::{EtcdOptions, EtcdStore, KeyValue, Listing, Prefix, Store, StoreErrorKind, TlsFiles};
 use schemas::keys::{Key, Root};
 use schemas::records::{ClusterMarker, Record};
@@ -13,6 +14,9 @@ use crate::failure::{Exit, Failure};
 pub const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:2379";
 /// In the data directory of a running `reeve up`: the URL of its store, for people and their tools.
 pub const ENDPOINT_FILE: &str = "endpoint";
+
+/// Where `reeve server` keeps its data when it is not told.
+pub const SERVER_DIR: &str = "/var/lib/reeve/server";
 
 fn endpoint_of(data_dir: &Path) -> Option<String> {
     let text = std::fs::read_to_string(data_dir.join(ENDPOINT_FILE)).ok()?;
@@ -49,14 +53,45 @@ pub struct Marker {
 }
 
 /// Where to connect to, and how that was found out.
-fn endpoints(common: &Common) -> (String, Option<PathBuf>) {
+struct Found {
+    endpoints: String,
+    /// The file that named it.
+    file: Option<PathBuf>,
+    /// Of a seed on this host: the certificates that go with it.
+    context: Option<Context>,
+}
+
+impl Found {
+    fn tls<'a>(&'a self, common: &'a Common) -> TlsFlags<'a> {
+        match &self.context {
+            Some(context) if common.ca.is_none() && common.cert.is_none() => TlsFlags::of_context(context),
+            Some(_) | None => TlsFlags::of(common),
+        }
+    }
+}
+
+/// As told, else the running `reeve up`, else the seed on this host, else the usual port.
+fn find(common: &Common) -> Found {
+    let plain = |endpoints: String, file| Found {
+        endpoints,
+        file,
+        context: None,
+    };
     if let Some(told) = &common.etcd {
-        return (told.clone(), None);
+        return plain(told.clone(), None);
     }
     let dir = common.data_dir.clone().unwrap_or_else(default_data_dir);
-    match endpoint_of(&dir) {
-        Some(url) => (url, Some(dir.join(ENDPOINT_FILE))),
-        None => (DEFAULT_ENDPOINT.to_owned(), None),
+    if let Some(url) = endpoint_of(&dir) {
+        return plain(url, Some(dir.join(ENDPOINT_FILE)));
+    }
+    let seed = common.data_dir.clone().unwrap_or_else(|| SERVER_DIR.into());
+    match Context::in_dir(&seed) {
+        Some(context) => Found {
+            endpoints: context.endpoints.join(","),
+            file: Some(seed.join(membership::keep::CONTEXT)),
+            context: Some(context),
+        },
+        None => plain(DEFAULT_ENDPOINT.to_owned(), None),
     }
 }
 
@@ -76,6 +111,16 @@ impl<'a> TlsFlags<'a> {
             ca: common.ca.as_ref(),
             cert: common.cert.as_ref(),
             key: common.key.as_ref(),
+        }
+    }
+
+    /// Of a host that belongs to a cluster of seeds.
+    fn of_context(context: &'a Context) -> Self {
+        Self {
+            begins: "",
+            ca: Some(&context.ca),
+            cert: Some(&context.cert),
+            key: Some(&context.key),
         }
     }
 
@@ -213,28 +258,39 @@ fn options(endpoints: &str, tls: &TlsFlags<'_>) -> Result<EtcdOptions, Failure> 
 
 /// The store as the flags say, whether it answers or not.
 pub async fn prepare(common: &Common) -> Result<EtcdStore, Failure> {
-    let (endpoints, _) = endpoints(common);
-    Ok(EtcdStore::prepare(options(&endpoints, &TlsFlags::of(common))?).await?)
+    let found = find(common);
+    Ok(EtcdStore::prepare(options(&found.endpoints, &found.tls(common))?).await?)
+}
+
+/// The store of a host that belongs to a cluster of seeds, whether it answers or not.
+pub async fn prepare_in(context: &Context) -> Result<EtcdStore, Failure> {
+    let endpoints = context.endpoints.join(",");
+    Ok(EtcdStore::prepare(options(&endpoints, &TlsFlags::of_context(context))?).await?)
 }
 
 /// Connects as the flags say.
 pub async fn connect(common: &Common) -> Result<Connection, Failure> {
-    let (endpoints, file) = endpoints(common);
-    let options = options(&endpoints, &TlsFlags::of(common))?;
+    let found = find(common);
+    let options = options(&found.endpoints, &found.tls(common))?;
     let store = EtcdStore::connect(options).await.map_err(|error| {
         let nobody = error.kind == StoreErrorKind::Unreachable;
-        let failure = hung_up(Failure::from(error), &endpoints, &TlsFlags::of(common));
+        let failure = hung_up(Failure::from(error), &found.endpoints, &found.tls(common));
         if !nobody || common.etcd.is_some() {
             return failure;
         }
-        match file {
-            Some(file) => failure.help(format!(
+        match (&found.file, &found.context) {
+            (Some(file), Some(_)) => failure.help(format!(
+                "{} names these endpoints: does `reeve server` run on this host and on most of the others?",
+                file.display()
+            )),
+            (Some(file), None) => failure.help(format!(
                 "{} names this endpoint, but `reeve up` does not run there: start it again, or name another store with --etcd",
                 file.display()
             )),
-            None => failure.help("start a cluster here with `reeve up`, or name a store with --etcd (REEVE_ETCD)"),
+            (None, _) => failure.help("start a cluster here with `reeve up`, or name a store with --etcd (REEVE_ETCD)"),
         }
     })?;
+    let endpoints = found.endpoints;
     Ok(Connection {
         store,
         root: common.prefix.clone(),

@@ -19,6 +19,7 @@ use crate::connect;
 use crate::edit::hostname;
 use crate::failure::{Exit, Failure};
 use crate::logging;
+use crate::seats;
 
 pub async fn controller(common: &Common, args: &ControllerArgs) -> Verdict {
     logging::start(&args.log.log, args.log.log_format)?;
@@ -53,8 +54,20 @@ pub async fn agent(common: &Common, args: &AgentArgs) -> Verdict {
         }
         Err(error) => return Err(of_engine(&error)),
     }
-    let store = connect::prepare(common).await?;
     let data_dir = common.data_dir.clone().unwrap_or_else(|| "/var/lib/reeve/agent".into());
+    // Held as long as the agent runs: what it is in its cluster.
+    let (store, _member) = match &args.seeds {
+        Some(_) if common.etcd.is_some() && std::env::var_os("REEVE_ETCD").is_none() => {
+            return Err(Failure::usage(
+                "--seeds and --etcd: an agent joins seeds, or uses a store of yours",
+            ));
+        }
+        Some(seeds) => {
+            let (context, keep) = seats::agent_joins(&node, seeds, &args.token, &data_dir, &shutdown).await?;
+            (connect::prepare_in(&context).await?, Some(keep))
+        }
+        None => (connect::prepare(common).await?, None),
+    };
     let mut options = agent::AgentOptions::new(node.clone(), data_dir);
     options.root = common.prefix.clone();
     options.labels = args.labels.iter().cloned().collect::<BTreeMap<_, _>>();

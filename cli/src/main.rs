@@ -22,6 +22,7 @@ mod orphan;
 mod output;
 mod preview;
 mod rows;
+mod seats;
 mod select;
 mod status;
 mod up;
@@ -93,6 +94,8 @@ fn run(common: &args::Common, verb: &Verb) -> Verdict {
         Verb::Controller(args) => serve(daemons::controller(common, args)),
         Verb::Agent(args) => serve(daemons::agent(common, args)),
         Verb::Up(args) => serve(up::up(common, args)),
+        Verb::Server(args) => serve(seats::server(common, args)),
+        Verb::Token(verb) => ask(seats::token_verb(common, verb)),
     }
 }
 

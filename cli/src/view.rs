@@ -161,7 +161,7 @@ impl View {
                     self.events.insert(rest, Happened { revision, event });
                 }
             }
-            Key::Cluster | Key::Accepted(..) | Key::Ack(_) | Key::Controller(_) | Key::Blob(..) => {}
+            Key::Cluster | Key::Accepted(..) | Key::Ack(_) | Key::Controller(_) | Key::Blob(..) | Key::Join(_) => {}
         }
     }
 

@@ -39,6 +39,11 @@ pub(crate) fn claim(dir: &Path, number: u32) {
     std::fs::write(dir.join(OWNER), text).expect("the lab's directory can be written");
 }
 
+/// What tells iptables to let hosts on a lab's bridge reach each other, or (`-D`) no longer to.
+pub(crate) fn passage<'a>(act: &'a str, bridge: &'a str) -> [&'a str; 9] {
+    ["-w", act, "FORWARD", "-i", bridge, "-o", bridge, "-j", "ACCEPT"]
+}
+
 /// Takes away labs whose process is gone.
 pub(crate) fn sweep() {
     let Ok(entries) = std::fs::read_dir(std::env::temp_dir()) else {
@@ -100,6 +105,7 @@ pub(crate) fn wipe(dir: &Path, number: u32) {
             let _ = run(Command::new("ip").args(["link", "del", name]));
         }
     }
+    let _ = run(Command::new("iptables").args(passage("-D", &format!("rb{number}"))));
     for id in &ids {
         for controller in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
             let _ = std::fs::remove_dir(controller.path().join("docker").join(id));

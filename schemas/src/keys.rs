@@ -46,6 +46,8 @@ pub enum Key {
     Controller(String),
     /// The rest of an event's key.
     Event(String),
+    /// The record of a token that hosts join with, by the token's id.
+    Join(String),
     /// A part of a file's content: immutable, named by the digest of the whole and numbered from 0.
     Blob(FileDigest, u32),
 }
@@ -111,6 +113,7 @@ impl Root {
             Key::Election => format!("{root}election/controller"),
             Key::Controller(id) => format!("{root}controllers/{id}"),
             Key::Event(rest) => format!("{root}events/{rest}"),
+            Key::Join(id) => format!("{root}joins/{id}"),
             Key::Blob(digest, part) => format!("{root}blobs/{}/{part}", digest.hex()),
         }
     }
@@ -152,6 +155,7 @@ impl Root {
             "controllers" => (!rest.is_empty() && !rest.contains('/')).then(|| Key::Controller(rest.to_owned())),
             "acks" => (!rest.is_empty() && !rest.contains('/')).then(|| Key::Ack(rest.to_owned())),
             "events" => Some(Key::Event(rest.to_owned())),
+            "joins" => (!rest.is_empty() && !rest.contains('/')).then(|| Key::Join(rest.to_owned())),
             "blobs" => {
                 let (digest, part) = rest.split_once('/')?;
                 let number = part.parse::<u32>().ok().filter(|value| value.to_string() == part)?;
@@ -212,6 +216,7 @@ mod tests {
             Key::Election,
             Key::Controller("host-17".into()),
             Key::Event("default/web/1".into()),
+            Key::Join("0123456789abcdef".into()),
             Key::Blob(FileDigest::of(b"x"), 12),
         ];
         for key in keys {

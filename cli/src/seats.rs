@@ -1,0 +1,413 @@
+//! Hosts of one's own: `reeve server` runs a seed with its controller, `reeve token` makes what others join with, and an
+//! agent that is given seeds joins before it starts. The crate `membership` does it; here it is asked and told.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use controller::ControllerOptions;
+use membership::join::{JoinError, join, join_token, joined, lines};
+use membership::keep::{Context, Keep, KeepError};
+use membership::seed::{self, Formed, Progress, SeedError, SeedOptions};
+use membership::seeds::{Host, Seeds};
+use membership::tokens::{self, TokensError};
+use runtime::Shutdown;
+use schemas::names::NodeName;
+use serde_json::json;
+use trust::identity::{Name, Who};
+use trust::token::{InstallToken, Token};
+
+use crate::Verdict;
+use crate::args::Common;
+use crate::args::seats::{ServerArgs, TokenArgs, TokenCreateArgs, TokenVerb};
+use crate::connect::{SERVER_DIR, connect};
+use crate::daemons::{of_controller, signals};
+use crate::failure::{Exit, Failure};
+use crate::logging;
+use crate::output::{self, Cell, Format, Table, complain, print};
+
+/// No token is longer.
+const MAX_TOKEN_BYTES: u64 = 4_096;
+const MAX_TTL: Duration = Duration::from_secs(30 * 86_400);
+
+fn failed(error: &(dyn std::error::Error + 'static)) -> Failure {
+    let failure = Failure::new(Exit::Failed, error.to_string());
+    match error.source() {
+        Some(source) => failure.because(source),
+        None => failure,
+    }
+}
+
+/// The token in the file that was named; None where none was.
+fn token(args: &TokenArgs) -> Result<Option<Token>, Failure> {
+    let Some(file) = &args.token_file else { return Ok(None) };
+    let mut text = String::new();
+    let place = file.display();
+    let read = if file.as_os_str() == "-" {
+        std::io::stdin().take(MAX_TOKEN_BYTES).read_to_string(&mut text)
+    } else {
+        std::fs::File::open(file).and_then(|file| file.take(MAX_TOKEN_BYTES).read_to_string(&mut text))
+    };
+    read.map_err(|error| Failure::usage(format!("--token-file: cannot read {place}")).because(&error))?;
+    let token: Token = text.trim().parse().map_err(|error: trust::token::TokenError| {
+        Failure::usage(format!("--token-file: {place} holds no token"))
+            .because(&error)
+            .help("`reeve token install` prints one for a new cluster, `reeve token create` one for this")
+    })?;
+    Ok(Some(token))
+}
+
+/// Which seed this host is.
+fn myself(seeds: &Seeds, told: Option<&Host>) -> Result<Host, Failure> {
+    if let Some(told) = told {
+        return if seeds.contains(told) {
+            Ok(told.clone())
+        } else {
+            Err(Failure::usage(format!("--host {told} is none of the seeds {seeds}"))
+                .help("write it as it is written in --seeds"))
+        };
+    }
+    match seeds.here().as_slice() {
+        [one] => Ok((*one).clone()),
+        [] => Err(Failure::usage(format!("none of the seeds {seeds} is this host"))
+            .help("run `reeve agent` on hosts that are no seeds; or say with --host which one this is")),
+        several => {
+            let several: Vec<String> = several.iter().map(ToString::to_string).collect();
+            Err(
+                Failure::usage(format!("several of the seeds are this host: {}", several.join(", ")))
+                    .help("say with --host which one this is"),
+            )
+        }
+    }
+}
+
+/// Who is missed, a line each.
+fn missing(hosts: &BTreeMap<Host, String>) -> String {
+    lines(hosts).iter().map(|line| format!("  {line}\n")).collect()
+}
+
+fn tell(progress: &Progress) {
+    match progress {
+        Progress::Missing(hosts) => {
+            let count = output::count(hosts.len(), "seed");
+            complain(&format!(
+                "waiting for {count}; a new cluster begins when all are there\n{}",
+                missing(hosts)
+            ));
+        }
+        Progress::Beginning => complain("all seeds are there: the store begins\n"),
+        Progress::TakingPlace(host) => {
+            complain(&format!(
+                "the cluster is there: taking this seed's place in it again, through {host}\n"
+            ));
+        }
+        Progress::Quorum(None) => complain("waiting for a quorum of the store's members\n"),
+        Progress::Quorum(Some(why)) => complain(&format!("the store does not run: {why}\n")),
+    }
+}
+
+fn of_seed(error: &SeedError) -> Failure {
+    let failure = failed(error);
+    match error {
+        SeedError::NoToken => failure.help("name the file of the token with --token-file; `reeve token install` prints one"),
+        SeedError::OtherCluster { .. } => failure.help(
+            "use the token that this host was installed with; or remove its data directory, when that cluster is gone for good",
+        ),
+        SeedError::OtherSeeds { .. } => failure.help("give --seeds as when it was installed"),
+        SeedError::Strangers(_) => {
+            failure.help("see that all seeds have the same token and the same --seeds, and that the addresses are theirs")
+        }
+        SeedError::Listen(_) => failure.help("is another `reeve server` running here, or the address not this host's?"),
+        SeedError::OtherStore { .. } => failure.help("another program wrote it: look at it with etcdctl"),
+        SeedError::Gone { .. } => failure.help(
+            "bring back a snapshot with `etcdctl snapshot restore`; or, to begin a new cluster, empty the data directory of every seed",
+        ),
+        SeedError::Keep(_)
+        | SeedError::Authority(_)
+        | SeedError::Show(_)
+        | SeedError::Tls(_)
+        | SeedError::Store(_)
+        | SeedError::Client(_)
+        | SeedError::Ended => failure,
+    }
+}
+
+/// `reeve server`.
+pub async fn server(common: &Common, args: &ServerArgs) -> Verdict {
+    logging::start(&args.log.log, args.log.log_format)?;
+    if common.etcd.is_some() && std::env::var_os("REEVE_ETCD").is_none() {
+        return Err(
+            Failure::usage("`reeve server` runs a store of its own; --etcd is not for it")
+                .help("on a store of yours, run `reeve controller`"),
+        );
+    }
+    let shutdown = signals()?;
+    let token = match token(&args.token)? {
+        None => None,
+        Some(Token::Install(token)) => Some(token),
+        Some(Token::Join(_)) => {
+            return Err(
+                Failure::usage("a seed begins with an install token, and this is a join token")
+                    .help("`reeve token install` prints one for a new cluster"),
+            );
+        }
+    };
+    let me = myself(&args.seeds, args.host.as_ref())?;
+    let dir = common.data_dir.clone().unwrap_or_else(|| SERVER_DIR.into());
+    let options = SeedOptions {
+        dir: dir.clone(),
+        root: common.prefix.clone(),
+        token,
+        seeds: args.seeds.clone(),
+        me: me.clone(),
+        etcd: args.etcd_program.clone(),
+    };
+    let formed = match seed::start(options, &shutdown, tell).await {
+        Ok(formed) => formed,
+        Err(SeedError::Ended) => {
+            print("reeve server has ended before the cluster was there\n");
+            return Ok(Exit::Done);
+        }
+        Err(error) => return Err(of_seed(&error)),
+    };
+    print(&greeting(&formed, &me, &dir, args));
+    let ended = run_controller(common, args, &formed, &me, &shutdown).await;
+    formed.end().await;
+    ended
+}
+
+async fn run_controller(
+    common: &Common,
+    args: &ServerArgs,
+    formed: &Formed,
+    me: &Host,
+    shutdown: &Shutdown,
+) -> Verdict {
+    let id = format!("{}-{}", me.label(), std::process::id());
+    let mut options = ControllerOptions::new(formed.store.clone(), common.prefix.clone(), id);
+    options.http_addr = Some(args.metrics);
+    options.advertise = args.advertise.clone();
+    let run = controller::run(options, shutdown.clone());
+    tokio::select! {
+        ended = run => ended.map_err(|error| of_controller(&error))?,
+        () = shutdown.aborting() => {}
+    }
+    Ok(Exit::Done)
+}
+
+fn greeting(formed: &Formed, me: &Host, dir: &Path, args: &ServerArgs) -> String {
+    let what = if formed.new {
+        "a new cluster"
+    } else {
+        "the cluster is there"
+    };
+    format!(
+        "reeve {version} serves: {what}
+  cluster   {cluster}
+  seed      {me} of {seeds}
+  data      {dir}
+  metrics   http://{metrics}/metrics
+
+On this host, as root, every verb finds the cluster: reeve get nodes
+On every host that is to run containers:
+  reeve agent --seeds {seeds} --token-file token
+",
+        version = env!("CARGO_PKG_VERSION"),
+        cluster = formed.cluster,
+        seeds = args.seeds,
+        dir = dir.display(),
+        metrics = args.metrics,
+    )
+}
+
+fn of_join(error: &JoinError) -> Failure {
+    let failure = failed(error);
+    match error {
+        JoinError::OtherIdentity { .. } => {
+            failure.help("start it under its own name with --node, or give it another --data-dir")
+        }
+        JoinError::OtherCluster { .. } => {
+            failure.help("give it another --data-dir to join another cluster; what runs here belongs to the first")
+        }
+        JoinError::Refused { .. } => failure.help("on a seed, `reeve token create` prints a new token"),
+        JoinError::Strangers(_) => failure.help("see that token and --seeds are of one cluster"),
+        JoinError::Keep(KeepError::InUse { .. }) => failure.help("an agent runs here already"),
+        JoinError::Keep(_)
+        | JoinError::Token(_)
+        | JoinError::Certificate { .. }
+        | JoinError::Authorities { .. }
+        | JoinError::Tls(_) => failure,
+    }
+}
+
+/// Makes sure that this host's agent belongs to the cluster; how it reaches the store, and what keeps its directory.
+pub async fn agent_joins(
+    node: &NodeName,
+    seeds: &Seeds,
+    args: &TokenArgs,
+    data_dir: &Path,
+    shutdown: &Shutdown,
+) -> Result<(Context, Keep), Failure> {
+    let name: Name = node
+        .as_str()
+        .parse()
+        .map_err(|error: trust::identity::IdentityError| Failure::usage(format!("--node {node}")).because(&error))?;
+    let who = Who::Node(name);
+    let keep = Keep::open(&data_dir.join("member")).map_err(|error| of_join(&error.into()))?;
+    if let Some(context) = joined(&keep, &who).map_err(|error| of_join(&error))? {
+        return Ok((context, keep));
+    }
+    let Some(token) = token(args)? else {
+        return Err(Failure::usage("this host has not joined yet, and there is no token")
+            .help("name the file of the token with --token-file; on a seed, `reeve token create` prints one"));
+    };
+    let token = join_token(&token).map_err(|error| of_join(&error))?;
+    let waiting = |hosts: &BTreeMap<Host, String>| {
+        complain(&format!("waiting for a seed to let this host in\n{}", missing(hosts)));
+    };
+    let context = tokio::select! {
+        joined = join(&keep, &token, seeds, &who, waiting) => joined.map_err(|error| of_join(&error))?,
+        () = shutdown.draining() => return Err(Failure::new(Exit::Failed, "ended before a seed had let this host in")),
+    };
+    tracing::info!(%node, "this host has joined");
+    Ok((context, keep))
+}
+
+/// `reeve token`.
+pub async fn token_verb(common: &Common, verb: &TokenVerb) -> Verdict {
+    match verb {
+        TokenVerb::Install => {
+            let token = InstallToken::generate(membership::now()).map_err(|error| failed(&error))?;
+            let text = token.to_text();
+            show(
+                common,
+                &text,
+                &json!({ "token": text.as_str(), "cluster": token.cluster() }),
+            );
+            Ok(Exit::Done)
+        }
+        TokenVerb::Create(args) => create(common, args).await,
+        TokenVerb::Ls => list(common).await,
+        TokenVerb::Rm { ids } => {
+            let connection = connect(common).await?;
+            for id in ids {
+                if !tokens::withdraw(&connection.store, &connection.root, *id)
+                    .await
+                    .map_err(|error| of_tokens(&error))?
+                {
+                    return Err(
+                        Failure::new(Exit::Failed, format!("there is no token {id}")).help("see `reeve token ls`")
+                    );
+                }
+                print(&format!("token {id} is withdrawn\n"));
+            }
+            Ok(Exit::Done)
+        }
+    }
+}
+
+fn show(common: &Common, text: &str, value: &serde_json::Value) {
+    match common.output {
+        Format::Json => print(&output::json(value)),
+        Format::Yaml => print(&output::yaml(value)),
+        Format::Table | Format::Wide | Format::Name => print(&format!("{text}\n")),
+    }
+}
+
+fn of_tokens(error: &TokensError) -> Failure {
+    match error {
+        TokensError::Store(error) => Failure::from(error.clone()),
+        TokensError::NotASeed(_) => {
+            failed(error).help("run it on a seed, as root; its --data-dir is the one of `reeve server`")
+        }
+        TokensError::Keep(_) | TokensError::Key(_) | TokensError::Record(_) | TokensError::Conflict => failed(error),
+    }
+}
+
+fn server_dir(common: &Common) -> PathBuf {
+    common.data_dir.clone().unwrap_or_else(|| SERVER_DIR.into())
+}
+
+async fn create(common: &Common, args: &TokenCreateArgs) -> Verdict {
+    if args.ttl > MAX_TTL || args.ttl < Duration::from_secs(1) {
+        return Err(Failure::usage("--ttl is from 1s to 30d"));
+    }
+    let connection = connect(common).await?;
+    let names = args.nodes.iter().map(|node| node.as_str().parse::<Name>());
+    let names = names
+        .collect::<Result<std::collections::BTreeSet<Name>, _>>()
+        .map_err(|error| Failure::usage("--node").because(&error))?;
+    let wanted = tokens::Wanted {
+        names,
+        uses: args.uses,
+        seconds: args.ttl.as_secs(),
+    };
+    let made = tokens::create(&server_dir(common), &connection.store, &connection.root, wanted).await;
+    let (token, record) = made.map_err(|error| of_tokens(&error))?;
+    let text = token.to_text();
+    let value = json!({ "token": text.as_str(), "id": record.id, "expires": record.expires.to_string(), "uses": record.uses_left });
+    show(common, &text, &value);
+    Ok(Exit::Done)
+}
+
+async fn list(common: &Common) -> Verdict {
+    let connection = connect(common).await?;
+    let listed = tokens::list(&server_dir(common), &connection.store, &connection.root).await;
+    let listed = listed.map_err(|error| of_tokens(&error))?;
+    let now = membership::now();
+    if common.output.is_for_machines() {
+        let value: Vec<serde_json::Value> = listed
+            .iter()
+            .map(|(id, record)| match record {
+                Ok(record) => json!({
+                    "id": id, "usesLeft": record.uses_left, "expires": record.expires.to_string(), "expired": now > record.expires,
+                    "joined": record.joined.iter().map(|joined| joined.name.to_string()).collect::<Vec<_>>(),
+                }),
+                Err(why) => json!({ "id": id, "invalid": why }),
+            })
+            .collect();
+        print(&match common.output {
+            Format::Yaml => output::yaml(&json!(value)),
+            Format::Name => value
+                .iter()
+                .filter_map(|token| token["id"].as_str())
+                .map(|id| format!("{id}\n"))
+                .collect(),
+            Format::Json | Format::Table | Format::Wide => output::json(&json!(value)),
+        });
+        return Ok(Exit::Done);
+    }
+    if listed.is_empty() {
+        print("there are no tokens; `reeve token create` prints one\n");
+        return Ok(Exit::Done);
+    }
+    let mut table = Table::new(&["ID", "USES LEFT", "EXPIRES", "JOINED"]);
+    for (id, record) in &listed {
+        let cell = |text: String| Cell::from(text);
+        match record {
+            Ok(record) => {
+                let joined: Vec<String> = record.joined.iter().map(|joined| joined.name.to_string()).collect();
+                let expires = if now > record.expires {
+                    "expired".to_owned()
+                } else {
+                    record.expires.to_string()
+                };
+                table.row(vec![
+                    cell(id.to_string()),
+                    cell(record.uses_left.to_string()),
+                    cell(expires),
+                    cell(joined.join(",")),
+                ]);
+            }
+            Err(why) => table.row(vec![
+                cell(id.to_string()),
+                cell("-".to_owned()),
+                cell(why.clone()),
+                cell(String::new()),
+            ]),
+        }
+    }
+    print(&table.render(output::limit()));
+    Ok(Exit::Done)
+}

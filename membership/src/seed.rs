@@ -1,0 +1,531 @@
+//! A seed: a host that keeps the store. `reeve server` runs it: it derives what the install token says, comes together with
+//! the other seeds as [`bootstrap::next`] decides, runs the store's member beside it, makes the cluster once, and answers
+//! newcomers for as long as it lives.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use etcd_client::{Certificate as EtcdCertificate, Client, ConnectOptions, Identity as EtcdIdentity, TlsOptions};
+use futures::future::join_all;
+use runtime::{EtcdOptions, EtcdStore, Guard, Outcome, Shutdown, Store, StoreError, TlsFiles, person};
+use rustls::time_provider::DefaultTimeProvider;
+use schemas::keys::{Key as StoreKey, Root};
+use schemas::records::{ClusterId, ClusterMarker, Record as _, SchemaVersion};
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use trust::authority::{Authority, AuthorityError, Grant, request};
+use trust::bundle::Bundle;
+use trust::certificate::Certificate;
+use trust::identity::{Identity, Name, Rights, Role, Who};
+use trust::key::Key;
+use trust::revoked::Revoked;
+use trust::tls::{Door, Peers, ShowError};
+use trust::token::{Admits, InstallToken, Names, Record};
+use trust::trusted::Trust;
+
+use crate::bootstrap::{Answer, Next, Own, Stage, next};
+use crate::call::{CallError, call};
+use crate::etcd::{Initial, Member, client_url, has_begun};
+use crate::join::lines;
+use crate::keep::{Context, Keep, KeepError};
+use crate::port::{self, HOST_SECONDS, PlaceAnswer, PlaceQuestion, Seat, SeedState};
+use crate::seeds::{Host, Seeds};
+use crate::{SEED_PORT, now};
+
+/// How long hosts may join with the install token, in seconds from its making: a day. Later ones get a token of their own.
+pub const INSTALL_SECONDS: u64 = 86_400;
+/// How many hosts may join with the install token.
+const INSTALL_USES: u32 = 10_000;
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// How to run a seed.
+#[derive(Debug)]
+pub struct SeedOptions {
+    pub dir: PathBuf,
+    pub root: Root,
+    /// Needed for the first start; then the disk knows.
+    pub token: Option<InstallToken>,
+    pub seeds: Seeds,
+    /// Which of them this host is.
+    pub me: Host,
+    /// The store's program.
+    pub etcd: PathBuf,
+}
+
+/// What is known of this seed from an earlier start: `seed.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Known {
+    pub cluster: trust::identity::ClusterId,
+    pub host: Host,
+    pub seeds: Seeds,
+    pub store_token: String,
+    /// Whether the cluster has been seen to be. Never taken back.
+    pub formed: bool,
+    /// How the member began, for as long as its store has no data of its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub joining: Vec<String>,
+}
+
+/// The file of [`Known`].
+pub const KNOWN: &str = "seed.json";
+
+/// Why a seed cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum SeedError {
+    #[error(transparent)]
+    Keep(#[from] KeepError),
+    #[error("this host is no seed yet, and there is no install token")]
+    NoToken,
+    #[error("this host is a seed of cluster {found}, but the token is of cluster {asked}")]
+    OtherCluster {
+        found: trust::identity::ClusterId,
+        asked: trust::identity::ClusterId,
+    },
+    #[error("this host was installed as {found_host} among the seeds {found}, not as {host} among {asked}")]
+    OtherSeeds {
+        found_host: Host,
+        found: Seeds,
+        host: Host,
+        asked: Seeds,
+    },
+    #[error("cannot make the seed's certificates")]
+    Authority(#[from] AuthorityError),
+    #[error("cannot show the seed's certificate")]
+    Show(#[source] ShowError),
+    #[error("TLS cannot be prepared")]
+    Tls(#[source] rustls::Error),
+    #[error("cannot listen on port {SEED_PORT} for newcomers")]
+    Listen(#[source] std::io::Error),
+    #[error("the seeds do not belong together: {}", lines(.0).join("; "))]
+    Strangers(BTreeMap<Host, String>),
+    #[error("cannot reach this seed's own store")]
+    Store(#[source] StoreError),
+    #[error("cannot reach this seed's own store")]
+    Client(#[source] etcd_client::Error),
+    #[error("the store holds cluster {found}, but this seed is of cluster {own}")]
+    OtherStore {
+        found: String,
+        own: trust::identity::ClusterId,
+    },
+    #[error("cluster {cluster} has been, and no seed has its store any more")]
+    Gone { cluster: trust::identity::ClusterId },
+    #[error("ended while the seeds were still coming together")]
+    Ended,
+}
+
+/// What people are told while the seeds come together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// These are missed, each with the reason.
+    Missing(BTreeMap<Host, String>),
+    /// All are there: a new store begins.
+    Beginning,
+    /// The cluster is, and this seed takes its old place in it.
+    TakingPlace(Host),
+    /// The store has begun, and has no quorum yet; why, where that is known.
+    Quorum(Option<String>),
+}
+
+/// A seed whose cluster is.
+#[derive(Debug)]
+pub struct Formed {
+    pub store: EtcdStore,
+    pub cluster: trust::identity::ClusterId,
+    /// Whether this start is the one that made it.
+    pub new: bool,
+    /// How a person on this host reaches the store.
+    pub context: Context,
+    end: watch::Sender<bool>,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Formed {
+    /// Ends the port and the store's member, in good order.
+    pub async fn end(self) {
+        self.end.send_replace(true);
+        for task in self.tasks {
+            let _ = task.await;
+        }
+    }
+}
+
+/// Ends what was started when something fails on the way.
+struct Started {
+    end: watch::Sender<bool>,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+/// Starts a seed, and waits until its cluster is.
+///
+/// # Errors
+/// When waiting longer cannot help, or `shutdown` comes first.
+pub async fn start(
+    options: SeedOptions,
+    shutdown: &Shutdown,
+    mut progress: impl FnMut(&Progress),
+) -> Result<Formed, SeedError> {
+    let keep = Arc::new(Keep::open(&options.dir)?);
+    let (authority, mut known) = identity(&keep, &options)?;
+    let (signed, bundle) = authorities(&keep, &authority)?;
+    let door = door(&keep, &authority, &bundle, &options.me)?;
+    let clock = Arc::new(DefaultTimeProvider);
+    let listening = door
+        .server_for_newcomers(port::guests(), clock.clone())
+        .map_err(SeedError::Tls)?;
+    let calling = Arc::new(
+        door.client(Peers::roles([Role::Server]), clock)
+            .map_err(SeedError::Tls)?,
+    );
+
+    let address = SocketAddr::new(
+        options.me.address().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        SEED_PORT,
+    );
+    let listener = TcpListener::bind(address).await.map_err(SeedError::Listen)?;
+    let data = keep.path("etcd");
+    let own = match (has_begun(&data), known.formed) {
+        (true, _) => Own::Store,
+        (false, true) => Own::Lost,
+        (false, false) => Own::Empty,
+    };
+    let stage = match own {
+        Own::Store if known.formed => Stage::Formed,
+        Own::Store => Stage::Starting,
+        Own::Lost => Stage::Lost,
+        Own::Empty => Stage::Fresh,
+    };
+    let seat = Arc::new(Seat {
+        cluster: known.cluster,
+        host: options.me.clone(),
+        seeds: options.seeds.clone(),
+        root: options.root.clone(),
+        authority,
+        bundle: (signed, bundle),
+        stage: watch::channel(stage).0,
+        store: Mutex::default(),
+    });
+    let (end, ended) = watch::channel(false);
+    let serving = tokio::spawn({
+        let (seat, ended) = (Arc::clone(&seat), ended.clone());
+        async move {
+            if let Err(error) = port::serve(listener, listening, seat, ended).await {
+                tracing::error!(%error, "newcomers are no longer answered");
+            }
+        }
+    });
+    let mut started = Started {
+        end,
+        tasks: vec![serving],
+    };
+    let formed = async {
+        if own != Own::Store {
+            known.joining = come_together(own, &seat, &calling, &mut progress).await?;
+            keep.write_json(KNOWN, &known)?;
+        }
+        if own == Own::Empty {
+            seat.stage.send_replace(Stage::Starting);
+        }
+        let member = Member {
+            program: options.etcd.clone(),
+            me: options.me.clone(),
+            seeds: options.seeds.clone(),
+            store_token: known.store_token.clone(),
+            data: data.clone(),
+            keep: options.dir.clone(),
+            initial: if known.joining.is_empty() {
+                Initial::New
+            } else {
+                Initial::Joining(known.joining.clone())
+            },
+        };
+        let (trouble, troubles) = watch::channel(None);
+        started
+            .tasks
+            .push(tokio::spawn(member.run(Arc::clone(&keep), ended.clone(), trouble)));
+        let endpoints: Vec<String> = options.seeds.iter().map(client_url).collect();
+        let context = keep.write_context(endpoints, "person")?;
+        let (store, new) = found(&options, &keep, &seat, &troubles, &mut progress).await?;
+        let client = client(&options, &keep).await?;
+        *seat.store.lock().unwrap_or_else(PoisonError::into_inner) = Some((store.clone(), client));
+        known.formed = true;
+        known.joining.clear();
+        keep.write_json(KNOWN, &known)?;
+        seat.stage.send_replace(Stage::Formed);
+        Ok((store, new, context))
+    };
+    let formed = tokio::select! {
+        formed = formed => formed,
+        () = shutdown.draining() => Err(SeedError::Ended),
+    };
+    match formed {
+        Ok((store, new, context)) => Ok(Formed {
+            store,
+            cluster: known.cluster,
+            new,
+            context,
+            end: started.end,
+            tasks: started.tasks,
+        }),
+        Err(error) => {
+            started.end.send_replace(true);
+            for task in started.tasks {
+                let _ = task.await;
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Who this seed is: from its disk, and else from the token.
+fn identity(keep: &Keep, options: &SeedOptions) -> Result<(Authority, Known), SeedError> {
+    if let (Some(known), Some(authority)) = (keep.read_json::<Known>(KNOWN)?, keep.authority()?) {
+        if let Some(asked) = options
+            .token
+            .as_ref()
+            .map(InstallToken::cluster)
+            .filter(|asked| *asked != known.cluster)
+        {
+            return Err(SeedError::OtherCluster {
+                found: known.cluster,
+                asked,
+            });
+        }
+        if known.seeds != options.seeds || known.host != options.me {
+            return Err(SeedError::OtherSeeds {
+                found_host: known.host,
+                found: known.seeds,
+                host: options.me.clone(),
+                asked: options.seeds.clone(),
+            });
+        }
+        return Ok((authority, known));
+    }
+    let token = options.token.as_ref().ok_or(SeedError::NoToken)?;
+    let authority = Authority::derived(token)?;
+    keep.write_authority(&authority)?;
+    let known = Known {
+        cluster: token.cluster(),
+        host: options.me.clone(),
+        seeds: options.seeds.clone(),
+        store_token: token.store_token(),
+        formed: false,
+        joining: Vec::new(),
+    };
+    keep.write_json(KNOWN, &known)?;
+    Ok((authority, known))
+}
+
+fn authorities(keep: &Keep, authority: &Authority) -> Result<(Vec<u8>, Bundle), SeedError> {
+    if let (Some(bundle), Some(signed)) = (keep.bundle()?, keep.read("authorities.json")?) {
+        return Ok((signed, bundle));
+    }
+    let bundle = Bundle::of(authority.certificate().clone());
+    let signed = bundle.signed_by(authority);
+    keep.write_bundle(&signed, &bundle)?;
+    Ok((signed, bundle))
+}
+
+/// The certificate `<role>.crt` on this disk; issued anew when there is none, or its time comes.
+fn certificate(
+    keep: &Keep,
+    authority: &Authority,
+    who: Who,
+    host: Option<&Host>,
+) -> Result<(Certificate, Key), SeedError> {
+    let name = who.role().to_string();
+    if let Some(held) = keep.held(&name)?.filter(|held| !held.certificate.renewal_is_due(now())) {
+        return Ok((held.certificate, held.key));
+    }
+    let cluster = authority.certificate().cluster();
+    let mut grant = Grant::new(Identity::new(cluster, who), HOST_SECONDS);
+    if let Some(host) = host {
+        grant.addresses = vec![Ipv4Addr::LOCALHOST.into()];
+        grant.dns_names = vec!["localhost".to_owned()];
+        match host.address() {
+            Some(address) if address != Ipv4Addr::LOCALHOST => grant.addresses.push(address),
+            Some(_) => {}
+            None => grant.dns_names.push(host.to_string()),
+        }
+    }
+    let key = keep.key(&name)?;
+    let asked = request(&key, &grant.identity, &grant.addresses, &grant.dns_names)?;
+    let certificate = authority.issue(&asked, &grant, &Revoked::none(cluster), now())?;
+    keep.write_certificate(&name, &certificate)?;
+    Ok((certificate, key))
+}
+
+/// A name in a certificate: a member's label always is one.
+fn name(label: &str) -> Name {
+    label.parse().expect("a label is a DNS label")
+}
+
+/// What this seed shows, and whom it trusts. Its controller's and its person's certificates are made with its own.
+fn door(keep: &Keep, authority: &Authority, bundle: &Bundle, me: &Host) -> Result<Arc<Door>, SeedError> {
+    let label = me.label();
+    let (shown, key) = certificate(keep, authority, Who::Server(name(&label)), Some(me))?;
+    certificate(keep, authority, Who::Controller(name(&label)), None)?;
+    certificate(keep, authority, Who::Person(name("root"), Rights::Admin), None)?;
+    let trust = Trust::new(bundle.clone(), Revoked::none(bundle.cluster())).expect("both are of one cluster");
+    let door = Door::new(trust);
+    door.show(&shown, &key, authority.certificate())
+        .map_err(SeedError::Show)?;
+    Ok(door)
+}
+
+/// Asks the others until it is clear how this seed begins; the members to join, none for a new store.
+async fn come_together(
+    own: Own,
+    seat: &Seat,
+    tls: &Arc<rustls::ClientConfig>,
+    progress: &mut impl FnMut(&Progress),
+) -> Result<Vec<String>, SeedError> {
+    let mut before = None;
+    let mut tell = |now: Progress| {
+        if before.as_ref() != Some(&now) {
+            progress(&now);
+            before = Some(now);
+        }
+    };
+    loop {
+        let others: Vec<&Host> = seat.seeds.iter().filter(|host| **host != seat.host).collect();
+        let answers = join_all(others.iter().map(|host| ask(seat, host, tls))).await;
+        let answers: BTreeMap<Host, Answer> = others.into_iter().cloned().zip(answers).collect();
+        match next(own, &answers) {
+            Next::Begin => {
+                tell(Progress::Beginning);
+                return Ok(Vec::new());
+            }
+            Next::TakePlace { through } => {
+                tell(Progress::TakingPlace(through.clone()));
+                let question = PlaceQuestion {
+                    host: seat.host.clone(),
+                };
+                match call::<_, PlaceAnswer>(&through, SEED_PORT, tls, "/v1/place", Some(&question)).await {
+                    Ok((answer, _)) => return Ok(answer.members),
+                    Err(error) => tell(Progress::Missing(BTreeMap::from([(through, error.line())]))),
+                }
+            }
+            Next::Wait(missing) => tell(Progress::Missing(missing)),
+            Next::Refuse(strange) => return Err(SeedError::Strangers(strange)),
+            Next::Gone => return Err(SeedError::Gone { cluster: seat.cluster }),
+            Next::Continue => unreachable!("this disk has no store"),
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+async fn ask(seat: &Seat, host: &Host, tls: &Arc<rustls::ClientConfig>) -> Answer {
+    match call::<(), SeedState>(host, SEED_PORT, tls, "/v1/seed", None).await {
+        Ok((state, _)) if state.cluster != seat.cluster => {
+            Answer::Stranger(format!("it is of cluster {}", state.cluster))
+        }
+        Ok((state, _)) if state.seeds != seat.seeds => {
+            Answer::Stranger(format!("it was given other seeds: {}", state.seeds))
+        }
+        Ok((state, _)) if state.host != *host => Answer::Stranger(format!("the seed {} answers there", state.host)),
+        Ok((state, _)) => Answer::At(state.stage),
+        Err(CallError::Stranger { at: _, source }) => Answer::Stranger(with_sources(&source)),
+        Err(error) => Answer::Silent(error.line()),
+    }
+}
+
+fn with_sources(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", with_sources(source)),
+        None => error.to_string(),
+    }
+}
+
+fn tls_files(keep: &Keep) -> TlsFiles {
+    TlsFiles {
+        ca: keep.path("ca.crt"),
+        identity: Some((keep.path("controller.crt"), keep.path("controller.key"))),
+    }
+}
+
+/// Waits for the store to have a quorum, and makes sure that it holds our cluster: made by whichever seed is first.
+async fn found(
+    options: &SeedOptions,
+    keep: &Keep,
+    seat: &Seat,
+    troubles: &watch::Receiver<Option<String>>,
+    progress: &mut impl FnMut(&Progress),
+) -> Result<(EtcdStore, bool), SeedError> {
+    let all: Vec<String> = options.seeds.iter().map(client_url).collect();
+    let mut etcd = EtcdOptions::new(&all.join(","));
+    etcd.tls = Some(tls_files(keep));
+    let store = EtcdStore::prepare(etcd).await.map_err(SeedError::Store)?;
+    let place = options.root.key(&StoreKey::Cluster).into_bytes();
+    let own = ClusterId::from_random(*seat.cluster.bytes());
+    let mut before = None;
+    loop {
+        match store.get(&place).await {
+            Ok(found) => {
+                if let Some(found) = found.value {
+                    let marker = ClusterMarker::decode(&found.value).ok();
+                    return match marker.filter(|marker| marker.id == own) {
+                        Some(_) => Ok((store, false)),
+                        None => Err(SeedError::OtherStore {
+                            found: String::from_utf8_lossy(&found.value).chars().take(200).collect(),
+                            own: seat.cluster,
+                        }),
+                    };
+                }
+                if make(options, seat, &store, &own).await.map_err(SeedError::Store)? {
+                    return Ok((store, true));
+                }
+            }
+            Err(_) => {
+                let trouble = Progress::Quorum(troubles.borrow().clone());
+                if before.as_ref() != Some(&trouble) {
+                    progress(&trouble);
+                    before = Some(trouble);
+                }
+            }
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// Writes the marker, and with it the record by which hosts join with the install token. False: another seed was first.
+async fn make(options: &SeedOptions, seat: &Seat, store: &EtcdStore, own: &ClusterId) -> Result<bool, StoreError> {
+    let marker = ClusterMarker {
+        schema_version: SchemaVersion::default(),
+        id: own.clone(),
+        restore_epoch: 1,
+        moved: None,
+    };
+    let mut txn = person::txn().put(options.root.key(&StoreKey::Cluster), marker.encode(), Guard::Absent);
+    if let Some(token) = &options.token {
+        let join = token.join(seat.authority.certificate().fingerprint());
+        let expires = now().plus(INSTALL_SECONDS);
+        let record = Record::of(&join, seat.cluster, Admits::Node, Names::Any, INSTALL_USES, expires);
+        let place = options.root.key(&StoreKey::Join(join.id().to_string()));
+        txn = txn.put(place, record.signed_by(&seat.authority), Guard::Any);
+    }
+    match store.commit(txn).await? {
+        Outcome::Committed { revision: _ } => Ok(true),
+        Outcome::FenceLost | Outcome::Conflict { keys: _ } => Ok(false),
+    }
+}
+
+/// A client for the store's members, as a controller.
+async fn client(options: &SeedOptions, keep: &Keep) -> Result<Client, SeedError> {
+    let read = |name: &str| -> Result<Vec<u8>, KeepError> { Ok(keep.read(name)?.unwrap_or_default()) };
+    let tls = TlsOptions::new()
+        .ca_certificate(EtcdCertificate::from_pem(read("ca.crt")?))
+        .identity(EtcdIdentity::from_pem(read("controller.crt")?, read("controller.key")?));
+    let connect = ConnectOptions::new()
+        .with_connect_timeout(Duration::from_secs(2))
+        .with_timeout(Duration::from_secs(5))
+        .with_tls(tls);
+    let endpoints: Vec<String> = options.seeds.iter().map(client_url).collect();
+    Client::connect(endpoints, Some(connect))
+        .await
+        .map_err(SeedError::Client)
+}
