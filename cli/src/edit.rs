@@ -222,7 +222,12 @@ pub async fn commit(
     edits: &[Edit],
     removals: &[Removal],
 ) -> Result<BTreeMap<ResourceKey, i64>, Failure> {
-    let work: Vec<&Edit> = edits.iter().filter(|edit| edit.effect != Effect::Unchanged).collect();
+    let changed = |edit: &&Edit| edit.effect != Effect::Unchanged;
+    // What stands beside an unchanged document may have to be made whole.
+    let work: Vec<&Edit> = edits
+        .iter()
+        .filter(|edit| changed(edit) || !edit.beside.is_empty())
+        .collect();
     let mut written = BTreeMap::new();
     for chunk in work.chunks(EDITS_PER_TXN) {
         let mut txn = person::txn().require(connection.key(&Key::Cluster), Guard::Unchanged(marker.mod_revision));
@@ -235,7 +240,8 @@ pub async fn commit(
             };
             txn = match edit.effect {
                 Effect::Delete => txn.delete(key, guard),
-                Effect::Create | Effect::Change | Effect::Unchanged => txn.put(key, edit.bytes.clone(), guard),
+                Effect::Create | Effect::Change => txn.put(key, edit.bytes.clone(), guard),
+                Effect::Unchanged => txn.require(key, guard),
             };
             for Beside { key, guard, value } in &edit.beside {
                 txn = match value {
@@ -253,7 +259,10 @@ pub async fn commit(
             }
         }
         match connection.store.commit(txn).await? {
-            Outcome::Committed { revision } => written.extend(chunk.iter().map(|edit| (edit.key.clone(), revision))),
+            Outcome::Committed { revision } => {
+                let documents = chunk.iter().copied().filter(changed);
+                written.extend(documents.map(|edit| (edit.key.clone(), revision)));
+            }
             Outcome::FenceLost => {
                 return Err(Failure::new(
                     Exit::Conflict,

@@ -196,8 +196,9 @@ fn four_mebibytes_come_back_byte_for_byte_and_content_nobody_refers_to_is_pruned
 
     // A part is lost: told, and whole again after the next upload.
     let listing = lab.on(lab.store.list(&Prefix::new("/reeve/blobs/").unwrap())).unwrap();
-    let part = listing.kvs[3].key.clone();
-    let txn = person::txn().delete(part, Guard::Any);
+    let txn = person::txn()
+        .delete(listing.kvs[0].key.clone(), Guard::Any)
+        .delete(listing.kvs[3].key.clone(), Guard::Any);
     let _committed = lab.on(lab.store.commit(txn)).expect("a write");
     assert!(lab.exits(6, &["download", "geo-bin"]).contains("upload it again"));
     lab.exits(0, &["upload", &file]);

@@ -100,6 +100,13 @@ fn every_option_is_what_the_engine_says_it_is() {
         "NUMBER=8080",
         "SWITCH=true",
         "EMPTY=",
+        // What every container is told about itself.
+        "CONTAINER_NAME=default.every-option.1.1",
+        "SERVICE_NAME=every-option",
+        "NAMESPACE=default",
+        "SLOT=1",
+        "NODE_NAME=n1",
+        "PORT_HTTP=18080",
     ] {
         assert!(env.contains(&json!(entry)), "{entry:?} in {env:?}");
     }
@@ -119,6 +126,20 @@ fn every_option_is_what_the_engine_says_it_is() {
     assert!(
         ulimits.contains(&json!({"Name": "nofile", "Soft": 1024, "Hard": 2048})),
         "{ulimits:?}"
+    );
+    let seen = host.docker(&[
+        "exec",
+        "default.every-option.1.1",
+        "sh",
+        "-c",
+        "cat /etc/every.conf; ls -ln /etc/every.conf",
+    ]);
+    assert!(seen.starts_with("every = option\n-r--r-----"), "{seen}");
+    assert_eq!(
+        seen.lines()
+            .last()
+            .map(|line| line.split_whitespace().skip(2).take(2).collect()),
+        Some(vec!["1000", "4"])
     );
     let mounts = c["Mounts"].as_array().expect("mounts");
     let mount = |target: &str| {
@@ -199,6 +220,16 @@ fn the_smaller_examples_run() {
     assert_eq!(host.http("http://127.0.0.1:8080/"), Ok("Hello from Reeve.\n".into()));
     apply(host, "global.yaml", "60s");
     assert!(host.running().contains(&"default.watcher.n1.1".to_owned()));
+    apply(host, "files.yaml", "60s");
+    let page = host.docker(&[
+        "exec",
+        "default.pages.1.1",
+        "wget",
+        "-q",
+        "-O-",
+        "http://127.0.0.1:8080/",
+    ]);
+    assert!(page.contains("This page is a ConfigFile."), "{page}");
     // The example of zones wants three nodes; on one, two of six fit and the rest say why not.
     let file = examples().join("zones.yaml").display().to_string();
     let said = host.reeve_exits(7, &["apply", "-f", &file, "--yes", "--timeout", "30s"]);
