@@ -9,7 +9,7 @@ mod plan;
 mod settle;
 mod types;
 
-pub use labels::{LABEL_CLUSTER, OwnLabels};
+pub use labels::{LABEL_CLUSTER, LABEL_NODE, OwnLabels};
 pub use ledger::{InForce, Ledger, LedgerEntry, Owned, Trying, Up};
 pub use order::{Ruling, judge};
 pub use plan::{network_name, plan};

@@ -30,7 +30,9 @@ pub struct ContainerSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("maxItems" = 1_024))]
     pub args: Vec<Text>,
-    /// Environment variables. Values are strings, whole numbers or booleans; quote decimals.
+    /// Environment variables. Values are strings, whole numbers or booleans; quote decimals. Where it names none of them,
+    /// a container also gets `CONTAINER_NAME`, `SERVICE_NAME`, `NAMESPACE`, `SLOT`, `NODE_NAME`, `CLUSTER_ID`, and for each
+    /// published port the node's as `PORT_<name>`, or `PORT_<containerPort>` (`PORT_53_UDP`) where it has no name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 1_024))]
     pub env: BTreeMap<String, Text>,

@@ -17,6 +17,7 @@ use serde_json::{Map, Value, json};
 use super::{CLUSTER_LABEL, CreateRequest, FileBind, Limits, clean};
 
 mod compare;
+mod variables;
 
 pub use compare::{Discrepancy, discrepancies};
 
@@ -95,7 +96,8 @@ pub fn create_body(
         pull_policy: _,
         command,
         args,
-        env,
+        // With those that it is told about itself: see `variables`.
+        env: _,
         working_dir,
         user,
         group_add,
@@ -308,8 +310,9 @@ pub fn create_body(
         (
             "Env",
             Value::Array(
-                env.iter()
-                    .map(|(key, Text(value))| json!(format!("{key}={value}")))
+                variables::all(request)
+                    .iter()
+                    .map(|(key, value)| json!(format!("{key}={value}")))
                     .collect(),
             ),
         ),

@@ -12,7 +12,8 @@ use super::types::{InstanceKey, SpecId};
 
 /// The label by which the agent lists its containers.
 pub const LABEL_CLUSTER: &str = "reeve.cluster";
-const LABEL_NODE: &str = "reeve.node";
+/// The label that names the node.
+pub const LABEL_NODE: &str = "reeve.node";
 const LABEL_NAMESPACE: &str = "reeve.namespace";
 const LABEL_KIND: &str = "reeve.kind";
 const LABEL_WORKLOAD: &str = "reeve.workload";

@@ -60,9 +60,44 @@ fn a_bare_container_has_the_defaults_that_are_promised() {
         body["NetworkingConfig"]["EndpointsConfig"]["reeve-c-shop"]["Aliases"],
         json!(["web", "web.shop", "web-2", "2.web"])
     );
-    for absent in ["Entrypoint", "Cmd", "Env", "User", "WorkingDir", "StopSignal"] {
+    for absent in ["Entrypoint", "Cmd", "User", "WorkingDir", "StopSignal"] {
         assert_eq!(body.get(absent), None, "{absent} is the image's own");
     }
+}
+
+#[test]
+fn a_container_is_told_who_it_is_and_a_persons_variables_stand_over_ours() {
+    let spec = json!({
+        "env": { "NAMESPACE": "mine", "OTHER": 1 },
+        "ports": [
+            { "name": "http-alt", "containerPort": 80, "hostPort": "auto" },
+            { "containerPort": 81 },
+            { "containerPort": 53, "hostPort": 5353, "protocol": "UDP" },
+        ],
+    });
+    let port = |container_port, protocol, host_port| AssignedPort {
+        container_port,
+        protocol,
+        host_ip: None,
+        host_port,
+    };
+    let ports = [port(80, Protocol::Tcp, 30_001), port(53, Protocol::Udp, 5353)];
+    let body = body_at((1, 41), spec.clone(), &ports).expect("a body").0;
+    let told = [
+        "CLUSTER_ID=c",
+        "CONTAINER_NAME=shop.web.2.1",
+        "NAMESPACE=mine",
+        "OTHER=1",
+        "PORT_53_UDP=5353",
+        "PORT_HTTP_ALT=30001",
+        "SERVICE_NAME=web",
+        "SLOT=2",
+    ];
+    assert_eq!(body["Env"], json!(told));
+    let mut host = spec;
+    host["networkMode"] = json!("host");
+    let body = body_at((1, 41), host, &ports).expect("a body").0;
+    assert!(!body["Env"].to_string().contains("PORT_"), "{}", body["Env"]);
 }
 
 #[test]

@@ -1,0 +1,49 @@
+//! The variables by which a container is told about itself. They belong to the container that is made, not to its spec: a
+//! release that learns another one changes no spec, and so replaces no container. A person's variable of the same name wins.
+
+use std::collections::BTreeMap;
+
+use planner::node::{LABEL_CLUSTER, LABEL_NODE};
+use schemas::container::{ContainerSpec, NetworkMode, Protocol};
+
+use super::super::CreateRequest;
+
+/// Every variable of a request's container by name, a person's included.
+pub(super) fn all(request: &CreateRequest<'_>) -> BTreeMap<String, String> {
+    let mut all = own(request);
+    let persons = request.spec.env.iter();
+    all.extend(persons.map(|(key, value)| (key.clone(), value.0.clone())));
+    all
+}
+
+fn own(request: &CreateRequest<'_>) -> BTreeMap<String, String> {
+    let label = |key: &str| request.labels.get(key).cloned();
+    let told = [
+        ("CONTAINER_NAME", Some(request.name.to_owned())),
+        ("SERVICE_NAME", Some(request.instance.workload.to_string())),
+        ("NAMESPACE", Some(request.instance.namespace.to_string())),
+        ("SLOT", Some(request.instance.slot.to_string())),
+        ("NODE_NAME", label(LABEL_NODE)),
+        ("CLUSTER_ID", label(LABEL_CLUSTER)),
+    ];
+    let told = told
+        .into_iter()
+        .filter_map(|(key, value)| Some((key.to_owned(), value?)));
+    told.chain(ports(request.spec, request.ports)).collect()
+}
+
+/// `PORT_HTTP=30017`: for each published port, by its name or else its number, the node's port.
+fn ports(spec: &ContainerSpec, assigned: &[schemas::records::AssignedPort]) -> impl Iterator<Item = (String, String)> {
+    let published = spec.ports.iter().filter(|port| port.host_port.is_some());
+    // Without a network of its own it has no port of the node's but those it opens itself.
+    let bridge = spec.network_mode == NetworkMode::Bridge;
+    let pairs = published.zip(assigned).filter(move |_| bridge);
+    pairs.map(|(port, given)| {
+        let name = match (&port.name, port.protocol) {
+            (Some(name), _) => name.to_string().to_ascii_uppercase().replace('-', "_"),
+            (None, Protocol::Tcp) => port.container_port.to_string(),
+            (None, Protocol::Udp) => format!("{}_UDP", port.container_port),
+        };
+        (format!("PORT_{name}"), given.host_port.to_string())
+    })
+}
