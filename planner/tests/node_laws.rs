@@ -26,6 +26,8 @@ struct Sim {
     /// What every number of every workload is.
     versions: BTreeMap<(String, u64), (Digest, Arc<ServiceSpec>)>,
     local: BTreeSet<String>,
+    /// The numbers that the node's policy denies, of every workload.
+    denied: BTreeSet<u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -69,6 +71,10 @@ enum Act {
         seconds: u16,
     },
     Reboot,
+    /// Another policy: a bit for each number it denies.
+    Policy {
+        denies: u8,
+    },
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -88,6 +94,7 @@ fn act() -> impl Strategy<Value = Act> {
         1 => any::<bool>().prop_map(|full| Act::DiskFull { full }),
         2 => (0..900u16).prop_map(|seconds| Act::Wait { seconds }),
         1 => Just(Act::Reboot),
+        2 => (0..16u8).prop_map(|denies| Act::Policy { denies }),
     ]
 }
 
@@ -101,7 +108,8 @@ fn cluster() -> ClusterId {
 
 impl Sim {
     fn new() -> Self {
-        let input = NodeInput::new(1_000_000, "n1".parse().expect("a name"), cluster());
+        let mut input = NodeInput::new(1_000_000, "n1".parse().expect("a name"), cluster());
+        input.permits = Some(BTreeMap::new());
         let mut versions = BTreeMap::new();
         for workload in WORKLOADS {
             // 1 and 2 differ in the image, 3 differs from 2 in what only the agent reads, 4 in the environment.
@@ -125,7 +133,18 @@ impl Sim {
             next_id: 0,
             versions,
             local: BTreeSet::new(),
+            denied: BTreeSet::new(),
         }
+    }
+
+    /// What the policy says of a number of an instance; None before it is asked.
+    fn permit(&self, instance: &InstanceKey, n: u64) -> Option<&Permit> {
+        let digest = &self.versions[&(instance.workload.to_string(), n)].0;
+        let making = Making {
+            spec: instance.spec(n, digest),
+            ports: Vec::new(),
+        };
+        self.input.permits.as_ref().and_then(|permits| permits.get(&making))
     }
 
     fn assigned(&self, workload: &str, state: AssignedState, n: u64) -> Assigned {
@@ -200,6 +219,14 @@ impl Sim {
             if let Some(spec) = self.spec_at(id).cloned() {
                 self.input.specs.insert(id.clone(), SpecState::Here(spec));
             }
+        }
+        for making in plan.wanted_permits.clone() {
+            let permit = if self.denied.contains(&making.spec.n) {
+                Permit::Denied("no".to_owned())
+            } else {
+                Permit::Granted
+            };
+            self.input.permits.get_or_insert_default().insert(making, permit);
         }
         for image in &plan.look_up {
             self.input.images.insert(
@@ -371,6 +398,11 @@ impl Sim {
                         let in_force = in_force.and_then(|entry| entry.in_force).expect("a spec in force");
                         assert_eq!(*to, in_force.n);
                         assert!(!fields.is_empty());
+                        assert_eq!(
+                            self.permit(&step.instance, *to),
+                            Some(&Permit::Granted),
+                            "an old container is ended for one that may not be made: {step:?}"
+                        );
                         let (_, spec) = &self.versions[&(step.instance.workload.to_string(), *to)];
                         let image = self.input.images.get(spec.container.image.as_str());
                         assert!(
@@ -382,8 +414,14 @@ impl Sim {
                     other => panic!("a container is ended because {other:?}"),
                 }
             }
-            if let Op::Create { .. } = step.op {
+            if let Op::Create { labels, .. } = &step.op {
                 assert!(!self.input.disk_full, "created on a full disk");
+                let permit = self.permit(&step.instance, labels.n);
+                assert_eq!(
+                    permit,
+                    Some(&Permit::Granted),
+                    "made though the policy denies it: {step:?}"
+                );
                 let entry = out.ledger.get(&step.instance).cloned().flatten().or(self
                     .input
                     .ledger
@@ -525,6 +563,10 @@ impl Sim {
             }
             Act::DiskFull { full } => self.input.disk_full = *full,
             Act::Wait { seconds } => self.input.now_ms += u64::from(*seconds) * 1_000,
+            Act::Policy { denies } => {
+                self.denied = (1..=4).filter(|n| denies & (1 << (n - 1)) != 0).collect();
+                self.input.permits = Some(BTreeMap::new());
+            }
             Act::Reboot => {
                 for c in self
                     .containers
@@ -594,6 +636,8 @@ impl Sim {
     /// Passes until nothing is left to do; then everything assigned is as assigned.
     fn settle_down(&mut self) {
         self.input.disk_full = false;
+        self.denied.clear();
+        self.input.permits = Some(BTreeMap::new());
         self.observe();
         for round in 0..60 {
             let out = self.pass(9, 9);
