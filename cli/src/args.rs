@@ -169,7 +169,7 @@ pub enum Verb {
     Plan(PlanArgs),
     /// List resources and instances
     #[command(
-        after_help = "Kinds: services (svc), nodes (no), instances (in), events (ev), all\nExample: reeve get svc -A -o wide"
+        after_help = "Kinds: services (svc), nodes (no), configfiles (cf), instances (in), events (ev), all\nExample: reeve get svc -A -o wide"
     )]
     Get(GetArgs),
     /// Say everything about one resource

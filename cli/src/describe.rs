@@ -102,6 +102,13 @@ fn sentence(text: &mut String, name: &str, value: &str) {
     );
 }
 
+/// The same, where there is something to say.
+fn sentence_of(text: &mut String, name: &str, value: &str) {
+    if !value.is_empty() {
+        sentence(text, name, value);
+    }
+}
+
 /// What it is up to, why, and for how long: what one looks for first.
 fn headline(text: &mut String, state: &rows::State, since: Option<String>) {
     let style = state.tone.style();
@@ -199,6 +206,19 @@ fn service(view: &View, key: &ResourceKey, format: Format) -> Option<String> {
             .unwrap_or_default();
         line(&mut text, "Revision", &format!("{}{generation}", declared.mod_revision));
     }
+    let mounts = rows::spec_of(declared.map(AsRef::as_ref)).map_or(&[][..], |spec| &spec.container.files);
+    let files = mounts.iter().map(|mount| {
+        let place = ResourceKey {
+            kind: Kind::ConfigFile,
+            name: mount.file.clone(),
+            ..key.clone()
+        };
+        let file = view.files.get(&place).and_then(|file| file.as_ref().ok());
+        let edition = file.and_then(|file| file.edition);
+        let edition = edition.map_or_else(String::new, |edition| format!(" (edition {})", edition.n));
+        format!("{}{edition} at {}", mount.file, mount.path)
+    });
+    sentence_of(&mut text, "Files", &files.collect::<Vec<_>>().join(", "));
     if let Some(status) = status {
         let counts = status.counts;
         let counts = format!(

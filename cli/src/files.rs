@@ -459,7 +459,7 @@ async fn prune(common: &Common, args: &PruneArgs) -> Verdict {
 
 /// Removes a blob, unless somebody has put it again meanwhile.
 async fn remove(connection: &Connection, marker: &Marker, parts: &[(Vec<u8>, i64, usize)]) -> Result<bool, Failure> {
-    // The first part last: an upload always writes it, and so it stands for the whole.
+    // A part that an upload has written since keeps its transaction from passing.
     let mut whole = true;
     for chunk in parts.chunks(50) {
         let mut txn = person::txn().require(connection.key(&Key::Cluster), Guard::Unchanged(marker.mod_revision));

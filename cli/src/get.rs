@@ -43,7 +43,8 @@ impl Filter {
 
 pub async fn get(common: &Common, args: &GetArgs) -> Verdict {
     let kind = args.kind.as_deref().ok_or_else(|| {
-        Failure::usage("get what?").help("list services (svc), nodes (no), instances (in), events (ev) or all")
+        Failure::usage("get what?")
+            .help("list services (svc), nodes (no), configfiles (cf), instances (in), events (ev) or all")
     })?;
     let (what, names) = what(kind, &args.names)?;
     let selector = args.selector.as_deref().map(Selector::parse).transpose()?;

@@ -28,7 +28,7 @@ pub fn what(kind: &str, names: &[String]) -> Result<(What, Vec<String>), Failure
         "all" => What::All,
         _ => What::Resource(Kind::from_person(kind).map_err(|error| {
             Failure::usage(error.to_string())
-                .help("list services (svc), nodes (no), instances (in), events (ev) or all")
+                .help("list services (svc), nodes (no), configfiles (cf), instances (in), events (ev) or all")
         })?),
     };
     Ok((what, inline.into_iter().chain(names.iter().cloned()).collect()))

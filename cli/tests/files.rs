@@ -161,6 +161,11 @@ fn a_file_is_uploaded_used_changed_undone_and_deleted() {
         (&value[0]["edition"], &value[0]["usedBy"][0]),
         (&3.into(), &"web".into())
     );
+    let text = lab.exits(0, &["describe", "service", "web"]);
+    assert!(
+        text.contains("nginx-conf (edition 3) at /etc/nginx/nginx.conf"),
+        "{text}"
+    );
     let text = lab.exits(0, &["describe", "configfile", "nginx-conf"]);
     assert!(text.contains("service/web") && text.contains("sha256:"), "{text}");
 

@@ -253,6 +253,7 @@ fn the_page_of_keys_names_every_key() {
         Key::Election,
         Key::Controller("x".to_owned()),
         Key::Event("default/1".to_owned()),
+        Key::Blob(schemas::config_file::FileDigest::of(b""), 0),
     ];
     for key in keys {
         let whole = Root::default().key(&key);
