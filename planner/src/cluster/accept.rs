@@ -44,6 +44,8 @@ pub(super) struct Accepting<'a> {
     pub writes: Vec<AcceptedWrite>,
     /// The lives of services whose spec, in force or desired, mounts files.
     pub mounting: Vec<usize>,
+    /// The lives of files.
+    pub files: Vec<usize>,
 }
 
 #[derive(Debug)]
@@ -177,6 +179,7 @@ pub(super) fn accept<'a>(snapshot: &'a Snapshot, room: &'a Room, hold: bool, mem
     let mut lives = Vec::with_capacity(snapshot.desired.len().max(snapshot.accepted.len()));
     let mut due: Vec<(usize, Due<'_>)> = Vec::new();
     let mut mounting: Vec<usize> = Vec::new();
+    let mut files: Vec<usize> = Vec::new();
     let mut equal = memo.equal();
     let mut desired = snapshot.desired.iter().peekable();
     let mut accepted = snapshot.accepted.iter().peekable();
@@ -201,6 +204,9 @@ pub(super) fn accept<'a>(snapshot: &'a Snapshot, room: &'a Room, hold: bool, mem
         let mounts = known.is_none() && key.kind == Kind::Service && mounts_files(entry, history);
         if mounts {
             mounting.push(lives.len());
+        }
+        if key.kind == Kind::ConfigFile {
+            files.push(lives.len());
         }
         let wanted = entry.and_then(|entry| desired_body(key, entry, history).map(|body| (entry, body)));
         let (standing, next, same) = stand(key, entry, wanted, history, (snapshot.complete, hold), known.is_some());
@@ -233,6 +239,7 @@ pub(super) fn accept<'a>(snapshot: &'a Snapshot, room: &'a Room, hold: bool, mem
         lives,
         writes,
         mounting,
+        files,
     }
 }
 

@@ -35,7 +35,7 @@ impl Room {
     /// Enough for each service's.
     pub(super) fn for_services_of(snapshot: &Snapshot) -> Self {
         Self {
-            cells: snapshot.desired.iter().map(|_| OnceCell::new()).collect(),
+            cells: (0..snapshot.desired.len()).map(|_| OnceCell::new()).collect(),
             next: Cell::new(0),
         }
     }
@@ -222,13 +222,12 @@ impl<'a> Pass<'a> {
         notices: &mut Vec<Notice>,
     ) {
         let stored = &self.snapshot.file_statuses;
-        let files = || self.lives.iter().filter(|life| life.key.kind == Kind::ConfigFile);
-        if stored.is_empty() && files().next().is_none() {
+        if stored.is_empty() && self.files.is_empty() {
             return;
         }
         let users = self.users();
         let mut told: BTreeSet<&ResourceKey> = BTreeSet::new();
-        for life in files() {
+        for life in self.files.iter().map(|at| &self.lives[*at]) {
             let Some(namespace) = &life.key.namespace else { continue };
             let used_by = users.get(&(namespace, &life.key.name));
             let gone = life.desired.is_none() && matches!(life.standing, Standing::Deleted | Standing::Never);

@@ -115,6 +115,8 @@ pub(super) struct Pass<'a> {
     pub accepted: Vec<AcceptedWrite>,
     /// The lives of services that mount files.
     pub mounting: Vec<usize>,
+    /// The lives of files.
+    pub files: Vec<usize>,
     pub memory: Memory<'a>,
     pub placer: Placer<'a>,
     pub removals: Vec<Judged>,
@@ -152,6 +154,7 @@ impl<'a> Pass<'a> {
             lives,
             writes: accepted,
             mounting,
+            files,
         } = accept(snapshot, room, nodes.hold_all.is_some(), memo);
         nodes.describe(&lives);
         let mut memory = Memory::new(&lives, &nodes, memo);
@@ -164,6 +167,7 @@ impl<'a> Pass<'a> {
             lives,
             accepted,
             mounting,
+            files,
             memory,
             placer,
             removals: Vec::new(),

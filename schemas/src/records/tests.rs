@@ -65,3 +65,15 @@ fn the_digest_of_removals_does_not_depend_on_their_order() {
     );
     assert_ne!(Digest::of_removals([(&uid, &one)]), Digest::of_removals([(&uid, &two)]));
 }
+
+/// A record from before files: it reads as it was, and is written again byte for byte, so that nothing takes it for another.
+#[test]
+fn an_accepted_service_of_an_older_release_is_the_same_to_this_one() {
+    let bytes = br#"{"schemaVersion":1,"n":7,"uid":"0123456789abcdef0123456789abcdef","desiredRevision":9,"body":{"service":{"replicas":2,"container":{"image":"app:1","mounts":[{"type":"tmpfs","target":"/t"}]}}}}"#;
+    let record = Accepted::decode(bytes).expect("an older record");
+    let AcceptedBody::Service(spec) = &record.body else {
+        panic!("{record:?}")
+    };
+    assert!(spec.container.files.is_empty());
+    assert_eq!(record.encode(), bytes);
+}
