@@ -3,6 +3,7 @@ use std::sync::Arc;
 use planner::cluster::{Snapshot, Stored};
 use runtime::memory::WriteFault;
 use runtime::{LeaderOptions, Leadership, MemoryStore, Prefix, Shutdown, campaign};
+use schemas::config_file::FileDigest;
 use schemas::kinds::Kind;
 use schemas::names::Slot;
 use schemas::records::{
@@ -227,6 +228,42 @@ async fn an_assignment_waits_for_the_accepted_record_it_refers_to() {
         "the other goes on"
     );
     desk.look();
+}
+
+#[tokio::test]
+async fn a_service_waits_for_the_editions_of_the_same_pass_that_it_mounts() {
+    let mut desk = Desk::new().await;
+    let file = ResourceKey {
+        kind: Kind::ConfigFile,
+        ..service("conf")
+    };
+    let spec = serde_json::from_value(serde_json::json!({ "container": { "image": "app:1", "files": [
+        { "file": "conf", "path": "/f", "edition": { "n": 1, "digest": FileDigest::of(b"x"), "size": 1 } },
+    ] } }));
+    let mut web = deletion("web");
+    web.record.body = AcceptedBody::Service(spec.expect("a service"));
+    let mut conf = deletion("web");
+    conf.key = file.clone();
+    conf.guard = Rests::DesiredAbsent(file);
+    // In whatever order they are planned.
+    let plan = Plan {
+        accepted: vec![web, conf],
+        assignments: vec![assigns(1, 0, vec![instance("web", AssignedState::Present)], Vec::new())],
+        ..nothing()
+    };
+    desk.store.put("/reeve/desired/default/configfile/conf", "anything");
+    for together in [true, false] {
+        let done = desk.prepare(&plan).commit(&desk.store, together).await;
+        assert!(done.conflicts > 0, "{done:?}");
+        assert!(desk.store.peek("/reeve/accepted/default/service/web/1").is_none());
+        assert!(assigned(&desk.store).is_none(), "{together}");
+    }
+    desk.store.delete("/reeve/desired/default/configfile/conf");
+    desk.look();
+    let done = desk.prepare(&plan).commit(&desk.store, false).await;
+    assert_eq!(done.conflicts, 0, "{done:?}");
+    assert!(desk.store.peek("/reeve/accepted/default/service/web/1").is_some());
+    assert!(assigned(&desk.store).is_some());
 }
 
 #[tokio::test]
