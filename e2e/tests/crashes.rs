@@ -261,14 +261,14 @@ fn an_upgrade_of_the_binary_restarts_nothing_and_goes_on_where_the_old_one_was()
     });
 }
 
-/// Every file below a directory, with what is in it.
+/// Every file below a directory, with what is in it; sockets are none.
 fn walk(dir: &Path) -> Vec<(String, Vec<u8>)> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).expect("the directory is there").flatten() {
         let path = entry.path();
         if path.is_dir() {
             found.extend(walk(&path));
-        } else {
+        } else if path.is_file() {
             found.push((path.display().to_string(), std::fs::read(&path).expect("a file")));
         }
     }
