@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 pub mod ask;
 mod audit;
 mod client;
+mod copy;
 mod directory;
 pub mod lines;
 mod logs;
@@ -57,7 +58,7 @@ pub struct Tcp {
 /// What a node allows at all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rights {
-    /// Commands in containers, their standard input, and connections to their ports.
+    /// Commands in containers, their standard input, connections to their ports, and copies of their files.
     pub exec: bool,
 }
 
@@ -66,15 +67,24 @@ pub struct Rights {
 pub enum Caller {
     /// Over the socket in the data directory: the agent's own user, or root.
     Local { uid: u32 },
-    /// With a certificate of the cluster's CA; its subject, such as `CN=alice`.
-    Certificate { subject: String },
+    /// With a certificate of the cluster's CA.
+    Certificate {
+        /// Such as `CN=alice`.
+        subject: String,
+        /// The role in the cluster that a certificate of seeds bears, such as `node`.
+        role: Option<String>,
+    },
 }
 
 impl fmt::Display for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Local { uid } => write!(f, "uid {uid} of this host"),
-            Self::Certificate { subject } => write!(f, "certificate {subject}"),
+            Self::Certificate { subject, role: None } => write!(f, "certificate {subject}"),
+            Self::Certificate {
+                subject,
+                role: Some(role),
+            } => write!(f, "certificate {subject} of a {role}"),
         }
     }
 }
@@ -87,6 +97,7 @@ pub enum Act {
     Exec,
     Attach,
     Forward,
+    Copy,
 }
 
 /// Why not.
@@ -97,50 +108,44 @@ pub struct Denied {
     pub remedy: String,
 }
 
-/// Whether a caller may. Whoever holds a certificate of the CA can write the store, and so is root on every host already:
-/// callers are told apart in what is recorded, not yet in what they may.
+/// Whether a caller may. A node's certificate opens nothing: what one node's intruder holds must not reach into the others.
+/// Any other of the CA can write the store, and so is root on every host already: those callers are told apart in what is
+/// recorded, not yet in what they may.
 pub fn may(caller: &Caller, act: Act, rights: Rights) -> Result<(), Denied> {
     let Rights { exec } = rights;
-    match (act, caller) {
-        (Act::Logs | Act::Top, Caller::Local { uid: _ } | Caller::Certificate { subject: _ }) => Ok(()),
-        (Act::Exec | Act::Attach | Act::Forward, Caller::Local { uid: _ } | Caller::Certificate { subject: _ }) => {
-            if exec {
-                return Ok(());
-            }
-            let what = match act {
-                Act::Attach => "attaching to containers",
-                Act::Forward => "connecting to containers' ports",
-                Act::Logs | Act::Top | Act::Exec => "running commands in containers",
-            };
-            Err(Denied {
-                message: format!("{what} is not allowed on this node"),
-                remedy: "start its agent with --allow-exec to allow it".to_owned(),
-            })
+    let denied = |message: String, remedy: &str| {
+        Err(Denied {
+            message,
+            remedy: remedy.to_owned(),
+        })
+    };
+    match caller {
+        Caller::Certificate {
+            subject: _,
+            role: Some(role),
+        } if role == "node" => {
+            return denied(
+                "a node's certificate opens nothing on other nodes".to_owned(),
+                "use a person's certificate, or this node's own socket",
+            );
         }
+        Caller::Local { uid: _ } | Caller::Certificate { subject: _, role: _ } => {}
     }
+    let what = match act {
+        Act::Logs | Act::Top => return Ok(()),
+        Act::Exec => "running commands in containers",
+        Act::Attach => "attaching to containers",
+        Act::Forward => "connecting to containers' ports",
+        Act::Copy => "copying into and out of containers",
+    };
+    if exec {
+        return Ok(());
+    }
+    denied(
+        format!("{what} is not allowed on this node"),
+        "start its agent with --allow-exec to allow it",
+    )
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_reading_is_allowed_until_the_node_says_so() {
-        let callers = [
-            Caller::Local { uid: 0 },
-            Caller::Certificate {
-                subject: "CN=alice".to_owned(),
-            },
-        ];
-        for caller in &callers {
-            for act in [Act::Logs, Act::Top] {
-                assert!(may(caller, act, Rights::default()).is_ok());
-            }
-            for act in [Act::Exec, Act::Attach, Act::Forward] {
-                let denied = may(caller, act, Rights::default()).expect_err("it is off");
-                assert!(denied.remedy.contains("--allow-exec"));
-                assert!(may(caller, act, Rights { exec: true }).is_ok());
-            }
-        }
-    }
-}
+mod tests;

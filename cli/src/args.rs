@@ -31,7 +31,7 @@ Commands:
   apply plan validate scale delete           change what is declared
   get describe status events                 look at it
   upload download files                      files that services mount
-  logs exec attach top port-forward          be near the containers
+  logs exec attach top cp port-forward       be near the containers
   cordon uncordon drain node                 take nodes out of service
   up server token init controller agent      run Reeve
   explain schema completion version admin    know more; rare acts
@@ -222,6 +222,9 @@ pub enum Verb {
     /// Show what instances or nodes use
     #[command(after_help = "Example: reeve top nodes")]
     Top(near::TopArgs),
+    /// Copy files into and out of an instance's container
+    #[command(after_help = "Example: reeve cp web.2:/etc/nginx nginx\n         reeve cp page.html web.2:/www/")]
+    Cp(near::CopyArgs),
     /// Lead a port of this machine to an instance's
     #[command(after_help = "Example: reeve port-forward web.2 8080:80")]
     PortForward(near::ForwardArgs),
@@ -608,7 +611,7 @@ pub struct UpArgs {
     /// Where the agent's /metrics are served; `auto` for a free port
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9464")]
     pub agent_metrics: String,
-    /// Do not allow `reeve exec`, `attach` and `port-forward`
+    /// Do not allow `reeve exec`, `attach`, `cp` and `port-forward`
     #[arg(long)]
     pub no_exec: bool,
     /// What assignments may ask of this node [default: /etc/reeve/policy.yaml, else the built-in policy]

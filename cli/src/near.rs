@@ -1,4 +1,4 @@
-//! What people do near their containers: `logs`, `exec`, `attach`, `top`, `port-forward`. Here is what they share: which
+//! What people do near their containers: `logs`, `exec`, `attach`, `top`, `cp`, `port-forward`. Here is what they share: which
 //! instances are meant, and the way to their agents: this host's by the socket in its data directory, others by the address
 //! in their node's facts, with mutual TLS.
 
@@ -19,12 +19,15 @@ use crate::connect::{Connection, Marker, connect, default_data_dir};
 use crate::failure::{Exit, Failure};
 use crate::view::{Instance, View, service_key, title};
 
+mod copy;
 mod exec;
 mod forward;
 mod logs;
+mod tar;
 mod terminal;
 mod top;
 
+pub use copy::copy;
 pub use exec::{attach, exec};
 pub use forward::forward;
 pub use logs::logs;
@@ -98,10 +101,8 @@ impl Target {
         let key = self.service();
         let declared = view.declared.contains_key(&key);
         match self {
-            Self::Service(_) if declared => {
-                Failure::new(Exit::Failed, format!("{} has no instance yet", title(&key)))
-                    .help(format!("`reeve describe service {}` says why", key.name))
-            }
+            Self::Service(_) if declared => Failure::new(Exit::Failed, format!("{} has no instance yet", title(&key)))
+                .help(format!("`reeve describe service {}` says why", key.name)),
             Self::Instance(name) if declared => {
                 let service = Self::Service(key.clone());
                 let names: Vec<String> = service.of(view).iter().map(|one| one.name.to_string()).collect();
@@ -128,12 +129,11 @@ impl Target {
             all.retain(runs);
         }
         if all.len() > 1 {
-            let names: Vec<String> = all
-                .iter()
-                .map(|one| format!("{} on {}", one.name, one.node))
-                .collect();
-            return Err(Failure::usage(format!("{} has {} instances", title(&self.service()), all.len()))
-                .help(format!("name one: {}", list(&names))));
+            let names: Vec<String> = all.iter().map(|one| format!("{} on {}", one.name, one.node)).collect();
+            return Err(
+                Failure::usage(format!("{} has {} instances", title(&self.service()), all.len()))
+                    .help(format!("name one: {}", list(&names))),
+            );
         }
         all.pop().ok_or_else(|| self.nothing(view))
     }
@@ -187,7 +187,12 @@ impl Ways {
         if let Some(client) = self.local.get(node.as_str()) {
             return Ok(client.clone());
         }
-        let no_way = || Failure::new(Exit::Unreachable, format!("there is no way to the agent of node {node}"));
+        let no_way = || {
+            Failure::new(
+                Exit::Unreachable,
+                format!("there is no way to the agent of node {node}"),
+            )
+        };
         let facts = view.facts.get(node).and_then(|facts| facts.as_ref().ok());
         match (facts.and_then(|facts| facts.addresses.api.clone()), &self.tls) {
             (Some(address), Some(config)) => Ok(Client::new(Way::Tls {
@@ -227,7 +232,10 @@ fn failed(what: &str, node: &NodeName, error: &AskError) -> Failure {
                 Why::NotUnderstood | Why::Denied | Why::NotHere | Why::NotRunning | Why::Unreadable => Exit::Failed,
                 Why::Engine | Why::Busy | Why::Unrecorded => Exit::Failed,
             };
-            let failure = Failure::new(exit, format!("cannot {what} on node {node}: {}", crate::failure::printable(message)));
+            let failure = Failure::new(
+                exit,
+                format!("cannot {what} on node {node}: {}", crate::failure::printable(message)),
+            );
             match remedy {
                 Some(remedy) => failure.help(crate::failure::printable(remedy)),
                 None => failure,
@@ -245,7 +253,7 @@ fn failed(what: &str, node: &NodeName, error: &AskError) -> Failure {
                     "the agent's certificate must bear the address it is reached at, or name one it bears with --api-advertise",
                 );
             }
-            if failure.is_caused_by(&["UnknownIssuer", "BadSignature", "UnknownCA", "BadCertificate"]) {
+            if failure.is_caused_by(&["UnknownIssuer", "BadSignature", "fatal alert"]) {
                 return failure.help("both sides must have certificates of one CA: see --ca, --cert and --key");
             }
             failure.help("see that its agent runs: `reeve get nodes`")
@@ -267,7 +275,10 @@ mod tests {
         assert_eq!(parse("web").expect("a service"), parse("svc/web").expect("a service"));
         assert_eq!(parse("web.2").expect("one"), parse("instance/web.2").expect("one"));
         match parse("prod/web.n1") {
-            Ok(Target::Instance(name)) => assert_eq!((name.namespace.as_str(), name.to_string()), ("prod", "web.n1".to_owned())),
+            Ok(Target::Instance(name)) => assert_eq!(
+                (name.namespace.as_str(), name.to_string()),
+                ("prod", "web.n1".to_owned())
+            ),
             other => panic!("{other:?}"),
         }
         for bad in ["", "web.", ".2", "web.0", "node/n1", "a/b/c", "We b"] {

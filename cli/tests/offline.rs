@@ -95,6 +95,7 @@ fn every_verb_has_help_with_an_example() {
         &["exec"],
         &["attach"],
         &["top"],
+        &["cp"],
         &["port-forward"],
         &["admin", "ack"],
         &["admin", "accept-store"],

@@ -59,6 +59,21 @@ pub enum Ask {
     Top {},
     /// A connection to a port of an instance's container.
     Forward { instance: Named, port: u16 },
+    /// What is at a path of an instance's container: one Data frame, a `Place` as JSON.
+    Place { instance: Named, path: String },
+    /// A file or directory of an instance's container, as an archive in Data frames.
+    CopyOut { instance: Named, path: String },
+    /// An archive in Data frames, to be unpacked in this directory of an instance's container.
+    CopyIn { instance: Named, path: String },
+}
+
+/// What is at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Place {
+    Nothing,
+    File,
+    Directory,
 }
 
 /// A terminal's size, in characters.
@@ -252,7 +267,7 @@ impl Refusal {
 
 impl From<crate::engine::EngineError> for Refusal {
     fn from(error: crate::engine::EngineError) -> Self {
-        Self::new(Why::Engine, format!("cannot {error}")).help(error.remedy())
+        Self::new(Why::Engine, error.to_string()).help(error.remedy())
     }
 }
 

@@ -51,6 +51,8 @@ pub struct Begun {
     pub command: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
     pub terminal: bool,
 }
 
@@ -64,6 +66,7 @@ impl Begun {
             by: clean(by, 128),
             command: Vec::new(),
             port: None,
+            path: None,
             terminal: false,
         }
     }

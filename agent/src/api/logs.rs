@@ -11,7 +11,7 @@ use super::ask::{Cursor, Ended, Named, Read, Refusal, Since, Stamp, Why};
 use super::directory::{Directories, known};
 use super::lines::{Line, Lines};
 use super::wire::{Frame, Kind};
-use crate::engine::near::{Near, Part};
+use crate::engine::near::{Near, Part, Stay};
 use crate::engine::{EngineError, ErrorKind};
 
 /// An instance that does not run is looked at this often, beside what the loop tells.
@@ -148,34 +148,45 @@ async fn follow(
             count: 0,
         });
         tell_container(&id, opened.unwrap_or(lines.cursor()), out).await?;
-        match read(near, &id, &mut lines, wanted.follow, tail.take(), floor, &mut sent).await {
-            Ok(()) => {}
-            Err(Stop::Engine(error)) if wanted.follow && passes(&error) => {}
-            Err(stop) => return Err(stop),
-        }
-        if let (Some(opened), false) = (opened, sent.any) {
-            lines = Lines::new(opened);
-        }
-        if !wanted.follow {
-            for line in lines.rest() {
-                sent.send(line).await?;
+        let stay = near.stay(&id);
+        loop {
+            match read(near, &id, &mut lines, wanted.follow, tail.take(), floor, &mut sent).await {
+                Ok(()) => {}
+                Err(Stop::Engine(error)) if wanted.follow && passes(&error) => {}
+                Err(stop) => return Err(stop),
             }
-            return Ok(Ended::Done);
-        }
-        // What an engine does not send to those who follow when a container ends is in its log all the same.
-        lines.again();
-        match read(near, &id, &mut lines, false, None, floor, &mut sent).await {
-            Ok(()) => {
+            if !wanted.follow {
                 for line in lines.rest() {
                     sent.send(line).await?;
                 }
+                return Ok(Ended::Done);
             }
-            Err(Stop::Engine(error)) if passes(&error) => {}
-            Err(stop) => return Err(stop),
+            match opened {
+                Some(opened) if !sent.any => lines = Lines::new(opened),
+                Some(_) | None => lines.again(),
+            }
+            // What an engine does not send to those who follow when a container ends is in its log all the same.
+            match read(near, &id, &mut lines, false, None, floor, &mut sent).await {
+                Ok(()) => {
+                    for line in lines.rest() {
+                        sent.send(line).await?;
+                    }
+                }
+                Err(Stop::Engine(error)) if passes(&error) => {}
+                Err(stop) => return Err(stop),
+            }
+            lines.again();
+            if stay.is_ending() {
+                break;
+            }
+            tokio::time::sleep(AGAIN).await;
+            if !more(near, directories, &name, &id, Some(&stay), out).await? && !stay.is_ending() {
+                break;
+            }
         }
-        lines.again();
-        tokio::time::sleep(AGAIN).await;
-        wait_for_more(near, directories, &name, &id, out).await?;
+        // Its removal waits for nobody who stays no longer.
+        drop(stay);
+        more(near, directories, &name, &id, None, out).await?;
         reading = Some((id, lines));
     }
 }
@@ -246,14 +257,15 @@ async fn container(directories: &mut Directories, name: &InstanceName, wait: boo
     }
 }
 
-/// Waits until the instance has another container, none, or this one runs.
-async fn wait_for_more(
+/// Waits until this container of the instance runs (true), is about to be removed (true), or is no longer the instance's.
+async fn more(
     near: &Near,
     directories: &mut Directories,
     name: &InstanceName,
     id: &str,
+    stay: Option<&Stay>,
     out: &mpsc::Sender<Frame>,
-) -> Result<(), Stop> {
+) -> Result<bool, Stop> {
     loop {
         let same = directories
             .borrow_and_update()
@@ -261,15 +273,22 @@ async fn wait_for_more(
             .and_then(|directory| directory.get(name).cloned())
             .is_some_and(|entry| entry.container.as_deref() == Some(id));
         if !same {
-            return Ok(());
+            return Ok(false);
         }
         match near.about(id).await {
-            Ok(about) if about.running => return Ok(()),
+            Ok(about) if about.running => return Ok(true),
             Ok(_) | Err(_) => {}
         }
+        let ending = async {
+            match stay {
+                Some(stay) => stay.ending().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            changed = directories.changed() => if changed.is_err() { return Ok(()) },
+            changed = directories.changed() => if changed.is_err() { return Ok(false) },
             () = tokio::time::sleep(LOOK) => {}
+            () = ending => return Ok(true),
             () = out.closed() => return Err(Stop::Left),
         }
     }

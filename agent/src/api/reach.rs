@@ -26,11 +26,8 @@ pub async fn connect(near: &Near, id: &str, port: u16) -> Result<TcpStream, Refu
     };
     let to = SocketAddr::new(address, port);
     let refused = |why: String| {
-        Refusal::new(
-            Why::NotRunning,
-            format!("cannot connect to port {port} of the container: {why}"),
-        )
-        .help("see that it listens there, on all its addresses and not on 127.0.0.1 alone")
+        Refusal::new(Why::NotRunning, format!("the container takes no connection: {why}"))
+            .help("see that it listens there, on all its addresses and not on 127.0.0.1 alone")
     };
     match tokio::time::timeout(CONNECT, TcpStream::connect(to)).await {
         Ok(Ok(stream)) => {

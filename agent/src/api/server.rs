@@ -23,9 +23,11 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
+use x509_parser::extensions::GeneralName;
 
 use super::ask::{Answer, Ask, Asked, Ended, Named, Refusal, Why};
 use super::audit::{Audit, Begun};
+use super::copy;
 use super::directory::{Directories, known};
 use super::session::{self, Passed, Peer};
 use super::tls::{Served, TlsError};
@@ -183,7 +185,7 @@ async fn welcome_remote(listener: TcpListener, served: Arc<Served>, hall: &Arc<H
         guests.spawn(async move {
             let _ = stream.set_nodelay(true);
             match tokio::time::timeout(HELLO, secure(stream, &served)).await {
-                Ok(Ok((stream, subject))) => guest(stream, Caller::Certificate { subject }, hall, permit).await,
+                Ok(Ok((stream, caller))) => guest(stream, caller, hall, permit).await,
                 Ok(Err(error)) => tracing::debug!(%from, %error, "a caller of the API is not let in"),
                 Err(_) => {}
             }
@@ -195,14 +197,29 @@ async fn welcome_remote(listener: TcpListener, served: Arc<Served>, hall: &Arc<H
 async fn secure(
     stream: TcpStream,
     served: &Served,
-) -> std::io::Result<(tokio_rustls::server::TlsStream<TcpStream>, String)> {
+) -> std::io::Result<(tokio_rustls::server::TlsStream<TcpStream>, Caller)> {
     let stream = TlsAcceptor::from(served.config()).accept(stream).await?;
     let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-    let shown = shown.ok_or_else(|| std::io::Error::other("it shows no certificate"))?;
-    let (_, parsed) = x509_parser::parse_x509_certificate(shown)
-        .map_err(|_| std::io::Error::other("its certificate is not understood"))?;
+    let caller = shown.and_then(|shown| caller(shown));
+    let caller = caller.ok_or_else(|| std::io::Error::other("its certificate is not understood"))?;
+    Ok((stream, caller))
+}
+
+/// Whose certificate it is. None where it cannot be read: what it says is then unknown, and so is what it may.
+fn caller(certificate: &[u8]) -> Option<Caller> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let names = parsed.subject_alternative_name().ok()?;
+    let names = names.iter().flat_map(|names| &names.value.general_names);
+    let uris = names.filter_map(|name| {
+        let GeneralName::URI(uri) = name else { return None };
+        uri.strip_prefix("reeve://")
+    });
     let subject = crate::engine::clean(&parsed.subject().to_string(), 256);
-    Ok((stream, subject))
+    // `reeve://<cluster>/<role>/<name>`; one that is not of this shape is held to be the least of all.
+    let role = { uris }
+        .next()
+        .map(|uri| crate::engine::clean(uri.split('/').nth(1).unwrap_or("node"), 32));
+    Some(Caller::Certificate { subject, role })
 }
 
 /// What all conversations share.
@@ -402,6 +419,36 @@ async fn act<R: AsyncRead + Unpin>(asked: Asked, caller: &Caller, hall: &Hall, p
             };
             hall.forward(caller, &instance, port, begun, peer).await
         }
+        Ask::Place { instance, path } => match hall.container(caller, Act::Copy, &instance).await {
+            Ok((near, container)) => copy::place(near, &container, &path, &out).await,
+            Err(refused) => Err(refused),
+        },
+        Ask::CopyOut { instance, path } => match hall.container(caller, Act::Copy, &instance).await {
+            Ok((near, container)) => {
+                let begun = Begun {
+                    path: Some(path.clone()),
+                    ..Begun::new("copyOut", &instance, &container, caller, &by)
+                };
+                match hall.record(begun) {
+                    Ok(mut running) => copy::out(near, &container, &path, peer, &mut running).await,
+                    Err(refused) => Err(refused),
+                }
+            }
+            Err(refused) => Err(refused),
+        },
+        Ask::CopyIn { instance, path } => match hall.container(caller, Act::Copy, &instance).await {
+            Ok((near, container)) => {
+                let begun = Begun {
+                    path: Some(path.clone()),
+                    ..Begun::new("copyIn", &instance, &container, caller, &by)
+                };
+                match hall.record(begun) {
+                    Ok(mut running) => copy::into(near, &container, &path, peer, &mut running).await,
+                    Err(refused) => Err(refused),
+                }
+            }
+            Err(refused) => Err(refused),
+        },
     };
     if let Err(refused) = done {
         let _ = out.send(refusal(refused)).await;
@@ -417,6 +464,18 @@ impl Hall {
             .near
             .as_ref()
             .ok_or_else(|| Refusal::new(Why::Engine, "the engine of this agent has no way near its containers"))
+    }
+
+    /// The container of an instance of this node, whether it runs or not.
+    async fn container(&self, caller: &Caller, act: Act, instance: &Named) -> Result<(&Near, String), Refusal> {
+        let near = self.near(caller, act)?;
+        let mut directories = self.shared.directories.clone();
+        let directory = known(&mut directories).await.ok_or_else(not_ready)?;
+        let name = instance.name();
+        let entry = directory.get(&name).ok_or_else(|| not_here(&name))?;
+        let none =
+            || Refusal::new(Why::NotRunning, format!("{name} has no container yet")).help("`reeve describe` says why");
+        Ok((near, entry.container.clone().ok_or_else(none)?))
     }
 
     /// The container of an instance of this node, which must run.
@@ -548,5 +607,37 @@ impl Hall {
         running.ended(0);
         let _ = peer.out.send(Frame::json(Kind::End, &Ended::Done)).await;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair, SanType};
+
+    use super::*;
+
+    fn role(names: &[&str]) -> Option<String> {
+        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).expect("parameters");
+        for name in names {
+            params
+                .subject_alt_names
+                .push(SanType::URI((*name).try_into().expect("ASCII")));
+        }
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.self_signed(&key).expect("a certificate");
+        match caller(certificate.der()) {
+            Some(Caller::Certificate { subject: _, role }) => role,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_callers_role_is_what_its_certificate_says_and_an_odd_one_is_the_least() {
+        assert_eq!(role(&[]), None);
+        assert_eq!(role(&["https://else/node"]), None);
+        assert_eq!(role(&["reeve://abc/person/anna"]).as_deref(), Some("person"));
+        assert_eq!(role(&["reeve://abc/node/n1"]).as_deref(), Some("node"));
+        assert_eq!(role(&["reeve://abc"]).as_deref(), Some("node"));
+        assert_eq!(caller(b"no certificate"), None);
     }
 }

@@ -1,14 +1,18 @@
 //! What people do near a container, told to a real engine: its log as entries with their stamps, and what one must know of
 //! it first. Called by the agent's API only. Nothing here makes, starts, stops or removes a container.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::{Buf as _, Bytes, BytesMut};
-use http_body_util::{BodyExt as _, Either, Full, Limited};
-use hyper::body::Incoming;
+use futures::StreamExt as _;
+use http_body_util::{BodyExt as _, Either, Full, Limited, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::upgrade::Upgraded;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -94,7 +98,16 @@ impl Near {
         })
     }
 
-    /// A container's log. While it is read, the container's removal waits a moment.
+    /// Whoever reads a container's log stays with it meanwhile: its removal waits a moment for those who do.
+    pub fn stay(&self, id: &str) -> Stay {
+        *self.readers.lock().counts.entry(id.to_owned()).or_default() += 1;
+        Stay {
+            of: Arc::clone(&self.readers),
+            id: id.to_owned(),
+        }
+    }
+
+    /// A container's log.
     pub async fn logs(&self, id: &str, tty: bool, part: Part) -> Result<Entries> {
         let Part { follow, since, tail } = part;
         let mut path = format!(
@@ -109,14 +122,12 @@ impl Near {
             path.push_str(&format!("&tail={tail}"));
         }
         let act = "read the log of the container";
-        let reading = self.readers.begin(id);
         let response = within(act, READ, self.open("GET", &path, Bytes::new(), act, false)).await?;
         Ok(Entries {
             body: response.into_body(),
             buffer: BytesMut::new(),
             tty,
             ended: false,
-            _reading: reading,
         })
     }
 
@@ -191,6 +202,68 @@ impl Near {
         Ok({ addresses }.next())
     }
 
+    /// Whether there is something at a path of a container, and whether it is a directory.
+    pub async fn place(&self, id: &str, path: &str) -> Result<Option<bool>> {
+        const ACT: &str = "look into the container";
+        /// Go's bits for a directory and a link.
+        const DIRECTORY: u64 = 1 << 31;
+        const LINK: u64 = 1 << 27;
+        let mut path = path.to_owned();
+        // The engine resolves links on the way, and tells where one at the end leads.
+        for _ in 0..2 {
+            let asked = format!("/containers/{}/archive?path={}", encode(id), encode(&path));
+            let response = match within(ACT, READ, self.open("HEAD", &asked, Bytes::new(), ACT, false)).await {
+                Ok(response) => response,
+                Err(error) if error.kind == ErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            let told = response.headers().get("X-Docker-Container-Path-Stat");
+            let told = told.and_then(|value| STANDARD.decode(value.as_bytes()).ok());
+            let told: Option<Value> = told.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+            let told = told.ok_or_else(|| EngineError::new(ErrorKind::Other, ACT, "its answer is not understood"))?;
+            let mode = told["mode"].as_u64().unwrap_or(0);
+            match told["linkTarget"]
+                .as_str()
+                .filter(|target| mode & LINK != 0 && !target.is_empty())
+            {
+                Some(target) => path = target.to_owned(),
+                None => return Ok(Some(mode & DIRECTORY != 0)),
+            }
+        }
+        Ok(Some(false))
+    }
+
+    /// A file or directory of a container, as an archive.
+    pub async fn archive(&self, id: &str, path: &str) -> Result<Incoming> {
+        const ACT: &str = "read from the container";
+        let path = format!("/containers/{}/archive?path={}", encode(id), encode(path));
+        let response = within(ACT, START, self.open("GET", &path, Bytes::new(), ACT, false)).await?;
+        Ok(response.into_body())
+    }
+
+    /// Unpacks an archive in a directory of a container. An error in its stream ends it.
+    pub async fn unpack(
+        &self,
+        id: &str,
+        path: &str,
+        archive: impl futures::Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+    ) -> Result<()> {
+        const ACT: &str = "write into the container";
+        let path = format!(
+            "/containers/{}/archive?path={}&noOverwriteDirNonDir=true",
+            encode(id),
+            encode(path)
+        );
+        let frames: Frames = Box::pin(archive.map(|bytes| bytes.map(Frame::data)));
+        let request = Request::put(path)
+            .header("Content-Type", "application/x-tar")
+            .body(Either::Right(StreamBody::new(frames)))
+            .map_err(|error| EngineError::new(ErrorKind::Other, ACT, &error.to_string()))?;
+        let sent = self.wire.clone().send(request).await;
+        let response = sent.map_err(|error| self.wire.failed(ACT, &error))?;
+        accepted(response, ACT).await.map(drop)
+    }
+
     async fn upgraded(&self, path: &str, body: Bytes, act: &str) -> Result<TokioIo<Upgraded>> {
         let broke = |error: hyper::Error| EngineError::new(ErrorKind::Unavailable, act, &error.to_string());
         within(act, START, async {
@@ -207,9 +280,16 @@ impl Near {
         .await
     }
 
-    /// Waits until nobody reads the container's log any more, for a moment at most.
+    /// Tells those who stay with a container that it is about to be removed, and waits until they have gone, for a moment at
+    /// most.
     pub(super) async fn read_out(&self, id: &str) {
-        let _ = tokio::time::timeout(READERS, self.readers.none(id)).await;
+        if !self.readers.lock().counts.contains_key(id) {
+            return;
+        }
+        self.readers.lock().leaving.insert(id.to_owned());
+        self.readers.changed.notify_waiters();
+        let _ = tokio::time::timeout(READERS, self.readers.until(|now| !now.counts.contains_key(id))).await;
+        self.readers.lock().leaving.remove(id);
     }
 
     /// A request, up to its answer's head; refusals are errors.
@@ -233,69 +313,88 @@ impl Near {
             .map_err(|error| EngineError::new(ErrorKind::Other, act, &error.to_string()))?;
         let sent = self.wire.clone().send(request).await;
         let response = sent.map_err(|error| self.wire.failed(act, &error))?;
-        if response.status().is_success() || response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return Ok(response);
-        }
-        let status = response.status().as_u16();
-        let read = Limited::new(response.into_body(), MAX_REFUSAL).collect().await;
-        let bytes = read.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-        Err(refused(act, status, &message(&bytes)))
+        accepted(response, act).await
     }
 }
 
-/// Who reads which container's log just now.
+/// Refusals are errors.
+async fn accepted(response: Response<Incoming>, act: &str) -> Result<Response<Incoming>> {
+    if response.status().is_success() || response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(response);
+    }
+    let status = response.status().as_u16();
+    let read = Limited::new(response.into_body(), MAX_REFUSAL).collect().await;
+    let bytes = read.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    Err(refused(act, status, &message(&bytes)))
+}
+
+/// A request's body, as it comes.
+type Frames = Pin<Box<dyn futures::Stream<Item = std::io::Result<Frame<Bytes>>> + Send>>;
+
+/// Who reads which containers' logs just now.
 #[derive(Debug, Default)]
 struct Readers {
-    counts: Mutex<BTreeMap<String, usize>>,
-    ended: Notify,
+    now: Mutex<Now>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Now {
+    counts: BTreeMap<String, usize>,
+    /// Containers that are about to be removed.
+    leaving: BTreeSet<String>,
 }
 
 impl Readers {
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, usize>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Now> {
         // Nothing panics while holding it; if it did, the counts would still be whole.
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn begin(self: &Arc<Self>, id: &str) -> Reading {
-        *self.lock().entry(id.to_owned()).or_default() += 1;
-        Reading {
-            of: Arc::clone(self),
-            id: id.to_owned(),
-        }
-    }
-
-    async fn none(&self, id: &str) {
+    async fn until(&self, so: impl Fn(&Now) -> bool) {
         loop {
-            let ended = self.ended.notified();
-            let mut ended = std::pin::pin!(ended);
-            // From here on no end is missed.
-            ended.as_mut().enable();
-            if !self.lock().contains_key(id) {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            // From here on no change is missed.
+            changed.as_mut().enable();
+            if so(&self.lock()) {
                 return;
             }
-            ended.await;
+            changed.await;
         }
     }
 }
 
-/// Somebody reads.
+/// Somebody who reads a container's log, or waits for more of it.
 #[derive(Debug)]
-struct Reading {
+pub struct Stay {
     of: Arc<Readers>,
     id: String,
 }
 
-impl Drop for Reading {
+impl Stay {
+    /// Whether the container is about to be removed: what was not read yet is to be read now.
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        self.of.lock().leaving.contains(&self.id)
+    }
+
+    /// Waits until it is.
+    pub async fn ending(&self) {
+        self.of.until(|now| now.leaving.contains(&self.id)).await;
+    }
+}
+
+impl Drop for Stay {
     fn drop(&mut self) {
-        let mut counts = self.of.lock();
-        if let Some(count) = counts.get_mut(&self.id) {
+        let mut now = self.of.lock();
+        if let Some(count) = now.counts.get_mut(&self.id) {
             *count -= 1;
             if *count == 0 {
-                counts.remove(&self.id);
+                now.counts.remove(&self.id);
             }
         }
-        drop(counts);
-        self.of.ended.notify_waiters();
+        drop(now);
+        self.of.changed.notify_waiters();
     }
 }
 
@@ -323,7 +422,6 @@ pub struct Entries {
     buffer: BytesMut,
     tty: bool,
     ended: bool,
-    _reading: Reading,
 }
 
 impl Entries {
@@ -546,18 +644,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_removal_waits_for_those_who_read_and_not_for_ever() {
-        let readers = Arc::<Readers>::default();
-        let (one, two) = (readers.begin("a"), readers.begin("a"));
-        let waiting = tokio::spawn({
-            let readers = readers.clone();
-            async move { readers.none("a").await }
+    async fn a_removal_tells_those_who_read_waits_for_them_and_not_for_ever() {
+        let wire = Wire {
+            address: super::super::wire::Address::parse("/nowhere").unwrap(),
+        };
+        let near = Near::new(wire);
+        near.read_out("a").await;
+        let (one, two) = (near.stay("a"), near.stay("a"));
+        assert!(!one.is_ending());
+        let removing = tokio::spawn({
+            let near = near.clone();
+            async move { near.read_out("a").await }
         });
-        readers.none("b").await;
+        one.ending().await;
         drop(one);
         tokio::task::yield_now().await;
-        assert!(!waiting.is_finished());
+        assert!(!removing.is_finished() && two.is_ending());
         drop(two);
-        waiting.await.unwrap();
+        removing.await.unwrap();
+        let stays = near.stay("a");
+        let began = std::time::Instant::now();
+        near.read_out("a").await;
+        assert!(began.elapsed() >= READERS && !stays.is_ending());
     }
 }

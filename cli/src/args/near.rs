@@ -75,6 +75,16 @@ pub struct TopArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct CopyArgs {
+    /// A path here, or in a container: `web.1:/path`
+    #[arg(value_name = "SOURCE")]
+    pub from: String,
+    /// The same; into it where it is a directory
+    #[arg(value_name = "TARGET")]
+    pub to: String,
+}
+
+#[derive(Debug, Args)]
 pub struct ForwardArgs {
     /// `web.2`, or a service with one instance
     #[arg(value_name = "INSTANCE")]
@@ -98,7 +108,7 @@ pub struct ApiArgs {
         help_heading = "Near the containers"
     )]
     pub api_advertise: Option<String>,
-    /// Allow `reeve exec`, `attach` and `port-forward` on this node
+    /// Allow `reeve exec`, `attach`, `cp` and `port-forward` on this node
     #[arg(long, help_heading = "Near the containers")]
     pub allow_exec: bool,
 }

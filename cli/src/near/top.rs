@@ -103,7 +103,7 @@ fn share(part: u64, whole: u64) -> Cell {
 }
 
 /// `12Mi`: three digits at most.
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     let units = ["B", "Ki", "Mi", "Gi", "Ti", "Pi"];
     let (mut value, mut unit) = (bytes as f64, 0);
     while value >= 999.5 && unit + 1 < units.len() {

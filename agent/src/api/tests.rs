@@ -1,0 +1,254 @@
+//! The API at its socket: who gets in, what is refused, and that nothing a guest sends disturbs the others.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use planner::node::Ledger;
+use schemas::records::{ClusterId, Order, Report, SchemaVersion};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use super::ask::{Ask, Asked, Named, Why};
+use super::wire::{Frame, Kind, MAX_ASK, Reader, write};
+use super::*;
+use crate::engine::fake::FakeEngine;
+use crate::events_out::Told;
+
+/// The API of node n1 with an engine that has nothing near it; ends with the test.
+struct Served {
+    dir: tempfile::TempDir,
+    serving: JoinHandle<()>,
+    events: mpsc::Receiver<Told>,
+    _directory: watch::Sender<Option<Arc<Directory>>>,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+impl Served {
+    async fn new(rights: Rights) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let options = ApiOptions { tcp: None, rights };
+        let doors = open(dir.path(), &options).await.expect("it opens");
+        let cluster = ClusterId::from_random([1; 16]);
+        let report = Report {
+            schema_version: SchemaVersion::default(),
+            cluster: cluster.clone(),
+            node: "n1".parse().expect("a name"),
+            applied: Order::default(),
+            instances: Vec::new(),
+            conditions: Vec::new(),
+        };
+        let (directory, directories) = watch::channel(Some(Arc::new(Directory::of(&report, &Ledger::default()))));
+        let (tell, events) = mpsc::channel(8);
+        let shared = Shared {
+            node: "n1".parse().expect("a name"),
+            cluster,
+            version: "1".to_owned(),
+            near: None,
+            engine: Arc::new(FakeEngine::new()),
+            directories,
+            events: tell,
+            data_dir: dir.path().to_owned(),
+        };
+        Self {
+            serving: tokio::spawn(doors.serve(shared)),
+            dir,
+            events,
+            _directory: directory,
+        }
+    }
+
+    fn socket(&self) -> std::path::PathBuf {
+        self.dir.path().join(SOCKET)
+    }
+
+    fn client(&self) -> Client {
+        Client::new(Way::Socket(self.socket()))
+    }
+
+    async fn why(&self, ask: Ask) -> Why {
+        let asked = Asked {
+            by: "me@here".to_owned(),
+            ask,
+        };
+        match self.client().ask(&"n1".parse().expect("a name"), &asked).await {
+            Err(AskError::Refused(refusal)) => refusal.why,
+            Err(error) => panic!("{error}"),
+            Ok(_) => panic!("it is done"),
+        }
+    }
+}
+
+fn web() -> Named {
+    Named {
+        namespace: Default::default(),
+        workload: "web".parse().expect("a name"),
+        slot: "1".parse().expect("a slot"),
+    }
+}
+
+fn exec(command: &str) -> Ask {
+    Ask::Exec {
+        instance: web(),
+        command: vec![command.to_owned()],
+        input: false,
+        terminal: None,
+    }
+}
+
+#[tokio::test]
+async fn the_socket_is_its_owners_alone_and_says_whose_it_is() {
+    let served = Served::new(Rights::default()).await;
+    let mode = std::fs::metadata(served.socket())
+        .expect("it is there")
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let who = served.client().who().await.expect("it answers");
+    assert_eq!(who.node, "n1");
+    let other: schemas::names::NodeName = "n2".parse().expect("a name");
+    let asked = Asked {
+        by: String::new(),
+        ask: Ask::Top {},
+    };
+    let error = served.client().ask(&other, &asked).await.err().expect("it is n1");
+    assert!(matches!(error, AskError::OtherNode { .. }), "{error}");
+    // A socket that an agent left behind is no obstacle to the next.
+    drop(
+        open(served.dir.path(), &ApiOptions::default())
+            .await
+            .expect("it opens again"),
+    );
+}
+
+#[tokio::test]
+async fn a_command_that_is_not_allowed_is_refused_before_anything_else() {
+    let mut served = Served::new(Rights::default()).await;
+    assert_eq!(served.why(exec("sh")).await, Why::Denied);
+    let forward = Ask::Forward {
+        instance: web(),
+        port: 80,
+    };
+    assert_eq!(served.why(forward).await, Why::Denied);
+    assert!(served.events.try_recv().is_err());
+    assert!(!served.dir.path().join("exec.jsonl").exists());
+    let served = Served::new(Rights { exec: true }).await;
+    assert_eq!(
+        served.why(exec("sh")).await,
+        Why::Engine,
+        "this engine has nothing near it"
+    );
+}
+
+/// A conversation that was begun by hand.
+async fn upgraded(socket: &Path) -> UnixStream {
+    let mut stream = UnixStream::connect(socket).await.expect("a connection");
+    let request = format!("GET {PATH} HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: {PROTOCOL}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("it listens");
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.expect("an answer"));
+    }
+    assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
+    stream
+}
+
+#[tokio::test]
+async fn whatever_a_guest_sends_he_hurts_himself_only() {
+    let served = Served::new(Rights { exec: true }).await;
+    // No request, another one, one that goes on for ever.
+    for bytes in [
+        &b"\x00\x01\x02\xff\r\n\r\n"[..],
+        b"GET /else HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"POST /v1/near HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n",
+    ] {
+        let mut stream = UnixStream::connect(served.socket()).await.expect("a connection");
+        stream.write_all(bytes).await.expect("it listens");
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        assert!(!answer.starts_with(b"HTTP/1.1 101"));
+    }
+    let mut endless = UnixStream::connect(served.socket()).await.expect("a connection");
+    let _ = endless.write_all(b"GET / HTTP/1.1\r\nX: ").await;
+    let _ = endless.write_all(&vec![b'x'; 1 << 20]).await;
+    // Frames that are none, too large, of the wrong kind, or no question.
+    let texts: [&[u8]; 4] = [
+        b"{}",
+        b"not JSON",
+        b"{\"by\":\"x\",\"ask\":{\"act\":\"burn\"}}",
+        &[b'['; 60_000],
+    ];
+    for text in texts {
+        let mut stream = upgraded(&served.socket()).await;
+        let frame = Frame::new(Kind::Ask, text.to_vec());
+        write(&mut stream, &frame).await.expect("it listens");
+        let answer = Reader::new(&mut stream, MAX_ASK).next().await.expect("a frame");
+        let said = String::from_utf8_lossy(&answer.expect("an answer").payload).into_owned();
+        assert!(said.contains("NotUnderstood"), "{said}");
+    }
+    for bytes in [
+        &[1, 255, 255, 255, 255][..],
+        &[99, 0, 0, 0, 0],
+        &[3, 0, 0, 0, 1, 0],
+        &[1, 0, 0],
+    ] {
+        let mut stream = upgraded(&served.socket()).await;
+        stream.write_all(bytes).await.expect("it listens");
+        stream.shutdown().await.expect("it listens");
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest).await;
+    }
+    // All that was said, and the next guest is served as the first.
+    assert_eq!(served.client().who().await.expect("it answers").node, "n1");
+    let logs = Ask::Logs {
+        instance: web(),
+        follow: false,
+        since: None,
+        tail: None,
+        after: None,
+    };
+    assert_eq!(served.why(logs).await, Why::Engine);
+}
+
+#[test]
+fn only_reading_is_allowed_until_the_node_says_so() {
+    let callers = [
+        Caller::Local { uid: 0 },
+        Caller::Certificate {
+            subject: "CN=alice".to_owned(),
+            role: None,
+        },
+        Caller::Certificate {
+            subject: "CN=anna".to_owned(),
+            role: Some("person".to_owned()),
+        },
+    ];
+    for caller in &callers {
+        for act in [Act::Logs, Act::Top] {
+            assert!(may(caller, act, Rights::default()).is_ok());
+        }
+        for act in [Act::Exec, Act::Attach, Act::Forward, Act::Copy] {
+            let denied = may(caller, act, Rights::default()).expect_err("it is off");
+            assert!(denied.remedy.contains("--allow-exec"));
+            assert!(may(caller, act, Rights { exec: true }).is_ok());
+        }
+    }
+}
+
+#[test]
+fn a_nodes_certificate_opens_nothing_on_other_nodes() {
+    let node = Caller::Certificate {
+        subject: "CN=node.n2".to_owned(),
+        role: Some("node".to_owned()),
+    };
+    for act in [Act::Logs, Act::Top, Act::Exec, Act::Attach, Act::Forward, Act::Copy] {
+        assert!(may(&node, act, Rights { exec: true }).is_err());
+    }
+}
