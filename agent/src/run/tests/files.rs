@@ -186,3 +186,36 @@ async fn content_damaged_on_disk_is_fetched_again() {
     assert_eq!(bed.sees(WEB, "/etc/conf"), Some((b"one".to_vec(), 0o440)));
     bed.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn content_that_cannot_be_kept_on_disk_is_not_taken_and_what_runs_is_restarted() {
+    let mut bed = mounted().await;
+    let edition = bed.edition("conf", 2, b"two");
+    // A directory in the place of the temporary file: the write fails, as on a broken disk.
+    let in_the_way = bed
+        .dir
+        .path()
+        .join("files")
+        .join(format!("{}.new", edition.digest.hex()));
+    std::fs::create_dir(&in_the_way).unwrap();
+    let web = bed.accept("web", 1, 2, mounting("app:1", edition));
+    bed.assign(&[web]);
+    bed.until("told", |report| {
+        report.conditions.iter().any(|one| one.reason == "DiskUnwritable")
+    })
+    .await;
+    bed.engine.crash(WEB, 3);
+    bed.engine_until("started again", |engine| {
+        engine.calls().iter().filter(|call| call.starts_with("start")).count() == 2
+    })
+    .await;
+    assert_eq!(bed.engine.running(), [WEB.to_owned()].into());
+    assert_eq!(bed.sees(WEB, "/etc/conf"), Some((b"one".to_vec(), 0o440)));
+    std::fs::remove_dir(&in_the_way).unwrap();
+    bed.until("goes on by itself", |report| {
+        one(report).is_some_and(|line| line.n == 2 && line.ready)
+    })
+    .await;
+    assert_eq!(bed.sees("default.web.1.2", "/etc/conf"), Some((b"two".to_vec(), 0o440)));
+    bed.stop().await;
+}
