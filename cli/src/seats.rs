@@ -154,6 +154,14 @@ pub async fn server(common: &Common, args: &ServerArgs) -> Verdict {
         }
     };
     let me = myself(&args.seeds, args.host.as_ref())?;
+    // Told before anything waits for it.
+    if !args.etcd_program.is_file() {
+        let program = args.etcd_program.display();
+        return Err(
+            Failure::new(Exit::Failed, format!("the store's program is missing: {program}"))
+                .help("install it (Debian: `apt install etcd-server`), or name another with --etcd-program"),
+        );
+    }
     let dir = common.data_dir.clone().unwrap_or_else(|| SERVER_DIR.into());
     let options = SeedOptions {
         dir: dir.clone(),
@@ -202,6 +210,11 @@ fn greeting(formed: &Formed, me: &Host, dir: &Path, args: &ServerArgs) -> String
     } else {
         "the cluster is there"
     };
+    let dir_flag = if dir == Path::new(SERVER_DIR) {
+        String::new()
+    } else {
+        format!(" --data-dir {}", dir.display())
+    };
     format!(
         "reeve {version} serves: {what}
   cluster   {cluster}
@@ -209,7 +222,7 @@ fn greeting(formed: &Formed, me: &Host, dir: &Path, args: &ServerArgs) -> String
   data      {dir}
   metrics   http://{metrics}/metrics
 
-On this host, as root, every verb finds the cluster: reeve get nodes
+On this host, as root, verbs find the cluster: reeve get nodes{dir_flag}
 On every host that is to run containers:
   reeve agent --seeds {seeds} --token-file token
 ",

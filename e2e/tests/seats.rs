@@ -362,6 +362,14 @@ fn who_has_no_right_to_be_here_is_refused_with_the_reason() {
 
     // A seed is not another cluster's, nor among other seeds.
     first.stop(std::time::Duration::from_secs(15));
+    let (code, text) = on(
+        n1,
+        &["server", "--seeds", &n1.address, "--etcd-program", "/nonexistent"],
+    );
+    assert!(
+        code == Some(6) && text.contains("apt install etcd-server"),
+        "{code:?}: {text}"
+    );
     for (token, seeds, why) in [
         (&other, n1.address.clone(), "but the token is of cluster"),
         (
