@@ -14,7 +14,7 @@ use futures::stream::BoxStream;
 pub use planner::node::{ContainerState, Details, Limits, NetworkEnd, Observed};
 use schemas::container::ContainerSpec;
 use schemas::image::ImageRef;
-use schemas::names::{InstanceName, Namespace};
+use schemas::names::{InstanceName, Namespace, ResourceName};
 use schemas::records::{AssignedPort, InstanceCondition};
 
 use crate::policy::{Asked, Gate, Judgement};
@@ -170,6 +170,8 @@ pub struct CreateRequest<'a> {
     pub ports: &'a [AssignedPort],
     /// The files it mounts, as they are laid out on this node; bound read-only.
     pub files: &'a [FileBind],
+    /// Services it depends on, of which its variables tell.
+    pub depends_on: &'a [ResourceName],
     /// The node's policy: the engine is asked nothing that does not pass it.
     pub gate: &'a Gate,
 }

@@ -134,6 +134,7 @@ async fn create(
         labels: &map,
         ports,
         files,
+        depends_on: &spec.depends_on,
         gate,
     };
     let (id, conditions) = match engine.create(request).await {

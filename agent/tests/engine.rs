@@ -60,6 +60,7 @@ async fn run(docker: &Docker, name: &InstanceName, spec: &ContainerSpec, ports: 
         labels: &labels,
         ports,
         files: &[],
+        depends_on: &[],
         gate: &agent::policy::Gate::open(),
     };
     let created = docker.create(request).await.expect("a container");
@@ -158,6 +159,7 @@ async fn every_option_is_in_force_or_said_not_to_be() {
         labels: &own,
         ports: &ports,
         files: &[],
+        depends_on: &[],
         gate: &agent::policy::Gate::open(),
     };
     let created = docker.create(request).await.expect("a container");
@@ -262,6 +264,7 @@ async fn every_option_is_in_force_or_said_not_to_be() {
             labels: &own,
             ports: &[],
             files: &[],
+            depends_on: &[],
             gate: &agent::policy::Gate::open(),
         };
         let created = docker.create(request).await.expect("a container");
@@ -293,6 +296,7 @@ async fn every_option_is_in_force_or_said_not_to_be() {
             labels: &own,
             ports: &[],
             files: &[],
+            depends_on: &[],
             gate: &agent::policy::Gate::open(),
         };
         let created = match docker.create(request).await {
@@ -321,6 +325,7 @@ async fn every_option_is_in_force_or_said_not_to_be() {
         labels: &own,
         ports: &[],
         files: &[],
+        depends_on: &[],
         gate: &agent::policy::Gate::open(),
     };
     let error = docker.create(request).await.expect_err("the path is missing");
@@ -336,6 +341,7 @@ async fn every_option_is_in_force_or_said_not_to_be() {
         labels: &own,
         ports: &[],
         files: &[],
+        depends_on: &[],
         gate: &agent::policy::Gate::open(),
     };
     let created = docker.create(request).await.expect("a container");
@@ -473,6 +479,7 @@ async fn names_resolve_commands_end_in_time_and_logs_are_read() {
         labels: &own,
         ports: &[],
         files: &[],
+        depends_on: &[],
         gate: &agent::policy::Gate::open(),
     };
     let id = docker.create(request).await.expect("a container").id;
@@ -585,6 +592,7 @@ async fn images_are_pulled_with_the_hosts_credentials_and_failures_are_told_apar
         labels: &own,
         ports: &[],
         files: &[],
+        depends_on: &[],
         gate: &agent::policy::Gate::open(),
     };
     allowed

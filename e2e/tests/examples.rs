@@ -107,6 +107,7 @@ fn every_option_is_what_the_engine_says_it_is() {
         "SLOT=1",
         "NODE_NAME=n1",
         "PORT_HTTP=18080",
+        "TCP_CHECKED_SERVICE=tcp-checked",
     ] {
         assert!(env.contains(&json!(entry)), "{entry:?} in {env:?}");
     }

@@ -9,6 +9,7 @@ use schemas::container::{
     Capabilities, ContainerSpec, Device, FileMount, HealthCheck, HttpCheck, Logging, Mount, PortSpec, ResourceList,
     Resources,
 };
+use schemas::names::ResourceName;
 use schemas::service::{RestartBackoff, ServiceSpec, Update};
 use schemas::units::{ByteSize, Span, Text};
 
@@ -55,6 +56,7 @@ pub fn cost(old: &ServiceSpec, new: &ServiceSpec) -> Cost {
         mode: _,
         replicas: _,
         container,
+        depends_on,
         placement: _,
         tolerations: _,
         restart_policy,
@@ -62,6 +64,8 @@ pub fn cost(old: &ServiceSpec, new: &ServiceSpec) -> Cost {
         update,
     } = old;
     compare_containers(&mut fields, container, &new.container);
+    // Its variables tell of each.
+    fields.replace("dependsOn", names(depends_on), names(&new.depends_on));
     fields.agent("restartPolicy", restart_policy, &new.restart_policy);
     fields.agent(
         "restartBackoff.initial",
@@ -97,6 +101,11 @@ pub fn backoff(backoff: &RestartBackoff) -> (Span, Span) {
     let RestartBackoff { initial, max } = backoff;
     let initial = initial.unwrap_or(Span::from_secs(1));
     (initial, max.unwrap_or(Span::from_secs(60)).max(initial))
+}
+
+/// In whatever order, and however often, they are written.
+fn names(list: &[ResourceName]) -> BTreeSet<&ResourceName> {
+    list.iter().collect()
 }
 
 fn compare_containers(fields: &mut Fields, old: &ContainerSpec, new: &ContainerSpec) {

@@ -302,6 +302,8 @@ impl Rules<'_> {
             mode,
             replicas: _,
             container,
+            // What is named twice, or itself, does no harm.
+            depends_on: _,
             placement,
             tolerations,
             restart_policy: _,

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::container::ContainerSpec;
 use crate::meta::is_default;
+use crate::names::ResourceName;
 use crate::placement::{Placement, Toleration};
 use crate::units::Span;
 
@@ -21,6 +22,11 @@ pub struct ServiceSpec {
     pub replicas: Option<u32>,
     /// What each instance runs.
     pub container: ContainerSpec,
+    /// Services of its namespace that it uses. Nothing waits for them; that one is missing is told in the status, and the
+    /// container learns each one's name as a variable: `CACHE_SERVICE=cache`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("maxItems" = 64))]
+    pub depends_on: Vec<ResourceName>,
     /// Where instances run; anywhere when absent.
     #[serde(default, skip_serializing_if = "is_default")]
     pub placement: Placement,

@@ -62,6 +62,7 @@ impl Hand<'_> {
             labels: &labels,
             ports,
             files: &[],
+            depends_on: &[],
             gate: &crate::policy::Gate::open(),
         };
         self.engine.create(request).await.map(|created| created.id)

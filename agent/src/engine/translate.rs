@@ -89,6 +89,7 @@ pub fn create_body(
         labels,
         ports: assigned,
         files,
+        depends_on: _,
         gate: _,
     } = *request;
     let ContainerSpec {

@@ -50,6 +50,7 @@ fn body(container: &Value) -> Value {
         labels: &labels,
         ports: &ports,
         files: &[],
+        depends_on: &[],
         gate: &Gate::open(),
     };
     translate::create_body(&request, (1, 41)).expect("a body").0

@@ -174,6 +174,7 @@ async fn running(engine: &FakeEngine) -> String {
         labels: &labels,
         ports: &[],
         files: &[],
+        depends_on: &[],
         gate: &crate::policy::Gate::open(),
     };
     let id = engine.create(request).await.expect("a container").id;

@@ -161,6 +161,7 @@ impl Question {
             labels: &labels,
             ports: &making.ports,
             files: &[],
+            depends_on: &spec.depends_on,
             gate,
         };
         let (body, _) = translate::create_body(&request, OLDEST_API).ok()?;

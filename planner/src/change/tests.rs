@@ -119,6 +119,7 @@ fn what_the_engine_fixes_at_create_replaces_and_says_which_fields() {
             "container.ports",
         ),
         (vec!["container", "tty"], serde_json::json!(true), "container.tty"),
+        (vec!["dependsOn"], serde_json::json!(["cache"]), "dependsOn"),
     ] {
         assert_eq!(cost(&plain, &with(&path, value)), Cost::Replace { fields: vec![field] });
     }

@@ -15,7 +15,7 @@ use schemas::records::{
 };
 use schemas::units::{ByteSize, Cpu};
 
-use super::accept::{Life, Standing};
+use super::accept::{Body, Life, Standing};
 use super::draft;
 use super::draft::{Draft, Words, condition};
 use super::files;
@@ -51,7 +51,9 @@ impl Pass<'_> {
         let live = self.in_force(at);
         let revision = life.desired.map_or(0, |entry| entry.mod_revision);
         // When all is just as desired, the status follows from the spec, its number and revision, and the count.
+        let missing = self.missing(life);
         let plain = tally.is_plain()
+            && missing.is_none()
             && created == 0
             && refusals.is_empty()
             && self.breaker.held.is_none()
@@ -80,7 +82,16 @@ impl Pass<'_> {
             updated: tally.updated,
         };
         let mut conditions = Vec::with_capacity(4);
-        conditions.push(self.accepted_condition(life));
+        let accepted = self.accepted_condition(life);
+        conditions.push(match missing {
+            Some(name) if accepted.reason == "Valid" => condition(
+                ConditionType::Accepted,
+                ConditionStatus::True,
+                "DependencyMissing",
+                format!("the spec is valid and in force; it depends on service `{name}`, which is not there"),
+            ),
+            Some(_) | None => accepted,
+        });
         if live.is_some() {
             conditions.push(scheduled(&tally));
             conditions.push(self.ready_condition(id, &tally));
@@ -111,6 +122,24 @@ impl Pass<'_> {
             });
         }
         status
+    }
+
+    /// The first service that one depends on and that is not in force. Nothing is looked up where nothing is depended on.
+    fn missing<'l>(&self, life: &Life<'l>) -> Option<&'l ResourceName> {
+        let Standing::Live(live) = &life.standing else {
+            return None;
+        };
+        let Body::Service(spec) = live.body else { return None };
+        let there = |name: &ResourceName| {
+            let key = ResourceKey {
+                namespace: life.key.namespace.clone(),
+                kind: Kind::Service,
+                name: name.clone(),
+            };
+            let found = self.lives.binary_search_by(|life| life.key.cmp(&key));
+            found.is_ok_and(|at| matches!(self.lives[at].standing, Standing::Live(_)))
+        };
+        spec.depends_on.iter().find(|name| !there(name))
     }
 
     pub(super) fn accepted_condition(&self, life: &Life<'_>) -> Draft<'_> {

@@ -34,6 +34,32 @@ fn a_service_gets_its_replicas_on_different_nodes_and_then_the_cluster_rests() {
 }
 
 #[test]
+fn a_service_whose_dependency_is_missing_runs_and_says_so_for_as_long() {
+    let mut cluster = Cluster::of(1);
+    cluster.apply("web", json!({ "dependsOn": ["cache", "db"] }));
+    cluster.apply("cache", json!({}));
+    cluster.settle();
+    let accepted = |cluster: &Cluster| cluster.condition("web", ConditionType::Accepted);
+    assert_eq!(cluster.picture(), "cache.1 on n1, web.1 on n1");
+    assert_eq!(
+        (accepted(&cluster).status, accepted(&cluster).reason.as_str()),
+        (ConditionStatus::True, "DependencyMissing")
+    );
+    assert!(accepted(&cluster).message.contains("`db`"), "{:?}", accepted(&cluster));
+    cluster.apply("db", json!({}));
+    cluster.settle();
+    assert_eq!(accepted(&cluster).reason, "Valid");
+    cluster.delete("cache");
+    cluster.settle();
+    assert_eq!(accepted(&cluster).reason, "DependencyMissing");
+    assert_eq!(
+        cluster.picture(),
+        "db.1 on n1, web.1 on n1",
+        "nothing is stopped for it"
+    );
+}
+
+#[test]
 fn scaling_down_takes_the_highest_slots() {
     let mut cluster = Cluster::of(2);
     cluster.apply("web", json!({ "replicas": 5 }));

@@ -29,7 +29,14 @@ fn own(request: &CreateRequest<'_>) -> BTreeMap<String, String> {
     let told = told
         .into_iter()
         .filter_map(|(key, value)| Some((key.to_owned(), value?)));
-    told.chain(ports(request.spec, request.ports)).collect()
+    let services = request.depends_on.iter();
+    let services = services.map(|name| (format!("{}_SERVICE", word(name.as_str())), name.to_string()));
+    told.chain(services).chain(ports(request.spec, request.ports)).collect()
+}
+
+/// A name as part of a variable's.
+fn word(name: &str) -> String {
+    name.to_ascii_uppercase().replace('-', "_")
 }
 
 /// `PORT_HTTP=30017`: for each published port, by its name or else its number, the node's port.
@@ -40,7 +47,7 @@ fn ports(spec: &ContainerSpec, assigned: &[schemas::records::AssignedPort]) -> i
     let pairs = published.zip(assigned).filter(move |_| bridge);
     pairs.map(|(port, given)| {
         let name = match (&port.name, port.protocol) {
-            (Some(name), _) => name.to_string().to_ascii_uppercase().replace('-', "_"),
+            (Some(name), _) => word(name.as_str()),
             (None, Protocol::Tcp) => port.container_port.to_string(),
             (None, Protocol::Udp) => format!("{}_UDP", port.container_port),
         };
