@@ -200,7 +200,7 @@ fn a_deleted_file_and_a_damaged_one_take_nothing_away() {
     cluster
         .etcd
         .ctl(&["put", "/reeve/desired/default/configfile/conf", &spec]);
-    let said = cluster.wait_said(&["describe", "service", "web"], "FileUnavailable");
+    let said = cluster.wait_said(&["describe", "service", "web", "-o", "json"], "FileUnavailable");
     assert!(said.contains("reeve upload FILE conf"), "{said}");
     assert_eq!(cluster.running(), ["default.web.1.1", "default.web.2.2"]);
     cluster.exits(0, &["upload", &large.display().to_string(), "conf"]);
