@@ -82,7 +82,9 @@ fn api_address(tcp: &Tcp) -> String {
     let listens = tcp.address;
     let told = || {
         let ip = Some(listens.ip()).filter(|ip| !ip.is_unspecified());
-        let ip = ip.or_else(|| host_addresses().into_iter().next()).unwrap_or(listens.ip());
+        let ip = ip
+            .or_else(|| host_addresses().into_iter().next())
+            .unwrap_or(listens.ip());
         std::net::SocketAddr::new(ip, listens.port()).to_string()
     };
     tcp.advertise.clone().unwrap_or_else(told)
