@@ -143,7 +143,13 @@ pub async fn server(common: &Common, args: &ServerArgs) -> Verdict {
         );
     }
     let shutdown = signals()?;
-    let token = match token(&args.token)? {
+    let dir = common.data_dir.clone().unwrap_or_else(|| SERVER_DIR.into());
+    let told = match &args.token.token_file {
+        // Once this host is a seed, its token may be gone.
+        Some(file) if dir.join(seed::KNOWN).exists() && !file.exists() && file.as_os_str() != "-" => None,
+        Some(_) | None => token(&args.token)?,
+    };
+    let token = match told {
         None => None,
         Some(Token::Install(token)) => Some(token),
         Some(Token::Join(_)) => {
@@ -162,7 +168,6 @@ pub async fn server(common: &Common, args: &ServerArgs) -> Verdict {
                 .help("install it (Debian: `apt install etcd-server`), or name another with --etcd-program"),
         );
     }
-    let dir = common.data_dir.clone().unwrap_or_else(|| SERVER_DIR.into());
     let options = SeedOptions {
         dir: dir.clone(),
         root: common.prefix.clone(),

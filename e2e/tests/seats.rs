@@ -362,6 +362,13 @@ fn who_has_no_right_to_be_here_is_refused_with_the_reason() {
 
     // A seed is not another cluster's, nor among other seeds.
     first.stop(std::time::Duration::from_secs(15));
+    let mut again = server(n1, &n1.address, "/nonexistent");
+    eventually("a seed serves again without its token", 30, || {
+        let log = server_log(n1);
+        let twice = log.matches(" serves: ").count() == 2;
+        if twice { Ok(()) } else { Err(log) }
+    });
+    again.stop(std::time::Duration::from_secs(15));
     let (code, text) = on(
         n1,
         &["server", "--seeds", &n1.address, "--etcd-program", "/nonexistent"],
