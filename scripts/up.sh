@@ -34,10 +34,11 @@ curl -fsS --max-time 5 http://127.0.0.1:8080/
 cat <<TEXT
 
 Try next (the log is .reeve/up.log):
-  export REEVE_ETCD=$REEVE_ETCD
+  export REEVE_DATA_DIR=$state/up
   export PATH=$(dirname "$bin"):\$PATH
   reeve status --watch                           the whole cluster, live
   reeve describe service hello                   why it is as it is
+  reeve logs hello                               what it says; exec, top, cp go there, too
   reeve explain service.spec.container           every option there is
   reeve plan -f manifests/examples/hello.yaml    after you edited it; then apply
   make down                                      take all of this away

@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use crate::Verdict;
 use crate::admin::{Founded, found};
 use crate::args::{Common, UpArgs};
-use crate::connect::{Connection, DEFAULT_ENDPOINT, ENDPOINT_FILE, Marker, default_data_dir};
+use crate::connect::{Connection, ENDPOINT_FILE, Marker, default_data_dir};
 use crate::daemons::{engine, node_name, of_agent, of_controller, of_engine, policy, signals};
 use crate::edit::hostname;
 use crate::failure::{Exit, Failure};
@@ -177,12 +177,12 @@ fn greeting(of: &Greeting<'_>) -> String {
         metrics: (controller, agent),
         new,
     } = of;
-    // Without it `reeve` looks in the usual data directory, and then at the usual port.
-    let found = *dir == default_data_dir() || *endpoint == DEFAULT_ENDPOINT;
-    let export = if found {
+    // Where verbs find both the store and the agent, without it in the usual directory.
+    let export = if *dir == default_data_dir() {
         String::new()
     } else {
-        format!("  export REEVE_ETCD={endpoint}\n")
+        let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_path_buf());
+        format!("  export REEVE_DATA_DIR='{}'\n", dir.display())
     };
     let version = env!("CARGO_PKG_VERSION");
     let what = if *new {
