@@ -2,6 +2,7 @@
 //! for the instance is the planner's to say. A create whose answer is lost is resolved by reading back, never repeated.
 
 use planner::node::{ContainerState, Failure, Op, OpOutcome, OwnLabels, PullFailure, Step};
+use runtime::chain;
 use schemas::container::NetworkMode;
 use schemas::image::ImageRef;
 use schemas::records::{ClusterId, FailingReason, InstanceCondition};
@@ -10,7 +11,6 @@ use crate::engine::translate::engine_reference;
 use crate::engine::{ContainerRuntime, CreateRequest, EngineError, ErrorKind, FileBind};
 use crate::files::Layout;
 use crate::policy::Gate;
-use crate::register::chain;
 
 /// How a step ended, and the kind of the engine's failure, for the metrics.
 #[derive(Debug)]

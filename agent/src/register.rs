@@ -13,7 +13,7 @@ use runtime::boottime::{self, Instant};
 use runtime::session::{self, SessionError, SessionOptions};
 use runtime::{
     Fence, Guard, Outcome, Prefix, Reader, ReflectOptions, Session, SessionRecord, Shutdown, Store, StoreError,
-    StoreErrorKind, Txn,
+    StoreErrorKind, Txn, chain,
 };
 use schemas::config_file::{Content, FileDigest, MAX_FILE_BYTES, MAX_PARTS};
 use schemas::keys::{Key, Root};
@@ -76,19 +76,6 @@ pub async fn marker<S: Store>(store: &S, root: &Root) -> Result<Option<Result<Cl
     Ok(read
         .value
         .map(|kv| ClusterMarker::decode(&kv.value).map_err(|error| chain(&error))))
-}
-
-/// An error with its causes, in one line.
-#[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 /// The error and its remedy as one sentence.

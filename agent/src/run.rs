@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use runtime::{SessionRecord, Shutdown, Store};
+use runtime::{SessionRecord, Shutdown, Store, chain};
 use rustix::time::{ClockId, clock_gettime};
 use schemas::keys::Root;
 use schemas::names::NodeName;
@@ -23,7 +23,7 @@ use crate::engine::ContainerRuntime;
 use crate::http::{self, Health, Shown};
 use crate::metrics::Metrics;
 use crate::policy::{Gate, PolicyOptions};
-use crate::register::{self, Identity, Wants, chain, marker};
+use crate::register::{self, Identity, Wants, marker};
 
 mod asks;
 mod facts;

@@ -6,7 +6,7 @@ use std::io::Read;
 use runtime::{EtcdStore, Guard, KeyValue, Outcome, Prefix, Store, person};
 use schemas::keys::{Key, Root};
 use schemas::names::NodeName;
-use schemas::records::{Breaker, ClusterId, ClusterMarker, Digest, Moved, Record, SchemaVersion};
+use schemas::records::{Breaker, ClusterId, ClusterMarker, Digest, Moved, Record};
 use serde_json::json;
 
 use crate::Verdict;
@@ -68,12 +68,7 @@ pub async fn found(store: &EtcdStore, root: &Root) -> Result<Founded, Failure> {
         .and_then(|mut file| file.read_exact(&mut random))
         .map_err(|error| Failure::new(Exit::Failed, "cannot draw a cluster id from /dev/urandom").because(&error))?;
     let id = ClusterId::from_random(random);
-    let marker = ClusterMarker {
-        schema_version: SchemaVersion::default(),
-        id: id.clone(),
-        restore_epoch: 1,
-        moved: None,
-    };
+    let marker = ClusterMarker::first(id.clone());
     let txn = person::txn().put(root.key(&Key::Cluster), marker.encode(), Guard::Absent);
     match store.commit(txn).await? {
         Outcome::Committed { revision: _ } => Ok(Founded::New(id)),

@@ -109,6 +109,23 @@ fn sentence_of(text: &mut String, name: &str, value: &str) {
     }
 }
 
+/// How every page about a resource of a namespace begins.
+fn head(key: &ResourceKey, state: &rows::State, conditions: Option<&[Condition]>) -> String {
+    let mut text = String::new();
+    line(&mut text, "Name", key.name.as_str());
+    line(
+        &mut text,
+        "Namespace",
+        key.namespace.as_ref().map_or("", Namespace::as_str),
+    );
+    headline(
+        &mut text,
+        state,
+        conditions.and_then(|conditions| since(state, conditions)),
+    );
+    text
+}
+
 /// What it is up to, why, and for how long: what one looks for first.
 fn headline(text: &mut String, state: &rows::State, since: Option<String>) {
     let style = state.tone.style();
@@ -165,18 +182,7 @@ fn service(view: &View, key: &ResourceKey, format: Format) -> Option<String> {
         return Some(machine(&value, format));
     }
     let state = rows::service_state(view, key);
-    let mut text = String::new();
-    line(&mut text, "Name", key.name.as_str());
-    line(
-        &mut text,
-        "Namespace",
-        key.namespace.as_ref().map_or("", Namespace::as_str),
-    );
-    headline(
-        &mut text,
-        &state,
-        status.and_then(|status| since(&state, &status.conditions)),
-    );
+    let mut text = head(key, &state, status.map(|status| status.conditions.as_slice()));
     if let Some(status) = status {
         for refusal in &status.refusals {
             sentence(&mut text, "Refused by", &refusal_line(refusal));
@@ -355,18 +361,7 @@ fn file(view: &View, key: &ResourceKey, format: Format) -> Option<String> {
         return Some(machine(&value, format));
     }
     let state = rows::file_state(view, key);
-    let mut text = String::new();
-    line(&mut text, "Name", key.name.as_str());
-    line(
-        &mut text,
-        "Namespace",
-        key.namespace.as_ref().map_or("", Namespace::as_str),
-    );
-    headline(
-        &mut text,
-        &state,
-        status.and_then(|status| since(&state, &status.conditions)),
-    );
+    let mut text = head(key, &state, status.map(|status| status.conditions.as_slice()));
     if let Some(edition) = status.and_then(|status| status.edition) {
         line(&mut text, "Edition", &edition.n.to_string());
         line(

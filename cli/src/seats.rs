@@ -143,7 +143,7 @@ pub async fn server(common: &Common, args: &ServerArgs) -> Verdict {
         );
     }
     let shutdown = signals()?;
-    let dir = common.data_dir.clone().unwrap_or_else(|| SERVER_DIR.into());
+    let dir = server_dir(common);
     let told = match &args.token.token_file {
         // Once this host is a seed, its token may be gone.
         Some(file) if dir.join(seed::KNOWN).exists() && !file.exists() && file.as_os_str() != "-" => None,

@@ -2,86 +2,18 @@
 //! process. What a person sees of one service's life, and how many lines of it.
 
 mod common;
+#[path = "common/lab.rs"]
+mod lab;
 
-use std::process::{Command, Output};
-use std::sync::Arc;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use agent::engine::ContainerRuntime;
-use agent::engine::fake::FakeEngine;
-use runtime::{EtcdStore, Guard, Outcome, Prefix, Shutdown, Store, person};
-use schemas::keys::Root;
-use tempfile::TempDir;
-
-struct Lab {
-    endpoint: String,
-    dir: TempDir,
-    store: EtcdStore,
-    engine: Arc<FakeEngine>,
-    shutdown: Shutdown,
-    runtime: Option<tokio::runtime::Runtime>,
-}
+use lab::Lab;
+use runtime::{Guard, Outcome, Prefix, Store, person};
 
 impl Lab {
     fn new() -> Self {
-        let dir = tempfile::tempdir().expect("a directory");
-        let (endpoint, store, runtime) = common::serve(dir.path());
-        let engine = Arc::new(FakeEngine::with_images(&["nginx:1", "nginx:2"]));
-        let lab = Self {
-            endpoint,
-            dir,
-            store: store.clone(),
-            engine,
-            shutdown: Shutdown::new(),
-            runtime: Some(runtime),
-        };
-        lab.exits(0, &["init"]);
-        let rt = lab.runtime.as_ref().expect("the runtime ends with the lab");
-        let options = controller::ControllerOptions::new(store.clone(), Root::default(), "test");
-        rt.spawn(controller::run(options, lab.shutdown.clone()));
-        let node = "n1".parse().expect("a name");
-        let mut options = agent::AgentOptions::new(node, lab.dir.path().join("agent"));
-        options.sweep = Duration::from_secs(1);
-        let engine: Arc<dyn ContainerRuntime> = lab.engine.clone();
-        rt.spawn(agent::run(options, store, engine, lab.shutdown.clone()));
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while !lab.out(&["get", "nodes"]).contains("Ready") {
-            assert!(Instant::now() < deadline, "no node: {}", lab.out(&["status"]));
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        lab
-    }
-
-    fn run(&self, args: &[&str]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_reeve"));
-        command
-            .args(args)
-            .env("NO_COLOR", "1")
-            .env("COLUMNS", "80")
-            .env("HOME", self.dir.path());
-        command.env("REEVE_ETCD", &self.endpoint).env_remove("REEVE_NAMESPACE");
-        command.output().expect("reeve starts")
-    }
-
-    fn out(&self, args: &[&str]) -> String {
-        let output = self.run(args);
-        format!(
-            "{}{}",
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        )
-    }
-
-    /// It must exit with this code; all that it printed.
-    fn exits(&self, code: i32, args: &[&str]) -> String {
-        let output = self.run(args);
-        let text = format!(
-            "{}{}",
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
-        assert_eq!(output.status.code(), Some(code), "reeve {args:?}\n{text}");
-        text
+        Self::with(&["nginx:1", "nginx:2"], "80")
     }
 
     /// As `exits(0, ..)`, on one screen: at most 12 lines of at most 80 columns.
@@ -92,66 +24,34 @@ impl Lab {
         text
     }
 
-    fn until(&self, what: &str, holds: impl Fn() -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while !holds() {
-            assert!(
-                Instant::now() < deadline,
-                "{what}: not in time: {}",
-                self.out(&["status"])
-            );
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-
     fn value(&self, key: &str) -> Option<String> {
-        let runtime = self.runtime.as_ref().expect("the runtime ends with the lab");
-        let read = runtime.block_on(self.store.get(key.as_bytes())).expect("a read");
+        let read = self.on(self.store.get(key.as_bytes())).expect("a read");
         read.value.map(|kv| String::from_utf8_lossy(&kv.value).into_owned())
     }
 
     /// Writes past every rule, as a restore does.
     fn put(&self, key: &str, value: &str) {
-        let runtime = self.runtime.as_ref().expect("the runtime ends with the lab");
         let txn = person::txn().put(key, value.as_bytes().to_vec(), Guard::Any);
-        let outcome = runtime.block_on(self.store.commit(txn)).expect("a write");
+        let outcome = self.on(self.store.commit(txn)).expect("a write");
         assert!(matches!(outcome, Outcome::Committed { .. }), "{outcome:?}");
     }
 
     /// Deletes all under these prefixes at once, as an accident does.
     fn wipe(&self, prefixes: &[&str]) {
-        let runtime = self.runtime.as_ref().expect("the runtime ends with the lab");
         let mut txn = person::txn();
         for prefix in prefixes {
             let prefix = Prefix::new(*prefix).expect("a prefix");
-            let listing = runtime.block_on(self.store.list(&prefix)).expect("a list");
+            let listing = self.on(self.store.list(&prefix)).expect("a list");
             for kv in listing.kvs {
                 txn = txn.delete(kv.key, Guard::Any);
             }
         }
-        let outcome = runtime.block_on(self.store.commit(txn)).expect("a write");
+        let outcome = self.on(self.store.commit(txn)).expect("a write");
         assert!(matches!(outcome, Outcome::Committed { .. }), "{outcome:?}");
     }
 
-    fn count(&self, prefix: &str) -> usize {
-        let runtime = self.runtime.as_ref().expect("the runtime ends with the lab");
-        let prefix = Prefix::new(prefix).expect("a prefix");
-        runtime.block_on(self.store.list(&prefix)).expect("a list").kvs.len()
-    }
-
-    fn file(&self, text: &str) -> String {
-        let path = self.dir.path().join("web.yaml");
-        std::fs::write(&path, text).expect("a file");
-        path.display().to_string()
-    }
-}
-
-impl Drop for Lab {
-    fn drop(&mut self) {
-        self.shutdown.abort();
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
+    fn manifest(&self, text: &str) -> String {
+        self.file("web.yaml", text.as_bytes())
     }
 }
 
@@ -170,12 +70,12 @@ spec:
 #[test]
 fn the_life_of_a_service_takes_four_commands_of_one_screen_each() {
     let lab = Lab::new();
-    let text = lab.short(&["apply", "-f", &lab.file(WEB)]);
+    let text = lab.short(&["apply", "-f", &lab.manifest(WEB)]);
     assert!(
         text.contains("create web.1-3 on n1") && text.contains("service/web is ready: 3 of 3"),
         "{text}"
     );
-    let changed = lab.file(&WEB.replace("nginx:1", "nginx:2"));
+    let changed = lab.manifest(&WEB.replace("nginx:1", "nginx:2"));
     lab.exits(1, &["plan", "-f", &changed, "--exit-code"]);
     let text = lab.short(&["apply", "-f", &changed]);
     assert!(
@@ -219,7 +119,7 @@ fn with_the_longest_names_each_command_still_takes_twelve_rows_of_80_columns() {
         (None, vec!["scale", &target, "--yes", "-n", &namespace]),
         (None, vec!["delete", "service", &name, "--yes", "-n", &namespace]),
     ] {
-        let path = file.map(|text| lab.file(text)).unwrap_or_default();
+        let path = file.map(|text| lab.manifest(text)).unwrap_or_default();
         let args: Vec<&str> = args
             .into_iter()
             .map(|arg| if arg == "FILE" { path.as_str() } else { arg })
@@ -232,7 +132,7 @@ fn with_the_longest_names_each_command_still_takes_twelve_rows_of_80_columns() {
 #[test]
 fn after_a_store_has_gone_back_all_is_held_until_a_person_accepts_it() {
     let lab = Lab::new();
-    lab.exits(0, &["apply", "-f", &lab.file(WEB)]);
+    lab.exits(0, &["apply", "-f", &lab.manifest(WEB)]);
     let old = lab.value("/reeve/assignments/n1").expect("an assignment");
     lab.exits(0, &["scale", "web=4"]);
     // As a restored backup would have it.
@@ -255,8 +155,8 @@ fn after_a_store_has_gone_back_all_is_held_until_a_person_accepts_it() {
 #[test]
 fn a_change_that_fails_ends_with_the_reason_and_the_rest_serves_on() {
     let lab = Lab::new();
-    lab.exits(0, &["apply", "-f", &lab.file(WEB)]);
-    let missing = lab.file(&WEB.replace("nginx:1", "nginx:9"));
+    lab.exits(0, &["apply", "-f", &lab.manifest(WEB)]);
+    let missing = lab.manifest(&WEB.replace("nginx:1", "nginx:9"));
     lab.engine.fail_pull("nginx:9", agent::engine::ErrorKind::ImageNotFound);
     let text = lab.exits(6, &["apply", "-f", &missing, "--timeout", "30s"]);
     assert!(
@@ -265,14 +165,14 @@ fn a_change_that_fails_ends_with_the_reason_and_the_rest_serves_on() {
     );
     assert!(lab.exits(0, &["get", "services"]).contains("ImageNotFound"));
     assert!(lab.exits(0, &["describe", "service", "web"]).contains("ImageNotFound"));
-    lab.short(&["apply", "-f", &lab.file(WEB)]);
+    lab.short(&["apply", "-f", &lab.manifest(WEB)]);
 }
 
 #[test]
 fn what_no_node_takes_is_refused_with_every_rule_that_refused_it() {
     let lab = Lab::new();
     let picky = WEB.replace("  update:", "  placement:\n    nodeNames: [elsewhere]\n  update:");
-    let file = lab.file(&picky);
+    let file = lab.manifest(&picky);
     let text = lab.exits(0, &["plan", "-f", &file]);
     assert!(
         text.contains("cannot place web.1-3") && text.contains("NodeName"),
@@ -285,7 +185,7 @@ fn what_no_node_takes_is_refused_with_every_rule_that_refused_it() {
 #[test]
 fn a_drained_node_is_waited_for() {
     let lab = Lab::new();
-    lab.exits(0, &["apply", "-f", &lab.file(WEB)]);
+    lab.exits(0, &["apply", "-f", &lab.manifest(WEB)]);
     // The only node: what it runs has nowhere to go, and stays.
     let text = lab.exits(124, &["drain", "n1", "--timeout", "1s"]);
     assert!(text.contains("3 instances left"), "{text}");
@@ -302,7 +202,7 @@ fn a_drained_node_is_waited_for() {
 #[test]
 fn what_a_change_removes_is_waited_for() {
     let lab = Lab::new();
-    lab.exits(0, &["apply", "-f", &lab.file(WEB)]);
+    lab.exits(0, &["apply", "-f", &lab.manifest(WEB)]);
     lab.engine.hang("stop");
     let text = lab.exits(124, &["scale", "web=1", "--yes", "--timeout", "2s"]);
     assert!(text.contains("2 instances to stop"), "{text}");
@@ -313,7 +213,7 @@ fn what_a_change_removes_is_waited_for() {
 #[test]
 fn what_no_record_knows_runs_on_until_a_person_removes_it() {
     let lab = Lab::new();
-    lab.exits(0, &["apply", "-f", &lab.file(WEB)]);
+    lab.exits(0, &["apply", "-f", &lab.manifest(WEB)]);
     let text = lab.exits(6, &["admin", "remove-orphan", "n1", "web.1", "--yes"]);
     assert!(text.contains("no orphan: it is assigned"), "{text}");
     lab.wipe(&["/reeve/desired/", "/reeve/accepted/", "/reeve/assignments/"]);
@@ -354,7 +254,7 @@ fn a_service_that_waits_for_a_full_disk_says_which_node_and_why() {
     let lab = Lab::new();
     lab.exits(
         0,
-        &["apply", "-f", &lab.file(&WEB.replace("replicas: 3", "replicas: 1"))],
+        &["apply", "-f", &lab.manifest(&WEB.replace("replicas: 3", "replicas: 1"))],
     );
     let well = lab.exits(0, &["describe", "service", "web"]);
     assert!(!well.contains("Held by"), "{well}");
@@ -375,7 +275,7 @@ fn a_service_that_waits_for_a_full_disk_says_which_node_and_why() {
 #[test]
 fn scaling_to_what_a_service_has_anyway_changes_nothing() {
     let lab = Lab::new();
-    lab.exits(0, &["apply", "-f", &lab.file(&WEB.replace("  replicas: 3\n", ""))]);
+    lab.exits(0, &["apply", "-f", &lab.manifest(&WEB.replace("  replicas: 3\n", ""))]);
     let before = lab.value("/reeve/desired/default/service/web");
     let text = lab.exits(0, &["scale", "web=1"]);
     assert!(text.contains("unchanged"), "{text}");
@@ -397,7 +297,7 @@ fn names_that_are_followed_are_kinds_and_names() {
         .stdout(std::fs::File::create(&log).expect("a file"))
         .spawn()
         .expect("reeve starts");
-    lab.exits(0, &["apply", "-f", &lab.file(WEB)]);
+    lab.exits(0, &["apply", "-f", &lab.manifest(WEB)]);
     let seen = || std::fs::read_to_string(&log).expect("a file");
     let deadline = Instant::now() + Duration::from_secs(20);
     let wanted = ["node/n1\n", "service/web\n", "instance/web.3\n"];

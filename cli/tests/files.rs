@@ -1,114 +1,22 @@
 //! `reeve upload`, `download` and `files` against a whole cluster in this process: what a person sees of a file's life.
 
 mod common;
+#[path = "common/lab.rs"]
+mod lab;
 
 use std::io::Write as _;
-use std::process::{Command, Output, Stdio};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::process::Stdio;
 
-use agent::engine::ContainerRuntime;
-use agent::engine::fake::FakeEngine;
-use runtime::{EtcdStore, Guard, Prefix, Shutdown, Store, person};
-use schemas::keys::Root;
-use tempfile::TempDir;
-
-struct Lab {
-    endpoint: String,
-    dir: TempDir,
-    store: EtcdStore,
-    engine: Arc<FakeEngine>,
-    shutdown: Shutdown,
-    runtime: Option<tokio::runtime::Runtime>,
-}
+use lab::Lab;
+use runtime::{Guard, Prefix, Store, person};
 
 impl Lab {
     fn new() -> Self {
-        let dir = tempfile::tempdir().expect("a directory");
-        let (endpoint, store, runtime) = common::serve(dir.path());
-        let lab = Self {
-            endpoint,
-            dir,
-            store: store.clone(),
-            engine: Arc::new(FakeEngine::with_images(&["nginx:1"])),
-            shutdown: Shutdown::new(),
-            runtime: Some(runtime),
-        };
-        lab.exits(0, &["init"]);
-        let rt = lab.runtime.as_ref().expect("the runtime ends with the lab");
-        let options = controller::ControllerOptions::new(store.clone(), Root::default(), "test");
-        rt.spawn(controller::run(options, lab.shutdown.clone()));
-        let node = "n1".parse().expect("a name");
-        let mut options = agent::AgentOptions::new(node, lab.dir.path().join("agent"));
-        options.sweep = Duration::from_secs(1);
-        let engine: Arc<dyn ContainerRuntime> = lab.engine.clone();
-        rt.spawn(agent::run(options, store, engine, lab.shutdown.clone()));
-        lab.until("the node is there", || {
-            String::from_utf8_lossy(&lab.run(&["get", "nodes"]).stdout).contains("Ready")
-        });
-        lab
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_reeve"));
-        command
-            .args(args)
-            .env("NO_COLOR", "1")
-            .env("COLUMNS", "100")
-            .env("HOME", self.dir.path())
-            .env("REEVE_ETCD", &self.endpoint)
-            .env_remove("REEVE_NAMESPACE");
-        command
-    }
-
-    fn run(&self, args: &[&str]) -> Output {
-        self.command(args).output().expect("reeve starts")
-    }
-
-    /// It must exit with this code; all that it printed.
-    fn exits(&self, code: i32, args: &[&str]) -> String {
-        let output = self.run(args);
-        let text = format!(
-            "{}{}",
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
-        assert_eq!(output.status.code(), Some(code), "reeve {args:?}\n{text}");
-        text
-    }
-
-    fn until(&self, what: &str, holds: impl Fn() -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while !holds() {
-            let status = String::from_utf8_lossy(&self.run(&["status"]).stdout).into_owned();
-            assert!(Instant::now() < deadline, "{what}: not in time: {status}");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-
-    fn on<F: Future>(&self, future: F) -> F::Output {
-        let runtime = self.runtime.as_ref().expect("the runtime ends with the lab");
-        runtime.block_on(future)
+        Self::with(&["nginx:1"], "100")
     }
 
     fn blobs(&self) -> usize {
-        let prefix = Prefix::new("/reeve/blobs/").expect("a prefix");
-        self.on(self.store.list(&prefix)).expect("a list").kvs.len()
-    }
-
-    fn file(&self, name: &str, bytes: &[u8]) -> String {
-        let path = self.dir.path().join(name);
-        std::fs::write(&path, bytes).expect("a file");
-        path.display().to_string()
-    }
-}
-
-impl Drop for Lab {
-    fn drop(&mut self) {
-        self.shutdown.abort();
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
+        self.count("/reeve/blobs/")
     }
 }
 

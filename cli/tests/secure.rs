@@ -305,7 +305,7 @@ fn what_is_wrong_with_tls_is_said_in_one_sentence_and_a_remedy() {
         );
         assert!(text.lines().all(|line| line.len() < 240), "{what}: {text}");
         assert!(
-            began.elapsed() < Duration::from_secs(12),
+            began.elapsed() < Duration::from_secs(60),
             "{what}: took {:?}",
             began.elapsed()
         );

@@ -210,6 +210,16 @@ impl Lab {
         address
     }
 
+    /// Makes the store a cluster and starts its controller; the process's number.
+    pub fn control(&mut self, etcd: &Etcd) -> usize {
+        self.reeve_exits(&etcd.endpoints, 0, &["init"]);
+        let listen = format!("{}:9464", self.address(254));
+        self.start(
+            "controller",
+            &["controller", "--etcd", &etcd.endpoints, "--metrics", &listen],
+        )
+    }
+
     /// Starts a process of this lab outside all hosts (a controller, a server). It ends with the lab.
     pub fn start(&mut self, name: &str, args: &[&str]) -> usize {
         let log = self.dir().join(format!("{name}.log"));

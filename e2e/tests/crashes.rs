@@ -10,12 +10,7 @@ fn cluster() -> (Lab, Etcd, usize) {
     let mut lab = Lab::new(1);
     let etcd = lab.etcd(1);
     let endpoints = etcd.endpoints.clone();
-    lab.reeve_exits(&endpoints, 0, &["init"]);
-    let listen = format!("{}:9464", lab.address(254));
-    let controller = lab.start(
-        "controller",
-        &["controller", "--etcd", &endpoints, "--metrics", &listen],
-    );
+    let controller = lab.control(&etcd);
     lab.hosts[0].start_agent(&endpoints, &[]);
     let manifest = "apiVersion: reeve/v1\nkind: Service\nmetadata: {name: web}\nspec:\n  replicas: 2\n  container:\n    image: reeve/hello:1\n    command: [sleep, '3600']\n    stopGracePeriod: 0s\n";
     let file = lab.file("web.yaml", manifest);

@@ -18,12 +18,7 @@ fn cluster(policy: &str) -> (Lab, Etcd, String) {
     let mut lab = Lab::new(1);
     let etcd = lab.etcd(1);
     let endpoints = etcd.endpoints.clone();
-    lab.reeve_exits(&endpoints, 0, &["init"]);
-    let listen = format!("{}:9464", lab.address(254));
-    lab.start(
-        "controller",
-        &["controller", "--etcd", &endpoints, "--metrics", &listen],
-    );
+    lab.control(&etcd);
     let file = lab.file("policy.yaml", policy);
     lab.hosts[0].start_agent(&endpoints, &["--policy", &file]);
     (lab, etcd, file)

@@ -203,7 +203,7 @@ fn what_cannot_be_had_is_told_at_once_and_disturbs_nothing_else() {
     let begin = Instant::now();
     let said = host.reeve_exits(6, &["apply", "-f", &file, "--yes"]);
     told_well(&said, &["ImageNotFound", &image, "none.1"]);
-    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(60), "{:?}", begin.elapsed());
     host.reeve_exits(0, &["delete", "service", "none", "--yes"]);
 
     // Two services that want one port of the host: the second is told who has it.
@@ -319,12 +319,7 @@ fn what_cannot_begin_says_why_and_what_runs_goes_on() {
     assert!(!Path::new(&place).join("store").exists(), "nothing was begun");
 
     // A cluster, with something that runs.
-    lab.reeve_exits(&endpoints, 0, &["init"]);
-    let listen = format!("{}:9464", lab.address(254));
-    lab.start(
-        "controller",
-        &["controller", "--etcd", &endpoints, "--metrics", &listen],
-    );
+    lab.control(&etcd);
     lab.hosts[0].start_agent(&endpoints, &[]);
     eventually("the node is there", 30, || {
         let text = String::from_utf8_lossy(&lab.reeve(&endpoints, &["get", "nodes"]).stdout).into_owned();

@@ -15,12 +15,7 @@ fn cluster(hosts: usize) -> Cluster {
     let mut lab = Lab::new(hosts);
     let etcd = lab.etcd(1);
     let endpoints = etcd.endpoints.clone();
-    lab.reeve_exits(&endpoints, 0, &["init"]);
-    let listen = format!("{}:9464", lab.address(254));
-    lab.start(
-        "controller",
-        &["controller", "--etcd", &endpoints, "--metrics", &listen],
-    );
+    lab.control(&etcd);
     for host in &mut lab.hosts {
         host.start_agent(&endpoints, &[]);
     }

@@ -14,12 +14,7 @@ fn cluster() -> (Lab, Etcd) {
     let mut lab = Lab::new(1);
     let etcd = lab.etcd(1);
     let endpoints = etcd.endpoints.clone();
-    lab.reeve_exits(&endpoints, 0, &["init"]);
-    let listen = format!("{}:9464", lab.address(254));
-    lab.start(
-        "controller",
-        &["controller", "--etcd", &endpoints, "--metrics", &listen],
-    );
+    lab.control(&etcd);
     lab.hosts[0].start_agent(&endpoints, &[]);
     (lab, etcd)
 }

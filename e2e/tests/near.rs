@@ -405,12 +405,7 @@ fn logs_of_many_instances_on_three_hosts_lose_and_double_no_line() {
     let mut lab = Lab::new(3);
     let etcd = lab.etcd(1);
     let endpoints = etcd.endpoints.clone();
-    lab.reeve_exits(&endpoints, 0, &["init"]);
-    let metrics = format!("{}:9464", lab.address(254));
-    lab.start(
-        "controller",
-        &["controller", "--etcd", &endpoints, "--metrics", &metrics],
-    );
+    lab.control(&etcd);
     let mut addresses: Vec<String> = lab.hosts.iter().map(|host| host.address.clone()).collect();
     addresses.push(lab.address(254));
     certificates(&lab, &addresses);

@@ -373,10 +373,8 @@ fn who_has_no_right_to_be_here_is_refused_with_the_reason() {
         n1,
         &["server", "--seeds", &n1.address, "--etcd-program", "/nonexistent"],
     );
-    assert!(
-        code == Some(6) && text.contains("apt install etcd-server"),
-        "{code:?}: {text}"
-    );
+    let told = code == Some(6) && text.contains("apt install etcd-server");
+    assert!(told, "{code:?}: {text}");
     for (token, seeds, why) in [
         (&other, n1.address.clone(), "but the token is of cluster"),
         (
@@ -388,4 +386,12 @@ fn who_has_no_right_to_be_here_is_refused_with_the_reason() {
         let (code, text) = on(n1, &["server", "--seeds", &seeds, "--token-file", token]);
         assert!(code == Some(6) && text.contains(why), "{code:?}: {text}");
     }
+
+    // A seed that has seen its cluster and lost its store begins no other.
+    std::fs::remove_dir_all(server_dir(n1).join("etcd")).expect("a store can be lost");
+    let (code, text) = on(n1, &["server", "--seeds", &n1.address, "--token-file", &token]);
+    assert!(
+        code == Some(6) && text.contains("no seed has its store any more"),
+        "{code:?}: {text}"
+    );
 }

@@ -34,6 +34,18 @@ pub enum Own {
     Store,
 }
 
+/// What is on a disk, and what its seed answers others: whether a member's store is there, and whether the cluster was
+/// ever seen from here.
+#[must_use]
+pub const fn on_disk(store: bool, seen: bool) -> (Own, Stage) {
+    match (store, seen) {
+        (true, true) => (Own::Store, Stage::Formed),
+        (true, false) => (Own::Store, Stage::Starting),
+        (false, true) => (Own::Lost, Stage::Lost),
+        (false, false) => (Own::Empty, Stage::Fresh),
+    }
+}
+
 /// What came of asking another seed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
@@ -176,6 +188,14 @@ mod tests {
         for others in all() {
             assert_eq!(next(Own::Store, &others), Next::Continue);
         }
+    }
+
+    #[test]
+    fn a_seed_that_has_seen_the_cluster_is_never_fresh_again() {
+        assert_eq!(on_disk(false, false), (Own::Empty, Stage::Fresh));
+        assert_eq!(on_disk(true, false), (Own::Store, Stage::Starting));
+        assert_eq!(on_disk(true, true), (Own::Store, Stage::Formed));
+        assert_eq!(on_disk(false, true), (Own::Lost, Stage::Lost));
     }
 
     #[test]

@@ -53,20 +53,6 @@ pub enum CallError {
     Refused { at: String, refused: Refused },
 }
 
-impl CallError {
-    /// Everything about it in one line, for people.
-    #[must_use]
-    pub fn line(&self) -> String {
-        let mut text = self.to_string();
-        let mut source = std::error::Error::source(self);
-        while let Some(error) = source {
-            text = format!("{text}: {error}");
-            source = error.source();
-        }
-        text
-    }
-}
-
 /// Asks a seed. The certificates that it showed come with the answer.
 ///
 /// # Errors

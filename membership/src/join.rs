@@ -168,7 +168,7 @@ impl From<CallError> for Refusal {
             CallError::Stranger {
                 at: _,
                 source: Stranger::PinnedNotNow,
-            } => Self::Later(error.line()),
+            } => Self::Later(runtime::chain(&error)),
             CallError::Stranger { at: _, source } => Self::Stranger(source.to_string()),
             CallError::Refused { at, refused } if !refused.later => Self::Final(JoinError::Refused {
                 at: at.clone(),
@@ -178,7 +178,7 @@ impl From<CallError> for Refusal {
             | CallError::Slow { .. }
             | CallError::BrokenOff { .. }
             | CallError::Nonsense { .. }
-            | CallError::Refused { .. } => Self::Later(error.line()),
+            | CallError::Refused { .. } => Self::Later(runtime::chain(&error)),
         }
     }
 }

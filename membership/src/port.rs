@@ -4,9 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::extract::connect_info::Connected;
@@ -19,14 +17,14 @@ use axum::{Json, Router};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use etcd_client::Client;
-use runtime::{EtcdStore, Guard, Outcome, Store, person};
+use runtime::guest::Guest;
+use runtime::{EtcdStore, Guard, Outcome, Store, chain, person};
 use rustls::ServerConfig;
 use schemas::keys::{Key as StoreKey, Root};
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::time::{Sleep, timeout};
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use trust::authority::{Authority, Grant, asked};
@@ -138,7 +136,7 @@ pub struct Seat {
     /// As it was signed, and read.
     pub bundle: (Vec<u8>, Bundle),
     pub stage: watch::Sender<Stage>,
-    /// The store, and a client for its members, once there is one.
+    /// The store, and a client for its members, once it has answered as this cluster's.
     pub store: Mutex<Option<(EtcdStore, Client)>>,
 }
 
@@ -180,16 +178,6 @@ fn later(reason: impl std::fmt::Display) -> Failure {
     )
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
-}
-
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         (self.0, Json(self.1)).into_response()
@@ -201,13 +189,8 @@ async fn seed(State(seat): State<Arc<Seat>>) -> Json<SeedState> {
 }
 
 fn formed(seat: &Seat) -> Result<(EtcdStore, Client), Failure> {
-    let state = *seat.stage.borrow();
-    match (state, seat.store()) {
-        (Stage::Formed, Some(store)) => Ok(store),
-        (Stage::Fresh | Stage::Starting | Stage::Formed | Stage::Lost, _) => Err(later(
-            "the cluster is not formed yet: its seeds are still coming together",
-        )),
-    }
+    let missing = || later("the cluster is not formed yet: its seeds are still coming together");
+    seat.store().ok_or_else(missing)
 }
 
 async fn join(
@@ -366,7 +349,7 @@ impl Connected<IncomingStream<'_, Gate>> for Caller {
 /// Takes connections and does their handshakes beside each other, so that a slow guest keeps nobody else waiting.
 struct Gate {
     address: SocketAddr,
-    guests: mpsc::Receiver<(Guest, Caller)>,
+    guests: mpsc::Receiver<(Secured, Caller)>,
     accepting: tokio::task::JoinHandle<()>,
 }
 
@@ -376,11 +359,8 @@ impl Drop for Gate {
     }
 }
 
-struct Guest {
-    stream: TlsStream<TcpStream>,
-    leave: Pin<Box<Sleep>>,
-    _permit: tokio::sync::OwnedSemaphorePermit,
-}
+/// A guest behind TLS.
+type Secured = Guest<TlsStream<TcpStream>>;
 
 impl Gate {
     fn new(listener: TcpListener, tls: Arc<ServerConfig>) -> std::io::Result<Self> {
@@ -407,11 +387,7 @@ impl Gate {
                     };
                     let shown = stream.get_ref().1.peer_certificates();
                     let certificate = shown.and_then(|shown| trust::tls::peer(Some(shown)).ok());
-                    let guest = Guest {
-                        stream,
-                        leave: Box::pin(tokio::time::sleep(LIFETIME)),
-                        _permit: permit,
-                    };
+                    let guest = Guest::new(stream, LIFETIME, Some(permit));
                     // The server has ended when nobody takes it.
                     let _ = sender.send((guest, Caller { address, certificate })).await;
                 });
@@ -426,10 +402,10 @@ impl Gate {
 }
 
 impl axum::serve::Listener for Gate {
-    type Io = Guest;
+    type Io = Secured;
     type Addr = Caller;
 
-    async fn accept(&mut self) -> (Guest, Caller) {
+    async fn accept(&mut self) -> (Secured, Caller) {
         match self.guests.recv().await {
             Some(guest) => guest,
             // The accepting task ends with us alone.
@@ -442,30 +418,6 @@ impl axum::serve::Listener for Gate {
             address: self.address,
             certificate: None,
         })
-    }
-}
-
-impl AsyncRead for Guest {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
-        if self.leave.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Err(std::io::ErrorKind::TimedOut.into()));
-        }
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Guest {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
-        if self.leave.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Err(std::io::ErrorKind::TimedOut.into()));
-        }
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use etcd_client::{Certificate as EtcdCertificate, Client, ConnectOptions, Identity as EtcdIdentity, TlsOptions};
 use futures::future::join_all;
-use runtime::{EtcdOptions, EtcdStore, Guard, Outcome, Shutdown, Store, StoreError, TlsFiles, person};
+use runtime::{EtcdOptions, EtcdStore, Guard, Outcome, Shutdown, Store, StoreError, TlsFiles, chain, person};
 use rustls::time_provider::DefaultTimeProvider;
 use schemas::keys::{Key as StoreKey, Root};
-use schemas::records::{ClusterId, ClusterMarker, Record as _, SchemaVersion};
+use schemas::records::{ClusterId, ClusterMarker, Record as _};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -27,7 +27,7 @@ use trust::tls::{Door, Peers, ShowError};
 use trust::token::{Admits, InstallToken, Names, Record};
 use trust::trusted::Trust;
 
-use crate::bootstrap::{Answer, Next, Own, Stage, next};
+use crate::bootstrap::{Answer, Next, Own, Stage, next, on_disk};
 use crate::call::{CallError, call};
 use crate::etcd::{Initial, Member, client_url, has_begun};
 use crate::join::lines;
@@ -140,24 +140,30 @@ pub struct Formed {
     pub new: bool,
     /// How a person on this host reaches the store.
     pub context: Context,
-    end: watch::Sender<bool>,
-    tasks: Vec<tokio::task::JoinHandle<()>>,
+    started: Started,
 }
 
 impl Formed {
     /// Ends the port and the store's member, in good order.
     pub async fn end(self) {
+        self.started.end().await;
+    }
+}
+
+/// What runs beside: the port, and the store's member.
+#[derive(Debug)]
+struct Started {
+    end: watch::Sender<bool>,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Started {
+    async fn end(self) {
         self.end.send_replace(true);
         for task in self.tasks {
             let _ = task.await;
         }
     }
-}
-
-/// Ends what was started when something fails on the way.
-struct Started {
-    end: watch::Sender<bool>,
-    tasks: Vec<tokio::task::JoinHandle<()>>,
 }
 
 /// Starts a seed, and waits until its cluster is.
@@ -188,17 +194,7 @@ pub async fn start(
     );
     let listener = TcpListener::bind(address).await.map_err(SeedError::Listen)?;
     let data = keep.path("etcd");
-    let own = match (has_begun(&data), known.formed) {
-        (true, _) => Own::Store,
-        (false, true) => Own::Lost,
-        (false, false) => Own::Empty,
-    };
-    let stage = match own {
-        Own::Store if known.formed => Stage::Formed,
-        Own::Store => Stage::Starting,
-        Own::Lost => Stage::Lost,
-        Own::Empty => Stage::Fresh,
-    };
+    let (own, stage) = on_disk(has_begun(&data), known.formed);
     let seat = Arc::new(Seat {
         cluster: known.cluster,
         host: options.me.clone(),
@@ -268,14 +264,10 @@ pub async fn start(
             cluster: known.cluster,
             new,
             context,
-            end: started.end,
-            tasks: started.tasks,
+            started,
         }),
         Err(error) => {
-            started.end.send_replace(true);
-            for task in started.tasks {
-                let _ = task.await;
-            }
+            started.end().await;
             Err(error)
         }
     }
@@ -407,7 +399,7 @@ async fn come_together(
                 };
                 match call::<_, PlaceAnswer>(&through, SEED_PORT, tls, "/v1/place", Some(&question)).await {
                     Ok((answer, _)) => return Ok(answer.members),
-                    Err(error) => tell(Progress::Missing(BTreeMap::from([(through, error.line())]))),
+                    Err(error) => tell(Progress::Missing(BTreeMap::from([(through, chain(&error))]))),
                 }
             }
             Next::Wait(missing) => tell(Progress::Missing(missing)),
@@ -429,15 +421,8 @@ async fn ask(seat: &Seat, host: &Host, tls: &Arc<rustls::ClientConfig>) -> Answe
         }
         Ok((state, _)) if state.host != *host => Answer::Stranger(format!("the seed {} answers there", state.host)),
         Ok((state, _)) => Answer::At(state.stage),
-        Err(CallError::Stranger { at: _, source }) => Answer::Stranger(with_sources(&source)),
-        Err(error) => Answer::Silent(error.line()),
-    }
-}
-
-fn with_sources(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {}", with_sources(source)),
-        None => error.to_string(),
+        Err(CallError::Stranger { at: _, source }) => Answer::Stranger(chain(&source)),
+        Err(error) => Answer::Silent(chain(&error)),
     }
 }
 
@@ -494,12 +479,7 @@ async fn found(
 
 /// Writes the marker, and with it the record by which hosts join with the install token. False: another seed was first.
 async fn make(options: &SeedOptions, seat: &Seat, store: &EtcdStore, own: &ClusterId) -> Result<bool, StoreError> {
-    let marker = ClusterMarker {
-        schema_version: SchemaVersion::default(),
-        id: own.clone(),
-        restore_epoch: 1,
-        moved: None,
-    };
+    let marker = ClusterMarker::first(own.clone());
     let mut txn = person::txn().put(options.root.key(&StoreKey::Cluster), marker.encode(), Guard::Absent);
     if let Some(token) = &options.token {
         let join = token.join(seat.authority.certificate().fingerprint());

@@ -5,6 +5,19 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
+/// An error with its causes, in one line.
+#[must_use]
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
 /// What went wrong with a store operation.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{act} `{object}`: {kind}")]

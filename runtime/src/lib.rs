@@ -14,6 +14,7 @@ pub mod control;
 pub mod embedded;
 pub mod error;
 pub mod etcd;
+pub mod guest;
 pub mod health;
 pub mod leader;
 pub mod map;
@@ -31,7 +32,7 @@ pub mod txn;
 pub mod watch;
 
 pub use control::{ControlOptions, Next};
-pub use error::{StoreError, StoreErrorKind};
+pub use error::{StoreError, StoreErrorKind, chain};
 pub use etcd::{EtcdOptions, EtcdStore, TlsFiles};
 pub use health::Health;
 pub use leader::{LeaderOptions, Leadership, Lost, campaign};

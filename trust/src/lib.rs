@@ -12,8 +12,10 @@
 //!
 //! # The store is not the root of trust
 //!
-//! Documents that a node obeys are signed by a controller ([`sign`]), statements about trust itself by the authority
-//! ([`bundle`], [`revoked`], the records of [`token`]), and secrets are sealed for their readers ([`seal`]). So:
+//! What uses this crate today: certificates, tokens and TLS, by `membership`. Nothing signs an assignment, seals a value or
+//! revokes anybody yet; what follows is what the crate gives once its callers do. Then documents that a node obeys are signed
+//! by a controller ([`sign`]), statements about trust itself by the authority ([`bundle`], [`revoked`], the records of
+//! [`token`]), and secrets are sealed for their readers ([`seal`]). So:
 //!
 //! **Who can write the store, and has no key of ours**
 //! - cannot make a node obey: an assignment of its making, or one for another node or cluster, or a document of another kind,

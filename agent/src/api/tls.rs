@@ -129,7 +129,7 @@ impl Served {
             Ok(config) => *last = Arc::new(config),
             Err(error) => tracing::warn!(
                 "the API goes on with the certificate it had: {}",
-                crate::register::chain(&error)
+                runtime::chain(&error)
             ),
         }
         last.clone()

@@ -4,11 +4,11 @@
 use std::collections::BTreeSet;
 
 use planner::node::{Failure, FileId, InstanceKey, Op, SpecState, Step};
+use runtime::chain;
 use schemas::config_file::FileDigest;
 
 use super::state::Agent;
 use crate::files::{self, Layout};
-use crate::register::chain;
 
 impl Agent {
     /// Content counts once it is on disk.

@@ -9,8 +9,8 @@ use super::AgentError;
 use super::state::Agent;
 use crate::disk::DiskError;
 use crate::ledger;
-use crate::register::chain;
 use planner::node::SpecState;
+use runtime::chain;
 
 /// With less free than this on the disk of the data directory or of the engine nothing new is started.
 pub(super) const LEAST_FREE_BYTES: u64 = 16 << 20;

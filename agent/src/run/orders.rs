@@ -4,12 +4,13 @@
 use std::sync::Arc;
 
 use planner::node::{Ruling, SpecId, SpecState, judge};
+use runtime::chain;
 use schemas::records::{Accepted, Assignment, Order, Record, SchemaVersion};
 
 use super::SessionFile;
 use super::keep::{HoldFile, service};
 use super::state::Agent;
-use crate::register::{News, chain};
+use crate::register::News;
 
 impl Agent {
     pub(super) fn told(&mut self, news: News) {

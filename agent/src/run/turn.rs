@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use futures::StreamExt as _;
 use planner::node::SpecId;
 use runtime::Shutdown;
+use runtime::chain;
 use schemas::names::Namespace;
 use schemas::records::AssignedState;
 use tokio::sync::{Notify, Semaphore, mpsc};
@@ -14,7 +15,7 @@ use tokio::task::JoinError;
 
 use super::state::{Agent, End, Note};
 use super::{AgentError, now_ms};
-use crate::register::{News, chain};
+use crate::register::News;
 
 /// Two lists begin at least this far apart, and eight times as far as one takes: at most a ninth of the engine's time.
 const BETWEEN_LISTS_MS: (u64, u64) = (25, 1_000);

@@ -23,12 +23,7 @@ pub(super) fn stored<T>(kv: &KeyValue, value: Result<T, String>) -> Stored<T> {
 
 /// An error with all its causes, in one line.
 pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
+    let text = runtime::chain(error);
     let clean = text
         .chars()
         .map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c });

@@ -7,7 +7,7 @@ use std::io;
 use etcd_client::Error as ClientError;
 use tonic::Code;
 
-use crate::error::{StoreError, StoreErrorKind};
+use crate::error::{StoreError, StoreErrorKind, chain};
 
 /// What a failure says of the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -220,17 +220,6 @@ fn speaks_another_protocol(words: &str) -> bool {
     ]
     .iter()
     .any(|part| lower.contains(part))
-}
-
-fn chain(error: &dyn Error) -> String {
-    let mut words = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        words.push_str(": ");
-        words.push_str(&error.to_string());
-        cause = error.source();
-    }
-    words
 }
 
 #[cfg(test)]

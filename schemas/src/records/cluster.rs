@@ -22,6 +22,19 @@ pub struct ClusterMarker {
     pub moved: Option<Moved>,
 }
 
+impl ClusterMarker {
+    /// Of a cluster that begins.
+    #[must_use]
+    pub fn first(id: ClusterId) -> Self {
+        Self {
+            schema_version: SchemaVersion::default(),
+            id,
+            restore_epoch: 1,
+            moved: None,
+        }
+    }
+}
+
 /// Where a cluster has gone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
