@@ -235,6 +235,8 @@ fn stays(key: &Key) -> bool {
         Key::Session(_) | Key::Controller(_) | Key::Election | Key::Event(_) | Key::Cluster => true,
         Key::Desired(_)
         | Key::Join(_)
+        | Key::Trust(_)
+        | Key::Issued(..)
         | Key::Status(_)
         | Key::Accepted(..)
         | Key::Assignment(_)

@@ -10,7 +10,7 @@ use agent::engine::docker::Docker;
 use agent::engine::{ContainerRuntime, EngineError, ErrorKind};
 use agent::{Policy, PolicyOptions};
 use controller::ControllerOptions;
-use runtime::Shutdown;
+use runtime::{EtcdStore, Shutdown};
 use schemas::names::NodeName;
 
 use crate::Verdict;
@@ -32,6 +32,7 @@ pub async fn controller(common: &Common, args: &ControllerArgs) -> Verdict {
     let mut options = ControllerOptions::new(store, common.prefix.clone(), id.clone());
     options.http_addr = Some(args.metrics);
     options.advertise = args.advertise.clone();
+    follow_certificates(&options.store, &shutdown);
     tracing::info!(controller = id, metrics = %args.metrics, version = env!("CARGO_PKG_VERSION"), "controller starts");
     let run = controller::run(options, shutdown.clone());
     until_aborted(&shutdown, run)
@@ -68,6 +69,7 @@ pub async fn agent(common: &Common, args: &AgentArgs) -> Verdict {
         }
         None => (connect::prepare(common).await?, None),
     };
+    follow_certificates(&store, &shutdown);
     let mut options = agent::AgentOptions::new(node.clone(), data_dir);
     options.root = common.prefix.clone();
     options.labels = args.labels.iter().cloned().collect::<BTreeMap<_, _>>();
@@ -84,6 +86,12 @@ pub async fn agent(common: &Common, args: &AgentArgs) -> Verdict {
         .map_or(Ok(()), |ended| ended.map_err(|error| of_agent(&error)))?;
     tracing::info!("agent has ended; its containers keep running");
     Ok(Exit::Done)
+}
+
+/// Certificates for the store may be renewed by whoever wrote their files: they are looked at as long as we run.
+pub fn follow_certificates(store: &EtcdStore, shutdown: &Shutdown) {
+    let (store, shutdown) = (store.clone(), shutdown.clone());
+    tokio::spawn(async move { store.follow_tls(&shutdown).await });
 }
 
 /// The node's policy: the file that was named, else the usual one, else the built-in policy. The private key of this

@@ -161,7 +161,14 @@ impl View {
                     self.events.insert(rest, Happened { revision, event });
                 }
             }
-            Key::Cluster | Key::Accepted(..) | Key::Ack(_) | Key::Controller(_) | Key::Blob(..) | Key::Join(_) => {}
+            Key::Cluster
+            | Key::Accepted(..)
+            | Key::Ack(_)
+            | Key::Controller(_)
+            | Key::Blob(..)
+            | Key::Join(_)
+            | Key::Trust(_)
+            | Key::Issued(..) => {}
         }
     }
 

@@ -412,7 +412,13 @@ impl Observer {
         };
         let snapshot = &mut self.snapshot;
         match parsed {
-            Key::Cluster | Key::Event(_) | Key::Controller(_) | Key::Blob(..) | Key::Join(_) => {}
+            Key::Cluster
+            | Key::Event(_)
+            | Key::Controller(_)
+            | Key::Blob(..)
+            | Key::Join(_)
+            | Key::Trust(_)
+            | Key::Issued(..) => {}
             Key::Desired(resource) => {
                 snapshot.desired.remove(&resource);
             }
@@ -463,7 +469,13 @@ impl Observer {
         self.unreadable.remove(&kv.key);
         let cluster = self.snapshot.cluster.id.clone();
         let why = match parsed {
-            Key::Cluster | Key::Event(_) | Key::Controller(_) | Key::Blob(..) | Key::Join(_) => None,
+            Key::Cluster
+            | Key::Event(_)
+            | Key::Controller(_)
+            | Key::Blob(..)
+            | Key::Join(_)
+            | Key::Trust(_)
+            | Key::Issued(..) => None,
             Key::Desired(resource) => {
                 let entry = desired(&resource, kv);
                 self.snapshot.desired.insert(resource, entry);

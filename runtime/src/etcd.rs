@@ -3,8 +3,8 @@
 //! working one preferred). Reads are tried again; a write is sent again only when it certainly never left.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use futures::{StreamExt, stream};
 
 use crate::error::{StoreError, StoreErrorKind};
 use crate::health::Health;
+use crate::shutdown::Shutdown;
 use crate::store::{KeyValue, Lease, LeaseLife, Listing, Prefix, Read, Store, StoreStatus, WatchStream};
 use crate::txn::{Guard, Op, Outcome, Txn};
 
@@ -25,7 +26,7 @@ mod connect;
 mod diagnose;
 mod watching;
 
-use connect::{connect_one, read_tls};
+use connect::{TlsBytes, connect_one};
 use watching::Watching;
 
 /// Keys per page of a list; fewer where values are large.
@@ -33,6 +34,8 @@ const PAGE: i64 = 500;
 /// The largest answer that is taken: many pages of ordinary documents, and 128 values of the largest size do not fit,
 /// which a list answers with smaller pages.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
+/// How often the TLS files are looked at.
+const REREAD: Duration = Duration::from_secs(30);
 
 /// How to reach etcd.
 #[derive(Clone, Debug)]
@@ -87,10 +90,19 @@ impl std::fmt::Debug for EtcdStore {
 }
 
 struct Inner {
-    members: Vec<Member>,
+    /// As many as there were at first, in their order; replaced whole when the TLS files change.
+    members: RwLock<Arc<[Member]>>,
+    source: Option<Source>,
     preferred: AtomicUsize,
     deadline: Duration,
     health: Health,
+}
+
+/// What the connections were made from, so that they can be made again.
+struct Source {
+    options: EtcdOptions,
+    /// The bytes of the TLS files that the connections of now were made with.
+    read: Mutex<TlsBytes>,
 }
 
 #[derive(Clone)]
@@ -137,7 +149,8 @@ impl EtcdStore {
         if options.endpoints.is_empty() {
             return Err(fail(StoreErrorKind::Invalid("no endpoint is given".to_owned())));
         }
-        let tls = options.tls.as_ref().map(read_tls).transpose()?;
+        let read = options.tls.as_ref().map(TlsBytes::read).transpose()?;
+        let tls = read.as_ref().map(TlsBytes::options);
         let mut members = Vec::with_capacity(options.endpoints.len());
         let mut refused: Option<StoreError> = None;
         for endpoint in &options.endpoints {
@@ -151,18 +164,65 @@ impl EtcdStore {
         if let Some(error) = refused.filter(|e| members.is_empty() || !e.is_outage()) {
             return Err(error);
         }
-        Ok(Self::over(members, options.deadline))
+        let deadline = options.deadline;
+        let source = read.map(|read| Source {
+            options,
+            read: Mutex::new(read),
+        });
+        Ok(Self::over(members, deadline, source))
+    }
+
+    /// Looks at the TLS files again, and makes the connections anew when they have changed: certificates are renewed while
+    /// we run. Calls and watches that are under way end on the connections they began on. Whether they had changed.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or holds nothing to connect with; the connections stay as they are.
+    pub async fn reread_tls(&self) -> Result<bool, StoreError> {
+        let Some(Source { options, read }) = &self.inner.source else {
+            return Ok(false);
+        };
+        let Some(files) = &options.tls else { return Ok(false) };
+        let found = TlsBytes::read(files)?;
+        if *read.lock().unwrap_or_else(PoisonError::into_inner) == found {
+            return Ok(false);
+        }
+        let tls = found.options();
+        let mut members = Vec::new();
+        for member in self.inner.members().iter() {
+            members.push(connect_one(&member.name, options, Some(&tls)).await?);
+        }
+        *self.inner.members.write().unwrap_or_else(PoisonError::into_inner) = members.into();
+        *read.lock().unwrap_or_else(PoisonError::into_inner) = found;
+        Ok(true)
+    }
+
+    /// Looks at the TLS files every half minute until `shutdown`.
+    pub async fn follow_tls(&self, shutdown: &Shutdown) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(REREAD) => {}
+                () = shutdown.draining() => return,
+            }
+            match self.reread_tls().await {
+                Ok(false) => {}
+                Ok(true) => tracing::info!("the store is reached with renewed certificates"),
+                Err(error) => {
+                    tracing::warn!(error = %crate::chain(&error), "the TLS files for the store have changed and cannot be used")
+                }
+            }
+        }
     }
 
     /// Over a client that is connected already: the embedded store's, in process.
     pub fn from_client(client: etcd_client::Client) -> Self {
         let member = Member::new("embedded".to_owned(), &client);
-        Self::over(vec![member], Duration::from_secs(5))
+        Self::over(vec![member], Duration::from_secs(5), None)
     }
 
-    fn over(members: Vec<Member>, deadline: Duration) -> Self {
+    fn over(members: Vec<Member>, deadline: Duration, source: Option<Source>) -> Self {
         let inner = Inner {
-            members,
+            members: RwLock::new(members.into()),
+            source,
             preferred: AtomicUsize::new(0),
             deadline,
             health: Health::default(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use etcd_client::{Certificate, Client, ConnectOptions, Error, Identity, TlsOptions};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use runtime::embedded::{Embedded, MutualTls, OpenOptions, ServeError};
+use runtime::{EtcdOptions, EtcdStore, Store as _, TlsFiles};
 
 struct Authority(CertifiedIssuer<'static, KeyPair>);
 
@@ -75,6 +76,49 @@ async fn only_clients_with_a_certificate_of_the_authority_get_in() {
     assert_eq!(store.revision(), 2, "none of them wrote");
     drop(stop);
     server.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn renewed_certificates_are_used_without_a_restart() {
+    let (ours, others) = (Authority::new(), Authority::new());
+    let (certificate, key) = ours.issue();
+    let tls = MutualTls {
+        certificate: certificate.into_bytes(),
+        key: key.into_bytes(),
+        client_authority: ours.0.pem().into_bytes(),
+    };
+    let dir = tempfile::TempDir::new().unwrap();
+    let store = Arc::new(Embedded::open(OpenOptions::new(dir.path())).unwrap());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (_stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    tokio::spawn(async move {
+        let until = async {
+            let _ = stopped.await;
+        };
+        store.serve_mutual_tls(listener, tls, until).await
+    });
+    let file = |name: &str, text: &str| {
+        std::fs::write(dir.path().join(name), text).unwrap();
+        dir.path().join(name)
+    };
+    // One that counts nowhere, as after a rotation that this client missed.
+    let (certificate, key) = others.issue();
+    let mut options = EtcdOptions::new(&format!("https://localhost:{port}"));
+    options.tls = Some(TlsFiles {
+        ca: file("ca.crt", &ours.0.pem()),
+        identity: Some((file("own.crt", &certificate), file("own.key", &key))),
+    });
+    let client = EtcdStore::prepare(options).await.unwrap();
+    client.get(b"k").await.expect_err("a client of another authority");
+    assert!(!client.reread_tls().await.unwrap(), "nothing has changed");
+    let (certificate, key) = ours.issue();
+    file("own.crt", &certificate);
+    file("own.key", "half a key");
+    client.reread_tls().await.expect_err("files that cannot be used");
+    file("own.key", &key);
+    assert!(client.reread_tls().await.unwrap());
+    client.get(b"k").await.expect("a client of ours");
 }
 
 #[tokio::test]

@@ -48,8 +48,21 @@ pub enum Key {
     Event(String),
     /// The record of a token that hosts join with, by the token's id.
     Join(String),
+    /// What the cluster's authority says of trust.
+    Trust(TrustKey),
+    /// A certificate that was issued: to a subject such as `node/n1`, by its serial number.
+    Issued(String, String),
     /// A part of a file's content: immutable, named by the digest of the whole and numbered from 0.
     Blob(FileDigest, u32),
+}
+
+/// A key under `trust/`. Its values are signed by the authority: a plain writer of the store changes nobody's trust by them.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TrustKey {
+    /// The cluster's authorities, by their number.
+    Authorities(u64),
+    /// The list of the revoked.
+    Revoked,
 }
 
 /// The root under which all keys stand: begins and ends with `/`.
@@ -114,6 +127,9 @@ impl Root {
             Key::Controller(id) => format!("{root}controllers/{id}"),
             Key::Event(rest) => format!("{root}events/{rest}"),
             Key::Join(id) => format!("{root}joins/{id}"),
+            Key::Trust(TrustKey::Authorities(number)) => format!("{root}trust/authorities/{number}"),
+            Key::Trust(TrustKey::Revoked) => format!("{root}trust/revoked"),
+            Key::Issued(subject, serial) => format!("{root}issued/{subject}/{serial}"),
             Key::Blob(digest, part) => format!("{root}blobs/{}/{part}", digest.hex()),
         }
     }
@@ -155,6 +171,15 @@ impl Root {
             "controllers" => (!rest.is_empty() && !rest.contains('/')).then(|| Key::Controller(rest.to_owned())),
             "acks" => (!rest.is_empty() && !rest.contains('/')).then(|| Key::Ack(rest.to_owned())),
             "events" => Some(Key::Event(rest.to_owned())),
+            "trust" => trust(rest).map(Key::Trust),
+            "issued" => {
+                let (subject, serial) = rest.rsplit_once('/')?;
+                let (role, name) = subject.split_once('/')?;
+                let fine = [role, name, serial]
+                    .iter()
+                    .all(|part| !part.is_empty() && !part.contains('/'));
+                fine.then(|| Key::Issued(subject.to_owned(), serial.to_owned()))
+            }
             "joins" => (!rest.is_empty() && !rest.contains('/')).then(|| Key::Join(rest.to_owned())),
             "blobs" => {
                 let (digest, part) = rest.split_once('/')?;
@@ -165,6 +190,19 @@ impl Root {
             }
             _ => None,
         }
+    }
+}
+
+fn trust(rest: &str) -> Option<TrustKey> {
+    if rest == "revoked" {
+        return Some(TrustKey::Revoked);
+    }
+    match rest.split_once('/')? {
+        ("authorities", n) => {
+            let number = n.parse::<u64>().ok().filter(|value| value.to_string() == n)?;
+            Some(TrustKey::Authorities(number))
+        }
+        _ => None,
     }
 }
 
@@ -217,6 +255,9 @@ mod tests {
             Key::Controller("host-17".into()),
             Key::Event("default/web/1".into()),
             Key::Join("0123456789abcdef".into()),
+            Key::Trust(TrustKey::Authorities(3)),
+            Key::Trust(TrustKey::Revoked),
+            Key::Issued("node/n1".into(), "00ff".into()),
             Key::Blob(FileDigest::of(b"x"), 12),
         ];
         for key in keys {

@@ -3,6 +3,7 @@
 
 use std::future::Future;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
@@ -31,7 +32,7 @@ struct Tries<'a> {
 
 impl<'a> Tries<'a> {
     fn new(inner: &'a Inner, longest: Duration) -> Self {
-        let longest = if inner.members.len() == 1 {
+        let longest = if inner.members().len() == 1 {
             inner.deadline
         } else {
             longest
@@ -53,9 +54,9 @@ impl<'a> Tries<'a> {
     /// One try at the preferred endpoint, which is passed over when it fails to answer.
     async fn call<T>(&self, call: impl AsyncFnOnce(Member) -> Result<T, etcd_client::Error>) -> Result<T, Failure> {
         let inner = self.inner;
-        let index = inner.preferred.load(Ordering::Relaxed) % inner.members.len();
+        let (index, member) = inner.preferred();
         let patience = self.left().min(self.longest);
-        let failure = match timeout(patience, call(inner.members[index].clone())).await {
+        let failure = match timeout(patience, call(member)).await {
             Ok(Ok(value)) => {
                 inner.health.answered();
                 return Ok(value);
@@ -73,7 +74,7 @@ impl<'a> Tries<'a> {
 
     /// Waits until another try is in order; the failure to tell when there is no time or no sense in one.
     async fn another(&mut self, failure: Failure) -> Result<(), Failure> {
-        let members = self.inner.members.len();
+        let members = self.inner.members().len();
         self.count += 1;
         let reached = failure.fate != Fate::NeverSent;
         self.unheard = if reached { 0 } else { self.unheard + 1 };
@@ -104,7 +105,8 @@ impl EtcdStore {
             let limit = self.inner.deadline;
             async move { (index, timeout(limit, maintenance.status()).await) }
         };
-        let mut answers: stream::FuturesUnordered<_> = self.inner.members.iter().enumerate().map(ask).collect();
+        let members = self.inner.members();
+        let mut answers: stream::FuturesUnordered<_> = members.iter().enumerate().map(ask).collect();
         let mut worst: Option<Failure> = None;
         let plain = |f: &Failure| f.is_transient();
         while let Some((index, answer)) = answers.next().await {
@@ -124,7 +126,7 @@ impl EtcdStore {
         }
         let mut worst = worst.unwrap_or_else(Failure::timeout);
         if plain(&worst) {
-            for member in &self.inner.members {
+            for member in members.iter() {
                 if let Some(kind) = diagnose::diagnose(&member.name).await {
                     worst.kind = kind;
                     break;
@@ -181,13 +183,24 @@ impl EtcdStore {
 }
 
 impl Inner {
-    pub(super) fn names(&self) -> Vec<&str> {
-        self.members.iter().map(|m| m.name.as_str()).collect()
+    pub(super) fn members(&self) -> Arc<[Member]> {
+        Arc::clone(&self.members.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The endpoint that is asked first, and its number.
+    pub(super) fn preferred(&self) -> (usize, Member) {
+        let members = self.members();
+        let index = self.preferred.load(Ordering::Relaxed) % members.len();
+        (index, members[index].clone())
+    }
+
+    pub(super) fn names(&self) -> Vec<String> {
+        self.members().iter().map(|m| m.name.clone()).collect()
     }
 
     /// Prefers the endpoint after this one, unless another call has done so already.
     pub(super) fn pass_over(&self, index: usize) {
-        let next = (index + 1) % self.members.len();
+        let next = (index + 1) % self.members().len();
         let _ = self
             .preferred
             .compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);

@@ -11,17 +11,37 @@ use super::classify::{Failure, classify};
 use super::{EtcdOptions, Member, TlsFiles};
 use crate::error::{StoreError, StoreErrorKind};
 
-pub(super) fn read_tls(files: &TlsFiles) -> Result<TlsOptions, StoreError> {
-    let read = |path: &Path| {
-        std::fs::read(path).map_err(|error| {
-            StoreError::new("read the TLS file", path.display().to_string(), StoreErrorKind::Tls).because(error)
+/// What the TLS files hold.
+#[derive(PartialEq, Eq)]
+pub(super) struct TlsBytes {
+    ca: Vec<u8>,
+    identity: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl TlsBytes {
+    pub(super) fn read(files: &TlsFiles) -> Result<Self, StoreError> {
+        let read = |path: &Path| {
+            std::fs::read(path).map_err(|error| {
+                StoreError::new("read the TLS file", path.display().to_string(), StoreErrorKind::Tls).because(error)
+            })
+        };
+        let identity = match &files.identity {
+            Some((certificate, key)) => Some((read(certificate)?, read(key)?)),
+            None => None,
+        };
+        Ok(Self {
+            ca: read(&files.ca)?,
+            identity,
         })
-    };
-    let mut tls = TlsOptions::new().ca_certificate(Certificate::from_pem(read(&files.ca)?));
-    if let Some((certificate, key)) = &files.identity {
-        tls = tls.identity(Identity::from_pem(read(certificate)?, read(key)?));
     }
-    Ok(tls)
+
+    pub(super) fn options(&self) -> TlsOptions {
+        let tls = TlsOptions::new().ca_certificate(Certificate::from_pem(&self.ca));
+        match &self.identity {
+            Some((certificate, key)) => tls.identity(Identity::from_pem(certificate, key)),
+            None => tls,
+        }
+    }
 }
 
 pub(super) async fn connect_one(

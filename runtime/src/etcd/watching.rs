@@ -1,8 +1,6 @@
 //! A watch over its life, as the stream of inputs that the machine takes. Dropping it ends it at the store: the client's
 //! stream is reset with it.
 
-use std::sync::atomic::Ordering;
-
 use etcd_client::WatchOptions;
 use etcd_client::proto::{PbEvent, PbWatchResponse};
 use tokio::time::timeout;
@@ -32,8 +30,7 @@ impl Watching {
         match self {
             Self::Over => None,
             Self::Begin { store, prefix, from } => {
-                let index = store.inner.preferred.load(Ordering::Relaxed) % store.inner.members.len();
-                let mut member = store.inner.members[index].clone();
+                let (index, mut member) = store.inner.preferred();
                 let options = WatchOptions::new()
                     .with_range(prefix.range_end())
                     .with_start_revision(from)
