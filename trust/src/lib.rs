@@ -12,10 +12,9 @@
 //!
 //! # The store is not the root of trust
 //!
-//! What uses this crate today: certificates, tokens and TLS, by `membership`. Nothing signs an assignment, seals a value or
-//! revokes anybody yet; what follows is what the crate gives once its callers do. Then documents that a node obeys are signed
-//! by a controller ([`sign`]), statements about trust itself by the authority ([`bundle`], [`revoked`], the records of
-//! [`token`]), and secrets are sealed for their readers ([`seal`]). So:
+//! Assignments are signed by a controller ([`sign`]; `controller` signs, `agent` verifies), statements about trust itself by the
+//! authority ([`bundle`], [`revoked`], the records of [`token`]; `membership`), and registries' passwords are sealed for their
+//! readers ([`seal`], [`publish`]). Desired state is not signed. So:
 //!
 //! **Who can write the store, and has no key of ours**
 //! - cannot make a node obey: an assignment of its making, or one for another node or cluster, or a document of another kind,
@@ -58,6 +57,9 @@ pub mod certificate;
 pub mod identity;
 pub mod key;
 mod pem;
+pub mod publish;
+#[cfg(feature = "testing")]
+pub mod realm;
 pub mod revoked;
 pub mod seal;
 pub mod sign;

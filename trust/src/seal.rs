@@ -153,7 +153,8 @@ impl From<SealingPublic> for String {
     }
 }
 
-/// One for whom values may be sealed: made from a verified [`Statement`] alone.
+/// One for whom values may be sealed: made from a verified [`Statement`], or by [`crate::publish`] in a cluster without
+/// authorities.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reader {
     identity: Identity,
@@ -161,6 +162,11 @@ pub struct Reader {
 }
 
 impl Reader {
+    /// A reader whom nobody vouches for.
+    pub(crate) const fn as_told(identity: Identity, key: SealingPublic) -> Self {
+        Self { identity, key }
+    }
+
     #[must_use]
     pub const fn identity(&self) -> &Identity {
         &self.identity

@@ -24,6 +24,61 @@ pub struct Domain<'a> {
     pub about: &'a str,
 }
 
+impl<'a> Domain<'a> {
+    /// What one node must run.
+    #[must_use]
+    pub const fn assignment(node: &'a str) -> Self {
+        Self {
+            word: "assignment",
+            about: node,
+        }
+    }
+}
+
+/// Who signs documents: a controller's certificate with its key.
+#[derive(Debug)]
+pub struct Pen {
+    certificate: Certificate,
+    key: Key,
+}
+
+impl Pen {
+    /// # Errors
+    /// When the key is not the certificate's.
+    pub fn new(certificate: Certificate, key: Key) -> Result<Self, KeyMismatch> {
+        if key.public() == *certificate.key() {
+            Ok(Self { certificate, key })
+        } else {
+            Err(KeyMismatch)
+        }
+    }
+
+    /// What readers must admit before its signatures count.
+    #[must_use]
+    pub const fn certificate(&self) -> &Certificate {
+        &self.certificate
+    }
+
+    #[must_use]
+    pub fn sign(&self, domain: Domain<'_>, document: &[u8]) -> Signature {
+        Signature::make(
+            &self.key,
+            self.certificate.fingerprint(),
+            self.certificate.identity().cluster,
+            domain.word,
+            domain.about,
+            document,
+        )
+    }
+}
+
+/// A controller's pen, and whom it believes itself.
+#[derive(Debug)]
+pub struct Signing {
+    pub pen: Pen,
+    pub trust: Trust,
+}
+
 /// Who signed, and the 64 bytes. In text and JSON `1.<signer>.<signature>`, 132 characters.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -170,6 +225,32 @@ pub fn detach(bytes: &[u8]) -> Option<(&[u8], Signature)> {
     Some((document.strip_suffix(b"\n")?, signature))
 }
 
+const MEMBER: &[u8] = b",\"signature\":\"";
+const MEMBER_END: &[u8] = b"\"}";
+
+/// A JSON object (of one member at least) with its signature as its last member, so that whoever reads JSON still reads it.
+/// What is signed are the object's bytes before that.
+#[must_use]
+pub fn weave(mut object: Vec<u8>, signature: &Signature) -> Vec<u8> {
+    debug_assert_eq!(object.last(), Some(&b'}'), "only an object has members");
+    object.pop();
+    object.extend_from_slice(MEMBER);
+    object.extend_from_slice(signature.to_string().as_bytes());
+    object.extend_from_slice(MEMBER_END);
+    object
+}
+
+/// The object as it was signed, and the signature; nothing when it does not end in one, to the byte.
+#[must_use]
+pub fn unweave(bytes: &[u8]) -> Option<(Vec<u8>, Signature)> {
+    let rest = bytes.strip_suffix(MEMBER_END)?;
+    let (rest, text) = rest.split_at(rest.len().checked_sub(SIGNATURE_TEXT_BYTES)?);
+    let signature = std::str::from_utf8(text).ok()?.parse().ok()?;
+    let mut object = rest.strip_suffix(MEMBER)?.to_vec();
+    object.push(b'}');
+    Some((object, signature))
+}
+
 /// How many controllers' certificates a keyring pins at a time. A cluster has seven controllers at most, each with a new
 /// certificate every third of a life.
 pub const MAX_SIGNERS: usize = 64;
@@ -205,6 +286,8 @@ struct Signer {
     certificate: Certificate,
     name: Name,
     validity: Validity,
+    /// Its authority issues no more, and will be forgotten.
+    former: bool,
 }
 
 impl Keyring {
@@ -233,6 +316,15 @@ impl Keyring {
         Some(self.signers.get(signer)?.validity.until)
     }
 
+    /// Whether what this signer signed should be signed anew by another certificate: it is to be replaced, for its own age
+    /// or its authority's, or is not known here.
+    #[must_use]
+    pub fn is_leaving(&self, signer: &Fingerprint, now: Time) -> bool {
+        self.signers
+            .get(signer)
+            .is_none_or(|signer| signer.former || signer.certificate.renewal_is_due(now))
+    }
+
     /// Verifies a controller's certificate (DER, from anywhere) and pins it.
     ///
     /// # Errors
@@ -252,6 +344,7 @@ impl Keyring {
         let signer = Signer {
             name: certificate.identity().who.name().clone(),
             validity: certificate.validity(),
+            former: self.trust.is_of_former(&certificate),
             certificate,
         };
         self.signers.insert(fingerprint, signer);
@@ -269,6 +362,7 @@ impl Keyring {
             if !kept {
                 gone.push(*fingerprint);
             }
+            signer.former = trust.is_of_former(&signer.certificate);
             kept
         });
         self.trust = trust;
@@ -294,6 +388,7 @@ impl Keyring {
             certificate,
             name,
             validity,
+            former: _,
         } = signer;
         if now < validity.from {
             return Err(Refusal::NotYetValid {
@@ -313,6 +408,24 @@ impl Keyring {
         } else {
             Err(Refusal::BadSignature)
         }
+    }
+}
+
+impl Keyring {
+    /// As [`Keyring::verify`], whatever the dates of the signer's certificate: for who has the document signed anew.
+    ///
+    /// # Errors
+    /// With the reason why it is not a controller's word at all.
+    pub fn recall(
+        &self,
+        domain: Domain<'_>,
+        document: &[u8],
+        signature: &Signature,
+        now: Time,
+    ) -> Result<&Name, Refusal> {
+        let life = self.signers.get(&signature.signer).map(|signer| signer.validity);
+        let then = life.map_or(now, |life| now.max(life.from).min(life.until));
+        self.verify(domain, document, signature, then)
     }
 }
 

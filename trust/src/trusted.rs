@@ -119,6 +119,13 @@ impl Trust {
         Ok(certificate)
     }
 
+    /// Whether the authority that issued it issues no more.
+    pub(crate) fn is_of_former(&self, certificate: &Certificate) -> bool {
+        let bundle = &self.bundle;
+        let mut issuing = std::iter::once(bundle.present()).chain(bundle.next());
+        !issuing.any(|authority| issued(authority, certificate))
+    }
+
     /// Whether a certificate that was verified once, such as that of an open connection, is still neither ended nor revoked.
     ///
     /// # Errors

@@ -4,10 +4,7 @@ use super::*;
 use crate::revoked::Target;
 use crate::testing::{DAY, Holder, NOW, World, cluster};
 
-const ASSIGNMENT: Domain<'static> = Domain {
-    word: "assignment",
-    about: "n1",
-};
+const ASSIGNMENT: Domain<'static> = Domain::assignment("n1");
 
 fn sign(held: &Holder, document: &[u8]) -> Signature {
     Signature::of(&held.key, &held.certificate, ASSIGNMENT, document).unwrap()
@@ -251,5 +248,51 @@ proptest! {
         let at = place.index(64);
         other.bytes[at] ^= flip;
         prop_assert!(keyring.verify(ASSIGNMENT, &document, &other, NOW).is_err());
+    }
+}
+
+#[test]
+fn an_object_is_still_json_with_its_signature_and_comes_apart_to_the_byte() {
+    let (_, controller, keyring) = known();
+    let pen = Pen::new(controller.certificate.clone(), controller.key).unwrap();
+    let object = br#"{"node":"n1","instances":[]}"#.to_vec();
+    let woven = weave(object.clone(), &pen.sign(ASSIGNMENT, &object));
+    let value: serde_json::Value = serde_json::from_slice(&woven).unwrap();
+    assert_eq!(value["node"], "n1");
+    assert_eq!(value["signature"].as_str().map(str::len), Some(SIGNATURE_TEXT_BYTES));
+    let (back, signature) = unweave(&woven).unwrap();
+    assert_eq!(back, object);
+    keyring.verify(ASSIGNMENT, &back, &signature, NOW).unwrap();
+    for other in [&object[..], b"", b"\"}", b"{}"] {
+        assert_eq!(unweave(other), None);
+    }
+    let cut = |end: usize| unweave(&woven[..end]);
+    assert!((0..woven.len()).all(|end| cut(end).is_none()));
+}
+
+#[test]
+fn what_a_signer_signed_is_recalled_after_its_end_and_signed_anew_long_before() {
+    let (world, controller, mut keyring) = known();
+    let signature = sign(&controller, b"d");
+    let signer = controller.certificate.fingerprint();
+    let Validity { from: _, until } = controller.certificate.validity();
+    assert!(!keyring.is_leaving(&signer, NOW));
+    assert!(keyring.is_leaving(&signer, NOW.plus(31 * DAY)));
+    assert!(keyring.is_leaving(&Fingerprint::of(b"nobody"), NOW));
+    keyring.recall(ASSIGNMENT, b"d", &signature, until.plus(DAY)).unwrap();
+    assert_eq!(
+        keyring.recall(ASSIGNMENT, b"D", &signature, until.plus(DAY)),
+        Err(Refusal::BadSignature)
+    );
+    // The authority that issued it makes room for another.
+    let other = crate::authority::Authority::new(world.cluster(), NOW).unwrap();
+    let announced = world.bundle.announce(other.certificate().clone()).unwrap();
+    let promoted = announced.promote().unwrap();
+    for (bundle, leaving) in [(announced, false), (promoted, true)] {
+        assert_eq!(
+            keyring.retrust(Trust::new(bundle, world.revoked.clone()).unwrap()),
+            Vec::new()
+        );
+        assert_eq!(keyring.is_leaving(&signer, NOW), leaving);
     }
 }
