@@ -27,7 +27,7 @@ pub use client::{AskError, Client, Talk, Way};
 pub(crate) use directory::Directory;
 pub use server::OpenError;
 pub(crate) use server::{Shared, open};
-pub use tls::{Files, TlsError};
+pub use tls::{Files, Security, TlsError};
 
 /// The socket in an agent's data directory.
 pub const SOCKET: &str = "api.sock";
@@ -52,7 +52,7 @@ pub struct Tcp {
     pub address: SocketAddr,
     /// `host:port` under which others reach it; the address itself when None.
     pub advertise: Option<String>,
-    pub files: Files,
+    pub security: Security,
 }
 
 /// What a node allows at all.

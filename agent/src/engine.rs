@@ -17,6 +17,7 @@ use schemas::image::ImageRef;
 use schemas::names::{InstanceName, Namespace, ResourceName};
 use schemas::records::{AssignedPort, InstanceCondition};
 
+use crate::logins::Login;
 use crate::policy::{Asked, Gate, Judgement};
 
 mod answers;
@@ -85,9 +86,14 @@ pub trait ContainerRuntime: Send + Sync + 'static {
     fn drop_networks<'a>(&'a self, cluster: &'a str, keep: &'a BTreeSet<Namespace>) -> BoxFuture<'a, Result<()>>;
     /// Connects a container to its namespace's network under its names; connected already is a success.
     fn connect<'a>(&'a self, cluster: &'a str, id: &'a str, instance: &'a InstanceName) -> BoxFuture<'a, Result<()>>;
-    /// Fetches an image with the host's own credentials. Passing faults are retried (10 times, 0.5 s to 30 s);
+    /// Fetches an image as `login`, else with the host's own credentials. Passing faults are retried (10 times, 0.5 s to 30 s);
     /// [`ErrorKind::ImageNotFound`] and [`ErrorKind::Denied`] fail at once. Five minutes of silence are a timeout.
-    fn pull<'a>(&'a self, image: &'a ImageRef, progress: ProgressSink) -> BoxFuture<'a, Result<ImageId>>;
+    fn pull<'a>(
+        &'a self,
+        image: &'a ImageRef,
+        login: Option<&'a Login>,
+        progress: ProgressSink,
+    ) -> BoxFuture<'a, Result<ImageId>>;
     /// The id of a local image; None when the host does not have it.
     fn image<'a>(&'a self, image: &'a ImageRef) -> BoxFuture<'a, Result<Option<ImageId>>>;
     /// The last lines a container logged, oldest first: at most `lines`, each at most 256 characters, cleaned.
@@ -136,6 +142,14 @@ pub struct EngineInfo {
     pub disk_free_bytes: Option<u64>,
     /// What the engine warns of: no swap limit support, and the like.
     pub warnings: Vec<String>,
+    /// `cgroupfs` or `systemd`.
+    pub cgroup_driver: String,
+    /// Where containers' output goes when nothing else is said: `json-file`, `local`, `journald`, ...
+    pub logging_driver: String,
+    /// Whether containers outlive the engine's own restart.
+    pub live_restore: bool,
+    /// Whether root in a container is another user on the host.
+    pub user_namespaces: bool,
 }
 
 /// The id of an image: `sha256:...`.
@@ -357,7 +371,7 @@ impl EngineError {
             ErrorKind::PortTaken { .. } => "free the port on this node (`ss -ltnup`), or choose another hostPort",
             ErrorKind::NoSpace => "free disk space on this node (`docker system df` shows what uses it)",
             ErrorKind::Denied => {
-                "log in on this node (`docker login` as the agent's user), and see that the account may read the image"
+                "log in with an account that may read the image: `reeve login` with the registry's name (or, for this node alone, `docker login` as the agent's user)"
             }
             ErrorKind::ImageNotFound => "see that the image's name and tag are right, and that it was pushed",
             ErrorKind::Registry => "it is tried again; see that this node reaches the registry",

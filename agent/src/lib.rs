@@ -15,8 +15,10 @@ pub mod engine;
 mod events_out;
 mod execute;
 mod files;
+mod genuine;
 pub mod http;
 mod ledger;
+pub mod logins;
 pub mod metrics;
 mod observe;
 pub mod policy;
@@ -27,4 +29,4 @@ mod run;
 
 pub use disk::DiskError;
 pub use policy::{Policy, PolicyOptions};
-pub use run::{AgentError, AgentOptions, run};
+pub use run::{AgentError, AgentOptions, Publish, run};

@@ -46,6 +46,7 @@ pub struct Metrics {
     lag: IntGauge,
     store_writes: IntCounter,
     denials: IntCounterVec,
+    doubts: IntCounterVec,
     instances: Mutex<Vec<InstanceSample>>,
     /// The last samples and when they were begun; held while gathering, so that two scrapes gather once.
     samples: tokio::sync::Mutex<Option<(Instant, Samples)>>,
@@ -113,6 +114,13 @@ impl Metrics {
                 ),
                 &["rule"],
             )?,
+            doubts: IntCounterVec::new(
+                Opts::new(
+                    "reeve_agent_assignment_doubts_total",
+                    "Assignments found in the store that no controller's signature vouches for, by what was wrong with it.",
+                ),
+                &["why"],
+            )?,
             registry,
             instances: Mutex::default(),
             samples: tokio::sync::Mutex::default(),
@@ -127,6 +135,7 @@ impl Metrics {
         registry.register(Box::new(metrics.lag.clone()))?;
         registry.register(Box::new(metrics.store_writes.clone()))?;
         registry.register(Box::new(metrics.denials.clone()))?;
+        registry.register(Box::new(metrics.doubts.clone()))?;
         Ok(metrics)
     }
 
@@ -183,6 +192,11 @@ impl Metrics {
     /// The node's policy denied something.
     pub fn denied(&self, rule: &str) {
         self.denials.with_label_values(&[rule]).inc();
+    }
+
+    /// What stands in the store as this node's assignment is no controller's word.
+    pub fn doubted(&self, why: &str) {
+        self.doubts.with_label_values(&[why]).inc();
     }
 
     /// What the node runs now.

@@ -4,11 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use planner::node::{FileId, SpecId};
-use runtime::backoff::Backoff;
+use runtime::backoff::{Backoff, jitter};
 use runtime::boottime::{self, Instant};
 use runtime::session::{self, SessionError, SessionOptions};
 use runtime::{
@@ -16,15 +16,19 @@ use runtime::{
     StoreErrorKind, Txn, chain,
 };
 use schemas::config_file::{Content, FileDigest, MAX_FILE_BYTES, MAX_PARTS};
-use schemas::keys::{Key, Root};
+use schemas::keys::{Key, Root, TrustKey};
 use schemas::names::NodeName;
 use schemas::records::{
     self, Accepted, AcceptedBody, Assignment, ClusterId, ClusterMarker, Digest, NodeFacts, Order, Record, Report,
     SchemaVersion,
 };
 use tokio::sync::{mpsc, watch};
+use trust::sign::Keyring;
+use trust::trusted::Trust;
+use trust::validity::Time;
 
 use crate::events_out::{Bucket, Told};
+use crate::genuine::{Doubt, admit, genuine};
 use crate::metrics::Metrics;
 use crate::report;
 
@@ -33,6 +37,11 @@ const EVENT_TTL: Duration = Duration::from_secs(3600);
 /// Events of this long share a lease.
 const LEASE_BUCKET: Duration = Duration::from_secs(600);
 
+/// An assignment that is not believed is looked at again after this long.
+const DOUBTED: Duration = Duration::from_secs(30);
+/// And this long after the store did not say who its signer is.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
 /// What the loop is told.
 #[derive(Debug)]
 pub enum News {
@@ -40,6 +49,8 @@ pub enum News {
     Trouble(Option<(&'static str, String)>),
     /// What stands under the node's assignment key. That nothing stands there is never said.
     Offered(Result<Arc<Assignment>, String>),
+    /// What stands there is no controller's word, and why; what was assigned before stays in force.
+    Doubted(String),
     /// An accepted spec: its bytes, which have the digest asked for; or why it cannot be had.
     Spec(SpecId, Result<Bytes, String>),
     /// The content of a file, which has the digest asked for; or why it cannot be had.
@@ -78,6 +89,12 @@ pub async fn marker<S: Store>(store: &S, root: &Root) -> Result<Option<Result<Cl
         .map(|kv| ClusterMarker::decode(&kv.value).map_err(|error| chain(&error))))
 }
 
+/// What this host's clock says, for the dates of certificates alone.
+pub(crate) fn today() -> Time {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    Time::from_unix_seconds(since.map_or(0, |since| since.as_secs()))
+}
+
 /// The error and its remedy as one sentence.
 fn sentence(error: &StoreError) -> String {
     let remedy = error.remedy().map_or_else(String::new, |remedy| format!("; {remedy}"));
@@ -90,13 +107,19 @@ pub async fn link<S: Store>(
     store: S,
     identity: Identity,
     record: Option<SessionRecord>,
+    trust: Option<watch::Receiver<Arc<Trust>>>,
     wants: Wants,
     events: mpsc::Receiver<Told>,
     news: mpsc::Sender<News>,
     metrics: Arc<Metrics>,
     shutdown: Shutdown,
 ) {
+    let believes = trust.map(|trust| {
+        let keyring = Keyring::new(Trust::clone(&trust.borrow()));
+        Believes { trust, keyring }
+    });
     let mut link = Link {
+        believes,
         store,
         identity,
         record,
@@ -119,6 +142,8 @@ struct Link<S> {
     store: S,
     identity: Identity,
     record: Option<SessionRecord>,
+    /// None: the cluster has no certificates of its own, and the store is believed.
+    believes: Option<Believes>,
     wants: Wants,
     events: mpsc::Receiver<Told>,
     news: mpsc::Sender<News>,
@@ -127,6 +152,12 @@ struct Link<S> {
     written: Written,
     /// The fault of the store that was said last: it is said once, and its end.
     said: Option<String>,
+}
+
+/// Whose assignments count.
+struct Believes {
+    trust: watch::Receiver<Arc<Trust>>,
+    keyring: Keyring,
 }
 
 /// What is known of our own report in the store.
@@ -267,12 +298,16 @@ impl<S: Store> Link<S> {
             facts: true,
             specs: true,
             files: true,
+            offer: None,
         };
         // After a failure nothing is tried before this.
         let mut hold: Option<Instant> = None;
         loop {
             if lost.is_lost() {
                 return;
+            }
+            if due.offer.is_some_and(|at| at <= Instant::now()) {
+                due.offer = self.offer(&assignment, key.as_bytes()).await;
             }
             let wake = match hold {
                 Some(moment) if moment > Instant::now() => Some(moment),
@@ -299,8 +334,9 @@ impl<S: Store> Link<S> {
                     if changed.is_err() {
                         return;
                     }
-                    self.offer(&assignment, key.as_bytes()).await;
+                    due.offer = self.offer(&assignment, key.as_bytes()).await;
                 }
+                () = retrusted(&mut self.believes) => due.offer = Some(Instant::now()),
                 changed = self.wants.report.changed() => if changed.is_err() { return },
                 changed = self.wants.facts.changed() => {
                     if changed.is_err() {
@@ -326,20 +362,57 @@ impl<S: Store> Link<S> {
                         self.write_event(&fence, told).await;
                     }
                 }
-                () = sleep_until(wake) => {}
+                () = sleep_until(wake.into_iter().chain(due.offer).min()) => {}
             }
         }
     }
 
-    /// Says what stands under the assignment's key. A key that is not there says nothing.
-    async fn offer(&self, reader: &Reader, key: &[u8]) {
-        let Some(kv) = reader.snapshot().and_then(|cache| cache.keys.get(key).cloned()) else {
-            return;
+    /// Says what stands under the assignment's key. A key that is not there says nothing. What cannot be believed is looked
+    /// at again at the moment returned, for its signer may be known by then.
+    async fn offer(&mut self, reader: &Reader, key: &[u8]) -> Option<Instant> {
+        let kv = reader.snapshot().and_then(|cache| cache.keys.get(key).cloned())?;
+        if self.believes.is_none() {
+            let offered = Assignment::decode(&kv.value).map_err(|error| chain(&error));
+            self.tell(News::Offered(offered.map(Arc::new))).await;
+            return None;
+        }
+        match self.judge(&kv.value).await {
+            Ok(Ok(assignment)) => {
+                self.tell(News::Offered(Ok(Arc::new(assignment)))).await;
+                None
+            }
+            Ok(Err(Doubt::Unreadable(why))) => {
+                self.tell(News::Offered(Err(why))).await;
+                None
+            }
+            Ok(Err(doubt)) => {
+                self.metrics.doubted(doubt.word());
+                self.tell(News::Doubted(chain(&doubt))).await;
+                Some(Instant::now() + DOUBTED)
+            }
+            Err(error) => {
+                self.complain(&sentence(&error));
+                Some(Instant::now() + jitter(ASK_AGAIN, ASK_AGAIN * 2))
+            }
+        }
+    }
+
+    /// Whether a controller signed these bytes for this node. A signer that is not known yet is asked for.
+    async fn judge(&mut self, bytes: &[u8]) -> Result<Result<Assignment, Doubt>, StoreError> {
+        let Some(Believes { trust: _, keyring }) = &mut self.believes else {
+            return Ok(Err(Doubt::NotSigned));
         };
-        let offered = Assignment::decode(&kv.value)
-            .map(Arc::new)
-            .map_err(|error| chain(&error));
-        self.tell(News::Offered(offered)).await;
+        let node = &self.identity.node;
+        let signer = match genuine(keyring, node, bytes, today()) {
+            Err(Doubt::Unknown(signer)) => signer,
+            told => return Ok(told),
+        };
+        let place = Key::Trust(TrustKey::Signer(signer.to_string()));
+        let place = self.identity.root.key(&place);
+        let Some(published) = self.store.get(place.as_bytes()).await?.value else {
+            return Ok(Err(Doubt::Unknown(signer)));
+        };
+        Ok(admit(keyring, signer, &published.value, today()).and_then(|()| genuine(keyring, node, bytes, today())))
     }
 
     /// Brings specs in, and facts and report out. Says how long until there may be more to do.
@@ -544,6 +617,8 @@ struct Due {
     facts: bool,
     specs: bool,
     files: bool,
+    /// When what is offered is looked at again.
+    offer: Option<Instant>,
 }
 
 /// Reads the parts of a blob until there are `size` bytes; the number of the part that is missing otherwise. What is read
@@ -573,6 +648,19 @@ async fn blob<S: Store>(
 enum Step {
     Done(Option<Duration>),
     Lost,
+}
+
+/// Waits for other authorities, or more who are revoked, and takes them into force. What is in force stays so.
+async fn retrusted(believes: &mut Option<Believes>) {
+    let Some(Believes { trust, keyring }) = believes else {
+        return std::future::pending().await;
+    };
+    if trust.changed().await.is_err() {
+        // Nobody is left who could change it.
+        return std::future::pending().await;
+    }
+    let trust = Trust::clone(&trust.borrow_and_update());
+    keyring.retrust(trust);
 }
 
 async fn sleep_until(moment: Option<Instant>) {

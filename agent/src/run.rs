@@ -15,12 +15,16 @@ use schemas::records::{ClusterId, Order, SchemaVersion};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
+use trust::seal::SealingPublic;
+use trust::trusted::Trust;
 
+pub(crate) use self::state::Note;
 use self::state::{Agent, Ends};
 use crate::api::{self, ApiOptions};
 use crate::disk::{DataDir, DiskError};
 use crate::engine::ContainerRuntime;
 use crate::http::{self, Health, Shown};
+use crate::logins::{self, Logins};
 use crate::metrics::Metrics;
 use crate::policy::{Gate, PolicyOptions};
 use crate::register::{self, Identity, Wants, marker};
@@ -57,6 +61,11 @@ pub struct AgentOptions {
     pub parallelism: usize,
     /// Pulls at once; 3 by default.
     pub pulls: usize,
+    /// Whose assignments count: those that a controller of this cluster signed. None where the cluster has no certificates of
+    /// its own; then what the store holds counts.
+    pub trust: Option<watch::Receiver<Arc<Trust>>>,
+    /// How this node's sealing key is published: stated under its certificate, where it has one.
+    pub publish: Publish,
     /// What assignments may ask of this node.
     pub policy: PolicyOptions,
     /// How long a silent agent keeps its session; 15 s by default.
@@ -66,6 +75,21 @@ pub struct AgentOptions {
     /// Where a test ends the agent's life.
     #[cfg(test)]
     pub(crate) cut: crate::cut::Cut,
+}
+
+/// How a sealing key becomes what the store says of it.
+#[derive(Clone)]
+pub struct Publish(pub Arc<dyn Fn(SealingPublic) -> Option<String> + Send + Sync>);
+
+impl Default for Publish {
+    fn default() -> Self {
+        Self(Arc::new(|key| Some(trust::publish::plain(key))))
+    }
+}
+impl std::fmt::Debug for Publish {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Publish")
+    }
 }
 
 impl AgentOptions {
@@ -83,6 +107,8 @@ impl AgentOptions {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             parallelism: 8,
             pulls: 3,
+            trust: None,
+            publish: Publish::default(),
             policy: PolicyOptions::default(),
             session_ttl: Duration::from_secs(15),
             sweep: Duration::from_secs(30),
@@ -242,6 +268,15 @@ pub async fn run<S: Store>(
     let probed = Arc::new(Notify::new());
     let (notes_tx, notes) = mpsc::unbounded_channel();
     let gate = Arc::new(Gate::new(options.policy.clone(), dir.path()));
+    let trust = options.trust.clone();
+    let logins = Arc::new(Logins::open(&dir, &cluster)?);
+    let (followed, node, noted, end) = (logins.clone(), options.node.clone(), notes_tx.clone(), shutdown.clone());
+    let (shelf, root) = (store.clone(), options.root.clone());
+    tasks.spawn(async move {
+        logins::follow(shelf, root, node, followed, noted, end).await;
+        // Without it accounts stay as they are, and that is no reason to end.
+        std::future::pending().await
+    });
     let mut agent = Agent::new(
         options,
         dir,
@@ -249,6 +284,7 @@ pub async fn run<S: Store>(
         boot_id,
         engine,
         gate,
+        logins,
         metrics.clone(),
         health,
         probed.clone(),
@@ -260,6 +296,7 @@ pub async fn run<S: Store>(
         store,
         identity,
         session,
+        trust,
         wants,
         events_rx,
         news_tx,

@@ -544,7 +544,7 @@ async fn images_are_pulled_with_the_hosts_credentials_and_failures_are_told_apar
     for directory in [&wrong, &none] {
         let begun = std::time::Instant::now();
         let error = docker(directory)
-            .pull(&image, silent())
+            .pull(&image, None, silent())
             .await
             .expect_err("it is refused");
         assert_eq!(error.kind, ErrorKind::Denied, "{error}");
@@ -555,13 +555,13 @@ async fn images_are_pulled_with_the_hosts_credentials_and_failures_are_told_apar
     let missing = format!("{}/team/deep/app:2", registry.host())
         .parse()
         .expect("an image");
-    let error = allowed.pull(&missing, silent()).await.expect_err("there is none");
+    let error = allowed.pull(&missing, None, silent()).await.expect_err("there is none");
     assert_eq!(error.kind, ErrorKind::ImageNotFound, "{error}");
 
     let told: Arc<Mutex<Vec<PullProgress>>> = Arc::default();
     let heard = Arc::clone(&told);
     let sink: ProgressSink = Arc::new(move |progress| heard.lock().expect("a lock").push(progress));
-    let id = allowed.pull(&image, sink).await.expect("a pull");
+    let id = allowed.pull(&image, None, sink).await.expect("a pull");
     assert_eq!(allowed.image(&image).await.expect("a look-up"), Some(id.clone()));
     let told = told.lock().expect("a lock").clone();
     assert!(
@@ -579,7 +579,10 @@ async fn images_are_pulled_with_the_hosts_credentials_and_failures_are_told_apar
         .parse()
         .expect("an image");
     assert_eq!(allowed.image(&pinned).await.expect("a look-up"), None);
-    assert_eq!(allowed.pull(&pinned, silent()).await.expect("a pull by digest"), id);
+    assert_eq!(
+        allowed.pull(&pinned, None, silent()).await.expect("a pull by digest"),
+        id
+    );
     assert_eq!(allowed.image(&pinned).await.expect("a look-up"), Some(id));
     let own = labels();
     let mut pinned_spec = spec(json!({}));
@@ -608,7 +611,7 @@ async fn images_are_pulled_with_the_hosts_credentials_and_failures_are_told_apar
     std::thread::spawn(move || failing_registry(port, &requests));
     let pulling = tokio::time::timeout(Duration::from_secs(60), async {
         let docker = docker(&none);
-        let pull = docker.pull(&absent, silent());
+        let pull = docker.pull(&absent, None, silent());
         tokio::pin!(pull);
         loop {
             tokio::select! {

@@ -246,6 +246,8 @@ fn stays(key: &Key) -> bool {
         | Key::Breaker
         | Key::Node(_)
         | Key::Blob(..)
+        | Key::Sealed(_)
+        | Key::Handed(_)
         | Key::Report(_) => false,
     }
 }

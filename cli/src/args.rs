@@ -30,18 +30,19 @@ Five minutes:
 Commands:
   apply plan validate scale delete           change what is declared
   get describe status events                 look at it
-  upload download files                      files that services mount
+  upload download login logout               files and registries
   logs exec attach top cp port-forward       be near the containers
   cordon uncordon drain node                 take nodes out of service
-  up server token init controller agent      run Reeve
+  up install uninstall doctor                run Reeve here, or on many hosts
+  server token init controller agent         the parts of it, by hand
   explain schema completion version admin    know more; rare acts
 
-For many hosts: `reeve server` on some of them, and a `reeve agent` on each.
+For many hosts: `reeve install` on each of them.
 How to write manifests: reeve explain service.spec
 ";
 
 const EXIT_CODES: &str = "\
-For many hosts: `reeve server` on some of them, and a `reeve agent` on each.
+For many hosts: `reeve install` on each of them.
 How to write manifests: reeve explain service.spec
 Exit codes: 0 done, 1 differences (plan --exit-code), 2 usage, 3 unreachable,
             4 conflict, 6 failed, 7 no node fits, 9 invalid, 124 timed out";
@@ -158,6 +159,21 @@ pub enum Verb {
         after_help = "On every seed, in any order; Ctrl-C ends it and leaves the containers running. The token is from `reeve token install`.\nExample: reeve server --seeds 10.0.0.1,10.0.0.2,10.0.0.3 --token-file token"
     )]
     Server(seats::ServerArgs),
+    /// Make this host a seed or a node of a cluster, and keep it one
+    #[command(
+        after_help = "On every host, in any order, at once or one by one; Ctrl-C takes back what it made. The token is from\n`reeve token install`, or for later nodes from `reeve token create`.\nExample: reeve install --seeds 10.0.0.1,10.0.0.2,10.0.0.3 --token-file token"
+    )]
+    Install(host::InstallArgs),
+    /// Look whether all is well: this host, the store, certificates, clocks, nodes
+    #[command(
+        after_help = "Each line says ok, warn or bad, and what to do. Ends with 0 when nothing is bad, else with 6; also where there is no cluster.\nExample: reeve doctor"
+    )]
+    Doctor(host::DoctorArgs),
+    /// Take this host out of the cluster, and what was installed away
+    #[command(
+        after_help = "A node is retired first, a seed goes out of the store's members. Data stays unless --purge-data is given.\nExample: reeve uninstall"
+    )]
+    Uninstall(host::UninstallArgs),
     /// Make the tokens that hosts join with
     #[command(subcommand)]
     Token(seats::TokenVerb),
@@ -169,7 +185,7 @@ pub enum Verb {
     Plan(PlanArgs),
     /// List resources and instances
     #[command(
-        after_help = "Kinds: services (svc), nodes (no), configfiles (cf), instances (in), events (ev), all\nExample: reeve get svc -A -o wide"
+        after_help = "Kinds: services (svc), nodes (no), configfiles (cf), registries (reg), instances (in), events (ev), all\nExample: reeve get svc -A -o wide"
     )]
     Get(GetArgs),
     /// Say everything about one resource
@@ -191,6 +207,17 @@ pub enum Verb {
     /// List files, with their editions and users
     #[command(after_help = "Example: reeve files -A\n         reeve files undo nginx-conf")]
     Files(files::FilesArgs),
+    /// Log in to a registry: the password is checked there, and kept sealed
+    #[command(
+        after_help = "The password is asked for, or read with --password-stdin. Logging in again renews it; the next pull uses it.\nExample: reeve login registry.example:5000 --user ci\n         reeve login docker.io --user me --password-stdin < token"
+    )]
+    Login(registry::LoginArgs),
+    /// Forget an account of a registry, and its password
+    #[command(after_help = "Example: reeve logout registry.example:5000")]
+    Logout(registry::LogoutArgs),
+    /// List registries and accounts: whether they work, and who uses them
+    #[command(visible_alias = "users", after_help = "Example: reeve registries -o wide")]
+    Registries,
     /// Check documents, without a store
     #[command(after_help = "Example: reeve validate -f manifests/")]
     Validate(ValidateArgs),
@@ -444,6 +471,9 @@ pub enum NodeVerb {
 pub struct NodeRmArgs {
     #[arg(value_name = "NODE", required = true)]
     pub nodes: Vec<NodeName>,
+    /// Shut it out at once, whatever still runs there: for a host that is lost or in wrong hands
+    #[arg(long)]
+    pub now: bool,
     /// Do not ask
     #[arg(short, long)]
     pub yes: bool,
@@ -711,7 +741,9 @@ pub fn scale_target(args: &ScaleArgs) -> Result<(ResourceName, u32), String> {
 }
 
 pub mod files;
+pub mod host;
 pub mod near;
+pub mod registry;
 pub mod seats;
 #[cfg(test)]
 mod tests;

@@ -84,7 +84,12 @@ fn find(common: &Common) -> Found {
     if let Some(url) = endpoint_of(&dir) {
         return plain(url, Some(dir.join(ENDPOINT_FILE)));
     }
-    let seed = common.data_dir.clone().unwrap_or_else(|| SERVER_DIR.into());
+    let seed = match &common.data_dir {
+        // Where `reeve install` was told to keep everything, the seed's is one of the directories in it.
+        Some(dir) if !dir.join(membership::keep::CONTEXT).exists() => dir.join("server"),
+        Some(dir) => dir.clone(),
+        None => SERVER_DIR.into(),
+    };
     match Context::in_dir(&seed) {
         Some(context) => Found {
             endpoints: context.endpoints.join(","),
@@ -266,6 +271,15 @@ pub async fn prepare(common: &Common) -> Result<EtcdStore, Failure> {
 pub async fn prepare_in(context: &Context) -> Result<EtcdStore, Failure> {
     let endpoints = context.endpoints.join(",");
     Ok(EtcdStore::prepare(options(&endpoints, &TlsFlags::of_context(context))?).await?)
+}
+
+/// Where the store is and how it is reached, without asking it anything; and whether somebody said so, or it is only the
+/// usual place.
+pub fn reach(common: &Common) -> Result<(Vec<String>, Option<TlsFiles>, bool), Failure> {
+    let found = find(common);
+    let told = common.etcd.is_some() || found.file.is_some();
+    let options = options(&found.endpoints, &found.tls(common))?;
+    Ok((options.endpoints, options.tls, told))
 }
 
 /// Connects as the flags say.

@@ -19,7 +19,11 @@ use crate::connect;
 use crate::edit::hostname;
 use crate::failure::{Exit, Failure};
 use crate::logging;
+use crate::sealing;
 use crate::seats;
+
+/// Where a controller keeps its sealing key when it is not told.
+const CONTROLLER_DIR: &str = "/var/lib/reeve/controller";
 
 pub async fn controller(common: &Common, args: &ControllerArgs) -> Verdict {
     logging::start(&args.log.log, args.log.log_format)?;
@@ -33,6 +37,15 @@ pub async fn controller(common: &Common, args: &ControllerArgs) -> Verdict {
     options.http_addr = Some(args.metrics);
     options.advertise = args.advertise.clone();
     follow_certificates(&options.store, &shutdown);
+    let dir = common.data_dir.clone().unwrap_or_else(|| CONTROLLER_DIR.into());
+    options.vault = sealing::plain(&dir)
+        .inspect_err(|failure| {
+            tracing::warn!(
+                "{}; name a directory with --data-dir: without a key no password of a registry is handed out",
+                failure.message
+            );
+        })
+        .ok();
     tracing::info!(controller = id, metrics = %args.metrics, version = env!("CARGO_PKG_VERSION"), "controller starts");
     let run = controller::run(options, shutdown.clone());
     until_aborted(&shutdown, run)
@@ -57,15 +70,19 @@ pub async fn agent(common: &Common, args: &AgentArgs) -> Verdict {
     }
     let data_dir = common.data_dir.clone().unwrap_or_else(|| "/var/lib/reeve/agent".into());
     // Held as long as the agent runs: what it is in its cluster.
-    let (store, _member) = match &args.seeds {
+    let (store, member) = match &args.seeds {
         Some(_) if common.etcd.is_some() && std::env::var_os("REEVE_ETCD").is_none() => {
             return Err(Failure::usage(
                 "--seeds and --etcd: an agent joins seeds, or uses a store of yours",
             ));
         }
         Some(seeds) => {
-            let (context, keep) = seats::agent_joins(&node, seeds, &args.token, &data_dir, &shutdown).await?;
-            (connect::prepare_in(&context).await?, Some(keep))
+            let (context, keep) =
+                seats::agent_joins(&node, seeds, &common.prefix, &args.token, &data_dir, &shutdown).await?;
+            let store = connect::prepare_in(&context).await?;
+            let member = seats::member(&keep, seeds, &common.prefix)?;
+            tokio::spawn(Arc::clone(&member).run(store.clone(), shutdown.clone()));
+            (store, Some(member))
         }
         None => (connect::prepare(common).await?, None),
     };
@@ -75,7 +92,14 @@ pub async fn agent(common: &Common, args: &AgentArgs) -> Verdict {
     options.labels = args.labels.iter().cloned().collect::<BTreeMap<_, _>>();
     options.http = Some(args.metrics);
     options.advertise = args.advertise.clone();
-    options.api = args.api.options(common)?;
+    options.api = match (&member, &args.seeds) {
+        (Some(member), Some(seeds)) => args.api.of_a_member(seeds, member.door()),
+        (_, None) | (None, Some(_)) => args.api.options(common)?,
+    };
+    options.trust = member.as_ref().map(|member| member.trust());
+    if member.is_some() {
+        options.publish = sealing::member(&options.data_dir.join("member"));
+    }
     options.version = env!("CARGO_PKG_VERSION").to_owned();
     options.policy = policy(common, args.policy.as_ref(), Policy::of_a_node(), &engine.address());
     tracing::info!(%node, metrics = %args.metrics, version = env!("CARGO_PKG_VERSION"), "agent starts");

@@ -76,6 +76,7 @@ pub async fn delete(common: &Common, args: &DeleteArgs) -> Verdict {
             let stops = match (edit.key.kind, stops) {
                 (Kind::Service, stops) => format!(": stops {}", output::count(stops, "instance")),
                 (Kind::ConfigFile, _) => String::new(),
+                (Kind::Registry, _) => ": its accounts are used for no pull any more".to_owned(),
                 (Kind::Node, _) => ": the node itself stays; take it out with `reeve node rm`".to_owned(),
             };
             print(&format!("delete {}{stops}\n", title(&edit.key)));

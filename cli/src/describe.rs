@@ -55,15 +55,23 @@ pub async fn describe(common: &Common, args: &DescribeArgs) -> Verdict {
             &file_key(&namespace, &name.parse().map_err(bad_name)?),
             common.output,
         ),
+        What::Resource(Kind::Registry) => {
+            let name = name.parse().map_err(bad_name)?;
+            crate::registry::describe(&view, &crate::view::registry_key(&name), common.output)
+        }
         What::Instances => instance(&view, &namespace, name, common.output),
-        What::Events | What::All => return Err(Failure::usage("describe a service, a node, a file or an instance")),
+        What::Events | What::All => {
+            return Err(Failure::usage(
+                "describe a service, a node, a file, a registry or an instance",
+            ));
+        }
     };
     let text = told.ok_or_else(|| {
         let word = match what {
             What::Resource(kind) => kind.segment(),
             What::Instances | What::Events | What::All => "instance",
         };
-        let place = if what == What::Resource(Kind::Node) {
+        let place = if matches!(what, What::Resource(Kind::Node | Kind::Registry)) {
             String::new()
         } else {
             format!(" in namespace `{namespace}`")
@@ -83,7 +91,7 @@ fn machine(value: &Value, format: Format) -> String {
     }
 }
 
-fn line(text: &mut String, name: &str, value: &str) {
+pub fn line(text: &mut String, name: &str, value: &str) {
     if !value.is_empty() {
         let _ = writeln!(text, "{:<12} {}", format!("{name}:"), crate::failure::printable(value));
     }

@@ -123,6 +123,20 @@ impl Failure {
             .any(|cause| words.iter().any(|word| cause.contains(word)))
     }
 
+    /// The message with its causes, on one line.
+    pub fn sentence(&self) -> String {
+        let all: Vec<&str> = std::iter::once(&self.message)
+            .chain(&self.causes)
+            .map(String::as_str)
+            .collect();
+        all.join(": ")
+    }
+
+    /// What to do, where it says so.
+    pub fn remedy(&self) -> Option<&str> {
+        self.help.as_deref()
+    }
+
     /// Documents that were not admitted.
     pub fn invalid(problems: Problems) -> Self {
         let mut failure = Self::new(Exit::Invalid, "the documents are not valid; nothing was written");

@@ -96,6 +96,7 @@ fn listed(what: What) -> &'static str {
 fn classes(what: What) -> &'static [&'static str] {
     match what {
         What::Resource(Kind::Service | Kind::ConfigFile) => &["desired", "status"],
+        What::Resource(Kind::Registry) => &["desired"],
         What::Resource(Kind::Node) => &[
             "desired",
             "status",
@@ -131,6 +132,11 @@ fn files<'a>(view: &'a View, filter: &'a Filter) -> impl Iterator<Item = &'a Res
         .filter(|key| filter.takes(key.namespace.as_ref(), key.name.as_str(), || view.labels(key)))
 }
 
+fn registries<'a>(view: &'a View, filter: &'a Filter) -> impl Iterator<Item = &'a ResourceKey> {
+    let keys = view.declared.keys().filter(|key| key.kind == Kind::Registry);
+    keys.filter(|key| filter.takes(None, key.name.as_str(), || view.labels(key)))
+}
+
 fn nodes(view: &View, filter: &Filter) -> Vec<NodeName> {
     let mut names = view.node_names();
     names.retain(|node| filter.takes(None, node.as_str(), || view.node_labels(node)));
@@ -164,6 +170,7 @@ fn missing(view: &View, what: What, filter: &Filter) -> Vec<String> {
         What::Resource(Kind::Service) => services(view, filter).map(|key| key.name.to_string()).collect(),
         What::Resource(Kind::Node) => nodes(view, filter).iter().map(ToString::to_string).collect(),
         What::Resource(Kind::ConfigFile) => files(view, filter).map(|key| key.name.to_string()).collect(),
+        What::Resource(Kind::Registry) => registries(view, filter).map(|key| key.name.to_string()).collect(),
         What::Instances => {
             let found = instances(view, filter);
             found
@@ -265,8 +272,20 @@ fn sections(view: &View, what: What, filter: &Filter, wide: bool) -> Vec<Section
             .collect(),
         none: format!("no files{place}: put one with `reeve upload FILE`"),
     };
+    let registry_section = || Section {
+        head: head(rows::REGISTRY_HEAD, false),
+        rows: registries(view, filter)
+            .map(|key| Row {
+                id: key.to_string(),
+                name: format!("registry/{}", key.name),
+                cells: rows::registry_row(view, key),
+            })
+            .collect(),
+        none: "no registries: `reeve login HOST` adds one".to_owned(),
+    };
     match what {
         What::Resource(Kind::ConfigFile) => vec![file_section()],
+        What::Resource(Kind::Registry) => vec![registry_section()],
         What::Resource(Kind::Service) => vec![service_section()],
         What::Resource(Kind::Node) => vec![node_section()],
         What::Instances => vec![instance_section()],
@@ -350,12 +369,18 @@ fn documents(view: &View, what: What, filter: &Filter, format: Format) {
     if matches!(what, What::Resource(Kind::Service) | What::All) {
         service();
     }
+    let mut plain = |key: &ResourceKey| {
+        let Some(declared) = view.declared.get(key) else { return };
+        let invalid = declared.admitted.is_err();
+        let raw = invalid.then(|| String::from_utf8_lossy(&declared.text).into_owned());
+        let name = format!("{}/{}", key.kind.segment(), key.name);
+        found.push((name, document(view, key, declared), raw));
+    };
     if matches!(what, What::Resource(Kind::ConfigFile) | What::All) {
-        for (key, declared) in files(view, filter).filter_map(|key| Some((key, view.declared.get(key)?))) {
-            let invalid = declared.admitted.is_err();
-            let raw = invalid.then(|| String::from_utf8_lossy(&declared.text).into_owned());
-            found.push((format!("configfile/{}", key.name), document(view, key, declared), raw));
-        }
+        files(view, filter).for_each(&mut plain);
+    }
+    if matches!(what, What::Resource(Kind::Registry) | What::All) {
+        registries(view, filter).for_each(&mut plain);
     }
     if matches!(what, What::Resource(Kind::Node) | What::All) {
         for node in nodes(view, filter) {
@@ -453,6 +478,7 @@ async fn watch_documents(connection: &Connection, format: Format, what: What, fi
         What::Resource(Kind::Service) => &[Kind::Service],
         What::Resource(Kind::Node) => &[Kind::Node],
         What::Resource(Kind::ConfigFile) => &[Kind::ConfigFile],
+        What::Resource(Kind::Registry) => &[Kind::Registry],
         What::All => Kind::ALL,
         What::Instances | What::Events => {
             return Err(Failure::usage("only services and nodes can be followed as documents"));

@@ -14,6 +14,7 @@ mod failure;
 mod files;
 mod follow;
 mod get;
+mod host;
 mod logging;
 mod manifest;
 mod near;
@@ -21,7 +22,9 @@ mod nodes;
 mod orphan;
 mod output;
 mod preview;
+mod registry;
 mod rows;
+mod sealing;
 mod seats;
 mod select;
 mod status;
@@ -79,6 +82,9 @@ fn run(common: &args::Common, verb: &Verb) -> Verdict {
         Verb::Upload(args) => ask(files::upload(common, args)),
         Verb::Download(args) => ask(files::download(common, args)),
         Verb::Files(args) => ask(files::files(common, args)),
+        Verb::Login(args) => ask(registry::login(common, args)),
+        Verb::Logout(args) => ask(registry::logout(common, args)),
+        Verb::Registries => ask(registry::registries(common)),
         Verb::Events(args) => ask(status::events(common, args)),
         Verb::Scale(args) => ask(apply::scale(common, args)),
         Verb::Cordon(args) => ask(nodes::cordon(common, args)),
@@ -96,6 +102,9 @@ fn run(common: &args::Common, verb: &Verb) -> Verdict {
         Verb::Agent(args) => serve(daemons::agent(common, args)),
         Verb::Up(args) => serve(up::up(common, args)),
         Verb::Server(args) => serve(seats::server(common, args)),
+        Verb::Uninstall(args) => ask(host::uninstall::uninstall(common, args)),
+        Verb::Doctor(args) => ask(host::doctor::doctor(common, args)),
+        Verb::Install(args) => ask(host::install::install(common, args)),
         Verb::Token(verb) => ask(seats::token_verb(common, verb)),
     }
 }

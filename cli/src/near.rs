@@ -8,15 +8,19 @@ use std::sync::Arc;
 
 use agent::api::ask::{Refusal, Why};
 use agent::api::{AskError, Client, SOCKET, Way};
+use rustls::time_provider::DefaultTimeProvider;
 use schemas::keys::ResourceKey;
 use schemas::kinds::Kind;
 use schemas::names::{InstanceName, NodeName};
 use schemas::records::Phase;
+use trust::identity::Role;
+use trust::tls::{Door, Peers};
 
 use crate::args::Common;
 use crate::args::near::tls_files;
 use crate::connect::{Connection, Marker, connect, default_data_dir};
 use crate::failure::{Exit, Failure};
+use crate::seats;
 use crate::view::{Instance, View, service_key, title};
 
 mod copy;
@@ -152,7 +156,34 @@ struct Ways {
     local: BTreeMap<String, Client>,
     /// Sockets that this user may not open.
     closed: Vec<PathBuf>,
-    tls: Option<Arc<rustls::ClientConfig>>,
+    tls: Option<Shown>,
+}
+
+/// What is shown to agents of other hosts, and which of theirs count.
+#[derive(Clone, Debug)]
+enum Shown {
+    /// The files that were named: whoever has a certificate of the CA.
+    Files(Arc<rustls::ClientConfig>),
+    /// As a member of a cluster of seeds: that very node.
+    Member(Arc<Door>),
+}
+
+impl Shown {
+    fn to(&self, node: &NodeName) -> Result<Arc<rustls::ClientConfig>, Failure> {
+        let door = match self {
+            Self::Files(config) => return Ok(Arc::clone(config)),
+            Self::Member(door) => door,
+        };
+        let wrong = |error: &(dyn std::error::Error + 'static)| {
+            Failure::new(Exit::Failed, format!("cannot prepare TLS for node {node}")).because(error)
+        };
+        let name = node
+            .as_str()
+            .parse()
+            .map_err(|error: trust::identity::IdentityError| wrong(&error))?;
+        let config = door.client(Peers::One(Role::Node, name), Arc::new(DefaultTimeProvider));
+        config.map(Arc::new).map_err(|error| wrong(&error))
+    }
 }
 
 impl Ways {
@@ -177,7 +208,10 @@ impl Ways {
         }
         if let Some(files) = tls_files(common) {
             let config = files.client();
-            ways.tls = Some(config.map_err(|error| Failure::usage("cannot prepare TLS").because(&error))?);
+            let config = config.map_err(|error| Failure::usage("cannot prepare TLS").because(&error))?;
+            ways.tls = Some(Shown::Files(config));
+        } else {
+            ways.tls = seats::person(common)?.map(Shown::Member);
         }
         Ok(ways)
     }
@@ -195,9 +229,9 @@ impl Ways {
         };
         let facts = view.facts.get(node).and_then(|facts| facts.as_ref().ok());
         match (facts.and_then(|facts| facts.addresses.api.clone()), &self.tls) {
-            (Some(address), Some(config)) => Ok(Client::new(Way::Tls {
+            (Some(address), Some(shown)) => Ok(Client::new(Way::Tls {
                 address,
-                config: config.clone(),
+                config: shown.to(node)?,
             })),
             (Some(address), None) => {
                 Err(no_way().help(format!("it listens at {address}: name --ca, --cert and --key to be let in")))

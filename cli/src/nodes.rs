@@ -1,11 +1,15 @@
 //! What a person asks of nodes: `cordon`, `uncordon`, `drain`, `node rm`. Each is one key, `cordons/<node>`; the leading
-//! controller does what it says.
+//! controller does what it says. In a cluster of seeds `node rm` also shuts the node out: its certificates no longer count.
 
+use std::time::Duration;
+
+use membership::revoke::{RevokeError, Revoker};
 use runtime::{Guard, Outcome, Store, person};
 use schemas::keys::Key;
 use schemas::names::NodeName;
 use schemas::records::{Cordon, CordonMode, Record, SchemaVersion};
 use serde_json::json;
+use trust::identity::Subject;
 
 use crate::Verdict;
 use crate::args::{Common, CordonArgs, DrainArgs, NodeRmArgs, NodeVerb};
@@ -13,6 +17,7 @@ use crate::connect::{Connection, Marker, connect};
 use crate::edit;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Format, print};
+use crate::seats::server_dir;
 use crate::view::View;
 use crate::wait::until_empty;
 
@@ -122,7 +127,10 @@ async fn rm(common: &Common, args: &NodeRmArgs) -> Verdict {
             node,
         );
     }
-    if !args.waiting.no_wait {
+    if args.waiting.no_wait && !args.now {
+        return Ok(Exit::Done);
+    }
+    if !args.now {
         until_empty(
             &connection,
             &args.nodes,
@@ -130,13 +138,80 @@ async fn rm(common: &Common, args: &NodeRmArgs) -> Verdict {
             common.output.is_for_machines(),
         )
         .await?;
-        say_all(
+    }
+    match shut_out(common, &connection, args).await? {
+        Shut::NoAuthority if args.now => {
+            return Err(Failure::new(
+                Exit::Failed,
+                format!("{names} retired, but not shut out: only a seed's authority can do that"),
+            )
+            .help("run it on a seed, as root; a store of your own has its own users and certificates to withdraw"));
+        }
+        Shut::NoAuthority => say_all(
             common,
             &args.nodes,
             "runs nothing any more; stop its agent, or take it back with `reeve uncordon`",
-        );
+        ),
+        Shut::Everywhere => say_all(
+            common,
+            &args.nodes,
+            if args.now {
+                "is shut out: its certificates no longer count, its connections are cut; what still runs there is for you to stop"
+            } else {
+                "runs nothing any more and is shut out; to come back it joins with a new token and `reeve uncordon`"
+            },
+        ),
     }
     Ok(Exit::Done)
+}
+
+/// How far shutting out has come.
+enum Shut {
+    /// This host has no authority: a store of one's own, or not a seed.
+    NoAuthority,
+    Everywhere,
+}
+
+/// How long the seeds may take to cut connections; what they have not done then they do when they can.
+const CUT: Duration = Duration::from_secs(30);
+
+async fn shut_out(common: &Common, connection: &Connection, args: &NodeRmArgs) -> Result<Shut, Failure> {
+    let failed = |error: RevokeError| match error {
+        RevokeError::Store(error) => Failure::from(error),
+        error @ (RevokeError::Keep(_)
+        | RevokeError::List(_)
+        | RevokeError::Foreign(_)
+        | RevokeError::Conflict
+        | RevokeError::Show(_)
+        | RevokeError::Tls(_)) => Failure::new(Exit::Failed, "cannot shut the node out").because(&error),
+    };
+    let Some(revoker) = Revoker::here(&server_dir(common)).map_err(failed)? else {
+        return Ok(Shut::NoAuthority);
+    };
+    let reason = args.note.as_deref().unwrap_or("removed with `reeve node rm`");
+    let mut number = 0;
+    for node in &args.nodes {
+        // A node of a longer name never had a certificate.
+        if let Ok(subject) = format!("node/{node}").parse::<Subject>() {
+            let revoked = revoker
+                .revoke(&connection.store, &connection.root, &subject, reason)
+                .await;
+            number = revoked.map_err(failed)?;
+        }
+    }
+    let left = revoker.until_cut(number, CUT).await.map_err(failed)?;
+    if left.is_empty() {
+        return Ok(Shut::Everywhere);
+    }
+    let left: Vec<String> = left.iter().map(ToString::to_string).collect();
+    Err(Failure::new(
+        Exit::TimedOut,
+        format!(
+            "no certificate of it counts any more, but these seeds have not said that they cut its connections: {}",
+            left.join(", ")
+        ),
+    )
+    .help("they do it when they are back; `reeve server` must run there"))
 }
 
 fn say(common: &Common, line: &str, node: &NodeName) {

@@ -117,17 +117,20 @@ fn lay_over(snapshot: &mut Snapshot, edits: &[Edit]) {
             .desired
             .get(&edit.key)
             .map_or(snapshot.revision, |entry| entry.create_revision);
+        let body = match document {
+            Document::Service(service) => DesiredBody::Service(Arc::new(service.spec.clone())),
+            Document::Node(node) => DesiredBody::Node(Arc::new(node.spec.clone())),
+            Document::ConfigFile(file) => DesiredBody::ConfigFile(Arc::new(file.spec.clone())),
+            // Nothing runs by it.
+            Document::Registry(_) => continue,
+        };
         let metadata = document.metadata();
         let entry = DesiredEntry {
             create_revision: created,
             mod_revision: snapshot.revision,
             labels: metadata.labels.clone(),
             annotations: metadata.annotations.clone(),
-            body: match document {
-                Document::Service(service) => DesiredBody::Service(Arc::new(service.spec.clone())),
-                Document::Node(node) => DesiredBody::Node(Arc::new(node.spec.clone())),
-                Document::ConfigFile(file) => DesiredBody::ConfigFile(Arc::new(file.spec.clone())),
-            },
+            body,
         };
         snapshot.desired.insert(edit.key.clone(), entry);
     }

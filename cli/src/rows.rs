@@ -139,7 +139,7 @@ pub fn node_state(view: &View, node: &NodeName) -> State {
 pub fn spec_of(declared: Option<&Declared>) -> Option<&ServiceSpec> {
     match &declared?.admitted.as_ref().ok()?.document {
         Document::Service(service) => Some(&service.spec),
-        Document::Node(_) | Document::ConfigFile(_) => None,
+        Document::Node(_) | Document::ConfigFile(_) | Document::Registry(_) => None,
     }
 }
 
@@ -149,6 +149,30 @@ pub fn counts(view: &View, key: &ResourceKey) -> Option<Counts> {
         .get(key)
         .and_then(|status| status.as_ref().ok())
         .map(|status| status.counts)
+}
+
+pub const REGISTRY_HEAD: &[&str] = &["NAME", "REGISTRY", "ACCOUNTS", "STATUS"];
+
+/// A registry's line.
+pub fn registry_row(view: &View, key: &ResourceKey) -> Vec<Cell> {
+    let admitted = view.declared.get(key).map(|declared| &declared.admitted);
+    let spec = match admitted.map(|admitted| admitted.as_ref().map(|admitted| &admitted.document)) {
+        Some(Ok(Document::Registry(registry))) => Ok(&registry.spec),
+        Some(Err(problems)) => Err(invalid(problems.problems.first(), problems.count() - 1)),
+        Some(Ok(Document::Service(_) | Document::Node(_) | Document::ConfigFile(_))) | None => Err(invalid(None, 0)),
+    };
+    match spec {
+        Ok(spec) => {
+            let users: Vec<&str> = spec.accounts.iter().map(|account| account.user.as_str()).collect();
+            vec![
+                key.name.as_str().into(),
+                spec.registry.as_str().into(),
+                users.join(", ").into(),
+                State::new("Declared", Tone::Good, "").cell(),
+            ]
+        }
+        Err(state) => vec![key.name.as_str().into(), "-".into(), "-".into(), state.cell()],
+    }
 }
 
 pub const FILE_HEAD: &[&str] = &["NAME", "EDITION", "SIZE", "USED BY", "STATUS"];

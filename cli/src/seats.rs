@@ -4,18 +4,25 @@
 use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use controller::ControllerOptions;
+use membership::believed::Believed;
 use membership::join::{JoinError, join, join_token, joined, lines};
 use membership::keep::{Context, Keep, KeepError};
+use membership::renew::Membership;
 use membership::seed::{self, Formed, Progress, SeedError, SeedOptions};
 use membership::seeds::{Host, Seeds};
+use membership::signing;
 use membership::tokens::{self, TokensError};
 use runtime::Shutdown;
+use schemas::keys::Root;
 use schemas::names::NodeName;
 use serde_json::json;
-use trust::identity::{Name, Who};
+use trust::authority::MAX_LIFETIME_SECONDS;
+use trust::identity::{Name, Role, Who};
+use trust::tls::Door;
 use trust::token::{InstallToken, Token};
 
 use crate::Verdict;
@@ -26,12 +33,16 @@ use crate::daemons::{of_controller, signals};
 use crate::failure::{Exit, Failure};
 use crate::logging;
 use crate::output::{self, Cell, Format, Table, complain, print};
+use crate::sealing;
 
 /// No token is longer.
 const MAX_TOKEN_BYTES: u64 = 4_096;
+/// A certificate's life: long enough to be renewed at a third of it, and no longer than the authority allows.
+const LEAST_LIFE: Duration = Duration::from_secs(60);
+const MOST_LIFE: Duration = Duration::from_secs(MAX_LIFETIME_SECONDS);
 const MAX_TTL: Duration = Duration::from_secs(30 * 86_400);
 
-fn failed(error: &(dyn std::error::Error + 'static)) -> Failure {
+pub fn failed(error: &(dyn std::error::Error + 'static)) -> Failure {
     let failure = Failure::new(Exit::Failed, error.to_string());
     match error.source() {
         Some(source) => failure.because(source),
@@ -40,7 +51,7 @@ fn failed(error: &(dyn std::error::Error + 'static)) -> Failure {
 }
 
 /// The token in the file that was named; None where none was.
-fn token(args: &TokenArgs) -> Result<Option<Token>, Failure> {
+pub fn token(args: &TokenArgs) -> Result<Option<Token>, Failure> {
     let Some(file) = &args.token_file else { return Ok(None) };
     let mut text = String::new();
     let place = file.display();
@@ -59,7 +70,7 @@ fn token(args: &TokenArgs) -> Result<Option<Token>, Failure> {
 }
 
 /// Which seed this host is.
-fn myself(seeds: &Seeds, told: Option<&Host>) -> Result<Host, Failure> {
+pub fn myself(seeds: &Seeds, told: Option<&Host>) -> Result<Host, Failure> {
     if let Some(told) = told {
         return if seeds.contains(told) {
             Ok(told.clone())
@@ -83,7 +94,7 @@ fn myself(seeds: &Seeds, told: Option<&Host>) -> Result<Host, Failure> {
 }
 
 /// Who is missed, a line each.
-fn missing(hosts: &BTreeMap<Host, String>) -> String {
+pub fn missing(hosts: &BTreeMap<Host, String>) -> String {
     lines(hosts).iter().map(|line| format!("  {line}\n")).collect()
 }
 
@@ -159,6 +170,9 @@ pub async fn server(common: &Common, args: &ServerArgs) -> Verdict {
             );
         }
     };
+    if args.certificate_life < LEAST_LIFE || args.certificate_life > MOST_LIFE {
+        return Err(Failure::usage("--certificate-life is from 1m to 400d"));
+    }
     let me = myself(&args.seeds, args.host.as_ref())?;
     // Told before anything waits for it.
     if !args.etcd_program.is_file() {
@@ -175,6 +189,7 @@ pub async fn server(common: &Common, args: &ServerArgs) -> Verdict {
         seeds: args.seeds.clone(),
         me: me.clone(),
         etcd: args.etcd_program.clone(),
+        life: args.certificate_life.as_secs(),
     };
     let formed = match seed::start(options, &shutdown, tell).await {
         Ok(formed) => formed,
@@ -201,6 +216,9 @@ async fn run_controller(
     let mut options = ControllerOptions::new(formed.store.clone(), common.prefix.clone(), id);
     options.http_addr = Some(args.metrics);
     options.advertise = args.advertise.clone();
+    let signing = signing::follow(&server_dir(common)).map_err(|error| failed(&error))?;
+    options.signing = Some(signing);
+    options.vault = Some(sealing::seed(&server_dir(common))?);
     let run = controller::run(options, shutdown.clone());
     tokio::select! {
         ended = run => ended.map_err(|error| of_controller(&error))?,
@@ -239,7 +257,7 @@ On every host that is to run containers:
     )
 }
 
-fn of_join(error: &JoinError) -> Failure {
+pub fn of_join(error: &JoinError) -> Failure {
     let failure = failed(error);
     match error {
         JoinError::OtherIdentity { .. } => {
@@ -252,6 +270,8 @@ fn of_join(error: &JoinError) -> Failure {
         JoinError::Strangers(_) => failure.help("see that token and --seeds are of one cluster"),
         JoinError::Keep(KeepError::InUse { .. }) => failure.help("an agent runs here already"),
         JoinError::Keep(_)
+        | JoinError::NotJoined
+        | JoinError::Show(_)
         | JoinError::Token(_)
         | JoinError::Certificate { .. }
         | JoinError::Authorities { .. }
@@ -263,21 +283,35 @@ fn of_join(error: &JoinError) -> Failure {
 pub async fn agent_joins(
     node: &NodeName,
     seeds: &Seeds,
+    root: &Root,
     args: &TokenArgs,
     data_dir: &Path,
     shutdown: &Shutdown,
-) -> Result<(Context, Keep), Failure> {
+) -> Result<(Context, Arc<Keep>), Failure> {
     let name: Name = node
         .as_str()
         .parse()
         .map_err(|error: trust::identity::IdentityError| Failure::usage(format!("--node {node}")).because(&error))?;
     let who = Who::Node(name);
     let keep = Keep::open(&data_dir.join("member")).map_err(|error| of_join(&error.into()))?;
+    let keep = Arc::new(keep);
     if let Some(context) = joined(&keep, &who).map_err(|error| of_join(&error))? {
-        return Ok((context, keep));
+        // One that was removed comes back as a newcomer, when a person gives it a token that is not the one it had.
+        let given = args.token_file.as_ref().is_some_and(|file| file.exists());
+        if !given || !member(&keep, seeds, root)?.is_shut_out().await {
+            return Ok((context, keep));
+        }
+        complain("the seeds no longer let this host in as it was: it joins anew\n");
+        keep.forget("node").map_err(|error| of_join(&error.into()))?;
     }
     let Some(token) = token(args)? else {
-        return Err(Failure::usage("this host has not joined yet, and there is no token")
+        let ended = keep.held("node").ok().flatten().is_some();
+        let why = if ended {
+            "this host's certificate has ended, and there is no token"
+        } else {
+            "this host has not joined yet, and there is no token"
+        };
+        return Err(Failure::usage(why)
             .help("name the file of the token with --token-file; on a seed, `reeve token create` prints one"));
     };
     let token = join_token(&token).map_err(|error| of_join(&error))?;
@@ -290,6 +324,28 @@ pub async fn agent_joins(
     };
     tracing::info!(%node, "this host has joined");
     Ok((context, keep))
+}
+
+/// What keeps a node's certificate good, once it has joined.
+pub fn member(keep: &Arc<Keep>, seeds: &Seeds, root: &Root) -> Result<Arc<Membership>, Failure> {
+    let member = Membership::on_disk(Arc::clone(keep), Role::Node, seeds.clone(), root.clone());
+    Ok(Arc::new(member.map_err(|error| of_join(&error))?))
+}
+
+/// What a person on a seed shows to agents; None where this host is no seed, or a store of one's own is named.
+pub fn person(common: &Common) -> Result<Option<Arc<Door>>, Failure> {
+    if common.etcd.is_some() {
+        return Ok(None);
+    }
+    let keep = Keep::beside(&server_dir(common));
+    let found = Believed::on_disk(&keep).and_then(|believed| Ok(believed.zip(keep.held("person")?)));
+    let Some((believed, held)) = found.map_err(|error| failed(&error))? else {
+        return Ok(None);
+    };
+    let door = Door::new(believed.trust());
+    door.show(&held.certificate, &held.key, believed.bundle().present())
+        .map_err(|error| failed(&error))?;
+    Ok(Some(door))
 }
 
 /// `reeve token`.
@@ -343,7 +399,7 @@ fn of_tokens(error: &TokensError) -> Failure {
     }
 }
 
-fn server_dir(common: &Common) -> PathBuf {
+pub fn server_dir(common: &Common) -> PathBuf {
     common.data_dir.clone().unwrap_or_else(|| SERVER_DIR.into())
 }
 

@@ -25,6 +25,7 @@ use crate::edit::hostname;
 use crate::failure::{Exit, Failure};
 use crate::logging;
 use crate::output::{complain, print};
+use crate::sealing;
 
 /// In the data directory: the id of the cluster in its store, for people, and to notice a store that was lost.
 const CLUSTER_FILE: &str = "cluster";
@@ -84,6 +85,7 @@ pub async fn up(common: &Common, args: &UpArgs) -> Verdict {
         format!("{}-{}", hostname(), std::process::id()),
     );
     options.http_addr = Some(places.controller);
+    options.vault = Some(sealing::plain(&dir)?);
     let (started, begun) = oneshot::channel();
     options.started = Some(started);
     let mut controller = tokio::spawn(controller::run(options, shutdown.clone()));

@@ -130,6 +130,7 @@ impl View {
                 Kind::ConfigFile => {
                     self.files.insert(resource, decode(kv));
                 }
+                Kind::Registry => {}
             },
             Key::Assignment(node) => {
                 self.assignments.insert(node, decode(kv));
@@ -166,6 +167,8 @@ impl View {
             | Key::Ack(_)
             | Key::Controller(_)
             | Key::Blob(..)
+            | Key::Sealed(_)
+            | Key::Handed(_)
             | Key::Join(_)
             | Key::Trust(_)
             | Key::Issued(..) => {}
@@ -378,6 +381,15 @@ pub fn phase_text(phase: Phase) -> String {
         | Phase::Failed
         | Phase::Held
         | Phase::Orphaned => format!("{phase:?}"),
+    }
+}
+
+/// The key of a Registry.
+pub fn registry_key(name: &ResourceName) -> ResourceKey {
+    ResourceKey {
+        namespace: None,
+        kind: Kind::Registry,
+        name: name.clone(),
     }
 }
 

@@ -203,7 +203,7 @@ fn far(view: &View, goal: &Goal) -> Far {
                 }
             },
             // A node goes on without its resource.
-            Kind::Node | Kind::ConfigFile => Far::Done(format!("{} is deleted", title(key))),
+            Kind::Node | Kind::ConfigFile | Kind::Registry => Far::Done(format!("{} is deleted", title(key))),
         },
         Goal::InForce { key, revision, removes } => match key.kind {
             Kind::Service => match view.services.get(key) {
@@ -228,6 +228,8 @@ fn far(view: &View, goal: &Goal) -> Far {
                 let status = status.map(|status| (status.observed_revision, &status.conditions[..]));
                 taken(key, *revision, status)
             }
+            // Nothing is planned by it: what is written is in force.
+            Kind::Registry => Far::Done(format!("{} is in force", title(key))),
         },
     }
 }

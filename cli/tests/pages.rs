@@ -254,6 +254,8 @@ fn the_page_of_keys_names_every_key() {
         Key::Controller("x".to_owned()),
         Key::Event("default/1".to_owned()),
         Key::Blob(schemas::config_file::FileDigest::of(b""), 0),
+        Key::Sealed(resource()),
+        Key::Handed("node.n1".to_owned()),
     ];
     for key in keys {
         let whole = Root::default().key(&key);

@@ -210,6 +210,7 @@ fn facts(node: &NodeName, n: u32) -> NodeFacts {
         },
         engine: Engine::default(),
         agent_version: "bench".to_owned(),
+        sealing_key: None,
         labels: BTreeMap::from([("zone".to_owned(), format!("z{}", n % 3))]),
     }
 }

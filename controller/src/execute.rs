@@ -2,7 +2,7 @@
 //! pure; [`Batch::commit`] sends them in an order that is safe to break off anywhere.
 //!
 //! Every transaction compares the leader's key, the cluster's marker, and the revision of what it overwrites. First goes
-//! what removals spend of their budget, then accepted records, then assignments (one transaction per node, with what its
+//! the certificate that signs, then what removals spend of their budget, then accepted records, then assignments (one transaction per node, with what its
 //! removals rest on), then what is for people, then what is forgotten. A small pass sends the first three as one.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,10 +10,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use planner::cluster::{AcceptedWrite, AssignmentWrite, Guard as Rests, Plan, Snapshot, Status};
 use runtime::{Fence, Guard, KeyMap, Outcome, Store, StoreError, Txn};
-use schemas::keys::{Key, ResourceKey, Root};
+use schemas::keys::{Key, ResourceKey, Root, TrustKey};
 use schemas::kinds::Kind;
 use schemas::names::NodeName;
 use schemas::records::{Accepted, AcceptedBody, Assigned, Assignment, Breaker, Condition, Record, VerdictRecord};
+use trust::sign::{Domain, weave};
 
 use crate::observe::Observer;
 
@@ -28,6 +29,8 @@ const SMALL_BYTES: usize = 256 << 10;
 /// What a write is about; a label of the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
+    /// Certificates of those who sign assignments.
+    Signer,
     /// The removal budget.
     Breaker,
     /// Accepted specs and deletions, and the deletion of old ones.
@@ -46,7 +49,8 @@ pub enum Class {
 
 impl Class {
     /// Every class.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
+        Self::Signer,
         Self::Breaker,
         Self::Accepted,
         Self::Assignment,
@@ -60,6 +64,7 @@ impl Class {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Signer => "signer",
             Self::Breaker => "breaker",
             Self::Accepted => "accepted",
             Self::Assignment => "assignment",
@@ -93,6 +98,8 @@ pub struct Batch {
     fence: Fence,
     /// The marker's key, and how it was seen: required by every transaction.
     marker: (String, Guard),
+    /// Before everything that they vouch for.
+    signers: Vec<Step>,
     budget: Vec<Step>,
     accepted: Vec<Step>,
     assignments: Vec<Step>,
@@ -123,6 +130,7 @@ pub struct Committed {
 
 /// What all transactions of a pass are made of.
 pub struct Base<'a> {
+    observer: &'a Observer,
     root: &'a Root,
     keys: &'a KeyMap,
     fence: &'a Fence,
@@ -133,6 +141,7 @@ impl<'a> Base<'a> {
     #[must_use]
     pub const fn new(observer: &'a Observer, fence: &'a Fence) -> Self {
         Self {
+            observer,
             root: observer.root(),
             keys: observer.keys(),
             fence,
@@ -143,6 +152,7 @@ impl<'a> Base<'a> {
         Batch {
             fence: self.fence.clone(),
             marker: self.as_seen(&Key::Cluster),
+            signers: Vec::new(),
             budget: Vec::new(),
             accepted: Vec::new(),
             assignments: Vec::new(),
@@ -159,6 +169,28 @@ impl<'a> Base<'a> {
             .get(key.as_bytes())
             .map_or(Guard::Absent, |kv| Guard::Unchanged(kv.mod_revision));
         (key, guard)
+    }
+
+    /// An assignment as it is stored: signed, where controllers sign.
+    fn document(&self, assignment: &Assignment) -> Vec<u8> {
+        let document = assignment.encode();
+        let Some(signing) = self.observer.signing() else {
+            return document;
+        };
+        let signature = signing
+            .pen
+            .sign(Domain::assignment(assignment.node.as_str()), &document);
+        weave(document, &signature)
+    }
+
+    /// Our own certificate, where it is not published yet.
+    fn own_signer(&self) -> Option<Step> {
+        let certificate = self.observer.signing()?.pen.certificate();
+        let key = Key::Trust(TrustKey::Signer(certificate.fingerprint().to_string()));
+        let value = certificate.to_pem().into_bytes();
+        let stored = self.keys.get(self.root.key(&key).as_bytes());
+        let is_there = stored.is_some_and(|kv| kv.value == value);
+        (!is_there).then(|| self.put(Class::Signer, &key, value))
     }
 
     /// The step that writes one key, if it is as it was seen.
@@ -232,15 +264,31 @@ pub fn prepare(base: &Base<'_>, snapshot: &Snapshot, plan: &Plan, now: &str) -> 
             .collect();
         batch.accepted.push(step);
     }
+    batch.signers.extend(base.own_signer());
     for write in &plan.assignments {
         let (step, whole) = assignment(base, snapshot, write, &created);
         batch.unfinished |= !whole;
         batch.assignments.push(step);
     }
+    let written: BTreeSet<&NodeName> = plan.assignments.iter().map(|write| &write.assignment.node).collect();
+    for node in base.observer.to_sign_again().filter(|node| !written.contains(node)) {
+        let stored = snapshot.nodes.get(node).and_then(|entry| entry.assignment.as_ref());
+        if let Some(Ok(same)) = stored.map(|stored| &stored.value) {
+            let value = base.document(same);
+            batch
+                .assignments
+                .push(base.put(Class::Assignment, &Key::Assignment(node.clone()), value));
+        }
+    }
     for (key, status) in &plan.statuses {
         batch.rest.extend(status_step(base, snapshot, key, status, now));
     }
     let forgotten = plan.ended.iter().map(|key| (Class::Status, Key::Status(key.clone())));
+    let forgotten = forgotten.chain(
+        base.observer
+            .ended_signers()
+            .map(|signer| (Class::Signer, Key::Trust(TrustKey::Signer(signer.to_string())))),
+    );
     let forgotten = forgotten.chain(
         plan.spent_acks
             .iter()
@@ -310,7 +358,7 @@ fn assignment(
     } else {
         Guard::Unchanged(*stored_mod_revision)
     };
-    step.writes.push((path, Some(assignment.encode().into()), guard));
+    step.writes.push((path, Some(base.document(assignment).into()), guard));
     step.removes = !kept.is_empty();
     if !created.is_empty() {
         let refers = assignment
@@ -451,7 +499,7 @@ impl Batch {
     /// How many writes there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.budget.len() + self.accepted.len() + self.assignments.len() + self.rest.len()
+        self.signers.len() + self.budget.len() + self.accepted.len() + self.assignments.len() + self.rest.len()
     }
 
     fn txn<'a>(&self, steps: impl IntoIterator<Item = &'a Step>) -> Txn {
@@ -470,11 +518,12 @@ impl Batch {
         txn
     }
 
-    /// The first three groups, where they are few enough to be one transaction.
+    /// The first four groups, where they are few enough to be one transaction.
     fn first(&self) -> Option<Vec<&Step>> {
         let steps: Vec<&Step> = self
-            .budget
+            .signers
             .iter()
+            .chain(&self.budget)
             .chain(&self.accepted)
             .chain(&self.assignments)
             .collect();
@@ -496,6 +545,7 @@ impl Batch {
                 }
             }
             None => {
+                self.send(store, &mut done, &self.signers).await;
                 self.send(store, &mut done, &self.budget).await;
                 // What a removal spends is written down before it, or it waits.
                 let counted = done.conflicts == 0 && done.refused.is_empty();

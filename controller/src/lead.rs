@@ -5,7 +5,7 @@
 //! of it was written stands, and the next leader goes on from there.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use planner::cluster::{self, Notice, Plan, PlanOptions, VerdictsOut};
@@ -15,12 +15,16 @@ use runtime::{Cache, Fence, Leadership, Lost, Position, Store, StoreError};
 use schemas::keys::Key;
 use schemas::names::NodeName;
 use schemas::records::{EventType, Order, Verdict};
+use tokio::sync::watch;
+use trust::sign::Signing;
+use trust::validity::Validity;
 
 use crate::events::{self, Events};
 use crate::execute::{self, Base, Batch, Committed};
 use crate::metrics::{self, View};
 use crate::observe::{Hold, Observer, State};
-use crate::run::{Controller, ControllerError, Task, lock};
+use crate::run::{Controller, ControllerError, Task, lock, today};
+use crate::vault::{self, Hand, Vault};
 
 /// The delays after failed passes: long enough not to burden a sick store, short enough that nobody waits for us.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));
@@ -35,6 +39,9 @@ const HELD: Duration = Duration::from_secs(5);
 const OWN_WRITE: Duration = Duration::from_secs(2);
 /// A write that no store would take is tried again this late; changes are acted on as always.
 const REFUSED: Duration = Duration::from_secs(60);
+
+/// Whether quiet assignments must be signed anew is looked at this often at least; more often where certificates are short.
+const SIGNED: Duration = Duration::from_secs(3_600);
 
 /// Why a leader stops leading.
 pub(crate) enum End {
@@ -59,7 +66,7 @@ enum Thought {
     Held(Hold),
     /// New verdicts, or a plan, or both.
     Decided {
-        verdicts: Option<(Batch, VerdictsOut)>,
+        verdicts: Option<Box<(Batch, VerdictsOut)>>,
         planned: Option<Box<Planned>>,
     },
 }
@@ -67,6 +74,8 @@ enum Thought {
 struct Planned {
     plan: Plan,
     batch: Batch,
+    /// What nodes need before they get their work.
+    hands: Vec<Hand>,
     view: View,
     /// What was spent of the removal budget before this pass.
     spent: u32,
@@ -149,7 +158,7 @@ impl<S: Store> Controller<S> {
     /// Waits until the next pass is due.
     async fn wait(&mut self, next: Next, thought: Duration, lost: &Lost) -> Option<End> {
         let gap = thought.clamp(self.debounce, LONGEST_GAP.max(self.debounce));
-        let (shutdown, reader) = (self.shutdown.clone(), &mut self.reader);
+        let (shutdown, reader, signing) = (self.shutdown.clone(), &mut self.reader, &mut self.signing);
         let due = async move {
             match next {
                 Next::Never(end) => return Some(end),
@@ -166,6 +175,7 @@ impl<S: Store> Controller<S> {
                     tokio::select! {
                         changed = reader.changed() => if changed.is_err() { return Some(End::Draining) },
                         () = alarm => {}
+                        () = renewed(signing) => {}
                     }
                 }
             }
@@ -208,7 +218,8 @@ impl<S: Store> Controller<S> {
         desk.verdicts_alone = !is_plan;
         let together = desk.conflict.failures() == 0 && !desk.refused;
         let (mut quiet, mut unfinished, mut committed) = (true, false, Committed::default());
-        if let Some((batch, out)) = verdicts {
+        if let Some(verdicts) = verdicts {
+            let (batch, out) = *verdicts;
             quiet = batch.is_empty();
             committed = batch.commit(&self.store, together).await;
             self.metrics.told(desk.events.tell(&verdict_notices(&out)));
@@ -252,7 +263,12 @@ impl<S: Store> Controller<S> {
         if unfinished || !is_plan {
             return Ok(Next::Soon);
         }
-        Ok(Next::Changed(look_again(desk, revision)))
+        let signs = self.signing().map(|signing| {
+            let Validity { from, until } = signing.pen.certificate().validity();
+            let life = until.unix_seconds().saturating_sub(from.unix_seconds());
+            SIGNED.min(Duration::from_secs((life / 20).max(1)))
+        });
+        Ok(Next::Changed(look_again(desk, revision).into_iter().chain(signs).min()))
     }
 
     /// Sends what a plan writes, and shows it; whether something was left for the next pass.
@@ -260,6 +276,7 @@ impl<S: Store> Controller<S> {
         let Planned {
             plan,
             batch,
+            hands,
             mut view,
             spent,
             observe,
@@ -268,7 +285,16 @@ impl<S: Store> Controller<S> {
         self.metrics.thought(observe, took);
         self.metrics.told(desk.events.tell(&plan.notices));
         let (writes, unfinished) = (batch.len(), batch.unfinished);
-        let committed = batch.commit(&self.store, together).await;
+        let handed = match vault::write(&self.store, &desk.fence, hands).await {
+            Ok(handed) => handed,
+            // No reason to hold any work back: what is public needs no account.
+            Err(error) => {
+                tracing::warn!(%error, "accounts of registries could not be handed out: trying again");
+                None
+            }
+        };
+        let mut committed = batch.commit(&self.store, together).await;
+        committed.revision = committed.revision.max(handed.filter(|revision| *revision > 0));
         let more = plan.breaker.spent.saturating_sub(spent);
         let now = desk.now_ms();
         if let Some(list) = desk.spent.as_mut().filter(|_| committed.removed && more > 0) {
@@ -321,6 +347,7 @@ impl<S: Store> Controller<S> {
         let (fence, epoch, now_ms) = (desk.fence.clone(), desk.epoch, desk.now_ms());
         let (spent, behind) = (desk.spent.clone(), std::mem::take(&mut desk.behind));
         let plan_at_once = desk.verdicts_alone;
+        let (signing, vault) = (self.signing(), self.vault.clone());
         self.metrics.thinks(true);
         let thinking = tokio::task::spawn_blocking(move || {
             let known = Known {
@@ -328,6 +355,8 @@ impl<S: Store> Controller<S> {
                 epoch,
                 now_ms,
                 plan_at_once,
+                signing,
+                vault,
             };
             think(&mut lock(&observer), &cache, &known, spent, behind)
         });
@@ -346,6 +375,17 @@ impl<S: Store> Controller<S> {
     }
 }
 
+/// Waits for another certificate to sign with, or other authorities.
+async fn renewed(signing: &mut Option<watch::Receiver<Arc<Signing>>>) {
+    let changed = match signing {
+        Some(signing) => signing.changed().await.is_ok(),
+        None => false,
+    };
+    if !changed {
+        std::future::pending::<()>().await;
+    }
+}
+
 type Spent = Option<Vec<(u64, u32)>>;
 type Behind = BTreeMap<NodeName, (Order, Instant)>;
 
@@ -356,6 +396,8 @@ struct Known {
     now_ms: u64,
     /// The last pass wrote verdicts only: a node that comes and goes all the time must not keep the others waiting.
     plan_at_once: bool,
+    signing: Option<Arc<Signing>>,
+    vault: Option<Arc<Mutex<Vault>>>,
 }
 
 /// Observe and plan; nothing waits and nothing is written here.
@@ -371,9 +413,14 @@ fn think(
         epoch,
         now_ms,
         plan_at_once,
+        signing,
+        vault,
     } = known;
     let (epoch, now_ms) = (*epoch, *now_ms);
     let began = std::time::Instant::now();
+    if let Some(signing) = signing {
+        observer.sign(signing, today());
+    }
     if let Err(hold) = observer.observe(&State::from(cache)) {
         return (Thought::Held(hold), spent, behind);
     }
@@ -388,7 +435,7 @@ fn think(
     let out = cluster::verdicts(observer.snapshot());
     let verdicts = (!out.writes.is_empty() || !out.forget.is_empty()).then(|| {
         let batch = execute::prepare_verdicts(&Base::new(observer, fence), &out.writes, &out.forget);
-        (batch, out)
+        Box::new((batch, out))
     });
     // A plan looks at what is stored: better at the new verdicts than at the old ones.
     if verdicts.is_some() && !plan_at_once {
@@ -413,6 +460,10 @@ fn think(
         &plan,
         &events::rfc3339_now(),
     );
+    let hands = vault.as_ref().map(|vault| {
+        let (root, snapshot) = (observer.root(), observer.snapshot());
+        lock(vault).prepare(root, cache, snapshot, &plan, today())
+    });
     let view = View {
         statuses: BTreeMap::new(),
         nodes: metrics::node_views(observer.snapshot(), &mut behind),
@@ -423,6 +474,7 @@ fn think(
     let planned = Planned {
         plan,
         batch,
+        hands: hands.unwrap_or_default(),
         view,
         spent,
         observe: observed,

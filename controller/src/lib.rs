@@ -16,8 +16,10 @@ pub mod http;
 mod lead;
 pub mod metrics;
 pub mod observe;
-mod presence;
+pub mod presence;
 mod run;
+mod vault;
 
 pub use observe::{Hold, KeyNote, Observed, snapshot_from_listing};
 pub use run::{ControllerError, ControllerOptions, Started, run};
+pub use vault::VaultOptions;

@@ -10,18 +10,24 @@ use std::fmt;
 use std::sync::Arc;
 
 use planner::cluster::{Memo, NodeEntry, Snapshot, Stored};
-use runtime::{Cache, KeyMap, KeyValue, Listing, Position};
-use schemas::keys::{Key, ResourceKey, Root};
+use runtime::{Cache, KeyMap, KeyValue, Listing, Position, Prefix};
+use schemas::admit::admit_stored;
+use schemas::keys::{Key, ResourceKey, Root, TrustKey};
 use schemas::kinds::Kind;
 use schemas::names::NodeName;
 use schemas::records::{
     Ack, Assignment, Breaker, ClusterId, ClusterMarker, ConfigFileStatus, Cordon, Digest, NodeFacts, NodeStatus,
     Record, Report, ServiceStatus, SessionRecord, VerdictRecord,
 };
+use trust::key::Fingerprint;
+use trust::sign::Signing;
+use trust::validity::Time;
 
+mod authors;
 mod decode;
 mod hold;
 
+use authors::Authors;
 pub(crate) use decode::chain;
 use decode::{about, accepted, desired, printable, remedied, stored, why_foreign};
 pub use hold::Hold;
@@ -133,6 +139,8 @@ pub struct Observer {
     /// What the reflector saw of going back that a person has accepted since.
     accepted_back: Option<Position>,
     decoded: u64,
+    /// Whose word assignments are, where they are signed.
+    authors: Option<Authors>,
     /// What the last plan found out about values that are still in the snapshot.
     pub(crate) memo: Memo,
 }
@@ -174,6 +182,7 @@ impl Observer {
             went_back: None,
             accepted_back: None,
             decoded: 0,
+            authors: None,
             memo: Memo::default(),
         }
     }
@@ -185,7 +194,61 @@ impl Observer {
             watermark: self.watermark.clone(),
             went_back: self.went_back,
             accepted_back: self.accepted_back,
+            authors: self.authors.as_ref().map(Authors::fresh),
             ..Self::new(self.root.clone())
+        }
+    }
+
+    /// From now on only assignments that a controller signed count, and ours are signed with this pen.
+    pub fn sign(&mut self, signing: &Arc<Signing>, now: Time) {
+        let Some(authors) = &mut self.authors else {
+            self.authors = Some(Authors::new(Arc::clone(signing), now));
+            // What was read until now was believed unseen.
+            self.read_assignments_again(|_| true);
+            return;
+        };
+        if authors.take(signing, now) {
+            self.read_assignments_again(|_| true);
+        }
+    }
+
+    /// With what assignments are signed; None where nothing is.
+    #[must_use]
+    pub fn signing(&self) -> Option<&Signing> {
+        self.authors.as_ref().map(|authors| &*authors.signing)
+    }
+
+    /// Nodes whose stored assignments should be signed anew as they are.
+    pub(crate) fn to_sign_again(&self) -> impl Iterator<Item = &NodeName> {
+        self.authors.iter().flat_map(Authors::due)
+    }
+
+    /// Published signers that nobody needs any more.
+    pub(crate) fn ended_signers(&self) -> impl Iterator<Item = &Fingerprint> {
+        self.authors.iter().flat_map(Authors::ended)
+    }
+
+    /// Records are written once, and signed assignments name their bytes: what has become another since is nobody's word.
+    fn doubt_altered_records(&mut self) {
+        let Some(authors) = &mut self.authors else { return };
+        for (resource, n) in authors.take_altered(&self.snapshot) {
+            let history = self.snapshot.accepted.get_mut(&resource);
+            if let Some(entry) = history.and_then(|history| history.records.get_mut(&n)) {
+                entry.value = Err(authors::ALTERED.to_owned());
+            }
+            let key = self.root.key(&Key::Accepted(resource, n)).into_bytes();
+            self.unreadable.insert(key, authors::ALTERED.to_owned());
+        }
+    }
+
+    fn read_assignments_again(&mut self, of: impl Fn(&NodeName) -> bool) {
+        let Ok(prefix) = Prefix::new(self.root.prefix("assignments")) else {
+            return;
+        };
+        let again = |kv: &&Arc<KeyValue>| matches!(self.root.parse(&kv.key), Some(Key::Assignment(node)) if of(&node));
+        let again: Vec<Arc<KeyValue>> = self.keys.under(&prefix).filter(again).cloned().collect();
+        for kv in again {
+            self.put_in(&kv);
         }
     }
 
@@ -210,7 +273,16 @@ impl Observer {
             *self = self.fresh();
             self.snapshot.cluster = new.clone();
         }
+        let news = match &mut self.authors {
+            Some(authors) => authors.admit(&self.root, &state.keys),
+            None => false,
+        };
         self.follow(&state.keys);
+        if news {
+            let unknown = self.authors.as_mut().map(Authors::take_unknown).unwrap_or_default();
+            self.read_assignments_again(|node| unknown.contains(node));
+        }
+        self.doubt_altered_records();
         self.marker = marker;
         self.snapshot.revision = state.revision;
         let marker = self.judge(state)?;
@@ -416,6 +488,8 @@ impl Observer {
             | Key::Event(_)
             | Key::Controller(_)
             | Key::Blob(..)
+            | Key::Sealed(_)
+            | Key::Handed(_)
             | Key::Join(_)
             | Key::Trust(_)
             | Key::Issued(..) => {}
@@ -435,6 +509,7 @@ impl Observer {
                 Kind::ConfigFile => {
                     snapshot.file_statuses.remove(&resource);
                 }
+                Kind::Registry => {}
             },
             Key::Accepted(resource, n) => {
                 if let Some(history) = snapshot.accepted.get_mut(&resource) {
@@ -451,7 +526,12 @@ impl Observer {
             }
             Key::Breaker => snapshot.breaker = Breaker::default(),
             Key::Election => (self.leader, self.stored_epoch) = (None, 0),
-            Key::Assignment(node) => self.node(node, |entry| entry.assignment = None),
+            Key::Assignment(node) => {
+                if let Some(authors) = &mut self.authors {
+                    authors.forget(&node);
+                }
+                self.node(node, |entry| entry.assignment = None);
+            }
             Key::Verdict(node) => self.node(node, |entry| entry.verdict = None),
             Key::Cordon(node) => self.node(node, |entry| entry.cordon = None),
             Key::Node(node) => self.node(node, |entry| entry.facts = None),
@@ -473,9 +553,19 @@ impl Observer {
             | Key::Event(_)
             | Key::Controller(_)
             | Key::Blob(..)
+            | Key::Sealed(_)
+            | Key::Handed(_)
             | Key::Join(_)
-            | Key::Trust(_)
+            | Key::Trust(TrustKey::Authorities(_) | TrustKey::Revoked)
             | Key::Issued(..) => None,
+            Key::Trust(TrustKey::Signer(name)) => authors::signer(&name, kv)
+                .err()
+                .map(|why| format!("{why}; delete the key, controllers write theirs anew")),
+            // Nothing runs by it: `vault.rs` reads it, and the planner does not.
+            Key::Desired(resource) if resource.kind == Kind::Registry => {
+                let problems = admit_stored(&resource, &kv.value).err();
+                problems.and_then(|problems| problems.problems.first().map(ToString::to_string))
+            }
             Key::Desired(resource) => {
                 let entry = desired(&resource, kv);
                 self.snapshot.desired.insert(resource, entry);
@@ -484,6 +574,10 @@ impl Observer {
             Key::Status(resource) => self.put_status(resource, kv),
             Key::Accepted(resource, n) => {
                 let entry = accepted(&resource, n, kv);
+                if let Some(authors) = &mut self.authors {
+                    let overwritten = kv.create_revision != kv.mod_revision;
+                    authors.accepted.insert((resource.clone(), n), overwritten);
+                }
                 let why = entry.value.as_ref().err().cloned();
                 self.snapshot
                     .accepted
@@ -515,12 +609,18 @@ impl Observer {
                 None
             }
             Key::Assignment(node) => {
-                let value = about(
-                    Assignment::decode(&kv.value),
-                    |a| (&a.cluster, &a.node),
-                    &cluster,
-                    &node,
-                );
+                let genuine = match &mut self.authors {
+                    Some(authors) => authors.judge(&node, &kv.value),
+                    None => Ok(()),
+                };
+                let value = genuine.and_then(|()| {
+                    about(
+                        Assignment::decode(&kv.value),
+                        |a| (&a.cluster, &a.node),
+                        &cluster,
+                        &node,
+                    )
+                });
                 let value = remedied(value, "it is held, and written anew from its report");
                 let why = value.as_ref().err().cloned();
                 self.node(node, |entry| entry.assignment = Some(stored(kv, value.map(Arc::new))));
@@ -620,6 +720,7 @@ impl Observer {
                     .insert(resource, stored(kv, value.map(Arc::new)));
                 why
             }
+            Kind::Registry => None,
         }
     }
 

@@ -10,7 +10,7 @@
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use runtime::backoff::Backoff;
 use runtime::boottime;
@@ -22,14 +22,17 @@ use schemas::keys::{Key, Root};
 use schemas::kinds::Kind;
 use schemas::records::{ClusterMarker, Record};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinHandle;
+use trust::sign::Signing;
+use trust::validity::Time;
 
 use crate::http::{self, Served};
 use crate::lead::End;
 use crate::metrics::Metrics;
 use crate::observe::{Hold, Observer, State};
 use crate::presence::announce;
+use crate::vault::{Vault, VaultOptions};
 
 /// How to run a controller.
 #[derive(Debug)]
@@ -48,6 +51,10 @@ pub struct ControllerOptions<S> {
     pub debounce: Duration,
     /// How long a leader that says nothing stays leader; 5 to 60 s, 10 s by default.
     pub leader_ttl: Duration,
+    /// With what assignments are signed, and whose count; nothing is signed without. A newer certificate counts from the next pass.
+    pub signing: Option<watch::Receiver<Arc<Signing>>>,
+    /// With what sealed values are handed to the nodes that need them; none are without.
+    pub vault: Option<VaultOptions>,
     /// Told once the server listens and the marker is right.
     pub started: Option<oneshot::Sender<Started>>,
 }
@@ -70,6 +77,8 @@ impl<S> ControllerOptions<S> {
             advertise: None,
             debounce: Duration::from_millis(5),
             leader_ttl: Duration::from_secs(10),
+            signing: None,
+            vault: None,
             started: None,
         }
     }
@@ -153,6 +162,8 @@ pub async fn run<S: Store>(options: ControllerOptions<S>, shutdown: Shutdown) ->
         advertise,
         debounce,
         leader_ttl,
+        signing,
+        vault,
         started,
     } = options;
     let listener = match http_addr {
@@ -206,11 +217,13 @@ pub async fn run<S: Store>(options: ControllerOptions<S>, shutdown: Shutdown) ->
     }
     let mut announced = address.as_ref().map(|address| {
         let (store, root, id) = (store.clone(), root.clone(), id.clone());
+        let (address, vault) = (address.clone(), vault.clone());
         Task(tokio::spawn(announce(
             store,
             root,
             id,
-            address.clone(),
+            address,
+            vault,
             shutdown.clone(),
         )))
     });
@@ -229,6 +242,8 @@ pub async fn run<S: Store>(options: ControllerOptions<S>, shutdown: Shutdown) ->
         observer,
         metrics,
         debounce,
+        signing,
+        vault: vault.map(|options| Arc::new(Mutex::new(Vault::new(options)))),
         shutdown,
         told_hold: None,
     };
@@ -319,6 +334,8 @@ pub(crate) struct Controller<S> {
     pub(crate) observer: Arc<Mutex<Observer>>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) debounce: Duration,
+    pub(crate) signing: Option<watch::Receiver<Arc<Signing>>>,
+    pub(crate) vault: Option<Arc<Mutex<Vault>>>,
     pub(crate) shutdown: Shutdown,
     /// The hold that was logged last.
     told_hold: Option<Hold>,
@@ -394,7 +411,15 @@ impl<S: Store> Controller<S> {
     /// Decodes what has changed; false while the store may not be acted on.
     async fn warm_up(&mut self, cache: &Cache) -> Result<bool, ControllerError> {
         let (observer, state) = (Arc::clone(&self.observer), State::from(cache));
-        match tokio::task::spawn_blocking(move || lock(&observer).observe(&state)).await {
+        let signing = self.signing();
+        let observe = move || {
+            let mut observer = lock(&observer);
+            if let Some(signing) = signing {
+                observer.sign(&signing, today());
+            }
+            observer.observe(&state)
+        };
+        match tokio::task::spawn_blocking(observe).await {
             Ok(Ok(())) => {
                 self.acts_again();
                 Ok(true)
@@ -408,6 +433,10 @@ impl<S: Store> Controller<S> {
                 Ok(false)
             }
         }
+    }
+
+    pub(crate) fn signing(&self) -> Option<Arc<Signing>> {
+        self.signing.as_ref().map(|signing| Arc::clone(&signing.borrow()))
     }
 
     /// The reflector ends at shutdown only.
@@ -449,6 +478,12 @@ impl<S: Store> Controller<S> {
     }
 }
 
-pub(crate) fn lock(observer: &Mutex<Observer>) -> std::sync::MutexGuard<'_, Observer> {
-    observer.lock().unwrap_or_else(PoisonError::into_inner)
+/// What this host's clock says, for the dates of certificates alone.
+pub(crate) fn today() -> Time {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    Time::from_unix_seconds(since.map_or(0, |since| since.as_secs()))
+}
+
+pub(crate) fn lock<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }

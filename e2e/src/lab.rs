@@ -184,10 +184,20 @@ impl Lab {
 
     /// Starts a real registry on the bridge and returns its `host:port`; engines take it without TLS.
     pub fn registry(&mut self) -> String {
+        self.registry_with("")
+    }
+
+    /// As [`Lab::registry`], and it wants a user of this htpasswd file; it reads the file anew when it changes.
+    pub fn guarded_registry(&mut self, htpasswd: &str) -> String {
+        let path = self.file("htpasswd", htpasswd);
+        self.registry_with(&format!("auth: {{htpasswd: {{realm: lab, path: {path}}}}}\n"))
+    }
+
+    fn registry_with(&mut self, more: &str) -> String {
         let address = format!("{}:5000", self.address(254));
         let root = self.dir().join("registry").display().to_string();
         let config = format!(
-            "version: 0.1\nlog: {{level: warn}}\nstorage: {{filesystem: {{rootdirectory: {root}}}}}\nhttp: {{addr: '{address}'}}\n"
+            "version: 0.1\nlog: {{level: warn}}\nstorage: {{filesystem: {{rootdirectory: {root}}}}}\nhttp: {{addr: '{address}'}}\n{more}"
         );
         let config = self.file("registry.yaml", &config);
         let log = self.dir().join("registry.log");
@@ -200,8 +210,19 @@ impl Lab {
             log,
         ));
         eventually("the registry answers", 20, || {
-            let output = run(Command::new("curl").args(["-fsS", "--max-time", "2", &format!("http://{address}/v2/")]));
-            if output.status.success() {
+            let url = format!("http://{address}/v2/");
+            let output = run(Command::new("curl").args([
+                "-sS",
+                "-o",
+                "/dev/null",
+                "--max-time",
+                "2",
+                "-w",
+                "%{http_code}",
+                &url,
+            ]));
+            let code = String::from_utf8_lossy(&output.stdout).into_owned();
+            if ["200", "401"].contains(&code.trim()) {
                 Ok(())
             } else {
                 Err(String::from_utf8_lossy(&output.stderr).into_owned())
@@ -214,10 +235,17 @@ impl Lab {
     pub fn control(&mut self, etcd: &Etcd) -> usize {
         self.reeve_exits(&etcd.endpoints, 0, &["init"]);
         let listen = format!("{}:9464", self.address(254));
-        self.start(
+        let data = self.dir().join("controller").display().to_string();
+        let args = [
             "controller",
-            &["controller", "--etcd", &etcd.endpoints, "--metrics", &listen],
-        )
+            "--etcd",
+            &etcd.endpoints,
+            "--metrics",
+            &listen,
+            "--data-dir",
+            &data,
+        ];
+        self.start("controller", &args)
     }
 
     /// Starts a process of this lab outside all hosts (a controller, a server). It ends with the lab.

@@ -7,6 +7,7 @@ mod explain;
 mod lab;
 mod load;
 mod process;
+pub mod seats;
 mod wait;
 
 pub use lab::{Etcd, Host, Lab};

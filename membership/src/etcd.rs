@@ -15,6 +15,7 @@ use trust::identity::SERVER_COMMON_NAME;
 
 use crate::keep::Keep;
 use crate::seeds::{Host, Seeds};
+use crate::upkeep::REVOCATION_FILE;
 use crate::{CLIENT_PORT, PEER_PORT};
 
 /// How a member begins where its disk is empty.
@@ -36,7 +37,7 @@ pub struct Member {
     pub store_token: String,
     /// Where the store's data is.
     pub data: PathBuf,
-    /// Where certificates are: `ca.crt`, `server.crt`, `server.key`.
+    /// Where certificates are: `ca.crt`, `server.crt`, `server.key`, and the list of the revoked.
     pub keep: PathBuf,
     pub initial: Initial,
 }
@@ -114,6 +115,7 @@ impl Member {
             flag(&format!("{side}cert-file"), &self.keep.join("server.crt"));
             flag(&format!("{side}key-file"), &self.keep.join("server.key"));
         }
+        flag("client-crl-file", &self.keep.join(REVOCATION_FILE));
         flag("peer-cert-allowed-cn", &SERVER_COMMON_NAME);
         // A seed may call from another of its addresses than the one it is listed with; its certificate says who it is.
         flag("experimental-peer-skip-client-san-verification", &"true");
@@ -148,12 +150,13 @@ impl Member {
         command.spawn()
     }
 
-    /// Runs the member until `end` says so, starting it again whenever it ends. `told` hears, for people, what keeps it from
-    /// running.
+    /// Runs the member until `end` says so, starting it again whenever it ends, and at once when `again` changes. `told`
+    /// hears, for people, what keeps it from running.
     pub async fn run(
         self,
         keep: std::sync::Arc<Keep>,
         mut end: watch::Receiver<bool>,
+        mut again: watch::Receiver<u64>,
         told: watch::Sender<Option<String>>,
     ) {
         let (pid_file, log) = ("etcd.pid", keep.path("etcd.log"));
@@ -177,6 +180,10 @@ impl Member {
                             stop(&mut child).await;
                             let _ = std::fs::remove_file(keep.path(pid_file));
                             return;
+                        }
+                        Ok(()) = again.changed() => {
+                            stop(&mut child).await;
+                            continue;
                         }
                     }
                 }

@@ -13,7 +13,7 @@ use trust::authority::{Authority, AuthorityError, request};
 use trust::bundle::{Bundle, BundleError};
 use trust::certificate::{Certificate, CertificateError};
 use trust::identity::{Identity, Who};
-use trust::tls::{Stranger, newcomer, shown_authority};
+use trust::tls::{ShowError, Stranger, newcomer, shown_authority};
 use trust::token::{JoinToken, Token};
 
 use crate::call::{CallError, call};
@@ -61,6 +61,10 @@ pub enum JoinError {
     },
     #[error("TLS cannot be prepared")]
     Tls(#[source] rustls::Error),
+    #[error("this host has not joined yet")]
+    NotJoined,
+    #[error("cannot show this host's certificate")]
+    Show(#[source] ShowError),
 }
 
 /// `h1: why`, once for each: who is missed, or strange.
@@ -111,7 +115,8 @@ pub fn joined(keep: &Keep, who: &Who) -> Result<Option<Context>, JoinError> {
             cluster: identity.cluster,
         });
     }
-    Ok(Some(context))
+    // One whose certificate has ended joins again, with the key it has.
+    Ok((now() <= held.certificate.validity().until).then_some(context))
 }
 
 /// Asks until one of the seeds lets this host in. `waiting` hears, once for each change, who is missed and why.

@@ -12,6 +12,7 @@ use trust::authority::{Authority, AuthorityError};
 use trust::bundle::{Bundle, BundleError};
 use trust::certificate::{Certificate, CertificateError};
 use trust::key::{Key, KeyError};
+use trust::revoked::ListError;
 
 /// No file of ours is larger.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -81,6 +82,12 @@ pub enum KeepError {
         path: PathBuf,
         #[source]
         source: BundleError,
+    },
+    #[error("{} holds no list of the revoked", path.display())]
+    Revoked {
+        path: PathBuf,
+        #[source]
+        source: ListError,
     },
     #[error("{} has the certificate of another key than the one beside it", path.display())]
     Mismatch { path: PathBuf },
@@ -251,6 +258,20 @@ impl Keep {
     /// When the disk does not take it.
     pub fn write_certificate(&self, name: &str, certificate: &Certificate) -> Result<(), KeepError> {
         self.write(&format!("{name}.crt"), certificate.to_pem().as_bytes())
+    }
+
+    /// Forgets who this host was: its key, its certificate, and how it reached the store.
+    ///
+    /// # Errors
+    /// When the disk does not let go of them.
+    pub fn forget(&self, name: &str) -> Result<(), KeepError> {
+        for file in [CONTEXT.to_owned(), format!("{name}.crt"), format!("{name}.key")] {
+            match std::fs::remove_file(self.path(&file)) {
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                removed => self.io("remove", &file, removed)?,
+            }
+        }
+        Ok(())
     }
 
     /// The authority with its key, on a seed.

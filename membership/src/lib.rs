@@ -9,15 +9,24 @@
 //! a newcomer --token, request--> a seed's port --> certificate, endpoints --> the store (2379)
 //! ```
 
+pub mod believed;
 pub mod bootstrap;
 pub mod call;
 pub mod etcd;
+pub mod issued;
 pub mod join;
 pub mod keep;
+pub mod leave;
+pub mod look;
+pub mod members;
 pub mod port;
+pub mod renew;
+pub mod revoke;
 pub mod seed;
 pub mod seeds;
+pub mod signing;
 pub mod tokens;
+pub mod upkeep;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -1,10 +1,12 @@
-//! The port of a seed: where newcomers ask to join with a token, and seeds ask each other how far they are. Behind TLS that
+//! The port of a seed: where newcomers ask to join with a token, members have their certificates renewed, and seeds ask each
+//! other how far they are. Behind TLS that
 //! shows the newcomer a certificate of the authority that its token pins. Everything that comes in is sized, has a deadline,
 //! and is answered with a reason when it is refused; who knows no secret learns nothing but that a seed is here.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::extract::connect_info::Connected;
@@ -18,7 +20,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use etcd_client::Client;
 use runtime::guest::Guest;
-use runtime::{EtcdStore, Guard, Outcome, Store, chain, person};
+use runtime::{EtcdStore, Guard, Outcome, Prefix, Store, chain, person};
 use rustls::ServerConfig;
 use schemas::keys::{Key as StoreKey, Root};
 use serde::{Deserialize, Serialize};
@@ -28,14 +30,14 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use trust::authority::{Authority, Grant, asked};
-use trust::bundle::Bundle;
 use trust::certificate::Certificate;
-use trust::identity::{ClusterId, Role, Who};
-use trust::revoked::Revoked;
+use trust::identity::{ClusterId, Identity, Role, Who};
 use trust::token::{JoinToken, Record, unrecorded};
 
+use crate::believed::Believed;
 use crate::bootstrap::Stage;
 use crate::etcd::{client_url, peer_url};
+use crate::issued::Issued;
 use crate::now;
 use crate::seeds::{Host, Seeds};
 
@@ -47,11 +49,11 @@ const LIFETIME: Duration = Duration::from_secs(30);
 const MAX_QUESTION_BYTES: usize = 64 * 1_024;
 /// The most of a refusal that is shown.
 const MAX_REASON_CHARS: usize = 400;
-/// How long a certificate of a host lasts, in seconds: 365 days.
-pub const HOST_SECONDS: u64 = 365 * 86_400;
 /// A token's record may be written by two at once; who loses reads it again, this often.
 const TRIES: usize = 8;
 const CALL: Duration = Duration::from_secs(5);
+/// Notes of certificates that have ended and are removed with one new note; the rest goes with the next.
+const MAX_ENDED: usize = 32;
 
 /// Why somebody was refused: the answer with every status that is no success.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,6 +90,12 @@ pub struct SeedState {
     pub host: Host,
     pub seeds: Seeds,
     pub stage: Stage,
+    /// The number of the list of the revoked whose entries have no open connection to this seed's store any more.
+    #[serde(default)]
+    pub cut: u64,
+    /// What its clock says, in seconds since 1970: for people who look for a wrong one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock: Option<u64>,
 }
 
 /// `POST /v1/join`.
@@ -112,6 +120,14 @@ pub struct JoinAnswer {
     pub endpoints: Vec<String>,
 }
 
+/// `POST /v1/renew`: a member asks for the successor of the certificate that it shows. The answer is that of a join.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RenewQuestion {
+    /// The request for a certificate: PKCS#10, DER, base64.
+    pub request: String,
+}
+
 /// `POST /v1/place`: a seed with an empty disk asks for its old place among the store's members.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -133,9 +149,12 @@ pub struct Seat {
     pub seeds: Seeds,
     pub root: Root,
     pub authority: Authority,
-    /// As it was signed, and read.
-    pub bundle: (Vec<u8>, Bundle),
+    pub believed: RwLock<Believed>,
+    /// How long the certificates last that are issued here, in seconds.
+    pub life: u64,
     pub stage: watch::Sender<Stage>,
+    /// See [`SeedState::cut`].
+    pub cut: AtomicU64,
     /// The store, and a client for its members, once it has answered as this cluster's.
     pub store: Mutex<Option<(EtcdStore, Client)>>,
 }
@@ -145,6 +164,12 @@ impl Seat {
         self.store.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Whom this seed believes now.
+    #[must_use]
+    pub fn believed(&self) -> Believed {
+        self.believed.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     #[must_use]
     pub fn state(&self) -> SeedState {
         SeedState {
@@ -152,13 +177,15 @@ impl Seat {
             host: self.host.clone(),
             seeds: self.seeds.clone(),
             stage: *self.stage.borrow(),
+            cut: self.cut.load(Ordering::Acquire),
+            clock: Some(now().unix_seconds()),
         }
     }
 }
 
-struct Failure(StatusCode, Refused);
+pub(crate) struct Failure(StatusCode, Refused);
 
-fn refuse(reason: impl std::fmt::Display) -> Failure {
+pub(crate) fn refuse(reason: impl std::fmt::Display) -> Failure {
     Failure(
         StatusCode::FORBIDDEN,
         Refused {
@@ -168,7 +195,7 @@ fn refuse(reason: impl std::fmt::Display) -> Failure {
     )
 }
 
-fn later(reason: impl std::fmt::Display) -> Failure {
+pub(crate) fn later(reason: impl std::fmt::Display) -> Failure {
     Failure(
         StatusCode::SERVICE_UNAVAILABLE,
         Refused {
@@ -188,7 +215,7 @@ async fn seed(State(seat): State<Arc<Seat>>) -> Json<SeedState> {
     Json(seat.state())
 }
 
-fn formed(seat: &Seat) -> Result<(EtcdStore, Client), Failure> {
+pub(crate) fn formed(seat: &Seat) -> Result<(EtcdStore, Client), Failure> {
     let missing = || later("the cluster is not formed yet: its seeds are still coming together");
     seat.store().ok_or_else(missing)
 }
@@ -210,18 +237,26 @@ async fn join(
         Who::Server(_) | Who::Controller(_) => return Err(refuse("only nodes and people join with a token")),
     }
     let place = seat.root.key(&StoreKey::Join(token.id().to_string())).into_bytes();
+    let bundle = seat.believed().bundle().clone();
     let mut tries = 0;
     loop {
         let found = store.get(&place).await.map_err(|error| later(chain(&error)))?;
         let Some(found) = found.value else {
-            return Err(refuse(unrecorded(&token, &seat.bundle.1)));
+            return Err(refuse(unrecorded(&token, &bundle)));
         };
-        let record = Record::verified(&found.value, &seat.bundle.1, now()).map_err(|error| refuse(chain(&error)))?;
+        let record = Record::verified(&found.value, &bundle, now()).map_err(|error| refuse(chain(&error)))?;
         let admitted = record.admit(&token, &who, &key, now()).map_err(|refusal| {
             tracing::warn!(asked = %wanted.identity, token = %token.id(), from = %caller.address, why = %refusal, "refused to join");
             refuse(refusal)
         })?;
         if admitted == record {
+            // It was in by this token already. Whoever was removed needs another's word to come back.
+            if seat.believed().revoked().revoked_before(&who.subject()).is_some() {
+                return Err(refuse(format!(
+                    "{} was removed from the cluster: it needs a new token to come back",
+                    who.subject()
+                )));
+            }
             break;
         }
         let signed = admitted.signed_by(&seat.authority);
@@ -234,18 +269,75 @@ async fn join(
             }
         }
     }
+    let answer = issue(&seat, &store, &request, wanted.identity.clone()).await?;
+    tracing::info!(who = %wanted.identity, token = %token.id(), from = %caller.address, "joined");
+    Ok(Json(answer))
+}
+
+/// Issues a certificate, of which note is kept before anybody has it: what is not in the store could not be revoked.
+async fn issue(seat: &Seat, store: &EtcdStore, request: &[u8], identity: Identity) -> Result<JoinAnswer, Failure> {
+    let subject = identity.who.subject().to_string();
     // No addresses: who serves as a node is asked by identity, never by where it is.
-    let grant = Grant::new(wanted.identity.clone(), HOST_SECONDS);
+    let grant = Grant::new(identity, seat.life);
+    let believed = seat.believed();
+    let now = now();
     let certificate = seat
         .authority
-        .issue(&request, &grant, &Revoked::none(seat.cluster), now())
+        .issue(request, &grant, believed.revoked(), now)
         .map_err(|error| refuse(chain(&error)))?;
-    tracing::info!(who = %wanted.identity, token = %token.id(), from = %caller.address, "joined");
-    Ok(Json(JoinAnswer {
+    let mut txn = person::txn().put(
+        seat.root
+            .key(&StoreKey::Issued(subject.clone(), certificate.serial().to_string())),
+        Issued::of(&certificate).to_json(),
+        Guard::Absent,
+    );
+    let earlier =
+        Prefix::new(format!("{}{subject}/", seat.root.prefix("issued"))).map_err(|error| refuse(chain(&error)))?;
+    let earlier = store.list(&earlier).await.map_err(|error| later(chain(&error)))?;
+    let ended = |value: &[u8]| Issued::of_json(value).is_none_or(|issued| issued.until < now);
+    for kv in earlier.kvs.into_iter().filter(|kv| ended(&kv.value)).take(MAX_ENDED) {
+        txn = txn.delete(kv.key, Guard::Any);
+    }
+    match store.commit(txn).await.map_err(|error| later(chain(&error)))? {
+        Outcome::Committed { revision: _ } => {}
+        Outcome::FenceLost | Outcome::Conflict { keys: _ } => return Err(later("ask again")),
+    }
+    Ok(JoinAnswer {
         certificate: certificate.to_pem(),
-        authorities: STANDARD.encode(&seat.bundle.0),
+        authorities: STANDARD.encode(believed.signed()),
         endpoints: seat.seeds.iter().map(client_url).collect(),
-    }))
+    })
+}
+
+/// A member has its certificate renewed: for itself alone, with the key that it has.
+async fn renew(
+    State(seat): State<Arc<Seat>>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    Json(question): Json<RenewQuestion>,
+) -> Result<Json<JoinAnswer>, Failure> {
+    let RenewQuestion { request } = question;
+    let Some(shown) = caller.certificate else {
+        return Err(refuse("who shows no certificate has none to renew"));
+    };
+    // It may have been revoked since the handshake.
+    seat.believed()
+        .trust()
+        .recheck(&shown, now())
+        .map_err(|error| refuse(chain(&error)))?;
+    let request = STANDARD
+        .decode(&request)
+        .map_err(|_| refuse("the request for a certificate is not base64"))?;
+    let (key, wanted) = asked(&request).map_err(|error| refuse(chain(&error)))?;
+    if wanted.identity != *shown.identity() || key != *shown.key() {
+        return Err(refuse(format!(
+            "{} may renew its own certificate, with its own key, and no other",
+            shown.identity()
+        )));
+    }
+    let (store, _) = formed(&seat)?;
+    let answer = issue(&seat, &store, &request, wanted.identity.clone()).await?;
+    tracing::info!(who = %wanted.identity, from = %caller.address, "renewed a certificate");
+    Ok(Json(answer))
 }
 
 /// A seed whose disk was lost takes its place again: its former member goes, and a new one of the same address comes.
@@ -320,7 +412,9 @@ pub async fn serve(
     let router = Router::new()
         .route("/v1/seed", get(seed))
         .route("/v1/join", post(join))
+        .route("/v1/renew", post(renew))
         .route("/v1/place", post(place))
+        .route("/v1/leave", post(crate::leave::answer))
         .layer(DefaultBodyLimit::max(MAX_QUESTION_BYTES))
         .with_state(seat);
     let gate = Gate::new(listener, Arc::new(tls))?;
@@ -334,10 +428,10 @@ pub async fn serve(
 
 /// Who asks.
 #[derive(Clone, Debug)]
-struct Caller {
+pub(crate) struct Caller {
     address: SocketAddr,
     /// Proven by the handshake; a newcomer has none.
-    certificate: Option<Certificate>,
+    pub(crate) certificate: Option<Certificate>,
 }
 
 impl Connected<IncomingStream<'_, Gate>> for Caller {
@@ -421,8 +515,8 @@ impl axum::serve::Listener for Gate {
     }
 }
 
-/// Whom the port lets in with a certificate: seeds and people; newcomers come without.
+/// Whom the port lets in with a certificate: seeds, people and nodes; newcomers come without.
 #[must_use]
 pub fn guests() -> trust::tls::Peers {
-    trust::tls::Peers::roles([Role::Server, Role::Person])
+    trust::tls::Peers::roles([Role::Server, Role::Person, Role::Node])
 }

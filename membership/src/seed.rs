@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use etcd_client::{Certificate as EtcdCertificate, Client, ConnectOptions, Identity as EtcdIdentity, TlsOptions};
@@ -22,20 +23,22 @@ use trust::bundle::Bundle;
 use trust::certificate::Certificate;
 use trust::identity::{Identity, Name, Rights, Role, Who};
 use trust::key::Key;
-use trust::revoked::Revoked;
 use trust::tls::{Door, Peers, ShowError};
 use trust::token::{Admits, InstallToken, Names, Record};
-use trust::trusted::Trust;
 
+use crate::believed::Believed;
 use crate::bootstrap::{Answer, Next, Own, Stage, next, on_disk};
 use crate::call::{CallError, call};
 use crate::etcd::{Initial, Member, client_url, has_begun};
 use crate::join::lines;
 use crate::keep::{Context, Keep, KeepError};
-use crate::port::{self, HOST_SECONDS, PlaceAnswer, PlaceQuestion, Seat, SeedState};
+use crate::port::{self, PlaceAnswer, PlaceQuestion, Seat, SeedState};
 use crate::seeds::{Host, Seeds};
+use crate::upkeep::{self, Upkeep};
 use crate::{SEED_PORT, now};
 
+/// How long a certificate of a host lasts unless told otherwise, in seconds: 365 days.
+pub const HOST_SECONDS: u64 = 365 * 86_400;
 /// How long hosts may join with the install token, in seconds from its making: a day. Later ones get a token of their own.
 pub const INSTALL_SECONDS: u64 = 86_400;
 /// How many hosts may join with the install token.
@@ -54,6 +57,8 @@ pub struct SeedOptions {
     pub me: Host,
     /// The store's program.
     pub etcd: PathBuf,
+    /// How long the certificates last that are issued here, in seconds.
+    pub life: u64,
 }
 
 /// What is known of this seed from an earlier start: `seed.json`.
@@ -177,8 +182,8 @@ pub async fn start(
 ) -> Result<Formed, SeedError> {
     let keep = Arc::new(Keep::open(&options.dir)?);
     let (authority, mut known) = identity(&keep, &options)?;
-    let (signed, bundle) = authorities(&keep, &authority)?;
-    let door = door(&keep, &authority, &bundle, &options.me)?;
+    let believed = believed(&keep, &authority)?;
+    let door = Door::new(believed.trust());
     let clock = Arc::new(DefaultTimeProvider);
     let listening = door
         .server_for_newcomers(port::guests(), clock.clone())
@@ -201,10 +206,14 @@ pub async fn start(
         seeds: options.seeds.clone(),
         root: options.root.clone(),
         authority,
-        bundle: (signed, bundle),
+        believed: RwLock::new(believed),
+        life: options.life,
         stage: watch::channel(stage).0,
+        cut: AtomicU64::new(0),
         store: Mutex::default(),
     });
+    renew_own(&keep, &seat, &door)?;
+    upkeep::prepare(&keep, &seat)?;
     let (end, ended) = watch::channel(false);
     let serving = tokio::spawn({
         let (seat, ended) = (Arc::clone(&seat), ended.clone());
@@ -240,9 +249,13 @@ pub async fn start(
             },
         };
         let (trouble, troubles) = watch::channel(None);
-        started
-            .tasks
-            .push(tokio::spawn(member.run(Arc::clone(&keep), ended.clone(), trouble)));
+        let (again, agains) = watch::channel(0);
+        started.tasks.push(tokio::spawn(member.run(
+            Arc::clone(&keep),
+            ended.clone(),
+            agains,
+            trouble,
+        )));
         let endpoints: Vec<String> = options.seeds.iter().map(client_url).collect();
         let context = keep.write_context(endpoints, "person")?;
         let (store, new) = found(&options, &keep, &seat, &troubles, &mut progress).await?;
@@ -252,6 +265,15 @@ pub async fn start(
         known.joining.clear();
         keep.write_json(KNOWN, &known)?;
         seat.stage.send_replace(Stage::Formed);
+        let upkeep = Upkeep {
+            keep: Arc::clone(&keep),
+            seat: Arc::clone(&seat),
+            door: Arc::clone(&door),
+            store: store.clone(),
+            calling: Arc::clone(&calling),
+            again,
+        };
+        started.tasks.push(tokio::spawn(upkeep.run(shutdown.clone())));
         Ok((store, new, context))
     };
     let formed = tokio::select! {
@@ -312,29 +334,23 @@ fn identity(keep: &Keep, options: &SeedOptions) -> Result<(Authority, Known), Se
     Ok((authority, known))
 }
 
-fn authorities(keep: &Keep, authority: &Authority) -> Result<(Vec<u8>, Bundle), SeedError> {
-    if let (Some(bundle), Some(signed)) = (keep.bundle()?, keep.read("authorities.json")?) {
-        return Ok((signed, bundle));
+fn believed(keep: &Keep, authority: &Authority) -> Result<Believed, SeedError> {
+    if let Some(believed) = Believed::on_disk(keep)? {
+        return Ok(believed);
     }
     let bundle = Bundle::of(authority.certificate().clone());
-    let signed = bundle.signed_by(authority);
-    keep.write_bundle(&signed, &bundle)?;
-    Ok((signed, bundle))
+    let believed = Believed::begin(bundle.signed_by(authority), bundle);
+    believed.write(keep)?;
+    Ok(believed)
 }
 
 /// The certificate `<role>.crt` on this disk; issued anew when there is none, or its time comes.
-fn certificate(
-    keep: &Keep,
-    authority: &Authority,
-    who: Who,
-    host: Option<&Host>,
-) -> Result<(Certificate, Key), SeedError> {
+fn certificate(keep: &Keep, seat: &Seat, who: Who, host: Option<&Host>) -> Result<(Certificate, Key), SeedError> {
     let name = who.role().to_string();
     if let Some(held) = keep.held(&name)?.filter(|held| !held.certificate.renewal_is_due(now())) {
         return Ok((held.certificate, held.key));
     }
-    let cluster = authority.certificate().cluster();
-    let mut grant = Grant::new(Identity::new(cluster, who), HOST_SECONDS);
+    let mut grant = Grant::new(Identity::new(seat.cluster, who), seat.life);
     if let Some(host) = host {
         grant.addresses = vec![Ipv4Addr::LOCALHOST.into()];
         grant.dns_names = vec!["localhost".to_owned()];
@@ -346,7 +362,9 @@ fn certificate(
     }
     let key = keep.key(&name)?;
     let asked = request(&key, &grant.identity, &grant.addresses, &grant.dns_names)?;
-    let certificate = authority.issue(&asked, &grant, &Revoked::none(cluster), now())?;
+    let believed = seat.believed();
+    let certificate = seat.authority.issue(&asked, &grant, believed.revoked(), now())?;
+    tracing::info!(who = %grant.identity, until = %certificate.validity().until, "this seed has a new certificate");
     keep.write_certificate(&name, &certificate)?;
     Ok((certificate, key))
 }
@@ -356,17 +374,14 @@ fn name(label: &str) -> Name {
     label.parse().expect("a label is a DNS label")
 }
 
-/// What this seed shows, and whom it trusts. Its controller's and its person's certificates are made with its own.
-fn door(keep: &Keep, authority: &Authority, bundle: &Bundle, me: &Host) -> Result<Arc<Door>, SeedError> {
-    let label = me.label();
-    let (shown, key) = certificate(keep, authority, Who::Server(name(&label)), Some(me))?;
-    certificate(keep, authority, Who::Controller(name(&label)), None)?;
-    certificate(keep, authority, Who::Person(name("root"), Rights::Admin), None)?;
-    let trust = Trust::new(bundle.clone(), Revoked::none(bundle.cluster())).expect("both are of one cluster");
-    let door = Door::new(trust);
-    door.show(&shown, &key, authority.certificate())
-        .map_err(SeedError::Show)?;
-    Ok(door)
+/// Makes sure that this seed's certificates are good for a while: its own, which it shows, its controller's and its person's.
+pub(crate) fn renew_own(keep: &Keep, seat: &Seat, door: &Door) -> Result<(), SeedError> {
+    let label = seat.host.label();
+    let (shown, key) = certificate(keep, seat, Who::Server(name(&label)), Some(&seat.host))?;
+    certificate(keep, seat, Who::Controller(name(&label)), None)?;
+    certificate(keep, seat, Who::Person(name("root"), Rights::Admin), None)?;
+    door.show(&shown, &key, seat.authority.certificate())
+        .map_err(SeedError::Show)
 }
 
 /// Asks the others until it is clear how this seed begins; the members to join, none for a new store.
@@ -426,7 +441,7 @@ async fn ask(seat: &Seat, host: &Host, tls: &Arc<rustls::ClientConfig>) -> Answe
     }
 }
 
-fn tls_files(keep: &Keep) -> TlsFiles {
+pub(crate) fn tls_files(keep: &Keep) -> TlsFiles {
     TlsFiles {
         ca: keep.path("ca.crt"),
         identity: Some((keep.path("controller.crt"), keep.path("controller.key"))),

@@ -2,12 +2,14 @@
 #![allow(clippy::unwrap_used)]
 
 use std::net::Ipv4Addr;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, RwLock};
 
+use membership::believed::Believed;
 use membership::bootstrap::Stage;
 use membership::call::{CallError, call};
 use membership::now;
-use membership::port::{self, JoinAnswer, JoinQuestion, PlaceAnswer, PlaceQuestion, Seat, SeedState};
+use membership::port::{self, JoinAnswer, JoinQuestion, PlaceAnswer, PlaceQuestion, RenewQuestion, Seat, SeedState};
 use membership::seeds::Host;
 use rustls::ClientConfig;
 use rustls::time_provider::DefaultTimeProvider;
@@ -39,15 +41,18 @@ impl Drop for Served {
 
 /// The door of somebody of this authority: `server/10-0-0-2`.
 fn door(authority: &Authority, who: &str) -> Arc<Door> {
+    door_with(authority, who, &Key::generate().unwrap())
+}
+
+fn door_with(authority: &Authority, who: &str, key: &Key) -> Arc<Door> {
     let cluster = authority.certificate().cluster();
     let identity: Identity = format!("reeve://{cluster}/{who}").parse().unwrap();
     let grant = Grant::new(identity, 3_600);
-    let key = Key::generate().unwrap();
-    let asked = request(&key, &grant.identity, &[], &[]).unwrap();
+    let asked = request(key, &grant.identity, &[], &[]).unwrap();
     let certificate = authority.issue(&asked, &grant, &Revoked::none(cluster), now()).unwrap();
     let trust = Trust::new(Bundle::of(authority.certificate().clone()), Revoked::none(cluster)).unwrap();
     let door = Door::new(trust);
-    door.show(&certificate, &key, authority.certificate()).unwrap();
+    door.show(&certificate, key, authority.certificate()).unwrap();
     door
 }
 
@@ -64,8 +69,10 @@ async fn served() -> Served {
         host: host.clone(),
         seeds: "127.0.0.1,10.0.0.2,10.0.0.3".parse().unwrap(),
         root: Root::default(),
-        bundle: (bundle.signed_by(&authority), bundle),
+        believed: RwLock::new(Believed::begin(bundle.signed_by(&authority), bundle)),
         authority,
+        life: 3_600,
+        cut: AtomicU64::new(0),
         stage: watch::channel(Stage::Formed).0,
         store: Mutex::default(),
     });
@@ -102,6 +109,17 @@ impl Served {
         asked.map(|(answer, _)| answer)
     }
 
+    async fn renew(&self, tls: &Arc<ClientConfig>, who: &str, key: &Key) -> Result<JoinAnswer, CallError> {
+        use base64::Engine as _;
+        let identity: Identity = format!("reeve://{}/{who}", self.token.cluster()).parse().unwrap();
+        let asked = request(key, &identity, &[], &[]).unwrap();
+        let question = RenewQuestion {
+            request: base64::engine::general_purpose::STANDARD.encode(asked),
+        };
+        let asked = call(&self.host, self.port, tls, "/v1/renew", Some(&question)).await;
+        asked.map(|(answer, _)| answer)
+    }
+
     async fn join(&self, tls: &Arc<ClientConfig>, who: &str) -> Result<JoinAnswer, CallError> {
         use base64::Engine as _;
         let identity: Identity = format!("reeve://{}/{who}", self.token.cluster()).parse().unwrap();
@@ -133,6 +151,7 @@ async fn only_a_seed_itself_takes_its_place_among_the_members() {
         served.as_newcomer(),
         served.as_one("server/10-0-0-3"),
         served.as_one("person/anna?admin"),
+        served.as_one("node/10-0-0-2"),
     ] {
         let (reason, later) = refused(served.place(&tls, "10.0.0.2").await);
         assert_eq!(
@@ -140,9 +159,6 @@ async fn only_a_seed_itself_takes_its_place_among_the_members() {
             ("only the seed 10.0.0.2 itself may take its place", false)
         );
     }
-    // A node's certificate opens nothing here at all.
-    let node = served.place(&served.as_one("node/10-0-0-2"), "10.0.0.2").await;
-    assert!(!matches!(node.unwrap_err(), CallError::Refused { .. }));
     // Who is no seed of the list, and this one's own place.
     for (who, host) in [("server/10-0-0-9", "10.0.0.9"), ("server/127-0-0-1", "127.0.0.1")] {
         let (reason, later) = refused(served.place(&served.as_one(who), host).await);
@@ -151,6 +167,35 @@ async fn only_a_seed_itself_takes_its_place_among_the_members() {
     // The seed itself gets as far as the store, which is not there.
     let (reason, later) = refused(served.place(&served.as_one("server/10-0-0-2"), "10.0.0.2").await);
     assert!(reason.contains("not formed") && later, "{reason}");
+}
+
+#[tokio::test]
+async fn who_is_in_has_its_own_certificate_renewed_and_no_other() {
+    let served = served().await;
+    let (own, other) = (Key::generate().unwrap(), Key::generate().unwrap());
+    let door = door_with(&served.authority(), "node/n1", &own);
+    let n1 = Arc::new(
+        door.client(Peers::roles([Role::Server]), Arc::new(DefaultTimeProvider))
+            .unwrap(),
+    );
+    for (tls, who, key, why) in [
+        (&n1, "node/n2", &own, "and no other"),
+        (&n1, "server/127-0-0-1", &own, "and no other"),
+        (&n1, "person/n1?admin", &own, "and no other"),
+        (&n1, "node/n1", &other, "with its own key"),
+        (&served.as_newcomer(), "node/n1", &own, "shows no certificate"),
+    ] {
+        let (reason, later) = refused(served.renew(tls, who, key).await);
+        assert!(reason.contains(why) && !later, "{who}: {reason}");
+    }
+    // It gets as far as the store, which is not there.
+    let (reason, later) = refused(served.renew(&n1, "node/n1", &own).await);
+    assert!(reason.contains("not formed") && later, "{reason}");
+    // Controllers have no business here.
+    let controller = served
+        .renew(&served.as_one("controller/127-0-0-1"), "node/n1", &own)
+        .await;
+    assert!(!matches!(controller.unwrap_err(), CallError::Refused { .. }));
 }
 
 #[tokio::test]

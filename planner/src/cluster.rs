@@ -9,6 +9,7 @@ mod changes;
 mod draft;
 mod explain;
 mod files;
+mod logins;
 mod memo;
 mod memory;
 mod output;
@@ -25,6 +26,7 @@ mod types;
 mod verdicts;
 mod world;
 
+pub use logins::{LoginName, login, logins};
 pub use memo::Memo;
 pub use output::removal_digest;
 pub use snapshot::{AcceptedEntry, AcceptedHistory, DesiredBody, DesiredEntry, NodeEntry, Snapshot, Stored};

@@ -54,6 +54,10 @@ pub enum Key {
     Issued(String, String),
     /// A part of a file's content: immutable, named by the digest of the whole and numbered from 0.
     Blob(FileDigest, u32),
+    /// The values of a resource that only controllers can open.
+    Sealed(ResourceKey),
+    /// What the leader has sealed for one reader: `node.<name>` or `controller.<key>`.
+    Handed(String),
 }
 
 /// A key under `trust/`. Its values are signed by the authority: a plain writer of the store changes nobody's trust by them.
@@ -63,6 +67,8 @@ pub enum TrustKey {
     Authorities(u64),
     /// The list of the revoked.
     Revoked,
+    /// A controller's certificate, by its fingerprint: who signed what nodes must run. The authority's signature is in it.
+    Signer(String),
 }
 
 /// The root under which all keys stand: begins and ends with `/`.
@@ -129,8 +135,11 @@ impl Root {
             Key::Join(id) => format!("{root}joins/{id}"),
             Key::Trust(TrustKey::Authorities(number)) => format!("{root}trust/authorities/{number}"),
             Key::Trust(TrustKey::Revoked) => format!("{root}trust/revoked"),
+            Key::Trust(TrustKey::Signer(fingerprint)) => format!("{root}trust/signers/{fingerprint}"),
             Key::Issued(subject, serial) => format!("{root}issued/{subject}/{serial}"),
             Key::Blob(digest, part) => format!("{root}blobs/{}/{part}", digest.hex()),
+            Key::Sealed(resource) => format!("{root}sealed/{resource}"),
+            Key::Handed(reader) => format!("{root}handed/{reader}"),
         }
     }
 
@@ -180,6 +189,8 @@ impl Root {
                     .all(|part| !part.is_empty() && !part.contains('/'));
                 fine.then(|| Key::Issued(subject.to_owned(), serial.to_owned()))
             }
+            "sealed" => resource(rest).map(Key::Sealed),
+            "handed" => (!rest.is_empty() && !rest.contains('/')).then(|| Key::Handed(rest.to_owned())),
             "joins" => (!rest.is_empty() && !rest.contains('/')).then(|| Key::Join(rest.to_owned())),
             "blobs" => {
                 let (digest, part) = rest.split_once('/')?;
@@ -201,6 +212,12 @@ fn trust(rest: &str) -> Option<TrustKey> {
         ("authorities", n) => {
             let number = n.parse::<u64>().ok().filter(|value| value.to_string() == n)?;
             Some(TrustKey::Authorities(number))
+        }
+        ("signers", fingerprint) => {
+            let digits = fingerprint
+                .bytes()
+                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+            (digits && fingerprint.len() == 64).then(|| TrustKey::Signer(fingerprint.to_owned()))
         }
         _ => None,
     }
@@ -238,6 +255,11 @@ mod tests {
             name: "web".parse().expect("a name"),
         };
         let n1: NodeName = "n1".parse().expect("a name");
+        let registry = ResourceKey {
+            namespace: None,
+            kind: Kind::Registry,
+            name: "r-example".parse().expect("a name"),
+        };
         let keys = [
             Key::Cluster,
             Key::Desired(web.clone()),
@@ -257,8 +279,11 @@ mod tests {
             Key::Join("0123456789abcdef".into()),
             Key::Trust(TrustKey::Authorities(3)),
             Key::Trust(TrustKey::Revoked),
+            Key::Trust(TrustKey::Signer("0f".repeat(32))),
             Key::Issued("node/n1".into(), "00ff".into()),
             Key::Blob(FileDigest::of(b"x"), 12),
+            Key::Sealed(registry),
+            Key::Handed("node.n1".into()),
         ];
         for key in keys {
             assert_eq!(root.parse(root.key(&key).as_bytes()), Some(key));

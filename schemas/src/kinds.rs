@@ -21,6 +21,7 @@ use crate::image::ImageRef;
 use crate::keys::ResourceKey;
 use crate::meta::{API_VERSION, Metadata, Resource};
 use crate::node::NodeSpec;
+use crate::registry::RegistrySpec;
 use crate::service::ServiceSpec;
 use crate::units::{ByteSize, Cpu, Span};
 use crate::yaml::{Step, Tree};
@@ -122,6 +123,8 @@ kinds! {
     Node(NodeSpec) cluster { "node", "nodes", "no" }
     /// A file that services of its namespace mount, read-only; every change of its content is a new edition.
     ConfigFile(ConfigFileSpec) namespaced { "configfile", "configfiles", "cf" }
+    /// A registry of images and the accounts that are used there; `reeve login` keeps their passwords, sealed.
+    Registry(RegistrySpec) cluster { "registry", "registries", "reg" }
 }
 
 impl Kind {
@@ -130,7 +133,7 @@ impl Kind {
     pub const fn is_workload(self) -> bool {
         match self {
             Self::Service => true,
-            Self::Node | Self::ConfigFile => false,
+            Self::Node | Self::ConfigFile | Self::Registry => false,
         }
     }
 

@@ -15,6 +15,7 @@ pub mod node;
 pub mod placement;
 pub mod problem;
 pub mod records;
+pub mod registry;
 mod semantics;
 pub mod service;
 pub mod units;

@@ -12,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 mod cluster;
 mod instance;
 mod node;
+mod sealed;
 mod status;
 
 pub use cluster::{Accepted, AcceptedBody, AcceptedFile, Ack, Breaker, ClusterMarker, Held, Moved};
@@ -22,6 +23,7 @@ pub use instance::{
 pub use node::{
     Addresses, Capacity, Cordon, CordonMode, Engine, NodeCondition, NodeFacts, SessionRecord, Verdict, VerdictRecord,
 };
+pub use sealed::{Handed, HandedLogin, Sealed, SealedValue};
 pub use status::{
     Condition, ConditionStatus, ConditionType, ConfigFileStatus, Counts, Event, EventType, NodeStatus, Refusal,
     RefusalRule, ServiceStatus,
@@ -134,6 +136,8 @@ records! {
     NodeStatus, "the node's status", 64 * KIB;
     ConfigFileStatus, "the file's status", 64 * KIB;
     Event, "the event", 16 * KIB;
+    Sealed, "the sealed values", MIB;
+    Handed, "what was handed out", MIB;
 }
 
 /// A cluster's identity: 32 hexadecimal digits, drawn once by `reeve init` or a first `reeve up`.

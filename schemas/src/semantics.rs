@@ -15,11 +15,13 @@ use serde_json::Value;
 
 use crate::admit::{Aim, point};
 use crate::config_file::{ConfigFileSpec, ContentError};
+use crate::image::ImageRef;
 use crate::kinds::{Document, Kind};
 use crate::meta::{Metadata, Resource};
 use crate::node::NodeSpec;
 use crate::placement::{Expression, Operator, Placement, Toleration, TolerationOperator};
 use crate::problem::{Code, Finding, quote};
+use crate::registry::{Account, RegistrySpec, is_registry};
 use crate::service::{Mode, RestartBackoff, ServiceSpec, Update};
 use crate::units::Span;
 use crate::yaml::{Content, Step, TextSpan, Tree, path_text};
@@ -149,6 +151,10 @@ pub(crate) fn check(document: &Document, tree: &Tree, text: &str, out: &mut Vec<
             rules.metadata(metadata);
             rules.config_file(spec);
         }
+        Document::Registry(Resource { metadata, spec }) => {
+            rules.metadata(metadata);
+            rules.registry(spec);
+        }
     }
 }
 
@@ -247,6 +253,62 @@ impl Rules<'_> {
             ContentError::TooLong(_) => (path!["spec"], "use `reeve upload FILE`, which takes up to 8 MiB"),
         };
         self.say(place, Code::FileContent, error.to_string(), remedy);
+    }
+
+    fn registry(&mut self, spec: &RegistrySpec) {
+        let RegistrySpec {
+            registry,
+            insecure: _,
+            accounts,
+        } = spec;
+        if !is_registry(registry) {
+            self.say(
+                path!["spec", "registry"],
+                Code::Registry,
+                format!("{} is not a registry as images name it", quote(registry)),
+                "write `host` or `host:port`, without https:// and without a path",
+            );
+        }
+        let mut seen = BTreeMap::new();
+        for (index, account) in accounts.iter().enumerate() {
+            let Account {
+                user,
+                namespaces: _,
+                images,
+            } = account;
+            let place = path!["spec", "accounts", index, "user"];
+            if user.contains(':') || user.chars().any(char::is_control) {
+                self.say(
+                    place,
+                    Code::Registry,
+                    format!("{} is not a user's name", quote(user)),
+                    "write it without `:`; a password is never written here, `reeve login` asks for it",
+                );
+            }
+            if let Some(first) = seen.insert(user, index) {
+                self.say_twice(
+                    path!["spec", "accounts", first, "user"],
+                    place,
+                    Code::Registry,
+                    format!("the account {} is there twice", quote(user)),
+                    "keep one, with the namespaces and images of both",
+                );
+            }
+            for (number, prefix) in images.iter().enumerate() {
+                let path = prefix.trim_end_matches('/');
+                let fits = path
+                    .parse::<ImageRef>()
+                    .is_ok_and(|image| image.registry().is_none() && image.tag().is_none() && image.digest().is_none());
+                if !fits {
+                    self.say(
+                        path!["spec", "accounts", index, "images", number],
+                        Code::Registry,
+                        format!("{} is not the beginning of images' paths", quote(prefix)),
+                        "write a path such as `team` or `team/app`, without registry and tag",
+                    );
+                }
+            }
+        }
     }
 
     fn node(&mut self, spec: &NodeSpec) {

@@ -99,7 +99,7 @@ pub(crate) async fn open(data_dir: &Path, options: &ApiOptions) -> Result<Doors,
     let remote = match tcp {
         None => None,
         Some(tcp) => {
-            let served = Arc::new(Served::new(tcp.files.clone())?);
+            let served = Arc::new(Served::new(tcp.security.clone())?);
             let listener = TcpListener::bind(tcp.address).await;
             let address = tcp.address;
             Some((

@@ -1,5 +1,6 @@
-//! Mutual TLS of the agents' API: the files are read anew for every connection, so that a renewed certificate is used at
-//! once; while they cannot be read, those that were read last are. Agents and their clients call it.
+//! Mutual TLS of the agents' API: by files, or by the identities of a cluster of seeds. Files are read anew for every
+//! connection, so that a renewed certificate is used at once; while they cannot be read, those that were read last are.
+//! Agents and their clients call it.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,7 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
+use rustls::time_provider::DefaultTimeProvider;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use trust::identity::Role;
+use trust::tls::{Door, Peers};
 
 /// PEM files: the CA of everybody, and an own certificate with its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +19,15 @@ pub struct Files {
     pub ca: PathBuf,
     pub cert: PathBuf,
     pub key: PathBuf,
+}
+
+/// What the API shows on TCP, and whom it lets in.
+#[derive(Clone, Debug)]
+pub enum Security {
+    /// Whoever has a certificate of the CA.
+    Files(Files),
+    /// People, servers and controllers of the cluster, by the identity in their certificates.
+    Door(Arc<Door>),
 }
 
 /// Why TLS cannot be prepared.
@@ -27,6 +40,8 @@ pub enum TlsError {
         #[source]
         source: rustls::pki_types::pem::Error,
     },
+    #[error("prepare TLS with the certificates of the cluster")]
+    Door(#[source] rustls::Error),
     #[error("{} holds no certificate in PEM", path.display())]
     Empty { path: PathBuf },
     #[error("use the certificate in {}", path.display())]
@@ -108,24 +123,42 @@ impl Files {
     }
 }
 
-/// A server's side, with what was read last.
+/// A server's side.
 #[derive(Debug)]
-pub struct Served {
-    files: Files,
-    last: Mutex<Arc<ServerConfig>>,
+pub enum Served {
+    /// With what was read last.
+    Files {
+        files: Files,
+        last: Mutex<Arc<ServerConfig>>,
+    },
+    /// The door knows by itself what counts.
+    Door(Arc<ServerConfig>),
 }
 
 impl Served {
     /// Reads the files; an agent that cannot serve what it was told to does not start.
-    pub fn new(files: Files) -> Result<Self, TlsError> {
-        let last = Mutex::new(Arc::new(files.server()?));
-        Ok(Self { files, last })
+    pub fn new(security: Security) -> Result<Self, TlsError> {
+        match security {
+            Security::Files(files) => {
+                let last = Mutex::new(Arc::new(files.server()?));
+                Ok(Self::Files { files, last })
+            }
+            Security::Door(door) => {
+                let guests = Peers::roles([Role::Person, Role::Server, Role::Controller]);
+                let config = door.server(guests, Arc::new(DefaultTimeProvider));
+                Ok(Self::Door(Arc::new(config.map_err(TlsError::Door)?)))
+            }
+        }
     }
 
     /// For the next connection.
     pub fn config(&self) -> Arc<ServerConfig> {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.files.server() {
+        let (files, last) = match self {
+            Self::Files { files, last } => (files, last),
+            Self::Door(config) => return Arc::clone(config),
+        };
+        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+        match files.server() {
             Ok(config) => *last = Arc::new(config),
             Err(error) => tracing::warn!(
                 "the API goes on with the certificate it had: {}",

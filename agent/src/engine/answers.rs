@@ -238,6 +238,14 @@ pub(super) fn info(answer: &Value, version: EngineVersion) -> EngineInfo {
             .take(32)
             .filter_map(|w| w.as_str().map(|w| clean(w, 240)))
             .collect(),
+        cgroup_driver: short("CgroupDriver"),
+        logging_driver: short("LoggingDriver"),
+        live_restore: answer["LiveRestoreEnabled"].as_bool().unwrap_or(false),
+        user_namespaces: answer["SecurityOptions"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .any(|option| option.as_str().is_some_and(|option| option.starts_with("name=userns"))),
     }
 }
 

@@ -30,6 +30,7 @@ use super::{
     CLUSTER_LABEL, ContainerRuntime, CreateRequest, Created, EngineError, EngineInfo, EngineVersion, ErrorKind, Event,
     ExecEnd, ImageId, Inspection, Limits, OLDEST_API, Observed, ProgressSink, Result, Stats, clean, pull, translate,
 };
+use crate::logins::Login;
 
 /// Where an engine is when nothing is said.
 pub const DEFAULT_ADDRESS: &str = "unix:///var/run/docker.sock";
@@ -574,8 +575,13 @@ impl ContainerRuntime for Docker {
     fn connect<'a>(&'a self, cluster: &'a str, id: &'a str, instance: &'a InstanceName) -> BoxFuture<'a, Result<()>> {
         self.join(cluster, id, instance).boxed()
     }
-    fn pull<'a>(&'a self, image: &'a ImageRef, progress: ProgressSink) -> BoxFuture<'a, Result<ImageId>> {
-        async move { pull::pull(&self.wire, &self.credentials, image, &progress).await }.boxed()
+    fn pull<'a>(
+        &'a self,
+        image: &'a ImageRef,
+        login: Option<&'a Login>,
+        progress: ProgressSink,
+    ) -> BoxFuture<'a, Result<ImageId>> {
+        async move { pull::pull(&self.wire, &self.credentials, image, login, &progress).await }.boxed()
     }
     fn image<'a>(&'a self, image: &'a ImageRef) -> BoxFuture<'a, Result<Option<ImageId>>> {
         pull::look_up(&self.wire, image).boxed()

@@ -44,6 +44,8 @@ struct World {
     hanging: BTreeSet<String>,
     /// What pulls of a reference give; unnamed ones succeed.
     pulls: BTreeMap<String, VecDeque<ErrorKind>>,
+    /// The user of the last pull.
+    pulled_as: Option<String>,
     /// Names of containers that end at once when started, and their code.
     crashing: BTreeMap<String, i64>,
     /// Host ports that something else has.
@@ -159,6 +161,11 @@ impl FakeEngine {
     pub fn release(&self, verb: &str) {
         self.world().hanging.remove(verb);
         self.changed.notify_waiters();
+    }
+
+    /// The user whom the last pull was made as.
+    pub fn pulled_as(&self) -> Option<String> {
+        self.world().pulled_as.clone()
     }
 
     /// The next pull of a reference fails.

@@ -6,11 +6,14 @@ use std::time::{Duration, Instant};
 
 use runtime::backoff::Backoff;
 use schemas::image::ImageRef;
+use schemas::registry::registry_of;
 use serde_json::Value;
 
 use super::credentials::Credentials;
 use super::wire::{Call, Wire, encode};
 use super::{EngineError, ErrorKind, ImageId, ProgressSink, PullProgress, Result};
+use crate::logins::Login;
+use zeroize::Zeroizing;
 
 /// How often a passing fault is retried.
 const RETRIES: u32 = 10;
@@ -41,13 +44,14 @@ pub(super) async fn pull(
     wire: &Wire,
     credentials: &Credentials,
     image: &ImageRef,
+    login: Option<&Login>,
     sink: &ProgressSink,
 ) -> Result<ImageId> {
     let mut backoff = Backoff::new(DELAYS.0, DELAYS.1);
     let mut progress = Progress::default();
     loop {
         progress.shown.attempt += 1;
-        let error = match attempt(wire, credentials, image, sink, &mut progress).await {
+        let error = match attempt(wire, credentials, image, login, sink, &mut progress).await {
             Ok(id) => return Ok(id),
             Err(error) => error,
         };
@@ -63,27 +67,45 @@ async fn attempt(
     wire: &Wire,
     credentials: &Credentials,
     image: &ImageRef,
+    login: Option<&Login>,
     sink: &ProgressSink,
     progress: &mut Progress,
 ) -> Result<ImageId> {
     let act = format!("pull image `{image}`");
-    // A broken configuration must not stop a pull that needs none: the registry's refusal is then the error.
-    let auth = credentials.header(image).await.unwrap_or_else(|error| {
-        let cause = std::error::Error::source(&error)
-            .map(ToString::to_string)
-            .unwrap_or_default();
-        tracing::warn!(image = image.as_str(), cause, "no credentials: {error}");
-        None
-    });
+    let auth = match login {
+        Some(login) => Some(login.header()),
+        // A broken configuration must not stop a pull that needs none: the registry's refusal is then the error.
+        None => credentials.header(image).await.map_or_else(
+            |error| {
+                let cause = std::error::Error::source(&error)
+                    .map(ToString::to_string)
+                    .unwrap_or_default();
+                tracing::warn!(image = image.as_str(), cause, "no credentials: {error}");
+                None
+            },
+            |header| header.map(Zeroizing::new),
+        ),
+    };
+    let whom = match login {
+        Some(login) => format!("{} refuses `{}`", login.registry, login.user),
+        None if auth.is_some() => format!("{} refuses this host's own login", registry_of(image)),
+        None => format!("{} wants a login, and none is declared for it", registry_of(image)),
+    };
     let tag = image.digest().or(image.tag()).unwrap_or("latest");
     let path = format!("/images/create?fromImage={}&tag={}", encode(&image.name()), encode(tag));
     let call = Call {
         method: "POST",
         path: &path,
         body: None,
-        registry_auth: auth.as_deref(),
+        registry_auth: auth.as_deref().map(String::as_str),
     };
-    let sorted = |error: EngineError| sort(&act, error);
+    let sorted = |error: EngineError| {
+        let error = sort(&act, error);
+        if error.kind == ErrorKind::Denied {
+            return EngineError::new(ErrorKind::Denied, &act, &format!("{whom}: {}", error.said));
+        }
+        error
+    };
     let mut lines = wire.lines(&act, SILENCE, call).await.map_err(sorted)?;
     loop {
         let line = match tokio::time::timeout(SILENCE, lines.next()).await {

@@ -16,6 +16,7 @@ impl Agent {
             return;
         }
         let (engine, gate) = (self.engine.clone(), self.gate.clone());
+        let sealing = self.logins.public();
         let (node, cluster, options) = (
             self.input.node.clone(),
             self.input.cluster.clone(),
@@ -55,6 +56,7 @@ impl Agent {
                     cgroup_version: info.cgroup_version.clone(),
                 },
                 agent_version: options.version.clone(),
+                sealing_key: (options.publish.0)(sealing),
                 labels: register::labels(&options.labels, &version.os, &version.arch),
             };
             // The engine's own data is opened by no line for a directory above it.

@@ -10,6 +10,7 @@ use super::Took;
 use super::state::{Agent, End, Note};
 use crate::engine::{Action, Event, Inspection, Result as EngineResult};
 use crate::execute::{pull_failure, sentence};
+use crate::logins;
 
 /// The engine is told to be down after lists have failed for this long.
 const ENGINE_PATIENCE_MS: u64 = 10_000;
@@ -66,6 +67,20 @@ impl Agent {
                 self.save_soon();
             }
             Note::Unjudged(making) => self.unjudged(making),
+            Note::Handed => {
+                logins::save(&self.dir, &self.logins);
+                // Whom a registry refused before may be another now.
+                for (name, image) in &mut self.input.images {
+                    if image
+                        .failed
+                        .as_ref()
+                        .is_some_and(|failed| failed.reason == FailingReason::ImageDenied)
+                    {
+                        image.failed = None;
+                        self.pull_failures.remove(name);
+                    }
+                }
+            }
             Note::PullProgress { image, percent } => {
                 if let Some(image) = self.input.images.get_mut(&image)
                     && let Some(pulling) = &mut image.pulling

@@ -38,8 +38,21 @@ impl Agent {
                 }
                 self.unreadable = Some(why);
             }
+            News::Doubted(why) => {
+                let message = format!(
+                    "the assignment in the store is not believed: {why}; what was assigned before stays in force. \
+                     Controllers write it anew; if this comes again, somebody else writes the store: see who may"
+                );
+                if self.doubted.as_ref() != Some(&message) {
+                    tracing::error!("{message}");
+                }
+                self.doubted = Some(message);
+            }
             News::Offered(Ok(offered)) => {
                 self.unreadable = None;
+                if self.doubted.take().is_some() {
+                    tracing::info!("the assignment in the store is a controller's again");
+                }
                 self.offered = Some(offered.clone());
                 self.judge(offered);
             }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use planner::node::{InstanceKey, LedgerEntry, NodePlan, Op, Step, plan};
+use runtime::chain;
 use schemas::image::ImageRef;
 use schemas::records::{FailingReason, NodeCondition, Phase, Report, ReportedInstance};
 
@@ -144,6 +145,7 @@ impl Agent {
             ("WrongCluster", &self.foreign),
             ("OrderWentBack", &self.hold),
             ("AssignmentUnreadable", &self.unreadable),
+            ("AssignmentDoubted", &self.doubted),
             ("DiskUnwritable", &self.unwritable),
         ];
         let told = told
@@ -250,6 +252,7 @@ impl Agent {
         tracing::debug!(%instance, image = reference, "pull begins");
         let began_ms = self.input.now_ms;
         let (engine, permits, notes) = (self.engine.clone(), self.pulls.clone(), self.notes.clone());
+        let (logins, namespace) = (self.logins.clone(), instance.namespace.clone());
         self.begin(async move {
             let mut permit = permits.acquire_owned().await.ok();
             let heard_ms = Arc::new(AtomicU64::new(now_ms()));
@@ -262,7 +265,12 @@ impl Agent {
                 });
             });
             let began = Instant::now();
-            let mut pull = std::pin::pin!(engine.pull(&image, progress));
+            // Opened for this pull alone, and as late as can be.
+            let login = logins.of(&namespace, &image).and_then(|login| {
+                let failed = |error| tracing::warn!(image = image.as_str(), "{}", chain(&error));
+                login.map_err(failed).ok()
+            });
+            let mut pull = std::pin::pin!(engine.pull(&image, login.as_ref(), progress));
             let result = loop {
                 tokio::select! {
                     result = &mut pull => break result.map(drop),

@@ -19,6 +19,7 @@ use crate::engine::{ContainerRuntime, Inspection, Result as EngineResult};
 use crate::events_out::Told;
 use crate::execute::Ran;
 use crate::http::Health;
+use crate::logins::Logins;
 use crate::metrics::Metrics;
 use crate::observe::Sight;
 use crate::policy::{Gate, Judgement};
@@ -81,7 +82,7 @@ pub(super) enum End {
 }
 
 /// What is told while work goes on.
-pub(super) enum Note {
+pub(crate) enum Note {
     /// A container was created, and is about to be started.
     Created {
         step: Box<Step>,
@@ -93,6 +94,8 @@ pub(super) enum Note {
     },
     /// The host paths of a request are not looked up in time; that goes on.
     Unjudged(Making),
+    /// The accounts of registries have changed.
+    Handed,
 }
 
 pub(super) struct Agent {
@@ -101,6 +104,8 @@ pub(super) struct Agent {
     pub(super) engine: Arc<dyn ContainerRuntime>,
     /// The node's policy.
     pub(super) gate: Arc<Gate>,
+    /// The accounts that images are fetched with.
+    pub(super) logins: Arc<Logins>,
     /// What it is being asked; true: something has changed since, so it is asked again.
     pub(super) judging: BTreeMap<Making, bool>,
     /// When its file is looked at again.
@@ -121,6 +126,8 @@ pub(super) struct Agent {
     /// The offered one was for another cluster or node.
     pub(super) foreign: Option<String>,
     pub(super) unreadable: Option<String>,
+    /// What stands in the store is no controller's word.
+    pub(super) doubted: Option<String>,
     pub(super) hold: Option<String>,
     pub(super) trouble: Option<(&'static str, String)>,
     pub(super) used_specs: BTreeSet<SpecId>,
@@ -200,6 +207,7 @@ impl Agent {
         boot_id: String,
         engine: Arc<dyn ContainerRuntime>,
         gate: Arc<Gate>,
+        logins: Arc<Logins>,
         metrics: Arc<Metrics>,
         health: Arc<Health>,
         probed: Arc<Notify>,
@@ -220,6 +228,7 @@ impl Agent {
             floor: Order::default(),
             foreign: None,
             unreadable: None,
+            doubted: None,
             hold: None,
             trouble: None,
             used_specs: BTreeSet::new(),
@@ -266,6 +275,7 @@ impl Agent {
             dir,
             engine,
             gate,
+            logins,
             judging: BTreeMap::new(),
             gate_at_ms: 0,
             boot_id,

@@ -18,6 +18,7 @@ mod faults;
 mod files;
 mod mortal;
 mod policy;
+mod signed;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -30,6 +31,8 @@ struct Bed {
     generation: u64,
     sweep: Duration,
     session_ttl: Duration,
+    /// Whose assignments count; the store's when None.
+    trust: Option<watch::Receiver<Arc<Trust>>>,
     /// The agent's life, for what is left to start.
     cut: Cut,
     agent: Option<(Shutdown, JoinHandle<Result<(), AgentError>>)>,
@@ -45,6 +48,7 @@ impl Bed {
             generation: 0,
             sweep: Duration::from_millis(500),
             session_ttl: Duration::from_secs(15),
+            trust: None,
             cut: Cut::never(),
             agent: None,
         };
@@ -67,6 +71,7 @@ impl Bed {
         options.sweep = self.sweep;
         options.policy.file = self.dir.path().join("policy.yaml");
         options.session_ttl = self.session_ttl;
+        options.trust = self.trust.clone();
         options.cut = self.cut.clone();
         let shutdown = Shutdown::new();
         let task = tokio::spawn(run(

@@ -1,10 +1,15 @@
 //! The command line of what people do near their containers.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _, UdpSocket};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use agent::api::ask::{Since, Stamp};
-use agent::api::{ApiOptions, Files, Rights, Tcp};
+use agent::api::{ApiOptions, Files, Rights, Security, Tcp};
 use clap::{Args, ValueEnum};
+use membership::CLIENT_PORT;
+use membership::seeds::{Host, Seeds};
+use trust::tls::Door;
 
 use super::{Common, duration};
 use crate::failure::Failure;
@@ -97,9 +102,10 @@ pub struct ForwardArgs {
 /// Where an agent's API is served beyond its own host, and what it allows.
 #[derive(Debug, Args)]
 pub struct ApiArgs {
-    /// Serve `reeve logs` and the like to other hosts here, with --ca, --cert and --key [default: to this host only]
+    /// Serve `reeve logs` and the like to other hosts here, or to `none` [default: with --seeds, port 9465 of the address
+    /// toward them; else none, for it needs --ca, --cert and --key]
     #[arg(long, value_name = "IP:PORT", help_heading = "Near the containers")]
-    pub api_addr: Option<std::net::SocketAddr>,
+    pub api_addr: Option<ApiAddress>,
     /// HOST:PORT under which others reach that; the certificate must bear HOST [default: the address itself]
     #[arg(
         long,
@@ -113,7 +119,75 @@ pub struct ApiArgs {
     pub allow_exec: bool,
 }
 
+/// Where an agent's API listens on TCP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ApiAddress {
+    None,
+    At(SocketAddr),
+}
+
+impl std::str::FromStr for ApiAddress {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "none" {
+            return Ok(Self::None);
+        }
+        let address = text.parse().map(Self::At);
+        address.map_err(|_| "write IP:PORT, such as 10.0.0.1:9465, or none".to_owned())
+    }
+}
+
+/// The port of an agent's API, unless told otherwise.
+pub const API_PORT: u16 = 9465;
+
+/// This host's address toward the seeds.
+fn toward(seeds: &Seeds) -> Option<IpAddr> {
+    let reach = |host: &Host| {
+        let target = (host.as_str(), CLIENT_PORT).to_socket_addrs().ok()?.next()?;
+        let any: IpAddr = if target.is_ipv4() {
+            Ipv4Addr::UNSPECIFIED.into()
+        } else {
+            Ipv6Addr::UNSPECIFIED.into()
+        };
+        // Nothing is sent: the system only says which address it would send from.
+        let socket = UdpSocket::bind((any, 0)).ok()?;
+        socket.connect(target).ok()?;
+        Some(socket.local_addr().ok()?.ip())
+    };
+    seeds.iter().find_map(reach)
+}
+
 impl ApiArgs {
+    /// For an agent of a cluster of seeds: by the identities in certificates.
+    pub fn of_a_member(&self, seeds: &Seeds, door: Arc<Door>) -> ApiOptions {
+        let Self {
+            api_addr,
+            api_advertise,
+            allow_exec,
+        } = self;
+        let address = match api_addr {
+            Some(ApiAddress::None) => None,
+            Some(ApiAddress::At(address)) => Some(*address),
+            None => {
+                let own = toward(seeds).map(|own| SocketAddr::new(own, API_PORT));
+                if own.is_none() {
+                    tracing::warn!(
+                        "no address of this host leads to the seeds: `reeve logs` and the like work on this host only"
+                    );
+                }
+                own
+            }
+        };
+        ApiOptions {
+            tcp: address.map(|address| Tcp {
+                address,
+                advertise: api_advertise.clone(),
+                security: Security::Door(door),
+            }),
+            rights: Rights { exec: *allow_exec },
+        }
+    }
+
     pub fn options(&self, common: &Common) -> Result<ApiOptions, Failure> {
         let Self {
             api_addr,
@@ -121,8 +195,8 @@ impl ApiArgs {
             allow_exec,
         } = self;
         let tcp = match api_addr {
-            None => None,
-            Some(address) => {
+            None | Some(ApiAddress::None) => None,
+            Some(ApiAddress::At(address)) => {
                 let files = tls_files(common).ok_or_else(|| {
                     Failure::usage("--api-addr needs --ca, --cert and --key")
                         .help("the API leaves this host behind mutual TLS only")
@@ -130,7 +204,7 @@ impl ApiArgs {
                 Some(Tcp {
                     address: *address,
                     advertise: api_advertise.clone(),
-                    files,
+                    security: Security::Files(files),
                 })
             }
         };

@@ -30,6 +30,9 @@ pub struct ServerArgs {
     /// The store's program
     #[arg(long, value_name = "FILE", default_value = "/usr/bin/etcd")]
     pub etcd_program: PathBuf,
+    /// How long the certificates of hosts last; each is renewed at a third of its life
+    #[arg(long, value_parser = duration, default_value = "365d", value_name = "DURATION")]
+    pub certificate_life: Duration,
     /// Where the controller's /metrics, /healthz, /readyz and /sd are served
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9463")]
     pub metrics: std::net::SocketAddr,

@@ -40,7 +40,9 @@ impl Lab {
         };
         lab.exits(0, &["init"]);
         let rt = lab.runtime.as_ref().expect("the runtime ends with the lab");
-        let options = controller::ControllerOptions::new(store.clone(), Root::default(), "test");
+        let mut options = controller::ControllerOptions::new(store.clone(), Root::default(), "test");
+        options.http_addr = Some(([127, 0, 0, 1], 0).into());
+        options.vault = Some(vault());
         rt.spawn(controller::run(options, lab.shutdown.clone()));
         let node = "n1".parse().expect("a name");
         let mut options = agent::AgentOptions::new(node, lab.dir.path().join("agent"));
@@ -108,6 +110,17 @@ impl Lab {
         let path = self.dir.path().join(name);
         std::fs::write(&path, bytes).expect("a file");
         path.display().to_string()
+    }
+}
+
+/// What a controller without authorities seals with.
+fn vault() -> controller::VaultOptions {
+    let key = Arc::new(trust::seal::SealingKey::generate().expect("randomness"));
+    let published = trust::publish::plain(key.public());
+    controller::VaultOptions {
+        key,
+        published: Arc::new(move || published.clone()),
+        believed: Arc::new(|cluster| Some(trust::publish::Believed::Store(cluster))),
     }
 }
 

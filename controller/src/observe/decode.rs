@@ -89,6 +89,8 @@ pub(super) fn desired(resource: &ResourceKey, kv: &KeyValue) -> DesiredEntry {
                 DesiredBody::ConfigFile(Arc::new(file.spec)),
             )
         }
+        // Not the planner's: whoever lists keeps them apart.
+        Ok(Document::Registry(_)) => (BTreeMap::new(), BTreeMap::new(), DesiredBody::Invalid(Vec::new())),
         Err(problems) => (
             BTreeMap::new(),
             BTreeMap::new(),

@@ -19,8 +19,9 @@ use schemas::records::{
 };
 use schemas::units::{ByteSize, Cpu};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
+use trust::sign::Signing;
 
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -125,11 +126,17 @@ pub struct Controller {
 
 impl Controller {
     pub async fn start<S: Store>(store: S, id: &str) -> Self {
+        Self::start_signing(store, id, None).await
+    }
+
+    /// One that signs what it assigns.
+    pub async fn start_signing<S: Store>(store: S, id: &str, signing: Option<watch::Receiver<Arc<Signing>>>) -> Self {
         let shutdown = Shutdown::new();
         let (tell, started) = oneshot::channel::<Started>();
         let mut options = ControllerOptions::new(store, Root::default(), id);
         options.http_addr = Some(([127, 0, 0, 1], 0).into());
         options.leader_ttl = Duration::from_secs(5);
+        options.signing = signing;
         options.started = Some(tell);
         let task = tokio::spawn(controller::run(options, shutdown.clone()));
         let started = started.await.expect("the controller starts");
@@ -289,6 +296,7 @@ impl Agent {
             },
             engine: Engine::default(),
             agent_version: "test".to_owned(),
+            sealing_key: None,
             labels: BTreeMap::new(),
         };
         let fence = Fence::session(&session);

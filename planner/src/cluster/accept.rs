@@ -411,7 +411,7 @@ fn number<'a>(
     for (index, due) in due {
         let named = match lives[index].key.kind {
             Kind::ConfigFile => files::highest_named(lives, mounting, lives[index].key),
-            Kind::Service | Kind::Node => 0,
+            Kind::Service | Kind::Node | Kind::Registry => 0,
         };
         let life = &mut lives[index];
         let nothing = Seen::default();

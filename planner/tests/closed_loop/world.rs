@@ -279,6 +279,7 @@ impl World {
             addresses: Addresses::default(),
             engine: Engine::default(),
             agent_version: "0.1.0".to_owned(),
+            sealing_key: None,
             labels: [("zone".to_owned(), zone.to_owned())].into(),
         };
         self.store.nodes.entry(node.clone()).or_default().facts = Some(stored(revision, facts));

@@ -24,6 +24,9 @@ pub struct NodeFacts {
     /// Labels given to the agent, with `reeve.os` and `reeve.arch`; a Node resource's go over them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// The agent's sealing key as it is published; None of agents that cannot open what is sealed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealing_key: Option<String>,
 }
 
 /// What a host has.
@@ -68,7 +71,7 @@ pub struct Engine {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeCondition {
-    /// `EngineUnavailable`, `DiskFull`, `OrderWentBack`, `WrongCluster`, `AssignmentUnreadable`, `SpecUnreadable`.
+    /// `EngineUnavailable`, `DiskFull`, `OrderWentBack`, `WrongCluster`, `AssignmentUnreadable`, `AssignmentDoubted`, `SpecUnreadable`.
     pub reason: String,
     pub message: String,
 }

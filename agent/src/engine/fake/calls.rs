@@ -20,6 +20,7 @@ use super::super::{
     Result, Stats, translate,
 };
 use super::{FakeContainer, FakeEngine};
+use crate::logins::Login;
 
 fn host_ports(body: &Value) -> BTreeSet<u16> {
     let bindings = body["HostConfig"]["PortBindings"].as_object().into_iter().flatten();
@@ -58,6 +59,10 @@ impl ContainerRuntime for FakeEngine {
                 root: "/var/lib/docker".into(),
                 disk_free_bytes: Some(self.world().free.unwrap_or(64 << 30)),
                 warnings: Vec::new(),
+                cgroup_driver: "systemd".into(),
+                logging_driver: "json-file".into(),
+                live_restore: false,
+                user_namespaces: false,
             })
         }
         .boxed()
@@ -439,8 +444,14 @@ impl ContainerRuntime for FakeEngine {
         .boxed()
     }
 
-    fn pull<'a>(&'a self, image: &'a ImageRef, progress: ProgressSink) -> BoxFuture<'a, Result<ImageId>> {
+    fn pull<'a>(
+        &'a self,
+        image: &'a ImageRef,
+        login: Option<&'a Login>,
+        progress: ProgressSink,
+    ) -> BoxFuture<'a, Result<ImageId>> {
         async move {
+            self.world().pulled_as = login.map(|login| login.user.clone());
             self.enter("pull", image.as_str(), true).await?;
             let failure = self.world().pulls.get_mut(image.as_str()).and_then(VecDeque::pop_front);
             if let Some(kind) = failure {

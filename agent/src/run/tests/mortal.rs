@@ -15,6 +15,7 @@ use schemas::records::InstanceCondition;
 use crate::cut::Cut;
 use crate::engine::fake::FakeEngine;
 use crate::engine::*;
+use crate::logins::Login;
 
 pub struct Mortal {
     engine: FakeEngine,
@@ -128,8 +129,13 @@ impl ContainerRuntime for Mortal {
     fn connect<'a>(&'a self, cluster: &'a str, id: &'a str, instance: &'a InstanceName) -> BoxFuture<'a, Result<()>> {
         self.acts(self.engine.connect(cluster, id, instance)).boxed()
     }
-    fn pull<'a>(&'a self, image: &'a ImageRef, progress: ProgressSink) -> BoxFuture<'a, Result<ImageId>> {
-        self.acts(self.engine.pull(image, progress)).boxed()
+    fn pull<'a>(
+        &'a self,
+        image: &'a ImageRef,
+        login: Option<&'a Login>,
+        progress: ProgressSink,
+    ) -> BoxFuture<'a, Result<ImageId>> {
+        self.acts(self.engine.pull(image, login, progress)).boxed()
     }
     fn image<'a>(&'a self, image: &'a ImageRef) -> BoxFuture<'a, Result<Option<ImageId>>> {
         self.reads(self.engine.image(image)).boxed()

@@ -1,0 +1,199 @@
+//! Whose word the stored assignments are, where controllers sign: an assignment that none of them signed is nobody's order,
+//! and counts as unreadable, so that it is held and written anew. [`super::Observer`] asks here; without a pen (a store of
+//! one's own without the cluster's certificates) it asks nobody, and nothing is signed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use planner::cluster::Snapshot;
+use runtime::{KeyMap, KeyValue, Prefix};
+use schemas::keys::{Key, ResourceKey, Root, TrustKey};
+use schemas::names::NodeName;
+use trust::certificate::Certificate;
+use trust::key::Fingerprint;
+use trust::sign::{Domain, Keyring, Signing, unweave};
+use trust::validity::Time;
+
+use super::decode::chain;
+
+/// Who signed what is stored.
+#[derive(Debug)]
+pub(super) struct Authors {
+    pub signing: Arc<Signing>,
+    keyring: Keyring,
+    now: Time,
+    /// Signers of what is stored, and for whom.
+    signed: BTreeMap<Fingerprint, BTreeSet<NodeName>>,
+    /// Assignments that count for nothing, for want of their signer.
+    unknown: BTreeSet<NodeName>,
+    /// Accepted records that have come or changed, and were not held against assignments yet; whether each was overwritten.
+    pub accepted: BTreeMap<(ResourceKey, u64), bool>,
+}
+
+/// What is wrong with an accepted record that was written twice, or is not the one that is assigned.
+pub(super) const ALTERED: &str = "read the accepted spec: it was altered since controllers accepted it, and counts for nothing; put it back from a backup";
+
+impl Authors {
+    pub fn new(signing: Arc<Signing>, now: Time) -> Self {
+        let mut keyring = Keyring::new(signing.trust.clone());
+        // One that does not count here is said by whoever refuses it.
+        let _ = keyring.admit(&signing.pen.certificate().der(), now);
+        Self {
+            signing,
+            keyring,
+            now,
+            signed: BTreeMap::new(),
+            unknown: BTreeSet::new(),
+            accepted: BTreeMap::new(),
+        }
+    }
+
+    /// One that has seen nothing of the store.
+    pub fn fresh(&self) -> Self {
+        Self::new(Arc::clone(&self.signing), self.now)
+    }
+
+    /// Takes the time, and a new certificate or new authorities; true when everything must be looked at again.
+    pub fn take(&mut self, signing: &Arc<Signing>, now: Time) -> bool {
+        self.now = now;
+        if Arc::ptr_eq(&self.signing, signing) {
+            return false;
+        }
+        let others = self.signing.trust != signing.trust;
+        self.signing = Arc::clone(signing);
+        if others {
+            self.keyring.retrust(signing.trust.clone());
+        }
+        let _ = self.keyring.admit(&signing.pen.certificate().der(), now);
+        others
+    }
+
+    /// Pins the controllers whose certificates are published; true when one is new.
+    pub fn admit(&mut self, root: &Root, keys: &KeyMap) -> bool {
+        let Ok(prefix) = Prefix::new(root.prefix("trust/signers")) else {
+            return false;
+        };
+        let mut new = false;
+        for kv in keys.under(&prefix) {
+            let Some(Key::Trust(TrustKey::Signer(name))) = root.parse(&kv.key) else {
+                continue;
+            };
+            let known = |signer: Fingerprint| self.keyring.until(&signer).is_some();
+            if name.parse().is_ok_and(known) {
+                continue;
+            }
+            let Ok(certificate) = signer(&name, kv) else { continue };
+            // However long ago it ended: what it signed is signed anew, and until then it is its word.
+            let then = self.now.min(certificate.validity().until);
+            new |= self.keyring.admit(&certificate.der(), then).is_ok();
+        }
+        new
+    }
+
+    /// The nodes whose assignments were refused because their signer was not known.
+    pub fn take_unknown(&mut self) -> BTreeSet<NodeName> {
+        std::mem::take(&mut self.unknown)
+    }
+
+    /// Whether a controller signed this as the node's assignment.
+    pub fn judge(&mut self, node: &NodeName, bytes: &[u8]) -> Result<(), String> {
+        self.forget(node);
+        let Some((document, signature)) = unweave(bytes) else {
+            return Err("read the assignment: no controller has signed it".to_owned());
+        };
+        let domain = Domain::assignment(node.as_str());
+        match self.keyring.recall(domain, &document, &signature, self.now) {
+            Ok(_) => {
+                let signer = signature.signer();
+                self.signed.entry(signer).or_default().insert(node.clone());
+                Ok(())
+            }
+            Err(refusal) => {
+                self.unknown.insert(node.clone());
+                Err(format!("read the assignment: {}", chain(&refusal)))
+            }
+        }
+    }
+
+    /// Those of the records that came or changed which are not what signed assignments name; and those that were overwritten
+    /// and that no assignment names.
+    pub fn take_altered(&mut self, snapshot: &Snapshot) -> BTreeSet<(ResourceKey, u64)> {
+        let changed = std::mem::take(&mut self.accepted);
+        let numbers: BTreeSet<u64> = changed.keys().map(|(_, n)| *n).collect();
+        let mut altered: BTreeSet<(ResourceKey, u64)> = BTreeSet::new();
+        let mut named: BTreeSet<(ResourceKey, u64)> = BTreeSet::new();
+        let assignments = snapshot.nodes.values().filter_map(|node| node.assignment.as_ref());
+        let assigned = assignments
+            .filter_map(|stored| stored.value.as_ref().ok())
+            .flat_map(|assignment| &assignment.instances);
+        for instance in assigned.filter(|instance| numbers.contains(&instance.n)) {
+            let resource = ResourceKey {
+                namespace: Some(instance.namespace.clone()),
+                kind: instance.kind,
+                name: instance.workload.clone(),
+            };
+            let history = snapshot.accepted.get(&resource);
+            let stored = history.and_then(|history| history.records.get(&instance.n));
+            let place = (resource, instance.n);
+            let Some(stored) = stored.filter(|_| changed.contains_key(&place)) else {
+                continue;
+            };
+            if stored.digest == instance.digest {
+                named.insert(place);
+            } else {
+                altered.insert(place);
+            }
+        }
+        let overwritten = changed.into_iter().filter(|(_, overwritten)| *overwritten);
+        altered.extend(
+            overwritten
+                .map(|(place, _)| place)
+                .filter(|place| !named.contains(place)),
+        );
+        altered
+    }
+
+    /// The node's assignment is gone, or another.
+    pub fn forget(&mut self, node: &NodeName) {
+        self.unknown.remove(node);
+        self.signed.retain(|_, nodes| {
+            nodes.remove(node);
+            !nodes.is_empty()
+        });
+    }
+
+    /// Nodes whose assignments are signed by a certificate that is to be replaced, where ours lasts longer.
+    pub fn due(&self) -> impl Iterator<Item = &NodeName> {
+        let own = self.signing.pen.certificate();
+        let due = move |signer: &Fingerprint| {
+            let longer = self
+                .keyring
+                .until(signer)
+                .is_none_or(|until| until < own.validity().until);
+            *signer != own.fingerprint() && longer && self.keyring.is_leaving(signer, self.now)
+        };
+        self.signed
+            .iter()
+            .filter(move |(signer, _)| due(signer))
+            .flat_map(|(_, nodes)| nodes)
+    }
+
+    /// Signers whose certificates have ended, and of whom nothing is left.
+    pub fn ended(&self) -> impl Iterator<Item = &Fingerprint> {
+        self.keyring.signers().filter(|signer| {
+            let ended = self.keyring.until(signer).is_some_and(|until| until < self.now);
+            ended && !self.signed.contains_key(signer)
+        })
+    }
+}
+
+/// The certificate under `trust/signers/`, when it is the one that its key names.
+pub(super) fn signer(name: &str, kv: &KeyValue) -> Result<Certificate, String> {
+    let text = std::str::from_utf8(&kv.value).map_err(|_| "it is not PEM".to_owned())?;
+    let certificate = Certificate::from_pem(text).map_err(|error| chain(&error))?;
+    if certificate.fingerprint().to_string() == name {
+        Ok(certificate)
+    } else {
+        Err("it is another certificate than its key names".to_owned())
+    }
+}

@@ -1,0 +1,259 @@
+//! A password-protected registry on real engines: a wrong login is refused, a right one reaches every node that needs it,
+//! a changed password is told and renewed without restarting anything, and no clear word of it is left anywhere.
+
+use std::io::Write as _;
+use std::process::{Command, Output, Stdio};
+
+use e2e::{Etcd, Host, Lab, eventually};
+
+const FIRST: &str = "canary-Kw3vTq81-first";
+const SECOND: &str = "canary-Zr6mXp42-second";
+/// The lines of an htpasswd file for user `ci` with these passwords.
+const FIRST_LINE: &str = "ci:$2y$05$kBILK419WYPmLqXg3ksPN.KgMxuXd8PeYbUDgj3AsgA4VViUQuhqK\n";
+const SECOND_LINE: &str = "ci:$2y$05$BADJZJcGYNrBiq3nRNlHwOU/fp3K513l9qUgU/bNr8WXOwKJBWSnS\n";
+
+struct Cluster {
+    lab: Lab,
+    etcd: Etcd,
+    registry: String,
+}
+
+impl Cluster {
+    fn new() -> Self {
+        let mut lab = Lab::new(3);
+        let etcd = lab.etcd(1);
+        lab.control(&etcd);
+        for host in &mut lab.hosts[..2] {
+            host.start_agent(&etcd.endpoints, &[]);
+        }
+        let registry = lab.guarded_registry(FIRST_LINE);
+        let cluster = Self { lab, etcd, registry };
+        cluster.wait_nodes(2);
+        cluster
+    }
+
+    fn wait_nodes(&self, count: usize) {
+        eventually("the nodes are ready", 60, || {
+            let text = self.said(&["get", "nodes"]);
+            if text.matches("Ready").count() >= count {
+                Ok(())
+            } else {
+                Err(text)
+            }
+        });
+    }
+
+    fn exits(&self, code: i32, args: &[&str]) -> String {
+        self.lab.reeve_exits(&self.etcd.endpoints, code, args)
+    }
+
+    fn said(&self, args: &[&str]) -> String {
+        let Output { stdout, stderr, .. } = self.lab.reeve(&self.etcd.endpoints, args);
+        format!(
+            "{}{}",
+            String::from_utf8_lossy(&stdout),
+            String::from_utf8_lossy(&stderr)
+        )
+    }
+
+    fn wait_said(&self, args: &[&str], words: &[&str]) {
+        eventually(&format!("reeve {args:?} says {words:?}"), 90, || {
+            let text = self.said(args);
+            if words.iter().all(|word| text.contains(word)) {
+                Ok(())
+            } else {
+                Err(text)
+            }
+        });
+    }
+
+    /// `reeve login` with a password from a pipe.
+    fn login(&self, code: i32, registry: &str, password: &str) -> String {
+        let mut child = Command::new(e2e::reeve())
+            .args(["login", registry, "--user", "ci", "--password-stdin", "--insecure"])
+            .env("REEVE_ETCD", &self.etcd.endpoints)
+            .env("NO_COLOR", "1")
+            .env("HOME", self.lab.dir())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("reeve starts");
+        let mut input = child.stdin.take().expect("a pipe");
+        writeln!(input, "{password}").expect("it reads");
+        drop(input);
+        let output = child.wait_with_output().expect("it ends");
+        let text = format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        assert_eq!(output.status.code(), Some(code), "reeve login {registry} said:\n{text}");
+        assert!(!text.contains(password), "a password is printed");
+        text
+    }
+
+    /// Puts an image into the registry; nothing of it stays on the host.
+    fn push(&self, tag: &str, password: &str) {
+        let host = &self.lab.hosts[0];
+        let reference = format!("{}/team/app:{tag}", self.registry);
+        let config = tempfile::tempdir().expect("a directory");
+        let place = config.path().to_str().expect("a path");
+        let login = ["--config", place, "login", "-u", "ci", "-p", password, &self.registry];
+        host.docker(&login);
+        // Another image for each tag.
+        host.docker(&["create", "--name", "pushed", "reeve/hello:1", "sh"]);
+        host.docker(&["commit", "--change", &format!("LABEL tag={tag}"), "pushed", &reference]);
+        host.docker(&["rm", "pushed"]);
+        host.docker(&["--config", place, "push", &reference]);
+        host.docker(&["rmi", &reference]);
+    }
+
+    fn web(&self, tag: &str, replicas: u32) -> String {
+        let text = format!(
+            "apiVersion: reeve/v1\nkind: Service\nmetadata: {{name: web}}\nspec:\n  replicas: {replicas}\n  update: {{minReady: 1s}}\n  container:\n    image: {}/team/app:{tag}\n    pullPolicy: Always\n    command: [sleep, '1000']\n    stopGracePeriod: 1s\n  placement: {{maxPerNode: 1}}\n",
+            self.registry
+        );
+        self.lab.file(&format!("web-{tag}-{replicas}.yaml"), &text)
+    }
+
+    fn hosts_of(&self, image: &str) -> usize {
+        let runs = |host: &&Host| host.docker(&["ps", "--format", "{{.Image}}"]).contains(image);
+        self.lab.hosts.iter().filter(runs).count()
+    }
+
+    fn wait_on(&self, image: &str, hosts: usize) {
+        eventually(&format!("{image} runs on {hosts} hosts"), 90, || {
+            let seen = self.hosts_of(image);
+            if seen == hosts {
+                Ok(())
+            } else {
+                Err(format!("{seen}: {}", self.said(&["describe", "service", "web"])))
+            }
+        });
+    }
+}
+
+#[test]
+fn an_account_reaches_every_node_that_needs_it_and_its_password_is_nowhere() {
+    let mut cluster = Cluster::new();
+    cluster.push("1", FIRST);
+    let registry = cluster.registry.clone();
+
+    // Nothing is saved that the registry does not confirm.
+    let text = cluster.login(6, &registry, "wrong");
+    assert!(
+        text.contains("refuses user `ci`") && text.contains("nothing was saved"),
+        "{text}"
+    );
+    let store = cluster.etcd.endpoints.trim_start_matches("http://").to_owned();
+    let text = cluster.login(6, &store, "wrong");
+    assert!(text.contains("no registry"), "{text}");
+    assert!(cluster.said(&["registries"]).contains("no registries"));
+
+    // Without an account the status says who refuses, and what to do; with one it goes on by itself.
+    let one = cluster.web("1", 2);
+    cluster.exits(0, &["apply", "-f", &one, "--yes", "--no-wait"]);
+    cluster.wait_said(
+        &["describe", "service", "web"],
+        &["ImageDenied", "wants a login", "reeve login"],
+    );
+    let text = cluster.login(0, &registry, FIRST);
+    assert!(text.contains("logged in"), "{text}");
+    cluster.wait_on("team/app:1", 2);
+    cluster.wait_said(&["registries"], &["ci", "Valid", "default/web"]);
+    let lives: Vec<_> = cluster.lab.hosts.iter().map(Host::lives).collect();
+
+    // The password is changed there: the next pull says so, and what runs goes on.
+    cluster.lab.file("htpasswd", SECOND_LINE);
+    eventually("the registry knows the new password", 30, || {
+        let mut curl = Command::new("curl");
+        curl.args(["-fsS", "-u", &format!("ci:{SECOND}"), &format!("http://{registry}/v2/")]);
+        let output = e2e::run(&mut curl);
+        if output.status.success() {
+            Ok(())
+        } else {
+            Err("refused".into())
+        }
+    });
+    cluster.push("2", SECOND);
+    let two = cluster.web("2", 2);
+    cluster.exits(0, &["apply", "-f", &two, "--yes", "--no-wait"]);
+    cluster.wait_said(
+        &["describe", "service", "web"],
+        &["ImageDenied", &format!("{registry} refuses `ci`"), "reeve login"],
+    );
+    cluster.wait_said(&["registries"], &["Refused", "renews the password"]);
+    assert_eq!(lives, cluster.lab.hosts.iter().map(Host::lives).collect::<Vec<_>>());
+
+    // Renewed, it is used by the next pull; no agent is started again.
+    cluster.login(0, &registry, SECOND);
+    cluster.wait_on("team/app:2", 2);
+    cluster.wait_said(&["registries"], &["Valid"]);
+
+    // A node that comes later.
+    let endpoints = cluster.etcd.endpoints.clone();
+    cluster.lab.hosts[2].start_agent(&endpoints, &[]);
+    cluster.wait_nodes(3);
+    let three = cluster.web("2", 3);
+    cluster.exits(0, &["apply", "-f", &three, "--yes", "--timeout", "90s"]);
+    cluster.wait_on("team/app:2", 3);
+
+    // An agent that starts again without the store has the account on its disk, sealed.
+    cluster.nothing_tells();
+
+    cluster.exits(0, &["logout", &registry]);
+    cluster.wait_said(&["registries"], &["NoAccount"]);
+    eventually("nodes are handed nothing any more", 30, || {
+        let text = cluster.etcd.ctl(&["get", "/reeve/handed/", "--prefix"]);
+        if text.contains("envelope") { Err(text) } else { Ok(()) }
+    });
+}
+
+impl Cluster {
+    /// The canaries are in no store, log, label, inspection, metric, event or file of ours.
+    fn nothing_tells(&self) {
+        let mut places: Vec<(String, String)> = vec![
+            ("the store".into(), self.etcd.ctl(&["get", "", "--prefix"])),
+            (
+                "describe".into(),
+                self.said(&["describe", "registry", &self.resource()]),
+            ),
+            ("get".into(), self.said(&["get", "registries", "-o", "yaml"])),
+            ("registries".into(), self.said(&["registries", "-o", "json"])),
+            ("events".into(), self.said(&["events", "--all"])),
+        ];
+        let controller = format!("http://{}:9464/metrics", self.lab.address(254));
+        let curl = e2e::run(Command::new("curl").args(["-fsS", "--max-time", "5", &controller]));
+        places.push((
+            "the controller's metrics".into(),
+            String::from_utf8_lossy(&curl.stdout).into_owned(),
+        ));
+        for host in &self.lab.hosts {
+            let metrics = host
+                .http(&format!("http://{}:9465/metrics", host.address))
+                .expect("metrics");
+            places.push((format!("metrics of {}", host.name), metrics));
+            for (name, id) in host.containers() {
+                places.push((name, host.docker(&["inspect", &id])));
+            }
+        }
+        for (place, text) in &places {
+            assert!(!text.is_empty(), "{place} was not read");
+            for word in [FIRST, SECOND] {
+                assert!(!text.contains(word), "{place} has a password");
+            }
+        }
+        // Logs, data directories, the store's and the engines' own files. The test's own words are not in there.
+        for word in [FIRST, SECOND] {
+            let mut grep = Command::new("grep");
+            grep.args(["-rlaF", "--devices=skip", word]).arg(self.lab.dir());
+            let found = String::from_utf8_lossy(&e2e::run(&mut grep).stdout).into_owned();
+            assert_eq!(found, "", "a password is in these files");
+        }
+    }
+
+    fn resource(&self) -> String {
+        self.registry.replace(['.', ':'], "-")
+    }
+}

@@ -1,0 +1,278 @@
+//! The store's members as etcd itself tells of them: who there is, who answers, how large and how old each is. `reeve doctor`
+//! shows it; `reeve uninstall` takes a seed out of them, where the rest can go on without it.
+
+use std::time::Duration;
+
+use etcd_client::{
+    AlarmAction, AlarmType, Certificate as EtcdCertificate, Client, ConnectOptions, Error, Identity as EtcdIdentity,
+    TlsOptions,
+};
+use futures::future::join_all;
+use runtime::TlsFiles;
+use tokio::time::timeout;
+
+const CONNECT: Duration = Duration::from_secs(2);
+const CALL: Duration = Duration::from_secs(5);
+
+/// Why the members cannot be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum MembersError {
+    #[error("cannot read {file}")]
+    File {
+        file: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("cannot {act}")]
+    Etcd {
+        act: &'static str,
+        #[source]
+        source: Error,
+    },
+    #[error("cannot {act} within {} s", CALL.as_secs())]
+    Slow { act: &'static str },
+}
+
+/// One member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// None where only its address is known.
+    pub id: Option<u64>,
+    /// Empty for one that was added and has not begun.
+    pub name: String,
+    /// Where it is reached.
+    pub url: String,
+    pub health: Result<Health, String>,
+}
+
+/// What a member says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    pub version: String,
+    pub db_size_bytes: i64,
+    /// What of it is in use; 0 where it does not say.
+    pub db_used_bytes: i64,
+    /// The id of the member that leads; 0 when it knows of none.
+    pub leader: u64,
+    pub learner: bool,
+    pub errors: Vec<String>,
+}
+
+/// Reads the files, and prepares a client for these endpoints. Nothing is asked yet.
+async fn client(endpoints: &[String], tls: Option<&TlsFiles>) -> Result<Client, MembersError> {
+    let read = |path: &std::path::Path| {
+        std::fs::read(path).map_err(|source| MembersError::File {
+            file: path.display().to_string(),
+            source,
+        })
+    };
+    let mut options = ConnectOptions::new().with_connect_timeout(CONNECT).with_timeout(CALL);
+    if let Some(files) = tls {
+        let mut tls = TlsOptions::new().ca_certificate(EtcdCertificate::from_pem(read(&files.ca)?));
+        if let Some((cert, key)) = &files.identity {
+            tls = tls.identity(EtcdIdentity::from_pem(read(cert)?, read(key)?));
+        }
+        options = options.with_tls(tls);
+    }
+    let act = "connect to the store";
+    let connected = Client::connect(endpoints, Some(options)).await;
+    connected.map_err(|source| MembersError::Etcd { act, source })
+}
+
+async fn within<T>(act: &'static str, call: impl Future<Output = Result<T, Error>>) -> Result<T, MembersError> {
+    let done = timeout(CALL, call).await.map_err(|_| MembersError::Slow { act })?;
+    done.map_err(|source| MembersError::Etcd { act, source })
+}
+
+/// All members, and how each is. An embedded store knows of no members: it is told as one.
+///
+/// # Errors
+/// When the files cannot be read. What does not answer is told as such.
+pub async fn look(endpoints: &[String], tls: Option<&TlsFiles>) -> Result<Vec<Seen>, MembersError> {
+    let listed = match client(endpoints, tls).await {
+        Ok(client) => within("list the store's members", client.cluster_client().member_list())
+            .await
+            .ok(),
+        Err(error @ MembersError::File { .. }) => return Err(error),
+        Err(_) => None,
+    };
+    let places: Vec<(Option<u64>, String, String)> = match listed {
+        Some(listed) if !listed.members().is_empty() => listed
+            .members()
+            .iter()
+            .map(|member| {
+                let url = member.client_urls().first().cloned().unwrap_or_default();
+                (Some(member.id()), member.name().to_owned(), url)
+            })
+            .collect(),
+        Some(_) | None => endpoints.iter().map(|url| (None, String::new(), url.clone())).collect(),
+    };
+    let asked = places.into_iter().map(async |(id, name, url)| {
+        let health = health(&url, tls).await;
+        Seen { id, name, url, health }
+    });
+    Ok(join_all(asked).await)
+}
+
+async fn health(url: &str, tls: Option<&TlsFiles>) -> Result<Health, String> {
+    if url.is_empty() {
+        return Err("it has not begun".to_owned());
+    }
+    let ask = async {
+        let mut client = client(&[url.to_owned()], tls).await?;
+        within("ask for its status", client.status()).await
+    };
+    let status = ask.await.map_err(|error| runtime::chain(&error))?;
+    Ok(Health {
+        version: status.version().to_owned(),
+        db_size_bytes: status.db_size(),
+        db_used_bytes: status.raft_used_db_size(),
+        leader: status.leader(),
+        learner: status.is_learner(),
+        errors: status.errors().iter().take(8).cloned().collect(),
+    })
+}
+
+/// The alarms that are raised: `NOSPACE` means that nothing more can be written.
+///
+/// # Errors
+/// When the store does not answer.
+pub async fn alarms(endpoints: &[String], tls: Option<&TlsFiles>) -> Result<Vec<String>, MembersError> {
+    let mut client = client(endpoints, tls).await?;
+    let act = "ask for alarms";
+    let answer = within(act, client.alarm(AlarmAction::Get, AlarmType::None, None)).await?;
+    let names = answer.alarms().iter().map(|alarm| match alarm.alarm() {
+        AlarmType::Nospace => "NOSPACE".to_owned(),
+        AlarmType::Corrupt => "CORRUPT".to_owned(),
+        AlarmType::None => "NONE".to_owned(),
+    });
+    Ok(names.collect())
+}
+
+/// Whether a member may go: the rest must be able to go on, and to do so with what answers now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Leave {
+    /// It is none of the members.
+    Gone,
+    May {
+        id: u64,
+    },
+    /// It is the only one: with it the cluster ends.
+    Last,
+    /// Too few of the rest answer.
+    TooFew {
+        healthy: usize,
+        rest: usize,
+        silent: Vec<String>,
+    },
+}
+
+/// Whether the member at `url` may go.
+#[must_use]
+pub fn may_leave(members: &[Seen], url: &str) -> Leave {
+    let Some(id) = members.iter().find(|one| one.url == url).and_then(|one| one.id) else {
+        return Leave::Gone;
+    };
+    let rest: Vec<&Seen> = members.iter().filter(|one| one.url != url).collect();
+    // A learner has no vote.
+    let votes = |one: &&&Seen| {
+        one.health
+            .as_ref()
+            .is_ok_and(|health| !health.learner && health.leader != 0)
+    };
+    let healthy = rest.iter().filter(votes).count();
+    if rest.is_empty() {
+        return Leave::Last;
+    }
+    if healthy > rest.len() / 2 {
+        return Leave::May { id };
+    }
+    let silent = rest
+        .iter()
+        .filter(|one| !votes(one))
+        .map(|one| one.url.clone())
+        .collect();
+    Leave::TooFew {
+        healthy,
+        rest: rest.len(),
+        silent,
+    }
+}
+
+/// Takes a member out, and waits until its store knows.
+///
+/// # Errors
+/// When the store does not take it.
+pub async fn remove(endpoints: &[String], tls: Option<&TlsFiles>, id: u64) -> Result<(), MembersError> {
+    let client = client(endpoints, tls).await?;
+    let mut cluster = client.cluster_client();
+    within("take this seed out of the store's members", cluster.member_remove(id))
+        .await
+        .map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(id: u64, healthy: bool) -> Seen {
+        let health = Health {
+            leader: 1,
+            ..Health::default()
+        };
+        Seen {
+            id: Some(id),
+            name: format!("m{id}"),
+            url: format!("https://10.0.0.{id}:2379"),
+            health: if healthy { Ok(health) } else { Err("silent".to_owned()) },
+        }
+    }
+
+    #[test]
+    fn a_member_goes_only_when_the_rest_has_a_majority_of_its_own() {
+        // Every number of seeds, and every number of them that answer beside the one that goes.
+        for count in 1..=7u64 {
+            for healthy in 0..count {
+                let members: Vec<Seen> = (1..=count).map(|id| member(id, id == 1 || id <= healthy + 1)).collect();
+                let may = may_leave(&members, "https://10.0.0.1:2379");
+                let rest = count - 1;
+                match may {
+                    Leave::Last => assert_eq!(rest, 0),
+                    Leave::May { id } => assert!(id == 1 && healthy > rest / 2, "{healthy} of {rest}"),
+                    Leave::TooFew {
+                        healthy: found,
+                        rest: all,
+                        silent,
+                    } => {
+                        assert!(healthy <= rest / 2 && rest > 0, "{healthy} of {rest}");
+                        assert_eq!(
+                            (found as u64, all as u64, silent.len() as u64),
+                            (healthy, rest, rest - healthy)
+                        );
+                    }
+                    Leave::Gone => panic!("it is one of them"),
+                }
+            }
+        }
+        assert_eq!(may_leave(&[member(2, true)], "https://10.0.0.1:2379"), Leave::Gone);
+    }
+
+    #[test]
+    fn who_has_no_vote_or_knows_no_leader_is_no_part_of_a_majority() {
+        let mut members = [member(1, true), member(2, true), member(3, true)];
+        members[1].health = Ok(Health {
+            learner: true,
+            leader: 1,
+            ..Health::default()
+        });
+        assert!(matches!(
+            may_leave(&members, "https://10.0.0.1:2379"),
+            Leave::TooFew { healthy: 1, .. }
+        ));
+        members[1].health = Ok(Health::default());
+        assert!(matches!(
+            may_leave(&members, "https://10.0.0.1:2379"),
+            Leave::TooFew { healthy: 1, .. }
+        ));
+    }
+}
