@@ -80,6 +80,23 @@ fn seeds_come_together_in_any_order_and_a_lost_one_takes_its_place_again() {
     let lives: Vec<_> = [n1, n2, n3].iter().map(|host| host.lives()).collect();
     assert!(lives.iter().all(|lives| lives.len() == 1), "{lives:?}");
 
+    // People on a seed reach the containers of every host, by the certificates that are there; without them nobody does.
+    let top = succeeds(n3, &["top", "instances"]);
+    assert!(
+        ["web.n1", "web.n2", "web.n3"].iter().all(|name| top.contains(name)),
+        "{top}"
+    );
+    let api = format!("https://{a}:9465/v1/near");
+    n3.within("curl", &["-sSk", "--max-time", "3", &api])
+        .expect_err("who shows nothing is nobody");
+    let file = |name: &str| agent_dir(n3).join("member").join(name).display().to_string();
+    let (cert, key) = (file("node.crt"), file("node.key"));
+    let node = n3.within(
+        "curl",
+        &["-sSk", "--max-time", "3", "--cert", &cert, "--key", &key, &api],
+    );
+    node.expect_err("a node opens nothing on another node");
+
     // The first seed's disk is lost: the others manage on, and it comes back as a member.
     cut_power(n1, &mut first);
     std::fs::remove_dir_all(server_dir(n1)).expect("its disk can be lost");
