@@ -20,7 +20,15 @@ use crate::output::Tone;
 
 /// Crates whose lines are shown at a level given without a name. Of others only errors are, unless asked for by name:
 /// `debug` is about Reeve, `h2=debug` about HTTP/2.
-const OURS: &[&str] = &["reeve", "controller", "agent", "runtime", "planner", "schemas"];
+const OURS: &[&str] = &[
+    "reeve",
+    "controller",
+    "agent",
+    "membership",
+    "runtime",
+    "planner",
+    "schemas",
+];
 
 fn is_level(text: &str) -> bool {
     ["off", "error", "warn", "info", "debug", "trace"].contains(&text.to_ascii_lowercase().as_str())

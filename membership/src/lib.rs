@@ -22,6 +22,7 @@ pub mod members;
 pub mod port;
 pub mod renew;
 pub mod revoke;
+pub mod rights;
 pub mod seed;
 pub mod seeds;
 pub mod signing;

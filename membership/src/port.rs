@@ -39,6 +39,7 @@ use crate::bootstrap::Stage;
 use crate::etcd::{client_url, peer_url};
 use crate::issued::Issued;
 use crate::now;
+use crate::rights;
 use crate::seeds::{Host, Seeds};
 
 /// Connections at once; more wait.
@@ -225,7 +226,7 @@ async fn join(
     ConnectInfo(caller): ConnectInfo<Caller>,
     Json(question): Json<JoinQuestion>,
 ) -> Result<Json<JoinAnswer>, Failure> {
-    let (store, _) = formed(&seat)?;
+    let (store, client) = formed(&seat)?;
     let token: JoinToken = question.token.parse().map_err(refuse)?;
     let request = STANDARD
         .decode(&question.request)
@@ -269,6 +270,9 @@ async fn join(
             }
         }
     }
+    rights::admit(&client, &seat.root, &wanted.identity)
+        .await
+        .map_err(|error| later(chain(&error)))?;
     let answer = issue(&seat, &store, &request, wanted.identity.clone()).await?;
     tracing::info!(who = %wanted.identity, token = %token.id(), from = %caller.address, "joined");
     Ok(Json(answer))

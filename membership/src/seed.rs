@@ -33,6 +33,7 @@ use crate::etcd::{Initial, Member, client_url, has_begun};
 use crate::join::lines;
 use crate::keep::{Context, Keep, KeepError};
 use crate::port::{self, PlaceAnswer, PlaceQuestion, Seat, SeedState};
+use crate::rights;
 use crate::seeds::{Host, Seeds};
 use crate::upkeep::{self, Upkeep};
 use crate::{SEED_PORT, now};
@@ -259,7 +260,7 @@ pub async fn start(
         let endpoints: Vec<String> = options.seeds.iter().map(client_url).collect();
         let context = keep.write_context(endpoints, "person")?;
         let (store, new) = found(&options, &keep, &seat, &troubles, &mut progress).await?;
-        let client = client(&options, &keep).await?;
+        let client = member_client(&options.seeds, &keep).await?;
         *seat.store.lock().unwrap_or_else(PoisonError::into_inner) = Some((store.clone(), client));
         known.formed = true;
         known.joining.clear();
@@ -274,6 +275,13 @@ pub async fn start(
             again,
         };
         started.tasks.push(tokio::spawn(upkeep.run(shutdown.clone())));
+        let (rights, mut done) = (rights::keep(Arc::clone(&keep), Arc::clone(&seat)), ended.clone());
+        started.tasks.push(tokio::spawn(async move {
+            tokio::select! {
+                () = rights => {}
+                _ = done.wait_for(|end| *end) => {}
+            }
+        }));
         Ok((store, new, context))
     };
     let formed = tokio::select! {
@@ -510,7 +518,7 @@ async fn make(options: &SeedOptions, seat: &Seat, store: &EtcdStore, own: &Clust
 }
 
 /// A client for the store's members, as a controller.
-async fn client(options: &SeedOptions, keep: &Keep) -> Result<Client, SeedError> {
+pub(crate) async fn member_client(seeds: &Seeds, keep: &Keep) -> Result<Client, SeedError> {
     let read = |name: &str| -> Result<Vec<u8>, KeepError> { Ok(keep.read(name)?.unwrap_or_default()) };
     let tls = TlsOptions::new()
         .ca_certificate(EtcdCertificate::from_pem(read("ca.crt")?))
@@ -519,7 +527,7 @@ async fn client(options: &SeedOptions, keep: &Keep) -> Result<Client, SeedError>
         .with_connect_timeout(Duration::from_secs(2))
         .with_timeout(Duration::from_secs(5))
         .with_tls(tls);
-    let endpoints: Vec<String> = options.seeds.iter().map(client_url).collect();
+    let endpoints: Vec<String> = seeds.iter().map(client_url).collect();
     Client::connect(endpoints, Some(connect))
         .await
         .map_err(SeedError::Client)

@@ -139,6 +139,10 @@ fn judge_status(status: &tonic::Status) -> (StoreErrorKind, Fate) {
     if has("etcdserver: no leader") || has("etcdserver: too many requests") || has("etcdserver: not capable") {
         return refused(StoreErrorKind::Unreachable);
     }
+    // What came while the store's users were being changed was not done, either.
+    if has("revision of auth store is old") {
+        return refused(StoreErrorKind::Unreachable);
+    }
     // The connection's own words, whatever code the client made of them (`ResourceExhausted` for "calm down").
     let of_connection = text.starts_with("h2 protocol error");
     match status.code() {
@@ -225,6 +229,14 @@ fn speaks_another_protocol(words: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_came_while_users_were_changed_was_not_done_and_is_tried_again() {
+        let status = tonic::Status::invalid_argument("etcdserver: revision of auth store is old");
+        let failure = classify(ClientError::GRpcStatus(status));
+        assert!(failure.is_transient());
+        assert_eq!(failure.fate, Fate::Refused);
+    }
 
     #[test]
     fn a_connection_that_is_told_to_calm_down_is_an_outage_and_no_refusal() {

@@ -1,0 +1,234 @@
+//! etcd's own users and roles: a filter against what a node's certificate has no business with, and no more than that, for etcd
+//! 3.4 does not ask them within nested transactions. The user is a certificate's common name. Seeds, their controllers and people
+//! are root; a node reads everything under the prefix, and writes its own keys. Each seed sees to it when it starts, and before
+//! a newcomer gets its certificate.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use etcd_client::{AuthClient, Client, Permission, UserAddOptions};
+use runtime::{EtcdStore, Prefix, Store as _, StoreError, chain};
+use schemas::keys::{Key, Root};
+use schemas::names::NodeName;
+use tokio::time::{sleep, timeout};
+use trust::identity::{Identity, Name, Rights, SERVER_COMMON_NAME, Who};
+
+use crate::keep::Keep;
+use crate::port::Seat;
+use crate::seed::{SeedError, member_client};
+use crate::seeds::Host;
+
+/// etcd's own name for the role, and for the user without whom it asks nobody. No certificate has that name.
+const ROOT: &str = "root";
+/// After the store did not answer.
+const AGAIN: Duration = Duration::from_secs(5);
+/// How often the certificate that a seed asks with is looked at.
+const LOOK: Duration = Duration::from_secs(20);
+const CALL: Duration = Duration::from_secs(10);
+
+/// Why users and roles are not as they should be.
+#[derive(Debug, thiserror::Error)]
+pub enum RightsError {
+    #[error("set the store's users and roles")]
+    Etcd(#[from] etcd_client::Error),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("set the store's users and roles: no answer in time")]
+    Slow,
+}
+
+/// What a role may do: a key, whether all under it, and whether to write.
+type Grant = (String, bool, bool);
+
+/// What somebody may do beside reading; None for who may do everything.
+fn grants(root: &Root, who: &Who) -> Option<Vec<Grant>> {
+    let all = (root.as_str().to_owned(), true, false);
+    match who {
+        Who::Server(_) | Who::Controller(_) | Who::Person(_, Rights::Admin) => None,
+        Who::Node(name) => {
+            let own = name.as_str().parse::<NodeName>().ok();
+            let keys = own
+                .into_iter()
+                .flat_map(|node| [Key::Node, Key::Report, Key::Session].map(|key| root.key(&key(node.clone()))));
+            let events = (root.prefix("events"), true, true);
+            Some(
+                [all, events]
+                    .into_iter()
+                    .chain(keys.map(|key| (key, false, true)))
+                    .collect(),
+            )
+        }
+        Who::Person(_, Rights::Namespaces(namespaces)) => {
+            let desired = root.prefix("desired");
+            let own = namespaces
+                .iter()
+                .map(|namespace| (format!("{desired}{namespace}/"), true, true));
+            Some(std::iter::once(all).chain(own).collect())
+        }
+    }
+}
+
+/// What is there already is as good.
+fn there<T>(done: Result<T, etcd_client::Error>) -> Result<(), etcd_client::Error> {
+    match done {
+        Err(etcd_client::Error::GRpcStatus(status)) if status.message().contains("already exists") => Ok(()),
+        Err(error) => Err(error),
+        Ok(_) => Ok(()),
+    }
+}
+
+async fn add(auth: &mut AuthClient, name: &str, role: &str) -> Result<(), etcd_client::Error> {
+    there(auth.user_add(name, "", Some(UserAddOptions::new().with_no_pwd())).await)?;
+    there(auth.user_grant_role(name, role).await)
+}
+
+/// Makes somebody's user and role, unless they are there.
+///
+/// # Errors
+/// When the store does not take it.
+pub async fn admit(client: &Client, root: &Root, identity: &Identity) -> Result<(), RightsError> {
+    let name = identity.common_name();
+    let grants = grants(root, &identity.who);
+    let role = grants.as_ref().map_or(ROOT, |_| name.as_str());
+    let mut auth = client.auth_client();
+    let work = async {
+        // Every change makes the store refuse what others write at this moment, once: so only what is missing is made.
+        if let Ok(found) = auth.user_get(name.as_str()).await
+            && found.roles().iter().any(|found| found == role)
+        {
+            return Ok(());
+        }
+        if let Some(grants) = &grants {
+            there(auth.role_add(role).await)?;
+            for (key, under, write) in grants {
+                let permission = if *write {
+                    Permission::read_write(key.as_str())
+                } else {
+                    Permission::read(key.as_str())
+                };
+                let permission = if *under { permission.with_prefix() } else { permission };
+                auth.role_grant_permission(role, permission).await?;
+            }
+        }
+        add(&mut auth, &name, role).await?;
+        Ok(())
+    };
+    timeout(CALL, work).await.map_err(|_| RightsError::Slow)?
+}
+
+/// Makes everybody's who belongs to the cluster, and has etcd ask them from then on.
+async fn begin(client: &Client, store: &EtcdStore, seat: &Seat) -> Result<(), RightsError> {
+    let (root, seeds) = (&seat.root, &seat.seeds);
+    let label = |host: &Host| host.label().parse::<Name>().ok();
+    let mut all: Vec<Who> = seeds.iter().filter_map(label).map(Who::Controller).collect();
+    let names = [SERVER_COMMON_NAME, ROOT].map(|name| name.parse::<Name>());
+    if let [Ok(server), Ok(person)] = names {
+        all.extend([Who::Server(server), Who::Person(person, Rights::Admin)]);
+    }
+    all.extend(nodes(store, root).await?.into_iter().map(Who::Node));
+    for who in all {
+        admit(client, root, &Identity::new(seat.cluster, who)).await?;
+    }
+    let mut auth = client.auth_client();
+    let work = async {
+        let known = auth.user_get(ROOT).await;
+        if !known.is_ok_and(|found| found.roles().iter().any(|role| role == ROOT)) {
+            add(&mut auth, ROOT, ROOT).await?;
+        }
+        auth.auth_enable().await.map(drop)
+    };
+    timeout(CALL, work).await.map_err(|_| RightsError::Slow)??;
+    Ok(())
+}
+
+/// Nodes that have joined, by what seeds and agents have written of them.
+async fn nodes(store: &EtcdStore, root: &Root) -> Result<BTreeSet<Name>, StoreError> {
+    let mut names = BTreeSet::new();
+    for prefix in [format!("{}node/", root.prefix("issued")), root.prefix("nodes")] {
+        let listing = store.list(&Prefix::new(prefix.clone())?).await?;
+        let first = |key: &[u8]| {
+            let rest = std::str::from_utf8(key.strip_prefix(prefix.as_bytes())?).ok()?;
+            rest.split('/').next()?.parse::<Name>().ok()
+        };
+        names.extend(listing.kvs.iter().filter_map(|kv| first(&kv.key)));
+    }
+    Ok(names)
+}
+
+/// Works for as long as the seed: sets up users and roles, and asks with the certificate that is in force.
+pub async fn keep(keep: Arc<Keep>, seat: Arc<Seat>) {
+    let mut told = None;
+    let mut shown = keep.read("controller.crt").ok().flatten();
+    let mut set = false;
+    loop {
+        let asks = seat.store.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((store, client)) = asks.filter(|_| !set) {
+            match begin(&client, &store, &seat).await {
+                Ok(()) => {
+                    set = true;
+                    tracing::info!("the store asks its users' rights");
+                }
+                Err(error) => {
+                    let why = chain(&error);
+                    if told.as_ref() != Some(&why) {
+                        tracing::warn!("{why}; it is tried again");
+                        told = Some(why);
+                    }
+                }
+            }
+        }
+        sleep(if set { LOOK } else { AGAIN }).await;
+        let now = keep.read("controller.crt").ok().flatten();
+        if now != shown {
+            match renewed(&keep, &seat).await {
+                Ok(()) => shown = now,
+                Err(error) => tracing::warn!("{}; it is tried again", chain(&error)),
+            }
+        }
+    }
+}
+
+/// Takes the renewed certificate for what is asked of the store's members.
+async fn renewed(keep: &Keep, seat: &Seat) -> Result<(), SeedError> {
+    let client = member_client(&seat.seeds, keep).await?;
+    let mut asks = seat.store.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, before)) = asks.as_mut() {
+        *before = client;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_writes_its_own_keys_and_nobody_elses() {
+        let who = Who::Node("n1".parse().unwrap());
+        let written: Vec<String> = grants(&Root::default(), &who)
+            .unwrap()
+            .into_iter()
+            .filter_map(|(key, under, write)| write.then(|| if under { format!("{key}*") } else { key }))
+            .collect();
+        assert_eq!(
+            written,
+            [
+                "/reeve/events/*",
+                "/reeve/nodes/n1",
+                "/reeve/reports/n1",
+                "/reeve/sessions/n1"
+            ]
+        );
+    }
+
+    #[test]
+    fn nobody_is_etcds_own_root() {
+        let cluster = trust::identity::ClusterId::from_bytes([1; 16]);
+        for text in ["node/root", "server/root", "controller/root", "person/root?admin"] {
+            let identity: Identity = format!("reeve://{cluster}/{text}").parse().unwrap();
+            assert_ne!(identity.common_name(), ROOT);
+        }
+    }
+}
