@@ -13,6 +13,9 @@ use tokio::time::timeout;
 
 const CONNECT: Duration = Duration::from_secs(2);
 const CALL: Duration = Duration::from_secs(5);
+/// How often a change of members is asked for again, and how long between two.
+const TRIES: u32 = 30;
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Why the members cannot be asked.
 #[derive(Debug, thiserror::Error)]
@@ -89,13 +92,19 @@ async fn within<T>(act: &'static str, call: impl Future<Output = Result<T, Error
 /// # Errors
 /// When the files cannot be read. What does not answer is told as such.
 pub async fn look(endpoints: &[String], tls: Option<&TlsFiles>) -> Result<Vec<Seen>, MembersError> {
-    let listed = match client(endpoints, tls).await {
-        Ok(client) => within("list the store's members", client.cluster_client().member_list())
-            .await
-            .ok(),
-        Err(error @ MembersError::File { .. }) => return Err(error),
-        Err(_) => None,
-    };
+    // Each is asked by itself: a member may answer while another, or a majority, does not.
+    let asked = endpoints.iter().map(async |url| {
+        let client = client(std::slice::from_ref(url), tls).await?;
+        within("list the store's members", client.cluster_client().member_list()).await
+    });
+    let mut listed = None;
+    for answer in join_all(asked).await {
+        match answer {
+            Ok(answer) => listed = listed.or(Some(answer)),
+            Err(error @ MembersError::File { .. }) => return Err(error),
+            Err(_) => {}
+        }
+    }
     let places: Vec<(Option<u64>, String, String)> = match listed {
         Some(listed) if !listed.members().is_empty() => listed
             .members()
@@ -156,6 +165,8 @@ pub enum Leave {
     Gone,
     May {
         id: u64,
+        /// Where one of the rest answers.
+        through: String,
     },
     /// It is the only one: with it the cluster ends.
     Last,
@@ -181,11 +192,14 @@ pub fn may_leave(members: &[Seen], url: &str) -> Leave {
             .is_ok_and(|health| !health.learner && health.leader != 0)
     };
     let healthy = rest.iter().filter(votes).count();
+    let through = rest.iter().find(votes).map(|one| one.url.clone());
     if rest.is_empty() {
         return Leave::Last;
     }
-    if healthy > rest.len() / 2 {
-        return Leave::May { id };
+    if healthy > rest.len() / 2
+        && let Some(through) = through
+    {
+        return Leave::May { id, through };
     }
     let silent = rest
         .iter()
@@ -199,16 +213,26 @@ pub fn may_leave(members: &[Seen], url: &str) -> Leave {
     }
 }
 
-/// Takes a member out, and waits until its store knows.
+/// Takes a member out, by way of another. etcd refuses that until all members have been connected for some seconds: it is asked again.
 ///
 /// # Errors
 /// When the store does not take it.
-pub async fn remove(endpoints: &[String], tls: Option<&TlsFiles>, id: u64) -> Result<(), MembersError> {
-    let client = client(endpoints, tls).await?;
+pub async fn remove(through: &str, tls: Option<&TlsFiles>, id: u64) -> Result<(), MembersError> {
+    let act = "take this seed out of the store's members";
+    let client = client(&[through.to_owned()], tls).await?;
     let mut cluster = client.cluster_client();
-    within("take this seed out of the store's members", cluster.member_remove(id))
-        .await
-        .map(drop)
+    let mut tries = 0;
+    loop {
+        match within(act, cluster.member_remove(id)).await {
+            Err(MembersError::Etcd { act: _, source })
+                if source.to_string().contains("unhealthy cluster") && tries < TRIES =>
+            {
+                tries += 1;
+            }
+            done => return done.map(drop),
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
 }
 
 #[cfg(test)]
@@ -238,7 +262,10 @@ mod tests {
                 let rest = count - 1;
                 match may {
                     Leave::Last => assert_eq!(rest, 0),
-                    Leave::May { id } => assert!(id == 1 && healthy > rest / 2, "{healthy} of {rest}"),
+                    Leave::May { id, through } => assert!(
+                        id == 1 && healthy > rest / 2 && through.contains("10.0.0.2"),
+                        "{healthy} of {rest}"
+                    ),
                     Leave::TooFew {
                         healthy: found,
                         rest: all,

@@ -296,10 +296,13 @@ pub async fn supervise(places: &Places) -> Verdict {
         return Err(Failure::new(Exit::Conflict, "systemd runs what is installed here")
             .help("`systemctl status 'reeve-*'` shows it"));
     }
-    let keep = open(places).await.map_err(|error| match error {
-        KeepError::InUse { path: _ } => Failure::new(Exit::Conflict, "the programs of this host run already")
-            .help("`reeve install --status` shows them"),
-        error => of_keep(&error),
+    let keep = open(places).await.map_err(|error| {
+        if matches!(error, KeepError::InUse { path: _ }) {
+            Failure::new(Exit::Conflict, "the programs of this host run already")
+                .help("`reeve install --status` shows them")
+        } else {
+            of_keep(&error)
+        }
     })?;
     let write = |states: &BTreeMap<String, State>| {
         // Without it they run as well; they are only not told of.

@@ -32,8 +32,8 @@ const LEFT: &str = "etcd.left";
 struct Parting {
     /// The node retires itself.
     retires: bool,
-    /// The member to take out of the store, and through which endpoints.
-    member: Option<(u64, Vec<String>, TlsFiles)>,
+    /// The member to take out of the store, and where another answers.
+    member: Option<(u64, String, TlsFiles)>,
 }
 
 /// `reeve uninstall`.
@@ -67,8 +67,8 @@ pub async fn uninstall(common: &Common, args: &UninstallArgs) -> Verdict {
     if parting.retires {
         retire(args, &places, &installed).await?;
     }
-    if let Some((id, endpoints, tls)) = &parting.member {
-        members::remove(endpoints, Some(tls), *id).await.map_err(|error| {
+    if let Some((id, through, tls)) = &parting.member {
+        members::remove(through, Some(tls), *id).await.map_err(|error| {
             failed(&error).help("see `reeve doctor`; nothing was stopped on this host, so it can be run again")
         })?;
         complain("this seed is no longer one of the store's members\n");
@@ -122,16 +122,16 @@ async fn parting(args: &UninstallArgs, places: &Places, installed: &Installed) -
     let end = "--end-cluster stops it all the same";
     match leave {
         None => parting.retires = false,
-        Some((Leave::Gone, ..)) => {}
-        Some((Leave::May { id }, endpoints, tls)) => parting.member = Some((id, endpoints, tls)),
-        Some((Leave::Last, ..)) => {
+        Some((Leave::Gone, _)) => {}
+        Some((Leave::May { id, through }, tls)) => parting.member = Some((id, through, tls)),
+        Some((Leave::Last, _)) => {
             return Err(
                 Failure::new(Exit::Conflict, "this is the only seed: with it the cluster ends").help(format!(
                     "{end}; containers keep running, and the data stays unless --purge-data is given"
                 )),
             );
         }
-        Some((Leave::TooFew { healthy, rest, silent }, ..)) => {
+        Some((Leave::TooFew { healthy, rest, silent }, _)) => {
             let message = format!(
                 "the others cannot go on without this seed: {healthy} of {rest} answer, and more than half must"
             );
@@ -145,7 +145,7 @@ async fn parting(args: &UninstallArgs, places: &Places, installed: &Installed) -
     Ok(parting)
 }
 
-async fn member(places: &Places, host: &Host) -> Result<(Leave, Vec<String>, TlsFiles), Failure> {
+async fn member(places: &Places, host: &Host) -> Result<(Leave, TlsFiles), Failure> {
     let keep = Keep::beside(&places.server());
     let Some(context) = Context::in_dir(&places.server()) else {
         return Err(Failure::new(
@@ -173,7 +173,7 @@ async fn member(places: &Places, host: &Host) -> Result<(Leave, Vec<String>, Tls
                 .help("`reeve doctor` says what is wrong; --end-cluster stops this seed all the same"),
         );
     }
-    Ok((may_leave(&seen, &client_url(host)), context.endpoints, tls))
+    Ok((may_leave(&seen, &client_url(host)), tls))
 }
 
 /// What goes and what stays, for people.
