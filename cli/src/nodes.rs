@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use membership::revoke::{RevokeError, Revoker};
+use membership::tokens;
 use runtime::{Guard, Outcome, Store, person};
 use schemas::keys::Key;
 use schemas::names::NodeName;
@@ -16,7 +17,7 @@ use crate::args::{Common, CordonArgs, DrainArgs, NodeRmArgs, NodeVerb};
 use crate::connect::{Connection, Marker, connect};
 use crate::edit;
 use crate::failure::{Exit, Failure};
-use crate::output::{self, Format, print};
+use crate::output::{self, Format, complain, print};
 use crate::seats::server_dir;
 use crate::view::View;
 use crate::wait::until_empty;
@@ -165,6 +166,29 @@ async fn rm(common: &Common, args: &NodeRmArgs) -> Verdict {
     Ok(Exit::Done)
 }
 
+/// Tells of tokens that a removed host may still have, and that let others in: under another name it could come back.
+async fn open_tokens(common: &Common, connection: &Connection, nodes: &[NodeName]) {
+    // Only a hint: what is asked for is done.
+    let Ok(listed) = tokens::list(&server_dir(common), &connection.store, &connection.root).await else {
+        return;
+    };
+    let now = membership::now();
+    for (id, record) in listed {
+        let Ok(record) = record else { continue };
+        let had = |node: &&NodeName| record.joined.iter().any(|joined| joined.name.as_str() == node.as_str());
+        if let Some(node) = nodes
+            .iter()
+            .find(had)
+            .filter(|_| record.uses_left > 0 && now <= record.expires)
+        {
+            complain(&format!(
+                "node/{node} joined with token {id}, which lets others in until {}: `reeve token rm {id}` withdraws it\n",
+                record.expires
+            ));
+        }
+    }
+}
+
 /// How far shutting out has come.
 enum Shut {
     /// This host has no authority: a store of one's own, or not a seed.
@@ -200,6 +224,7 @@ async fn shut_out(common: &Common, connection: &Connection, args: &NodeRmArgs) -
         }
     }
     let left = revoker.until_cut(number, CUT).await.map_err(failed)?;
+    open_tokens(common, connection, &args.nodes).await;
     if left.is_empty() {
         return Ok(Shut::Everywhere);
     }

@@ -119,7 +119,10 @@ fn certificates_are_renewed_during_work_and_a_removed_node_is_shut_out() {
     let begun = Instant::now();
     let said = succeeds(n1, &["node", "rm", "n3", "--now", "--yes", "--note", "stolen"]);
     println!("shut out after {:.1} s", begun.elapsed().as_secs_f32());
-    assert!(said.contains("is shut out"), "{said}");
+    assert!(
+        said.contains("is shut out") && said.contains("reeve token rm "),
+        "{said}"
+    );
     for seed in &lab.hosts {
         ask(n3, seed).expect_err("n3 is shut out");
         ask(n2, seed).expect("n2 is not");
