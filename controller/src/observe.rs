@@ -621,9 +621,17 @@ impl Observer {
                         &node,
                     )
                 });
-                let value = remedied(value, "it is held, and written anew from its report");
-                let why = value.as_ref().err().cloned();
-                self.node(node, |entry| entry.assignment = Some(stored(kv, value.map(Arc::new))));
+                let value = remedied(value, "it is held, and written anew from its report").map(Arc::new);
+                let entry = self.snapshot.nodes.get(&node);
+                let before = entry.and_then(|entry| entry.assignment.as_ref());
+                let (value, why) = match &mut self.authors {
+                    Some(authors) => authors.over(&node, before, kv.mod_revision, value),
+                    None => {
+                        let why = value.as_ref().err().cloned();
+                        (value, why)
+                    }
+                };
+                self.node(node, |entry| entry.assignment = Some(stored(kv, value)));
                 why
             }
             Key::Report(node) => {

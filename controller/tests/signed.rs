@@ -117,6 +117,11 @@ async fn an_assignment_that_no_controller_signed_counts_for_nothing_and_is_writt
         thief.certificate().to_pem().into_bytes(),
     );
     let other_node = store.peek("/reeve/assignments/n2").expect("an assignment").value;
+    // What was there before, as if it were new: genuine, and older.
+    let mut replayed = Assignment::decode(&genuine.value).expect("an assignment");
+    replayed.order.generation -= 1;
+    replayed.instances.clear();
+    let replayed = Realm::sign(&signing.1.borrow().pen, "n1", replayed.encode());
     let altered = String::from_utf8(genuine.value.to_vec())
         .expect("JSON")
         .replace("\"present\"", "\"absent\"");
@@ -126,12 +131,13 @@ async fn an_assignment_that_no_controller_signed_counts_for_nothing_and_is_writt
         Realm::sign(&thief, "n1", evil.encode()),
         Realm::sign(&realm.pen("controller/c9"), "n1", br#"{"broken":1}"#.to_vec()),
         other_node.to_vec(),
+        replayed,
     ];
     for forged in forgeries {
         store.put(N1, forged.clone());
         until(&store, "it is written anew", || {
             let now = store.peek(N1)?;
-            (now.value != forged && signer(&store, &realm, "n1") == own).then_some(())
+            (now.value == genuine.value && signer(&store, &realm, "n1") == own).then_some(())
         })
         .await;
         controller.rests_after(&store).await;

@@ -5,10 +5,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use planner::cluster::Snapshot;
+use planner::cluster::{Snapshot, Stored};
 use runtime::{KeyMap, KeyValue, Prefix};
 use schemas::keys::{Key, ResourceKey, Root, TrustKey};
 use schemas::names::NodeName;
+use schemas::records::Assignment;
 use trust::certificate::Certificate;
 use trust::key::Fingerprint;
 use trust::sign::{Domain, Keyring, Signing, unweave};
@@ -26,6 +27,8 @@ pub(super) struct Authors {
     signed: BTreeMap<Fingerprint, BTreeSet<NodeName>>,
     /// Assignments that count for nothing, for want of their signer.
     unknown: BTreeSet<NodeName>,
+    /// Assignments that no controller can have written, over ones that one did: those are written back as they were.
+    put_back: BTreeSet<NodeName>,
     /// Accepted records that have come or changed, and were not held against assignments yet; whether each was overwritten.
     pub accepted: BTreeMap<(ResourceKey, u64), bool>,
 }
@@ -44,6 +47,7 @@ impl Authors {
             now,
             signed: BTreeMap::new(),
             unknown: BTreeSet::new(),
+            put_back: BTreeSet::new(),
             accepted: BTreeMap::new(),
         }
     }
@@ -153,16 +157,49 @@ impl Authors {
         altered
     }
 
+    /// What counts as the node's assignment where `value` was written over `before`, and what is to be told. Orders only rise:
+    /// a lower one in a store that has gone on is a replay. It and what nobody signed are taken for what was there before.
+    pub fn over(
+        &mut self,
+        node: &NodeName,
+        before: Option<&Stored<Arc<Assignment>>>,
+        mod_revision: i64,
+        value: Result<Arc<Assignment>, String>,
+    ) -> (Result<Arc<Assignment>, String>, Option<String>) {
+        let why = match (&value, before.map(|before| &before.value)) {
+            (Err(why), _) => why.clone(),
+            (Ok(now), Some(Ok(before)))
+                if now.order < before.order && now.order.restore_epoch == before.order.restore_epoch =>
+            {
+                "read the assignment: an older one was put in the place of a later one; that is written back".to_owned()
+            }
+            (Ok(_), _) => return (value, None),
+        };
+        let before = before.filter(|before| before.mod_revision < mod_revision);
+        match before.and_then(|before| before.value.as_ref().ok()) {
+            Some(before) => {
+                self.put_back.insert(node.clone());
+                (Ok(Arc::clone(before)), Some(why))
+            }
+            None => {
+                let why = value.as_ref().err().cloned();
+                (value, why)
+            }
+        }
+    }
+
     /// The node's assignment is gone, or another.
     pub fn forget(&mut self, node: &NodeName) {
         self.unknown.remove(node);
+        self.put_back.remove(node);
         self.signed.retain(|_, nodes| {
             nodes.remove(node);
             !nodes.is_empty()
         });
     }
 
-    /// Nodes whose assignments are signed by a certificate that is to be replaced, where ours lasts longer.
+    /// Nodes whose assignments are written again as they are: signed by a certificate that is to be replaced, where ours lasts
+    /// longer; or overwritten by who has no right to.
     pub fn due(&self) -> impl Iterator<Item = &NodeName> {
         let own = self.signing.pen.certificate();
         let due = move |signer: &Fingerprint| {
@@ -172,10 +209,12 @@ impl Authors {
                 .is_none_or(|until| until < own.validity().until);
             *signer != own.fingerprint() && longer && self.keyring.is_leaving(signer, self.now)
         };
-        self.signed
+        let due = self
+            .signed
             .iter()
             .filter(move |(signer, _)| due(signer))
-            .flat_map(|(_, nodes)| nodes)
+            .flat_map(|(_, nodes)| nodes);
+        self.put_back.iter().chain(due)
     }
 
     /// Signers whose certificates have ended, and of whom nothing is left.
