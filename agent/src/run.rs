@@ -10,7 +10,7 @@ use std::time::Duration;
 use runtime::{SessionRecord, Shutdown, Store, chain};
 use rustix::time::{ClockId, clock_gettime};
 use schemas::keys::Root;
-use schemas::names::NodeName;
+use schemas::names::{NodeName, ResourceName};
 use schemas::records::{ClusterId, Order, SchemaVersion};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc, watch};
@@ -49,6 +49,10 @@ pub struct AgentOptions {
     pub data_dir: PathBuf,
     /// The node's labels.
     pub labels: BTreeMap<String, String>,
+    /// The node's roles, where no Node resource names any.
+    pub roles: Vec<ResourceName>,
+    /// The address or name under which the outside reaches this node.
+    pub public_address: Option<String>,
     /// Where metrics and health are served; nowhere when None.
     pub http: Option<SocketAddr>,
     /// `host:port` under which others reach that; the address itself when None.
@@ -101,6 +105,8 @@ impl AgentOptions {
             root: Root::default(),
             data_dir: data_dir.into(),
             labels: BTreeMap::new(),
+            roles: Vec::new(),
+            public_address: None,
             http: None,
             advertise: None,
             api: ApiOptions::default(),

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use schemas::keys::ResourceKey;
 use schemas::kinds::Kind;
-use schemas::names::{Namespace, NodeName};
+use schemas::names::{Namespace, NodeName, ResourceName};
 use schemas::records::{Condition, ConditionStatus, NodeCondition};
 use serde_json::{Value, json};
 
@@ -462,6 +462,9 @@ fn node(view: &View, name: &NodeName, format: Format) -> Option<String> {
         line(&mut text, "Kernel", &engine.kernel);
         let addresses: Vec<String> = facts.addresses.host.iter().map(ToString::to_string).collect();
         line(&mut text, "Addresses", &addresses.join(", "));
+        line(&mut text, "Public", facts.addresses.public.as_deref().unwrap_or(""));
+        let roles: Vec<&str> = facts.roles.iter().map(ResourceName::as_str).collect();
+        line(&mut text, "Given roles", &roles.join(", "));
         line(
             &mut text,
             "Agent",

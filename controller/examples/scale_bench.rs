@@ -207,9 +207,11 @@ fn facts(node: &NodeName, n: u32) -> NodeFacts {
             host: Vec::new(),
             agent: Some(format!("10.{}.{}.{}:9464", n >> 16, (n >> 8) & 255, n & 255)),
             api: None,
+            public: None,
         },
         engine: Engine::default(),
         agent_version: "bench".to_owned(),
+        roles: Vec::new(),
         sealing_key: None,
         labels: BTreeMap::from([("zone".to_owned(), format!("z{}", n % 3))]),
     }

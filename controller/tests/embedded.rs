@@ -48,6 +48,7 @@ async fn a_service_put_as_with_etcdctl_is_accepted_and_assigned() {
             addresses: Addresses::default(),
             engine: Engine::default(),
             agent_version: "test".to_owned(),
+            roles: Vec::new(),
             sealing_key: None,
             labels: Default::default(),
         };

@@ -115,6 +115,7 @@ async fn agent(fleet: Arc<Fleet>, number: usize) {
             addresses: Addresses::default(),
             engine: Engine::default(),
             agent_version: "0.1.0".to_owned(),
+            roles: Vec::new(),
             sealing_key: None,
             labels: [("zone".to_owned(), format!("z{}", number % 3))].into(),
         };

@@ -80,6 +80,7 @@ fn snapshot(nodes: usize, services: usize, replicas: usize) -> Snapshot {
             addresses: Addresses::default(),
             engine: Engine::default(),
             agent_version: "0.1.0".to_owned(),
+            roles: Vec::new(),
             sealing_key: None,
             labels: [
                 ("zone", ["a", "b", "c"][at % 3]),

@@ -45,6 +45,7 @@ impl Agent {
                     host: host_addresses(),
                     agent: advertised,
                     api: options.api.tcp.as_ref().map(api_address),
+                    public: options.public_address.clone(),
                 },
                 engine: Engine {
                     version: version.version.clone(),
@@ -56,6 +57,7 @@ impl Agent {
                     cgroup_version: info.cgroup_version.clone(),
                 },
                 agent_version: options.version.clone(),
+                roles: options.roles.clone(),
                 sealing_key: (options.publish.0)(sealing),
                 labels: register::labels(&options.labels, &version.os, &version.arch),
             };

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use membership::bootstrap::Stage;
-use membership::keep::Keep;
+use membership::keep::{Context, Keep};
 use membership::members::{self, Seen};
 use membership::seed::{KNOWN, Known};
 use membership::seeds::Seeds;
@@ -75,6 +75,16 @@ impl Here {
         known.or(self.installed.as_ref().map(|installed| &installed.seeds))
     }
 
+    /// How the agent of this host reaches the store.
+    fn member(&self) -> Option<(Vec<String>, TlsFiles)> {
+        let context = Context::in_dir(&self.places.agent().join("member"))?;
+        let tls = TlsFiles {
+            ca: context.ca,
+            identity: Some((context.cert, context.key)),
+        };
+        Some((context.endpoints, tls))
+    }
+
     fn authority(&self) -> Option<Fingerprint> {
         let dirs = [self.places.server(), self.places.agent().join("member")];
         let bundle = dirs.iter().find_map(|dir| Keep::beside(dir).bundle().ok().flatten())?;
@@ -109,6 +119,13 @@ pub async fn doctor(common: &Common, args: &DoctorArgs) -> Verdict {
             }
         }
         Err(failure) if told => lines.push(of_failure("store", failure)),
+        // A node that is no seed reaches the store as itself, and sees no more of it than is its own.
+        Err(_) if here.member().is_some() => {
+            if let Some((endpoints, tls)) = here.member() {
+                lines.extend(members_of(&endpoints, Some(&tls), SEED_QUOTA_BYTES).await);
+            }
+            lines.push(Line::ok("nodes", "are looked at where `reeve doctor` runs on a seed"));
+        }
         Err(_) => lines.push(Line::warn(
             "cluster",
             format!("there is none here, nor at {}", endpoints.join(",")),
@@ -201,24 +218,26 @@ fn docker_of(installed: Option<&Installed>) -> Option<String> {
     words.skip_while(|word| *word != "--docker").nth(1).cloned()
 }
 
-/// The store and its members.
+/// The members.
+async fn members_of(endpoints: &[String], tls: Option<&TlsFiles>, quota: i64) -> Vec<Line> {
+    match members::look(endpoints, tls).await {
+        Ok(seen) => judge_members(&seen, quota),
+        Err(error) => vec![Line::bad(
+            "store",
+            runtime::chain(&error),
+            "see that the files of --ca, --cert and --key can be read",
+        )],
+    }
+}
+
+/// The store: its members and its alarms.
 async fn store(endpoints: &[String], tls: Option<&TlsFiles>, here: &Here) -> Vec<Line> {
-    let seen = match members::look(endpoints, tls).await {
-        Ok(seen) => seen,
-        Err(error) => {
-            return vec![Line::bad(
-                "store",
-                runtime::chain(&error),
-                "see that the files of --ca, --cert and --key can be read",
-            )];
-        }
-    };
     let quota = if here.known.is_some() {
         SEED_QUOTA_BYTES
     } else {
         USUAL_QUOTA_BYTES
     };
-    let mut lines = judge_members(&seen, quota);
+    let mut lines = members_of(endpoints, tls, quota).await;
     match members::alarms(endpoints, tls).await {
         Ok(alarms) if alarms.is_empty() => lines.push(Line::ok("alarms", "none")),
         Ok(alarms) => lines.push(Line::bad(
@@ -226,8 +245,6 @@ async fn store(endpoints: &[String], tls: Option<&TlsFiles>, here: &Here) -> Vec
             alarms.join(", "),
             "NOSPACE: compact, `etcdctl defrag` each member, then `etcdctl alarm disarm`; CORRUPT: take that member out and let it come again",
         )),
-        // The embedded store raises none.
-        Err(_) if seen.iter().all(|one| one.id.is_none()) => {}
         Err(error) => lines.push(Line::warn("alarms", runtime::chain(&error), "ask again, or `etcdctl alarm list`")),
     }
     lines

@@ -91,6 +91,7 @@ fn facts(node: &str) -> Vec<u8> {
         addresses: Addresses::default(),
         engine: Engine::default(),
         agent_version: "0".to_owned(),
+        roles: Vec::new(),
         sealing_key: None,
         labels: BTreeMap::new(),
     };

@@ -293,9 +293,11 @@ impl Agent {
                 host: Vec::new(),
                 agent: Some(format!("10.0.0.1:{}", 10_000 + node.as_str().len())),
                 api: None,
+                public: None,
             },
             engine: Engine::default(),
             agent_version: "test".to_owned(),
+            roles: Vec::new(),
             sealing_key: None,
             labels: BTreeMap::new(),
         };

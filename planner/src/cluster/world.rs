@@ -82,6 +82,9 @@ impl Node<'_> {
     }
 }
 
+/// The most roles of an agent's own telling that count, as of a Node resource.
+const MAX_ROLES: usize = 64;
+
 /// Equal nodes, as constraints see them.
 pub(super) struct Class<'a> {
     pub labels: BTreeMap<&'a str, &'a str>,
@@ -215,7 +218,7 @@ impl<'a> Nodes<'a> {
             .filter(|(_, life)| life.key.kind == Kind::Node)
             .peekable();
         type Look<'a> = (
-            Option<&'a BTreeMap<String, String>>,
+            Option<(&'a BTreeMap<String, String>, &'a [ResourceName])>,
             Option<(&'a BTreeMap<String, String>, &'a [ResourceName], &'a [Taint])>,
         );
         let mut known: BTreeMap<Look<'a>, u32> = BTreeMap::new();
@@ -237,7 +240,9 @@ impl<'a> Nodes<'a> {
                     Standing::Never | Standing::Deleted => {}
                 }
             }
-            let facts = node.facts.map(|facts| &facts.labels);
+            let facts = node
+                .facts
+                .map(|facts| (&facts.labels, &facts.roles[..facts.roles.len().min(MAX_ROLES)]));
             let spec = node
                 .spec
                 .filter(|spec| !spec.labels.is_empty() || !spec.roles.is_empty() || !spec.taints.is_empty());
@@ -249,13 +254,19 @@ impl<'a> Nodes<'a> {
                 let mut labels: BTreeMap<&str, &str> = BTreeMap::new();
                 for (key, value) in facts
                     .into_iter()
-                    .flatten()
+                    .flat_map(|(labels, _)| labels)
                     .chain(spec.into_iter().flat_map(|spec| &spec.labels))
                 {
                     labels.insert(key, value);
                 }
-                let (roles, taints): (&[ResourceName], &[Taint]) =
+                let (said, taints): (&[ResourceName], &[Taint]) =
                     spec.map_or((&[], &[]), |spec| (&spec.roles, &spec.taints));
+                // What a person says of it goes before what its agent was given.
+                let roles = if said.is_empty() {
+                    facts.map_or(said, |(_, roles)| roles)
+                } else {
+                    said
+                };
                 self.classes.push(Class { labels, roles, taints });
                 u32::try_from(self.classes.len() - 1).unwrap_or(NONE)
             });

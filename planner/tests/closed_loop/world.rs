@@ -279,6 +279,7 @@ impl World {
             addresses: Addresses::default(),
             engine: Engine::default(),
             agent_version: "0.1.0".to_owned(),
+            roles: Vec::new(),
             sealing_key: None,
             labels: [("zone".to_owned(), zone.to_owned())].into(),
         };

@@ -517,6 +517,29 @@ fn a_global_service_runs_on_every_fitting_node() {
 }
 
 #[test]
+fn roles_that_an_agent_was_given_count_until_a_person_names_others() {
+    let mut cluster = Cluster::new();
+    for node in ["n1", "n2", "n3"] {
+        cluster.node(node, &[]);
+    }
+    for (node, role) in [("n2", "db"), ("n3", "db")] {
+        if let Some(facts) = cluster
+            .entry(node)
+            .facts
+            .as_mut()
+            .and_then(|facts| facts.value.as_mut().ok())
+        {
+            facts.roles = vec![role.parse().expect("a role")];
+        }
+    }
+    cluster.apply_node("n3", json!({ "roles": ["cache"] }));
+    cluster.apply("db", json!({ "replicas": 2, "placement": { "roles": ["db"] } }));
+    cluster.apply("cache", json!({ "placement": { "roles": ["cache"] } }));
+    cluster.settle();
+    assert_eq!(cluster.picture(), "cache.1 on n3, db.1 on n2, db.2 on n2");
+}
+
+#[test]
 fn constraints_decide_where() {
     let mut cluster = Cluster::new();
     for (node, zone, disk) in [

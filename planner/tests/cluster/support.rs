@@ -165,6 +165,7 @@ impl Cluster {
             addresses: Addresses::default(),
             engine: Engine::default(),
             agent_version: "0.1.0".to_owned(),
+            roles: Vec::new(),
             sealing_key: None,
             labels: labels
                 .iter()

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::{ClusterId, Order, SchemaVersion};
-use crate::names::NodeName;
+use crate::names::{NodeName, ResourceName};
 use crate::units::{ByteSize, Cpu};
 
 /// `nodes/<node>`: facts an agent registers. Untrusted.
@@ -24,6 +24,9 @@ pub struct NodeFacts {
     /// Labels given to the agent, with `reeve.os` and `reeve.arch`; a Node resource's go over them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// Roles given to the agent; a Node resource's, where it names any, stand instead. At most 64 count.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub roles: Vec<ResourceName>,
     /// The agent's sealing key as it is published; None of agents that cannot open what is sealed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sealing_key: Option<String>,
@@ -50,6 +53,9 @@ pub struct Addresses {
     /// `host:port` of the agent's API, behind mutual TLS; None where only its own host reaches it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api: Option<String>,
+    /// The address or name under which the outside reaches the node, as its agent was told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public: Option<String>,
 }
 
 /// The container engine of a node.
