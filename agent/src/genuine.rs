@@ -35,6 +35,9 @@ pub enum Doubt {
     Refused(#[source] Refusal),
 }
 
+/// All that [`Doubt::word`] says.
+pub const WORDS: [&str; 5] = ["unreadable", "unsigned", "unknown_signer", "signature", "signer"];
+
 impl Doubt {
     /// One word for the metrics.
     #[must_use]

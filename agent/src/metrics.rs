@@ -194,6 +194,13 @@ impl Metrics {
         self.denials.with_label_values(&[rule]).inc();
     }
 
+    /// Assignments are held against signatures: from now on there are numbers of it, so that the first doubt is a rise.
+    pub fn doubts(&self, words: &[&str]) {
+        for why in words {
+            let _ = self.doubts.with_label_values(&[why]);
+        }
+    }
+
     /// What stands in the store as this node's assignment is no controller's word.
     pub fn doubted(&self, why: &str) {
         self.doubts.with_label_values(&[why]).inc();

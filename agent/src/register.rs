@@ -28,7 +28,7 @@ use trust::trusted::Trust;
 use trust::validity::Time;
 
 use crate::events_out::{Bucket, Told};
-use crate::genuine::{Doubt, admit, genuine};
+use crate::genuine::{Doubt, WORDS, admit, genuine};
 use crate::metrics::Metrics;
 use crate::report;
 
@@ -116,6 +116,7 @@ pub async fn link<S: Store>(
 ) {
     let believes = trust.map(|trust| {
         let keyring = Keyring::new(Trust::clone(&trust.borrow()));
+        metrics.doubts(&WORDS);
         Believes { trust, keyring }
     });
     let mut link = Link {
