@@ -5,8 +5,8 @@ mod common;
 #[path = "common/lab.rs"]
 mod lab;
 
-use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::io::Write as _;
+use std::net::TcpListener;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
@@ -37,6 +37,34 @@ struct Registry {
 }
 
 impl Registry {
+    /// A registry behind TLS, and its authority as PEM.
+    fn secured() -> (Self, String) {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("names");
+        let certificate = params.self_signed(&key).expect("a certificate");
+        let pem = certificate.pem();
+        let private = rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der());
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], private.into())
+            .expect("a configuration");
+        let config = Arc::new(config);
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let host = listener.local_addr().expect("an address").to_string();
+        let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+        let (own, heard) = (host.clone(), Arc::clone(&asked));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let session = rustls::ServerConnection::new(Arc::clone(&config)).expect("a session");
+                answer(rustls::StreamOwned::new(session, stream), Manner::Basic, &own, &heard);
+            }
+        });
+        (Self { host, asked }, pem)
+    }
+
     fn start(manner: Manner) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let host = listener.local_addr().expect("an address").to_string();
@@ -51,7 +79,7 @@ impl Registry {
     }
 }
 
-fn answer(mut stream: TcpStream, manner: Manner, host: &str, asked: &Mutex<Vec<String>>) {
+fn answer(mut stream: impl std::io::Read + std::io::Write, manner: Manner, host: &str, asked: &Mutex<Vec<String>>) {
     let mut bytes = Vec::new();
     let mut buffer = [0; 4096];
     while !bytes.windows(4).any(|end| end == b"\r\n\r\n") {
@@ -225,6 +253,24 @@ fn what_is_no_registry_or_wants_the_password_elsewhere_gets_none() {
     assert!(text.contains("--password-stdin"), "{text}");
     assert!(lab.out(&["registries"]).contains("no registries"));
     assert_eq!(lab.count("/reeve/sealed/"), 0);
+}
+
+#[test]
+fn a_registry_with_an_unknown_certificate_gets_nothing_until_its_authority_is_named() {
+    let lab = Lab::new();
+    let (registry, ca) = Registry::secured();
+    for more in [&[][..], &["--insecure"]] {
+        let text = lab.login(6, &registry.host, PASSWORD, more);
+        assert!(
+            text.contains("cannot speak TLS") && text.contains("--registry-ca"),
+            "{text}"
+        );
+    }
+    assert_eq!(registry.asked.lock().expect("no panic").len(), 0);
+    let ca = lab.file("ca.pem", ca.as_bytes());
+    let text = lab.login(0, &registry.host, PASSWORD, &["--registry-ca", &ca]);
+    assert!(text.contains("logged in"), "{text}");
+    assert_eq!(*registry.asked.lock().expect("no panic"), ["/v2/", "/v2/"]);
 }
 
 #[test]

@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use planner::cluster::{LoginName, Plan, Snapshot, logins};
@@ -28,6 +29,8 @@ use crate::presence::Presence;
 
 /// Documents of one transaction.
 const AT_ONCE: usize = 32;
+/// Lines that are remembered as said.
+const MOST_SAID: usize = 1_000;
 
 /// What a controller needs to hand out what is sealed.
 #[derive(Clone)]
@@ -71,6 +74,9 @@ pub(crate) struct Vault {
     handed: BTreeMap<String, (i64, Option<Arc<Handed>>)>,
     /// Published keys with the readers behind them.
     readers: BTreeMap<String, (String, Option<Reader>)>,
+    /// All that the last pass looked at, when it found nothing to do; and what is in force of trust.
+    rested: Option<u64>,
+    trust: u64,
     /// What was said, so that it is said once.
     said: BTreeSet<String>,
 }
@@ -78,6 +84,33 @@ pub(crate) struct Vault {
 /// The first 32 digits of a public key: how a controller's document is named.
 fn short(key: &str) -> &str {
     key.get(..32).unwrap_or(key)
+}
+
+/// A number for what stands under these classes of keys, by their revisions; another one every ten minutes, for
+/// certificates end without any key's change.
+fn revisions(root: &Root, cache: &Cache, classes: &[&str], now: Time) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (now.unix_seconds() / 600).hash(&mut hasher);
+    for class in classes {
+        class.hash(&mut hasher);
+        for kv in prefix(root, class).iter().flat_map(|prefix| cache.keys.under(prefix)) {
+            (&kv.key, kv.mod_revision).hash(&mut hasher);
+        }
+    }
+    hasher.finish()
+}
+
+/// A number for all that a pass here looks at beside its plan.
+fn look(root: &Root, cache: &Cache, snapshot: &Snapshot, now: Time) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    let classes = ["desired/_/registry", "sealed", "handed", "controllers", "trust"];
+    revisions(root, cache, &classes, now).hash(&mut hasher);
+    for (node, entry) in &snapshot.nodes {
+        let facts = entry.facts.as_ref().map(|facts| facts.mod_revision);
+        let assigned = entry.assignment.as_ref().map(|assignment| assignment.mod_revision);
+        (node, facts, assigned).hash(&mut hasher);
+    }
+    hasher.finish()
 }
 
 fn prefix(root: &Root, class: &str) -> Option<Prefix> {
@@ -92,6 +125,8 @@ impl Vault {
             sealed: BTreeMap::new(),
             handed: BTreeMap::new(),
             readers: BTreeMap::new(),
+            rested: None,
+            trust: 0,
             said: BTreeSet::new(),
         }
     }
@@ -105,6 +140,16 @@ impl Vault {
         plan: &Plan,
         now: Time,
     ) -> Vec<Hand> {
+        let look = look(root, cache, snapshot, now);
+        if plan.assignments.is_empty() && self.rested == Some(look) {
+            return Vec::new();
+        }
+        let trust = revisions(root, cache, &["trust"], now);
+        if self.trust != trust {
+            // Somebody may be revoked: whose key is whose is asked anew.
+            self.readers.clear();
+            self.trust = trust;
+        }
         self.follow(root, cache);
         if self.registries.is_empty() && self.handed.is_empty() {
             return Vec::new();
@@ -144,7 +189,19 @@ impl Vault {
             }
         }
         hands.extend(self.of_the_gone(root, cache, snapshot));
+        self.rested = (hands.is_empty() && plan.assignments.is_empty()).then_some(look);
         hands
+    }
+
+    /// Says what a person must know, once.
+    fn say(&mut self, line: String) {
+        if self.said.len() >= MOST_SAID {
+            self.said.clear();
+        }
+        if !self.said.contains(&line) {
+            tracing::warn!("{line}");
+            self.said.insert(line);
+        }
     }
 
     /// Takes in what has changed under the keys that matter here.
@@ -206,6 +263,7 @@ impl Vault {
     ) -> Option<Hand> {
         let to = self.reader(reader, published, holder, cluster, now)?;
         let stored = self.handed.get(reader);
+        let stored_at = stored.map(|(revision, _)| *revision);
         let known = stored.and_then(|(_, handed)| handed.clone());
         let known = known.filter(|handed| handed.key == to.key().to_string());
         let same = |login: &&HandedLogin, wanted: &Wanted<'_>| {
@@ -228,10 +286,18 @@ impl Vault {
             };
             match login {
                 Ok(login) => list.push(login),
-                Err(error) => troubles.push(format!(
-                    "the password of `{}` at {} cannot be handed to {reader}: {error}; log in again with `reeve login {}`",
-                    wanted.account.user, wanted.registry, wanted.registry
-                )),
+                Err(error) => {
+                    troubles.push(format!(
+                        "the password of `{}` at {} cannot be handed to {reader}: {error}; log in again with `reeve login {}`",
+                        wanted.account.user, wanted.registry, wanted.registry
+                    ));
+                    // What it has of that account is better than nothing.
+                    let older = known.iter().flat_map(|handed| &handed.logins);
+                    let of_it = |login: &&HandedLogin| {
+                        login.registry == wanted.registry && login.account.user == wanted.account.user
+                    };
+                    list.extend(older.filter(of_it).take(1).cloned());
+                }
             }
         }
         // Of a registry that cannot be read nothing is known to be wrong.
@@ -243,12 +309,9 @@ impl Vault {
                 .filter(unreadable)
                 .cloned(),
         );
-        for trouble in troubles {
-            if self.said.insert(trouble.clone()) {
-                tracing::warn!("{trouble}");
-            }
-        }
-        if known.as_ref().is_some_and(|handed| handed.logins == list) {
+        troubles.into_iter().for_each(|trouble| self.say(trouble));
+        let is_there = known.as_ref().is_some_and(|handed| handed.logins == list);
+        if is_there || (list.is_empty() && stored_at.is_none()) {
             return None;
         }
         let document = Handed {
@@ -369,10 +432,10 @@ impl Vault {
         let found = match believed.reader(published, holder, now) {
             Ok(found) => Some(found),
             Err(error) => {
-                let line = format!("nothing is sealed for {reader}: {}", crate::observe::chain(&error));
-                if self.said.insert(line.clone()) {
-                    tracing::warn!("{line}");
-                }
+                self.say(format!(
+                    "nothing is sealed for {reader}: {}",
+                    crate::observe::chain(&error)
+                ));
                 None
             }
         };

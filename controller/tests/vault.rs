@@ -211,10 +211,15 @@ async fn a_controller_that_came_later_than_a_password_hands_it_out_too() {
         let first = Vaulted::start(&store, "one", &one);
         declare(&store, &[("ci", "team")]);
         seal(&store, &[("ci", "hunter2", 1)], &[&one]);
+        until(&store, "the first leads", || {
+            store.peek("/reeve/election/controller").map(drop)
+        })
+        .await;
         let second = Vaulted::start(&store, "two", &two);
         let place = format!("/reeve/handed/controller.{}", &two.public().to_string()[..32]);
         until(&store, "the second has it from the first", || {
-            store.peek(&place).map(drop)
+            let handed = Handed::decode(&store.peek(&place)?.value).ok()?;
+            (!handed.logins.is_empty()).then_some(())
         })
         .await;
         first.stop().await;
@@ -222,6 +227,26 @@ async fn a_controller_that_came_later_than_a_password_hands_it_out_too() {
         put_service(&store, "web", 1, &format!("{REGISTRY}/team/app:1"));
         has(&store, "n1", &k1, &[("ci", "hunter2")]).await;
         second.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_leader_that_cannot_open_a_new_password_takes_nothing_away() {
+    limited(async {
+        let (store, one, lost) = (store(), key(), key());
+        let controller = Vaulted::start(&store, "one", &one);
+        let (_n1, k1) = node(&store, "n1").await;
+        declare(&store, &[("ci", "team")]);
+        seal(&store, &[("ci", "hunter2", 1)], &[&one]);
+        put_service(&store, "web", 1, &format!("{REGISTRY}/team/app:1"));
+        has(&store, "n1", &k1, &[("ci", "hunter2")]).await;
+        // Sealed for a controller that is no more.
+        seal(&store, &[("ci", "hunter3", 2)], &[&lost]);
+        put_service(&store, "public", 1, "hello:1");
+        ready(&store, "public", 1).await;
+        has(&store, "n1", &k1, &[("ci", "hunter2")]).await;
+        controller.stop().await;
     })
     .await;
 }

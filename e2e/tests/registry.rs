@@ -4,6 +4,7 @@
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
 
+use e2e::seats::{agent, install_token, on, server, server_dir, server_log, serves, succeeds};
 use e2e::{Etcd, Host, Lab, eventually};
 
 const FIRST: &str = "canary-Kw3vTq81-first";
@@ -16,6 +17,45 @@ struct Cluster {
     lab: Lab,
     etcd: Etcd,
     registry: String,
+}
+
+/// Runs a verb that reads a password from a pipe; how it ended, and what it said.
+fn piped(command: &mut Command, password: &str) -> (Option<i32>, String) {
+    let mut child = command
+        .env("NO_COLOR", "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("reeve starts");
+    let mut input = child.stdin.take().expect("a pipe");
+    writeln!(input, "{password}").expect("it reads");
+    drop(input);
+    let output = child.wait_with_output().expect("it ends");
+    let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    let text = text.concat();
+    assert!(!text.contains(password), "a password is printed");
+    (output.status.code(), text)
+}
+
+/// Puts an image into the registry; nothing of it stays on the host.
+fn push(host: &Host, registry: &str, tag: &str, password: &str) {
+    let reference = format!("{registry}/team/app:{tag}");
+    let config = tempfile::tempdir().expect("a directory");
+    let place = config.path().to_str().expect("a path");
+    host.docker(&["--config", place, "login", "-u", "ci", "-p", password, registry]);
+    // Another image for each tag.
+    host.docker(&["create", "--name", "pushed", "reeve/hello:1", "sh"]);
+    host.docker(&["commit", "--change", &format!("LABEL tag={tag}"), "pushed", &reference]);
+    host.docker(&["rm", "pushed"]);
+    host.docker(&["--config", place, "push", &reference]);
+    host.docker(&["rmi", &reference]);
+}
+
+fn manifest(registry: &str, tag: &str, replicas: u32) -> String {
+    format!(
+        "apiVersion: reeve/v1\nkind: Service\nmetadata: {{name: web}}\nspec:\n  replicas: {replicas}\n  update: {{minReady: 1s}}\n  container:\n    image: {registry}/team/app:{tag}\n    pullPolicy: Always\n    command: [sleep, '1000']\n    stopGracePeriod: 1s\n  placement: {{maxPerNode: 1}}\n"
+    )
 }
 
 impl Cluster {
@@ -69,51 +109,22 @@ impl Cluster {
 
     /// `reeve login` with a password from a pipe.
     fn login(&self, code: i32, registry: &str, password: &str) -> String {
-        let mut child = Command::new(e2e::reeve())
+        let mut command = Command::new(e2e::reeve());
+        command
             .args(["login", registry, "--user", "ci", "--password-stdin", "--insecure"])
             .env("REEVE_ETCD", &self.etcd.endpoints)
-            .env("NO_COLOR", "1")
-            .env("HOME", self.lab.dir())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("reeve starts");
-        let mut input = child.stdin.take().expect("a pipe");
-        writeln!(input, "{password}").expect("it reads");
-        drop(input);
-        let output = child.wait_with_output().expect("it ends");
-        let text = format!(
-            "{}{}",
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
-        assert_eq!(output.status.code(), Some(code), "reeve login {registry} said:\n{text}");
-        assert!(!text.contains(password), "a password is printed");
+            .env("HOME", self.lab.dir());
+        let (ended, text) = piped(&mut command, password);
+        assert_eq!(ended, Some(code), "reeve login {registry} said:\n{text}");
         text
     }
 
-    /// Puts an image into the registry; nothing of it stays on the host.
     fn push(&self, tag: &str, password: &str) {
-        let host = &self.lab.hosts[0];
-        let reference = format!("{}/team/app:{tag}", self.registry);
-        let config = tempfile::tempdir().expect("a directory");
-        let place = config.path().to_str().expect("a path");
-        let login = ["--config", place, "login", "-u", "ci", "-p", password, &self.registry];
-        host.docker(&login);
-        // Another image for each tag.
-        host.docker(&["create", "--name", "pushed", "reeve/hello:1", "sh"]);
-        host.docker(&["commit", "--change", &format!("LABEL tag={tag}"), "pushed", &reference]);
-        host.docker(&["rm", "pushed"]);
-        host.docker(&["--config", place, "push", &reference]);
-        host.docker(&["rmi", &reference]);
+        push(&self.lab.hosts[0], &self.registry, tag, password);
     }
 
     fn web(&self, tag: &str, replicas: u32) -> String {
-        let text = format!(
-            "apiVersion: reeve/v1\nkind: Service\nmetadata: {{name: web}}\nspec:\n  replicas: {replicas}\n  update: {{minReady: 1s}}\n  container:\n    image: {}/team/app:{tag}\n    pullPolicy: Always\n    command: [sleep, '1000']\n    stopGracePeriod: 1s\n  placement: {{maxPerNode: 1}}\n",
-            self.registry
-        );
+        let text = manifest(&self.registry, tag, replicas);
         self.lab.file(&format!("web-{tag}-{replicas}.yaml"), &text)
     }
 
@@ -256,4 +267,96 @@ impl Cluster {
     fn resource(&self) -> String {
         self.registry.replace(['.', ':'], "-")
     }
+}
+
+/// In a cluster of seeds keys are stated under certificates: a key that somebody wrote into the store gets nothing.
+#[test]
+fn in_a_cluster_of_seeds_nothing_is_sealed_for_a_key_that_no_certificate_states() {
+    let mut lab = Lab::new(3);
+    let registry = lab.guarded_registry(FIRST_LINE);
+    let token = install_token(&lab, "token");
+    let [n1, n2, n3] = lab.hosts.as_slice() else {
+        panic!("three hosts")
+    };
+    let seeds = n1.address.clone();
+    let _server = server(n1, &seeds, &token);
+    eventually("the seed serves", 60, || serves(n1));
+    let _second = agent(n2, &seeds, &token);
+    push(n1, &registry, "1", FIRST);
+    let mut command = Command::new("nsenter");
+    command
+        .arg(format!("--net=/run/netns/{}", n1.netns))
+        .arg(&n1.binary)
+        .args([
+            "login",
+            &registry,
+            "--user",
+            "ci",
+            "--password-stdin",
+            "--insecure",
+            "--data-dir",
+        ])
+        .arg(server_dir(n1))
+        .env_remove("REEVE_ETCD");
+    let (code, text) = piped(&mut command, FIRST);
+    assert_eq!(code, Some(0), "{text}");
+
+    let file = lab.file("web.yaml", &manifest(&registry, "1", 1));
+    succeeds(n1, &["apply", "-f", &file, "--yes", "--timeout", "90s"]);
+    let ctl = |args: &[&str]| {
+        let file = |name: &str| server_dir(n1).join(name).display().to_string();
+        let endpoint = format!("https://{}:2379", n1.address);
+        let (ca, cert, key) = (file("ca.crt"), file("person.crt"), file("person.key"));
+        let how = [
+            "--endpoints",
+            &endpoint,
+            "--cacert",
+            &ca,
+            "--cert",
+            &cert,
+            "--key",
+            &key,
+        ];
+        n1.within("etcdctl", &[how.as_slice(), args].concat()).expect("etcdctl")
+    };
+    let handed = ctl(&["get", "/reeve/handed/node.n2"]);
+    assert!(handed.contains("envelope") && !handed.contains(FIRST), "{handed}");
+    assert!(ctl(&["get", "/reeve/nodes/n2", "--print-value-only"]).contains("stated:"));
+
+    // A third node comes; whoever writes the store puts a key of his in its place before it has any work.
+    let _third = agent(n3, &seeds, &token);
+    eventually("the third node is there", 60, || {
+        let (_, text) = on(n1, &["get", "nodes"]);
+        if text.matches("Ready").count() == 2 {
+            Ok(())
+        } else {
+            Err(text)
+        }
+    });
+    let facts = ctl(&["get", "/reeve/nodes/n3", "--print-value-only"]);
+    let mut facts: serde_json::Value = serde_json::from_str(facts.trim()).expect("JSON");
+    let stated = facts["sealingKey"].take();
+    facts["sealingKey"] = format!("plain:{}", "ab".repeat(32)).into();
+    ctl(&["put", "/reeve/nodes/n3", &facts.to_string()]);
+    let file = lab.file("web.yaml", &manifest(&registry, "1", 2));
+    succeeds(n1, &["apply", "-f", &file, "--yes", "--no-wait"]);
+    eventually("the leader says so", 60, || {
+        let log = server_log(n1);
+        if log.contains("nothing is sealed for node.n3") {
+            Ok(())
+        } else {
+            Err(log)
+        }
+    });
+    assert_eq!(ctl(&["get", "/reeve/handed/node.n3"]), "");
+    facts["sealingKey"] = stated;
+    ctl(&["put", "/reeve/nodes/n3", &facts.to_string()]);
+    eventually("the node's own key counts", 90, || {
+        let running = n3.running();
+        if running.is_empty() {
+            Err(on(n1, &["describe", "service", "web"]).1)
+        } else {
+            Ok(())
+        }
+    });
 }

@@ -94,6 +94,19 @@ pub enum AskError {
 }
 
 impl AskError {
+    fn is_of_a_certificate(&self) -> bool {
+        let Self::Tls { at: _, source } = self else {
+            return false;
+        };
+        let inner = source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        matches!(inner, Some(rustls::Error::InvalidCertificate(_)))
+    }
+
+    /// It does not speak TLS, or not at the port for it.
+    fn is_of_the_way(&self) -> bool {
+        matches!(self, Self::Tls { .. } | Self::Silent { .. })
+    }
+
     /// What a person can do.
     pub fn remedy(&self, registry: &str) -> String {
         match self {
@@ -175,7 +188,8 @@ pub async fn ask(way: &Way<'_>, user: &str, password: &str) -> Result<Answer, As
         authority: authority.to_owned(),
     };
     let greeted = match get(&server, &tls, "/v2/", None).await {
-        Err(AskError::Tls { .. } | AskError::Silent { .. }) if plain_will_do => {
+        // A server that shows a certificate speaks TLS: nothing is sent to it in clear, whatever was allowed.
+        Err(error) if plain_will_do && !error.is_of_a_certificate() && error.is_of_the_way() => {
             (server.secure, server.port) = (false, split(authority, 80).1);
             get(&server, &tls, "/v2/", None).await?
         }
