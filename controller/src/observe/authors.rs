@@ -123,14 +123,17 @@ impl Authors {
     /// and that no assignment names.
     pub fn take_altered(&mut self, snapshot: &Snapshot) -> BTreeSet<(ResourceKey, u64)> {
         let changed = std::mem::take(&mut self.accepted);
-        let numbers: BTreeSet<u64> = changed.keys().map(|(_, n)| *n).collect();
+        if changed.is_empty() {
+            return BTreeSet::new();
+        }
+        let wanted: BTreeSet<(&str, u64)> = changed.keys().map(|(key, n)| (key.name.as_str(), *n)).collect();
         let mut altered: BTreeSet<(ResourceKey, u64)> = BTreeSet::new();
         let mut named: BTreeSet<(ResourceKey, u64)> = BTreeSet::new();
         let assignments = snapshot.nodes.values().filter_map(|node| node.assignment.as_ref());
         let assigned = assignments
             .filter_map(|stored| stored.value.as_ref().ok())
             .flat_map(|assignment| &assignment.instances);
-        for instance in assigned.filter(|instance| numbers.contains(&instance.n)) {
+        for instance in assigned.filter(|instance| wanted.contains(&(instance.workload.as_str(), instance.n))) {
             let resource = ResourceKey {
                 namespace: Some(instance.namespace.clone()),
                 kind: instance.kind,
