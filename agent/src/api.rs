@@ -14,6 +14,7 @@ mod audit;
 mod client;
 mod copy;
 mod directory;
+mod images;
 pub mod lines;
 mod logs;
 mod reach;
@@ -94,6 +95,8 @@ impl fmt::Display for Caller {
 pub enum Act {
     Logs,
     Top,
+    /// Looking at the node's images, and removing such as nobody uses.
+    Images,
     Exec,
     Attach,
     Forward,
@@ -132,7 +135,7 @@ pub fn may(caller: &Caller, act: Act, rights: Rights) -> Result<(), Denied> {
         Caller::Local { uid: _ } | Caller::Certificate { subject: _, role: _ } => {}
     }
     let what = match act {
-        Act::Logs | Act::Top => return Ok(()),
+        Act::Logs | Act::Top | Act::Images => return Ok(()),
         Act::Exec => "running commands in containers",
         Act::Attach => "attaching to containers",
         Act::Forward => "connecting to containers' ports",

@@ -31,7 +31,7 @@ Commands:
   apply plan validate scale delete           change what is declared
   get describe status events                 look at it
   upload download login logout               files and registries
-  logs exec attach top cp port-forward       be near the containers
+  logs exec attach top images cp port-forward   be near the containers
   cordon uncordon drain node                 take nodes out of service
   up install uninstall doctor                run Reeve here, or on many hosts
   server token init controller agent         the parts of it, by hand
@@ -249,6 +249,9 @@ pub enum Verb {
     /// Show what instances or nodes use
     #[command(after_help = "Example: reeve top nodes")]
     Top(near::TopArgs),
+    /// List the images on the nodes, and who uses them
+    #[command(after_help = "Example: reeve images --nodes n1,n2")]
+    Images(near::ImagesArgs),
     /// Copy files into and out of an instance's container
     #[command(after_help = "Example: reeve cp web.2:/etc/nginx nginx\n         reeve cp page.html web.2:/www/")]
     Cp(near::CopyArgs),
@@ -606,6 +609,12 @@ pub struct AgentArgs {
     /// A label for placement; repeatable
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     pub labels: Vec<(String, String)>,
+    /// A role for placement, where no Node resource names any; repeatable
+    #[arg(long = "role", value_name = "ROLE")]
+    pub roles: Vec<ResourceName>,
+    /// The address or name under which the outside reaches this node; `auto`: the one that leads to the seeds
+    #[arg(long, value_name = "IP|NAME|auto")]
+    pub public_address: Option<String>,
     /// Where /metrics, /healthz and /readyz are served
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9464")]
     pub metrics: SocketAddr,

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use agent::engine::docker::Docker;
 use agent::engine::{ContainerRuntime, EngineError, ErrorKind};
 use agent::{Policy, PolicyOptions};
 use controller::ControllerOptions;
+use membership::seeds::{Host, Seeds, SeedsError};
 use runtime::{EtcdStore, Shutdown};
 use schemas::names::NodeName;
 
@@ -90,6 +92,10 @@ pub async fn agent(common: &Common, args: &AgentArgs) -> Verdict {
     let mut options = agent::AgentOptions::new(node.clone(), data_dir);
     options.root = common.prefix.clone();
     options.labels = args.labels.iter().cloned().collect::<BTreeMap<_, _>>();
+    options.roles.clone_from(&args.roles);
+    if let Some(told) = &args.public_address {
+        options.public_address = Some(public_address(told, args.seeds.as_ref())?);
+    }
     options.http = Some(args.metrics);
     options.advertise = args.advertise.clone();
     options.api = match (&member, &args.seeds) {
@@ -116,6 +122,30 @@ pub async fn agent(common: &Common, args: &AgentArgs) -> Verdict {
 pub fn follow_certificates(store: &EtcdStore, shutdown: &Shutdown) {
     let (store, shutdown) = (store.clone(), shutdown.clone());
     tokio::spawn(async move { store.follow_tls(&shutdown).await });
+}
+
+/// The address under which the outside reaches this host, checked. `auto` is this host's own address on the way to the first
+/// seed: nothing is sent for it.
+pub fn public_address(told: &str, seeds: Option<&Seeds>) -> Result<String, Failure> {
+    if told != "auto" {
+        let host: Host = told
+            .parse()
+            .map_err(|error: SeedsError| Failure::usage("--public-address").because(&error))?;
+        return Ok(host.to_string());
+    }
+    let found = seeds.into_iter().flat_map(Seeds::iter).find_map(|seed| {
+        let any: IpAddr = match seed.address() {
+            Some(IpAddr::V6(_)) => Ipv6Addr::UNSPECIFIED.into(),
+            Some(IpAddr::V4(_)) | None => Ipv4Addr::UNSPECIFIED.into(),
+        };
+        let socket = UdpSocket::bind((any, 0)).ok()?;
+        socket.connect(seed.at(membership::SEED_PORT).as_str()).ok()?;
+        socket.local_addr().ok().map(|address| address.ip().to_string())
+    });
+    found.ok_or_else(|| {
+        Failure::usage("--public-address auto: no way leads from here to a seed")
+            .help("write the address or the name itself")
+    })
 }
 
 /// The node's policy: the file that was named, else the usual one, else the built-in policy. The private key of this

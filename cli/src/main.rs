@@ -96,6 +96,7 @@ fn run(common: &args::Common, verb: &Verb) -> Verdict {
         Verb::Exec(args) => ask(near::exec(common, args)),
         Verb::Attach(args) => ask(near::attach(common, args)),
         Verb::Top(args) => ask(near::top(common, args)),
+        Verb::Images(args) => ask(near::images(common, args)),
         Verb::Cp(args) => ask(near::copy(common, args)),
         Verb::PortForward(args) => ask(near::forward(common, args)),
         Verb::Controller(args) => serve(daemons::controller(common, args)),

@@ -6,13 +6,15 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use agent::api::ask::{Refusal, Why};
+use agent::api::ask::{Asked, Ended, Refusal, Why};
+use agent::api::wire::Kind as FrameKind;
 use agent::api::{AskError, Client, SOCKET, Way};
 use rustls::time_provider::DefaultTimeProvider;
 use schemas::keys::ResourceKey;
 use schemas::kinds::Kind;
 use schemas::names::{InstanceName, NodeName};
 use schemas::records::Phase;
+use serde::de::DeserializeOwned;
 use trust::identity::Role;
 use trust::tls::{Door, Peers};
 
@@ -26,6 +28,7 @@ use crate::view::{Instance, View, service_key, title};
 mod copy;
 mod exec;
 mod forward;
+mod images;
 mod logs;
 mod tar;
 mod terminal;
@@ -34,6 +37,7 @@ mod top;
 pub use copy::copy;
 pub use exec::{attach, exec};
 pub use forward::forward;
+pub use images::images;
 pub use logs::logs;
 pub use top::top;
 
@@ -256,6 +260,29 @@ async fn prepare(common: &Common) -> Result<(Connection, View, Ways), Failure> {
     let view = View::read(&connection, &CLASSES).await?;
     let ways = Ways::find(common, &marker).await?;
     Ok((connection, view, ways))
+}
+
+/// The largest answer that is read: some hundred thousand instances.
+const MAX_ANSWER: usize = 64 << 20;
+
+/// A question whose answer is one document.
+async fn whole<T: DeserializeOwned>(client: &Client, node: &NodeName, asked: Asked) -> Result<T, AskError> {
+    let mut talk = client.ask(node, &asked).await?;
+    let mut bytes = Vec::new();
+    loop {
+        let frame = talk.next().await?.ok_or(AskError::Ended)?;
+        if frame.kind == FrameKind::Data && bytes.len() + frame.payload.len() <= MAX_ANSWER {
+            bytes.extend_from_slice(&frame.payload);
+        } else if frame.kind == FrameKind::End {
+            return match serde_json::from_slice(&frame.payload) {
+                Ok(Ended::Failed(refusal)) => Err(AskError::Refused(refusal)),
+                Ok(Ended::Done) => serde_json::from_slice(&bytes).map_err(|_| AskError::Ended),
+                Ok(Ended::Exited { code: _ } | Ended::Gone) | Err(_) => Err(AskError::Ended),
+            };
+        } else {
+            return Err(AskError::Ended);
+        }
+    }
 }
 
 /// Why an agent did not do what it was asked.

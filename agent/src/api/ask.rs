@@ -57,6 +57,10 @@ pub enum Ask {
     },
     /// What this node and its instances use: one Data frame, a `Usage` as JSON.
     Top {},
+    /// The images of this node's engine: Data frames, a list of `ImageHere` as JSON.
+    Images {},
+    /// Removes images that nobody uses, each by its id or a name: one Data frame, a list of `ImageGone` as JSON.
+    RemoveImages { images: Vec<String> },
     /// A connection to a port of an instance's container.
     Forward { instance: Named, port: u16 },
     /// What is at a path of an instance's container: one Data frame, a `Place` as JSON.
@@ -74,6 +78,51 @@ pub enum Place {
     Nothing,
     File,
     Directory,
+}
+
+/// An image of a node's engine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageHere {
+    /// `sha256:...`
+    pub id: String,
+    /// Its names with tags; none of an image that lost them to a newer one.
+    pub references: Vec<String>,
+    /// Its names with the digests that registries know it by.
+    pub digests: Vec<String>,
+    pub size_bytes: u64,
+    /// Containers made of it, running or not, ours or not; at most 20.
+    pub used_by: Vec<String>,
+    /// Whether a spec that this node holds names it.
+    pub wanted: bool,
+}
+
+impl ImageHere {
+    /// Who keeps it from being removed, in a sentence.
+    #[must_use]
+    pub fn in_use(&self) -> Option<String> {
+        match (self.used_by.first(), self.wanted) {
+            (Some(first), _) if self.used_by.len() > 1 => {
+                Some(format!("{first} and {} more containers use it", self.used_by.len() - 1))
+            }
+            (Some(first), _) => Some(format!("container {first} uses it")),
+            (None, true) => Some("a service that is assigned to this node uses it".to_owned()),
+            (None, false) => None,
+        }
+    }
+}
+
+/// What became of an image that was to be removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageGone {
+    /// As it was asked for.
+    pub image: String,
+    /// None of them when the image stays under another name.
+    pub freed_bytes: u64,
+    /// Why it is still there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
 }
 
 /// A terminal's size, in characters.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use planner::node::{InstanceKey, Ledger};
+use schemas::image::ImageRef;
 use schemas::names::InstanceName;
 use schemas::records::{Phase, Report};
 use tokio::sync::watch;
@@ -16,6 +17,8 @@ const FIRST: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Directory {
     entries: BTreeMap<InstanceName, Entry>,
+    /// What the specs that this node holds are made of.
+    images: Vec<ImageRef>,
 }
 
 /// One of them.
@@ -31,7 +34,7 @@ pub struct Entry {
 impl Directory {
     /// What a report and the ledger beneath it say.
     #[must_use]
-    pub fn of(report: &Report, ledger: &Ledger) -> Self {
+    pub fn of(report: &Report, ledger: &Ledger, images: Vec<ImageRef>) -> Self {
         let mut entries: BTreeMap<InstanceName, Entry> = BTreeMap::new();
         for line in &report.instances {
             let owned = ledger.entries.get(&InstanceKey::reported(line));
@@ -46,7 +49,13 @@ impl Directory {
                 entries.insert(line.name(), entry);
             }
         }
-        Self { entries }
+        Self { entries, images }
+    }
+
+    /// The images that must stay.
+    #[must_use]
+    pub fn images(&self) -> &[ImageRef] {
+        &self.images
     }
 
     #[must_use]

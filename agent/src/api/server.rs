@@ -33,9 +33,10 @@ use super::session::{self, Passed, Peer};
 use super::tls::{Served, TlsError};
 use super::wire::{self, Frame, Kind, Reader};
 use super::{
-    Act, ApiOptions, CLUSTER_HEADER, Caller, NODE_HEADER, PATH, PROTOCOL, Rights, SOCKET, logs, may, reach, top,
+    Act, ApiOptions, CLUSTER_HEADER, Caller, NODE_HEADER, PATH, PROTOCOL, Rights, SOCKET, images, logs, may, reach, top,
 };
 use crate::engine::ContainerRuntime;
+use crate::engine::clean;
 use crate::engine::near::Near;
 use crate::events_out::Told;
 
@@ -387,6 +388,11 @@ async fn act<R: AsyncRead + Unpin>(asked: Asked, caller: &Caller, hall: &Hall, p
             }
         }
         Ask::Top {} => hall.top(caller, peer).await,
+        Ask::Images {} => hall.images(caller, None, peer).await,
+        Ask::RemoveImages { images } => {
+            tracing::info!(%caller, by = clean(&by, 200), images = images.len(), "images are to be removed, by a person");
+            hall.images(caller, Some(&images), peer).await
+        }
         Ask::Exec {
             instance,
             command,
@@ -511,6 +517,26 @@ impl Hall {
         // In pieces: a node may have many instances.
         let bytes = Frame::json(Kind::Data, &usage).payload;
         session::send(&peer.out, Kind::Data, bytes).await;
+        let _ = peer.out.send(Frame::json(Kind::End, &Ended::Done)).await;
+        Ok(())
+    }
+
+    /// Lists the engine's images, or removes some of them.
+    async fn images<R: AsyncRead + Unpin>(
+        &self,
+        caller: &Caller,
+        remove: Option<&[String]>,
+        peer: &mut Peer<R>,
+    ) -> Result<(), Refusal> {
+        let near = self.near(caller, Act::Images)?;
+        let mut directories = self.shared.directories.clone();
+        let directory = known(&mut directories).await.ok_or_else(not_ready)?;
+        let answer = match remove {
+            None => Frame::json(Kind::Data, &images::list(near, directory.images()).await?),
+            Some(asked) => Frame::json(Kind::Data, &images::remove(near, directory.images(), asked).await?),
+        };
+        let _ = peer.out.send(begun()).await;
+        session::send(&peer.out, Kind::Data, answer.payload).await;
         let _ = peer.out.send(Frame::json(Kind::End, &Ended::Done)).await;
         Ok(())
     }

@@ -45,7 +45,8 @@ impl Served {
             instances: Vec::new(),
             conditions: Vec::new(),
         };
-        let (directory, directories) = watch::channel(Some(Arc::new(Directory::of(&report, &Ledger::default()))));
+        let (directory, directories) =
+            watch::channel(Some(Arc::new(Directory::of(&report, &Ledger::default(), Vec::new()))));
         let (tell, events) = mpsc::channel(8);
         let shared = Shared {
             node: "n1".parse().expect("a name"),

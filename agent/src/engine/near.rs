@@ -26,6 +26,8 @@ use crate::api::ask::Stamp;
 
 /// Time for an answer's head.
 const READ: Duration = Duration::from_secs(15);
+/// Time to remove an image: of large ones engines delete many files.
+const REMOVE: Duration = Duration::from_secs(120);
 /// Time for a command to start: its container may be busy.
 const START: Duration = Duration::from_secs(30);
 /// The longest entry of a log, and the longest line of a terminal's, that is read as one.
@@ -96,6 +98,24 @@ impl Near {
             stdin: flag("/Config/OpenStdin").unwrap_or(false),
             exit_code: answer["State"]["ExitCode"].as_i64().unwrap_or(0),
         })
+    }
+
+    /// All images, in the engine's own words.
+    pub async fn images(&self) -> Result<Value> {
+        self.wire.call("list images", READ, Call::get("/images/json")).await
+    }
+
+    /// All containers, running or not, ours or not, in the engine's own words: what they are made of is in them.
+    pub async fn users_of_images(&self) -> Result<Value> {
+        let path = "/containers/json?all=true";
+        self.wire.call("list containers", READ, Call::get(path)).await
+    }
+
+    /// Takes a name from an image, and with the last one the image; the engine refuses while a container is made of it.
+    pub async fn remove_image(&self, name: &str) -> Result<()> {
+        let path = format!("/images/{}", encode(name));
+        let act = format!("remove image `{name}`");
+        self.wire.call(&act, REMOVE, Call::delete(&path)).await.map(drop)
     }
 
     /// Whoever reads a container's log stays with it meanwhile: its removal waits a moment for those who do.

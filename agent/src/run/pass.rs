@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use planner::node::{InstanceKey, LedgerEntry, NodePlan, Op, Step, plan};
+use planner::node::{InstanceKey, LedgerEntry, NodePlan, Op, SpecState, Step, plan};
 use runtime::chain;
 use schemas::image::ImageRef;
 use schemas::records::{FailingReason, NodeCondition, Phase, Report, ReportedInstance};
@@ -363,7 +363,11 @@ impl Agent {
             // A full queue drops events: they are for people, and the loop never waits.
             let _ = self.ends.events.try_send(told);
         }
-        let directory = Directory::of(&report, &self.input.ledger);
+        let specs = self.input.specs.values().filter_map(|spec| match spec {
+            SpecState::Here(spec) => Some(spec.container.image.clone()),
+            SpecState::Damaged(_) => None,
+        });
+        let directory = Directory::of(&report, &self.input.ledger, specs.collect());
         self.ends.directory.send_replace(Some(Arc::new(directory)));
         let report = Arc::new(report);
         self.last_report = Some(report.clone());

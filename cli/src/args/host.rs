@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use membership::seeds::{Host, Seeds};
-use schemas::names::NodeName;
+use schemas::names::{NodeName, ResourceName};
 
 use super::seats::TokenArgs;
 use super::{duration, label};
@@ -32,6 +32,12 @@ pub struct InstallArgs {
     /// A label for placement; repeatable
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     pub labels: Vec<(String, String)>,
+    /// A role for placement, where no Node resource names any; repeatable
+    #[arg(long = "role", value_name = "ROLE")]
+    pub roles: Vec<ResourceName>,
+    /// The address or name under which the outside reaches this node; `auto`: the one that leads to the seeds
+    #[arg(long, value_name = "IP|NAME|auto")]
+    pub public_address: Option<String>,
     /// Allow `reeve exec`, `attach`, `cp` and `port-forward` on this node
     #[arg(long)]
     pub allow_exec: bool,

@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use agent::api::ask::{Since, Stamp};
 use agent::api::{ApiOptions, Files, Rights, Security, Tcp};
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use membership::CLIENT_PORT;
 use membership::seeds::{Host, Seeds};
+use schemas::names::NodeName;
 use trust::tls::Door;
 
 use super::{Common, duration};
@@ -67,6 +68,42 @@ pub enum TopOf {
     #[default]
     Instances,
     Nodes,
+}
+
+#[derive(Debug, Args)]
+pub struct ImagesArgs {
+    #[command(subcommand)]
+    pub verb: Option<ImagesVerb>,
+    /// On these nodes; on all when absent
+    #[arg(long, global = true, value_name = "NODE,NODE", value_delimiter = ',')]
+    pub nodes: Vec<NodeName>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ImagesVerb {
+    /// Remove images that nobody uses, by name or id
+    #[command(after_help = "Example: reeve images rm registry.example/shop:3")]
+    Rm(ImagesRmArgs),
+    /// Remove all images that nobody uses
+    #[command(after_help = "Example: reeve images prune --dry-run")]
+    Prune(ImagesPruneArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct ImagesRmArgs {
+    /// Names, or at least 12 digits of ids
+    #[arg(value_name = "IMAGE", required = true)]
+    pub images: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct ImagesPruneArgs {
+    /// Only say what would be removed
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
 }
 
 #[derive(Debug, Args)]

@@ -25,7 +25,7 @@ use crate::Verdict;
 use crate::args::Common;
 use crate::args::host::InstallArgs;
 use crate::connect::prepare_in;
-use crate::daemons::{node_name, signals};
+use crate::daemons::{node_name, public_address, signals};
 use crate::failure::{Exit, Failure};
 use crate::output::{self, complain, print};
 use crate::seats::{self, missing, myself, of_join};
@@ -133,6 +133,12 @@ fn programs(
         for (key, value) in &args.labels {
             words.extend(["--label".to_owned(), format!("{key}={value}")]);
         }
+        for role in &args.roles {
+            words.extend(["--role".to_owned(), role.to_string()]);
+        }
+        if let Some(address) = &args.public_address {
+            words.extend(["--public-address".to_owned(), address.clone()]);
+        }
         if args.allow_exec {
             words.push("--allow-exec".to_owned());
         }
@@ -212,6 +218,9 @@ async fn begin(
         Some(Token::Install(token)) => Some(token.cluster()),
         Some(Token::Join(_)) | None => None,
     };
+    if let Some(told) = &args.public_address {
+        public_address(told, Some(&seeds))?;
+    }
     let wanted = Wanted {
         docker: args.docker.clone(),
         agent: node.is_some(),
@@ -582,6 +591,11 @@ async fn until_it_works(
             for (place, why) in membership::look::shut_ports(&installed.seeds).await {
                 text.push_str(&format!("  {place}: {why}\n"));
             }
+        }
+        if text.is_empty() && !server {
+            let last =
+                service::last_words(installed, places, "server").map_or_else(String::new, |said| format!("  {said}\n"));
+            text = format!("the cluster is there: waiting until this seed has its place in it\n{last}");
         }
         if let (true, Err(why)) = (text.is_empty(), &agent) {
             text = format!("waiting for this host's agent: {why}\n");

@@ -488,6 +488,14 @@ fn tail(log: &Path, from: u64) -> String {
     read().unwrap_or_default()
 }
 
+/// The last that a program has said, where we keep its log.
+pub fn last_words(installed: &Installed, places: &Places, name: &str) -> Option<String> {
+    match installed.supervisor {
+        Supervisor::Systemd => None,
+        Supervisor::Process => reason(&tail(&places.supervisor().join(format!("{name}.log")), 0)),
+    }
+}
+
 /// Why a program ended, by its own last words: its error with the help after it, else the last line.
 fn reason(log: &str) -> Option<String> {
     let lines: Vec<&str> = log.lines().map(str::trim).filter(|line| !line.is_empty()).collect();

@@ -1,13 +1,11 @@
 //! `reeve top`: what nodes or instances use, measured by their agents over about a second.
 
-use agent::api::ask::{Ask, Asked, Ended, Usage};
-use agent::api::wire::Kind;
-use agent::api::{AskError, Client};
+use agent::api::ask::{Ask, Asked, Usage};
 use schemas::names::NodeName;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::{failed, prepare};
+use super::{failed, prepare, whole};
 use crate::Verdict;
 use crate::args::Common;
 use crate::args::near::{TopArgs, TopOf};
@@ -15,9 +13,6 @@ use crate::edit::person;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Cell, Format, Table, Tone, complain, print};
 use crate::view::View;
-
-/// The largest answer that is read: some hundred thousand instances.
-const MAX_ANSWER: usize = 64 << 20;
 
 pub async fn top(common: &Common, args: &TopArgs) -> Verdict {
     let (_, view, ways) = prepare(common).await?;
@@ -27,7 +22,7 @@ pub async fn top(common: &Common, args: &TopArgs) -> Verdict {
         let (way, by) = (ways.to(&view, &node), by.clone());
         asked.spawn(async move {
             let usage = match way {
-                Ok(client) => measure(&client, &node, by)
+                Ok(client) => whole(&client, &node, Asked { by, ask: Ask::Top {} })
                     .await
                     .map_err(|error| failed("measure", &node, &error)),
                 Err(failure) => Err(failure),
@@ -66,25 +61,6 @@ pub async fn top(common: &Common, args: &TopArgs) -> Verdict {
         Format::Yaml => output::yaml(&value),
     });
     Ok(exit)
-}
-
-async fn measure(client: &Client, node: &NodeName, by: String) -> Result<Usage, AskError> {
-    let mut talk = client.ask(node, &Asked { by, ask: Ask::Top {} }).await?;
-    let mut bytes = Vec::new();
-    loop {
-        let frame = talk.next().await?.ok_or(AskError::Ended)?;
-        if frame.kind == Kind::Data && bytes.len() + frame.payload.len() <= MAX_ANSWER {
-            bytes.extend_from_slice(&frame.payload);
-        } else if frame.kind == Kind::End {
-            return match serde_json::from_slice(&frame.payload) {
-                Ok(Ended::Failed(refusal)) => Err(AskError::Refused(refusal)),
-                Ok(Ended::Done) => serde_json::from_slice(&bytes).map_err(|_| AskError::Ended),
-                Ok(Ended::Exited { code: _ } | Ended::Gone) | Err(_) => Err(AskError::Ended),
-            };
-        } else {
-            return Err(AskError::Ended);
-        }
-    }
 }
 
 /// A part of a whole, in percent; None where there is no whole.
