@@ -216,6 +216,7 @@ impl Lab {
         let child = self
             .command(args)
             .args(self.flags("ca.pem", Some("client")))
+            .env("REEVE_DATA_DIR", self.dir.path().join("data"))
             .stdout(Stdio::null())
             .stderr(fs::File::create(&log).expect("a log"))
             .spawn()

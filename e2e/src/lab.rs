@@ -235,24 +235,17 @@ impl Lab {
     pub fn control(&mut self, etcd: &Etcd) -> usize {
         self.reeve_exits(&etcd.endpoints, 0, &["init"]);
         let listen = format!("{}:9464", self.address(254));
-        let data = self.dir().join("controller").display().to_string();
-        let args = [
-            "controller",
-            "--etcd",
-            &etcd.endpoints,
-            "--metrics",
-            &listen,
-            "--data-dir",
-            &data,
-        ];
+        let args = ["controller", "--etcd", &etcd.endpoints, "--metrics", &listen];
         self.start("controller", &args)
     }
 
     /// Starts a process of this lab outside all hosts (a controller, a server). It ends with the lab.
     pub fn start(&mut self, name: &str, args: &[&str]) -> usize {
         let log = self.dir().join(format!("{name}.log"));
+        let data = self.dir().join("controller").display().to_string();
+        let env = [("REEVE_DATA_DIR", data.as_str())];
         self.processes
-            .push(Process::start(name, None, &self.binary, args, &[], log));
+            .push(Process::start(name, None, &self.binary, args, &env, log));
         self.processes.len() - 1
     }
 
