@@ -8,6 +8,10 @@ use e2e::{Host, Lab, Process, eventually, run};
 
 const GLOBAL: &str = "apiVersion: reeve/v1\nkind: Service\nmetadata: {name: web}\nspec:\n  mode: global\n  container:\n    image: reeve/hello:1\n    command: [sleep, '3600']\n    stopGracePeriod: 0s\n";
 
+const EDGE: &str = "apiVersion: reeve/v1\nkind: Service\nmetadata: {name: edge}\nspec:\n  placement: {roles: [edge]}\n  container:\n    image: reeve/hello:1\n    command: [sleep, '3600']\n    stopGracePeriod: 0s\n";
+/// What n4 is told beside the rest.
+const N4: [&str; 4] = ["--role", "edge", "--public-address", "auto"];
+
 fn base(host: &Host) -> PathBuf {
     host.dir.parent().expect("the lab's").join(format!("of-{}", host.name))
 }
@@ -95,6 +99,19 @@ fn cut_power(host: &Host) {
     }
 }
 
+/// Starts what is installed on a host again, as after a reboot.
+fn supervise(host: &Host) -> Process {
+    let dir = base(host).display().to_string();
+    Process::start(
+        &format!("supervisor of {}", host.name),
+        Some(&host.netns),
+        &host.binary,
+        &["install", "--supervise", "--data-dir", &dir],
+        &[],
+        host.dir.join("supervise.log"),
+    )
+}
+
 fn members(host: &Host) -> Result<String, String> {
     let file = |name: &str| base(host).join("server").join(name).display().to_string();
     let endpoint = format!("https://{}:2379", host.address);
@@ -179,7 +196,12 @@ fn five_fresh_hosts_become_a_cluster_in_any_order_and_leave_it_one_by_one() {
 
     // All of them, shuffled and at once.
     let order = [(n4, 0), (n3, 1), (n1, 2), (n5, 1), (n2, 0)];
-    let running: Vec<(&Host, Process)> = order.map(|(host, order)| (host, install(host, &with(order)))).into();
+    let running: Vec<(&Host, Process)> = order
+        .map(|(host, order)| {
+            let more: &[&str] = if host.name == "n4" { &N4 } else { &[] };
+            (host, install(host, &[with(order).as_slice(), more].concat()))
+        })
+        .into();
     for (host, process) in running {
         let text = ends(host, process, 0);
         assert!(text.contains("reeve is installed: "), "{text}");
@@ -192,13 +214,36 @@ fn five_fresh_hosts_become_a_cluster_in_any_order_and_leave_it_one_by_one() {
     let nodes = says(n1, 0, &["get", "nodes", "-o", "name"]);
     assert_eq!(nodes.lines().count(), 5, "{nodes}");
     started(n1, 3).expect("three members");
+    // What it was told reaches placement and people.
+    let text = says(n2, 0, &["describe", "node", "n4"]);
+    assert!(
+        text.contains("Public:      ") && text.contains(&n4.address) && text.contains("edge"),
+        "{text}"
+    );
+    let manifest = lab.file("edge.yaml", EDGE);
+    says(n2, 0, &["apply", "-f", &manifest, "--yes"]);
+    assert_eq!(n4.running(), ["default.edge.1.1"]);
+    says(n2, 0, &["delete", "service", "edge", "--yes"]);
+
+    // All is well, and what is known of this etcd is told, in 80 columns.
+    for host in [n1, n4] {
+        let text = says(host, 0, &["doctor"]);
+        let told = ["seed ", "clock ", "cert node", "nodes", "ports"]
+            .iter()
+            .all(|word| text.contains(word));
+        assert!(told && text.contains("0 bad"), "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    }
+    let checks: serde_json::Value = serde_json::from_str(&says(n1, 0, &["doctor", "-o", "json"])).expect("JSON");
+    assert_eq!(checks["bad"], 0, "{checks}");
+
     let manifest = lab.file("web.yaml", GLOBAL);
     says(n3, 0, &["apply", "-f", &manifest, "--yes"]);
     let lives: Vec<_> = lab.hosts.iter().map(Host::lives).collect();
     assert!(lives.iter().all(|lives| lives.len() == 1), "{lives:?}");
 
     // A second run says what is there, and changes nothing.
-    let text = ends(n4, install(n4, &with(2)), 0);
+    let text = ends(n4, install(n4, &[with(2).as_slice(), &N4].concat()), 0);
     assert!(
         text.contains("installed as node n4") && text.contains("nothing was changed"),
         "{text}"
@@ -218,19 +263,19 @@ fn five_fresh_hosts_become_a_cluster_in_any_order_and_leave_it_one_by_one() {
             if code == Some(0) { Ok(()) } else { Err(text) }
         });
         says(other, 0, &["uncordon", "n5"]);
+        let text = if dead.name == "n4" {
+            String::new()
+        } else {
+            says(other, 6, &["doctor"])
+        };
+        assert!(
+            dead.name == "n4" || text.contains(&format!("bad   seed {}", dead.address)),
+            "{text}"
+        );
         let text = says(dead, 6, &["install", "--status"]);
         assert!(text.contains("does not run"), "{text}");
-        let again = base(dead).display().to_string();
-        // It stays with the test; its programs are ended with it.
-        let process = Process::start(
-            &format!("supervisor of {}", dead.name),
-            Some(&dead.netns),
-            &dead.binary,
-            &["install", "--supervise", "--data-dir", &again],
-            &[],
-            dead.dir.join("supervise.log"),
-        );
-        std::mem::forget(process);
+        // It stays as long as the lab.
+        std::mem::forget(supervise(dead));
         eventually(&format!("{} is back", dead.name), 60, || {
             let (code, text) = on(dead, &["install", "--status"]);
             if code == Some(0) { started(other, 3) } else { Err(text) }
@@ -280,4 +325,78 @@ fn five_fresh_hosts_become_a_cluster_in_any_order_and_leave_it_one_by_one() {
     assert!(text.contains("the only seed"), "{text}");
     says(n1, 0, &["uninstall", "--yes", "--purge-data", "--end-cluster"]);
     assert!(!base(n1).exists());
+}
+
+#[test]
+fn five_seeds_begun_at_once_with_one_cut_off_are_one_cluster_and_a_lost_one_comes_back() {
+    let lab = Lab::new(5);
+    let token = install_token(&lab);
+    let all: Vec<&str> = lab.hosts.iter().map(|host| host.address.as_str()).collect();
+    // Every host is told the list in another order.
+    let list = |first: usize| -> String {
+        let turned = (0..all.len()).map(|index| all[(first + index) % all.len()]);
+        turned.collect::<Vec<_>>().join(",")
+    };
+    let first = &lab.hosts[0];
+    first.cut(true);
+    let running: Vec<Process> = lab
+        .hosts
+        .iter()
+        .enumerate()
+        .rev()
+        .map(|(index, host)| install(host, &["--seeds", &list(index), "--token-file", &token]))
+        .collect();
+    for process in &running[..4] {
+        eventually("it waits for the one that is cut off", 60, || {
+            let text = process.output();
+            let told = text.contains("waiting for 1 seed;") && text.contains(&format!("{}:2378", first.address));
+            if told { Ok(()) } else { Err(text) }
+        });
+    }
+    assert!(
+        lab.hosts.iter().all(|host| !base(host).join("server/etcd").exists()),
+        "nobody has begun alone"
+    );
+    first.cut(false);
+    let mut clusters = std::collections::BTreeSet::new();
+    for (host, process) in lab.hosts.iter().rev().zip(running) {
+        let text = ends(host, process, 0);
+        let line = text.lines().find_map(|line| line.trim().strip_prefix("cluster "));
+        clusters.insert(line.unwrap_or_default().trim().to_owned());
+    }
+    assert!(clusters.len() == 1 && !clusters.contains(""), "{clusters:?}");
+    started(first, 5).expect("five members");
+
+    // Two are lost, the first with all its data: three manage on, and it takes its place again.
+    cut_power(first);
+    cut_power(&lab.hosts[1]);
+    std::fs::remove_dir_all(base(first)).expect("a disk can be lost");
+    let third = &lab.hosts[2];
+    eventually("three of five manage on", 60, || {
+        let (code, text) = on(third, &["cordon", "n5"]);
+        if code == Some(0) { Ok(()) } else { Err(text) }
+    });
+    // etcd takes in no member while another one is silent: the second comes back first.
+    let second = &lab.hosts[1];
+    let _second = supervise(second);
+    eventually("the second is back", 60, || {
+        let (code, text) = on(second, &["install", "--status"]);
+        if code == Some(0) { Ok(()) } else { Err(text) }
+    });
+    ends(
+        first,
+        install(first, &["--seeds", &list(3), "--token-file", &token, "--no-agent"]),
+        0,
+    );
+    eventually("it is a member again", 60, || {
+        let list = members(third)?;
+        let mine = list
+            .lines()
+            .any(|line| line.contains(", started, ") && line.contains(&first.address));
+        if mine && list.lines().count() == 5 {
+            Ok(())
+        } else {
+            Err(list)
+        }
+    });
 }
