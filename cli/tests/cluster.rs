@@ -312,3 +312,19 @@ fn names_that_are_followed_are_kinds_and_names() {
     let good = |line: &str| ["node/n1", "service/web"].contains(&line) || line.starts_with("instance/web.");
     assert!(text.lines().all(good), "{text}");
 }
+
+#[test]
+fn a_well_cluster_on_the_embedded_store_has_nothing_to_be_warned_of() {
+    let lab = Lab::new();
+    let text = lab.exits(0, &["doctor"]);
+    assert!(
+        text.contains("member embedded") && text.contains("1 of 1 ready"),
+        "{text}"
+    );
+    assert!(text.contains(": 0 bad, 0 to be warned of"), "{text}");
+    assert!(
+        !text.contains("CVE-"),
+        "etcd's faults are not the embedded store's: {text}"
+    );
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+}

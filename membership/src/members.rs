@@ -39,7 +39,7 @@ pub enum MembersError {
 /// One member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
-    /// None where only its address is known.
+    /// None where only its address is known, and of the embedded store.
     pub id: Option<u64>,
     /// Empty for one that was added and has not begun.
     pub name: String,
@@ -87,7 +87,7 @@ async fn within<T>(act: &'static str, call: impl Future<Output = Result<T, Error
     done.map_err(|source| MembersError::Etcd { act, source })
 }
 
-/// All members, and how each is. An embedded store knows of no members: it is told as one.
+/// All members, and how each is. The embedded store is told as one, without an id.
 ///
 /// # Errors
 /// When the files cannot be read. What does not answer is told as such.
@@ -111,7 +111,9 @@ pub async fn look(endpoints: &[String], tls: Option<&TlsFiles>) -> Result<Vec<Se
             .iter()
             .map(|member| {
                 let url = member.client_urls().first().cloned().unwrap_or_default();
-                (Some(member.id()), member.name().to_owned(), url)
+                // A member of etcd's has peers' addresses from the moment it is added; the embedded store has none.
+                let id = Some(member.id()).filter(|_| !member.peer_urls().is_empty());
+                (id, member.name().to_owned(), url)
             })
             .collect(),
         Some(_) | None => endpoints.iter().map(|url| (None, String::new(), url.clone())).collect(),

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use agent::api::{Client, SOCKET, Way};
 use membership::bootstrap::Stage;
 use membership::keep::{Context, Keep};
 use membership::members::{self, Seen};
@@ -101,6 +102,20 @@ pub async fn doctor(common: &Common, args: &DoctorArgs) -> Verdict {
     // On a machine that is no part of it there need be no engine.
     if here.any() || (connection.is_err() && !told) {
         lines.extend(host(args, &here).await);
+        if args.docker.is_none()
+            && let Some(node) = running_agent(common).await
+        {
+            // Its agent may have been given another engine than the usual one.
+            for line in lines
+                .iter_mut()
+                .filter(|line| line.check == "docker" && line.level == Level::Bad)
+            {
+                *line = Line::ok(
+                    "docker",
+                    format!("node {node} runs here with an engine of its own; --docker looks at it"),
+                );
+            }
+        }
     } else {
         lines.push(Line::ok(
             "this host",
@@ -154,6 +169,13 @@ pub async fn doctor(common: &Common, args: &DoctorArgs) -> Verdict {
         print(&format!("\n{things} looked at: {bad} bad, {warn} to be warned of\n"));
     }
     Ok(if bad == 0 { Exit::Done } else { Exit::Failed })
+}
+
+/// The node whose agent runs here with the data of `reeve up`.
+async fn running_agent(common: &Common) -> Option<String> {
+    let dir = common.data_dir.clone().unwrap_or_else(default_data_dir);
+    let client = Client::new(Way::Socket(dir.join("agent").join(SOCKET)));
+    client.who().await.ok().map(|who| who.node)
 }
 
 fn of_failure(check: &str, failure: &Failure) -> Line {
