@@ -342,10 +342,7 @@ pub fn person(common: &Common) -> Result<Option<Arc<Door>>, Failure> {
     let Some((believed, held)) = found.map_err(|error| failed(&error))? else {
         return Ok(None);
     };
-    let door = Door::new(believed.trust());
-    door.show(&held.certificate, &held.key, believed.bundle().present())
-        .map_err(|error| failed(&error))?;
-    Ok(Some(door))
+    believed.door(&held).map(Some).map_err(|error| failed(&error))
 }
 
 /// `reeve token`.

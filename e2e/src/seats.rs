@@ -1,6 +1,6 @@
 //! Hosts of one's own: seeds and the nodes that join them, each started as its operator would.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::{Host, Lab, Process, run};
@@ -94,10 +94,15 @@ pub fn cluster_of(host: &Host) -> String {
 
 /// The store's members with their states, as etcd's own tool lists them with the person's certificate of a seed.
 pub fn members(host: &Host) -> Result<String, String> {
-    let file = |name: &str| server_dir(host).join(name).display().to_string();
-    let endpoint = format!("https://{}:2379", host.address);
-    let (ca, cert, key) = (file("ca.crt"), file("person.crt"), file("person.key"));
-    let args = [
+    etcdctl(host, &server_dir(host), "person", host, &["member", "list"])
+}
+
+/// What etcd's own tool says on `host`, with the certificate `<who>.crt` of this directory, of the member on `seed`.
+pub fn etcdctl(host: &Host, dir: &Path, who: &str, seed: &Host, args: &[&str]) -> Result<String, String> {
+    let file = |name: &str| dir.join(name).display().to_string();
+    let endpoint = format!("https://{}:2379", seed.address);
+    let (ca, cert, key) = (file("ca.crt"), file(&format!("{who}.crt")), file(&format!("{who}.key")));
+    let how = [
         "--endpoints",
         &endpoint,
         "--cacert",
@@ -106,10 +111,8 @@ pub fn members(host: &Host) -> Result<String, String> {
         &cert,
         "--key",
         &key,
-        "member",
-        "list",
     ];
-    host.within("etcdctl", &args)
+    host.within("etcdctl", &[how.as_slice(), args].concat())
 }
 
 pub fn install_token(lab: &Lab, name: &str) -> String {

@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use e2e::seats::{GLOBAL, agent, agent_dir, install_token, on, server_dir, server_with, serves, succeeds};
+use e2e::seats::{GLOBAL, agent, agent_dir, etcdctl, install_token, on, server_dir, server_with, serves, succeeds};
 use e2e::{Host, Lab, eventually, run};
 
 /// Until when a certificate's file says it counts, in seconds since 1970.
@@ -37,19 +37,8 @@ fn open_at(seed: &Host, from: &str) -> Vec<String> {
 
 /// What etcdctl says with the certificate of a node, from that node.
 fn ask(node: &Host, seed: &Host) -> Result<String, String> {
-    let file = |name: &str| agent_dir(node).join("member").join(name).display().to_string();
-    let endpoint = format!("https://{}:2379", seed.address);
-    let (ca, cert, key) = (file("ca.crt"), file("node.crt"), file("node.key"));
-    let files = ["--cacert", &ca, "--cert", &cert, "--key", &key];
-    let rest = [
-        "--endpoints",
-        &endpoint,
-        "--command-timeout",
-        "3s",
-        "get",
-        "/reeve/cluster",
-    ];
-    node.within("etcdctl", &[files.as_slice(), &rest].concat())
+    let args = ["--command-timeout", "3s", "get", "/reeve/cluster"];
+    etcdctl(node, &agent_dir(node).join("member"), "node", seed, &args)
 }
 
 #[test]

@@ -4,9 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use e2e::seats::GLOBAL;
 use e2e::{Host, Lab, Process, eventually, run};
-
-const GLOBAL: &str = "apiVersion: reeve/v1\nkind: Service\nmetadata: {name: web}\nspec:\n  mode: global\n  container:\n    image: reeve/hello:1\n    command: [sleep, '3600']\n    stopGracePeriod: 0s\n";
 
 const EDGE: &str = "apiVersion: reeve/v1\nkind: Service\nmetadata: {name: edge}\nspec:\n  placement: {roles: [edge]}\n  container:\n    image: reeve/hello:1\n    command: [sleep, '3600']\n    stopGracePeriod: 0s\n";
 /// What n4 is told beside the rest.

@@ -4,7 +4,7 @@
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
 
-use e2e::seats::{agent, install_token, on, server, server_dir, server_log, serves, succeeds};
+use e2e::seats::{agent, etcdctl, install_token, on, server, server_dir, server_log, serves, succeeds};
 use e2e::{Etcd, Host, Lab, eventually};
 
 const FIRST: &str = "canary-Kw3vTq81-first";
@@ -303,22 +303,7 @@ fn in_a_cluster_of_seeds_nothing_is_sealed_for_a_key_that_no_certificate_states(
 
     let file = lab.file("web.yaml", &manifest(&registry, "1", 1));
     succeeds(n1, &["apply", "-f", &file, "--yes", "--timeout", "90s"]);
-    let ctl = |args: &[&str]| {
-        let file = |name: &str| server_dir(n1).join(name).display().to_string();
-        let endpoint = format!("https://{}:2379", n1.address);
-        let (ca, cert, key) = (file("ca.crt"), file("person.crt"), file("person.key"));
-        let how = [
-            "--endpoints",
-            &endpoint,
-            "--cacert",
-            &ca,
-            "--cert",
-            &cert,
-            "--key",
-            &key,
-        ];
-        n1.within("etcdctl", &[how.as_slice(), args].concat()).expect("etcdctl")
-    };
+    let ctl = |args: &[&str]| etcdctl(n1, &server_dir(n1), "person", n1, args).expect("etcdctl");
     let handed = ctl(&["get", "/reeve/handed/node.n2"]);
     assert!(handed.contains("envelope") && !handed.contains(FIRST), "{handed}");
     assert!(ctl(&["get", "/reeve/nodes/n2", "--print-value-only"]).contains("stated:"));

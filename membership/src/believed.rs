@@ -3,14 +3,18 @@
 //! back: who can write the store changes nobody's trust with it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use schemas::keys::TrustKey;
+use runtime::Cache;
+use schemas::keys::{Key, Root, TrustKey};
 use trust::bundle::Bundle;
 use trust::revoked::Revoked;
+use trust::tls::{Door, ShowError};
 use trust::trusted::Trust;
 use trust::validity::Time;
 
-use crate::keep::{Keep, KeepError};
+use crate::keep::{Held, Keep, KeepError};
+use crate::now;
 
 const AUTHORITIES: &str = "authorities.json";
 const REVOKED: &str = "revoked.json";
@@ -106,6 +110,41 @@ impl Believed {
             }
         }
         heard
+    }
+
+    /// Takes what the store says into force and keeps it, and tells of what does not count. Whether anything changed.
+    ///
+    /// # Errors
+    /// When the disk does not take it: then nothing has changed.
+    pub fn follow(&mut self, keep: &Keep, root: &Root, cache: &Cache) -> Result<bool, KeepError> {
+        let said: Vec<(TrustKey, &[u8])> = cache
+            .keys
+            .iter()
+            .filter_map(|found| match root.parse(&found.key) {
+                Some(Key::Trust(key)) => Some((key, &*found.value)),
+                Some(_) | None => None,
+            })
+            .collect();
+        let mut next = self.clone();
+        let heard = next.hear(said, now());
+        for (key, why) in &heard.refused {
+            tracing::warn!(?key, why, "something else than the authority's word is in the store");
+        }
+        if heard.changed() {
+            next.write(keep)?;
+            *self = next;
+        }
+        Ok(heard.changed())
+    }
+
+    /// What a host shows, and whom it trusts, at its connections.
+    ///
+    /// # Errors
+    /// When the key is not the certificate's.
+    pub fn door(&self, held: &Held) -> Result<Arc<Door>, ShowError> {
+        let door = Door::new(self.trust());
+        door.show(&held.certificate, &held.key, self.bundle.present())?;
+        Ok(door)
     }
 
     /// Keeps what is in force.

@@ -10,12 +10,14 @@ use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::time_provider::DefaultTimeProvider;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
-use trust::tls::{Stranger, stranger};
+use trust::identity::Role;
+use trust::tls::{Door, Peers, Stranger, stranger};
 
 use crate::port::Refused;
 use crate::seeds::Host;
@@ -51,6 +53,15 @@ pub enum CallError {
     Nonsense { at: String, status: StatusCode },
     #[error("{at} refuses: {refused}")]
     Refused { at: String, refused: Refused },
+}
+
+/// How to connect to seeds with what this door shows; nobody else counts at the other end.
+///
+/// # Errors
+/// When rustls refuses the configuration, which depends on nothing given.
+pub fn to_seeds(door: &Arc<Door>) -> Result<Arc<ClientConfig>, rustls::Error> {
+    let servers = Peers::roles([Role::Server]);
+    door.client(servers, Arc::new(DefaultTimeProvider)).map(Arc::new)
 }
 
 /// Asks a seed. The certificates that it showed come with the answer.

@@ -6,16 +6,14 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{ConnectInfo, State};
 use runtime::{Guard, Outcome, Store, chain, person};
-use rustls::time_provider::DefaultTimeProvider;
 use schemas::keys::Key;
 use schemas::names::NodeName;
 use schemas::records::{Cordon, CordonMode, Record as _, SchemaVersion};
 use serde::{Deserialize, Serialize};
 use trust::identity::{Role, Who};
-use trust::tls::{Door, Peers};
 
 use crate::believed::Believed;
-use crate::call::{CallError, call};
+use crate::call::{CallError, call, to_seeds};
 use crate::join::JoinError;
 use crate::keep::Keep;
 use crate::port::{Caller, Failure, Seat, formed, later, refuse};
@@ -85,13 +83,8 @@ pub async fn leave(keep: &Keep, seeds: &Seeds, note: &str) -> Result<(), LeaveEr
         .held(&Role::Node.to_string())
         .map_err(JoinError::from)?
         .ok_or(JoinError::NotJoined)?;
-    let door = Door::new(believed.trust());
-    door.show(&held.certificate, &held.key, believed.bundle().present())
-        .map_err(JoinError::Show)?;
-    let tls = door
-        .client(Peers::roles([Role::Server]), Arc::new(DefaultTimeProvider))
-        .map_err(JoinError::Tls)?;
-    let tls = Arc::new(tls);
+    let door = believed.door(&held).map_err(JoinError::Show)?;
+    let tls = to_seeds(&door).map_err(JoinError::Tls)?;
     let question = LeaveQuestion { note: note.to_owned() };
     let mut last = None;
     for host in seeds.iter() {

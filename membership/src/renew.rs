@@ -8,26 +8,24 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use runtime::backoff::{Backoff, jitter};
-use runtime::{EtcdStore, Prefix, ReflectOptions, Shutdown, Store as _, chain, reflect};
+use runtime::{Cache, EtcdStore, Prefix, ReflectOptions, Shutdown, Store as _, chain, reflect};
 use rustls::ClientConfig;
-use rustls::time_provider::DefaultTimeProvider;
 use schemas::keys::Root;
 use tokio::sync::watch;
 use tokio::time::{Instant, interval, sleep_until};
 use trust::authority::request;
 use trust::certificate::Certificate;
 use trust::identity::Role;
-use trust::tls::{Door, Peers};
+use trust::tls::Door;
 use trust::trusted::Trust;
 use trust::validity::Time;
 
 use crate::believed::Believed;
-use crate::call::{CallError, call};
+use crate::call::{CallError, call, to_seeds};
 use crate::join::JoinError;
-use crate::keep::{Held, Keep};
+use crate::keep::{Held, Keep, KeepError};
 use crate::port::{JoinAnswer, RenewQuestion, SeedState};
 use crate::seeds::Seeds;
-use crate::upkeep::trust_keys;
 use crate::{SEED_PORT, now};
 
 /// The longest that a clock is trusted to be right about the next renewal.
@@ -56,9 +54,10 @@ impl Membership {
     /// When it is damaged, or the host has not joined.
     pub fn on_disk(keep: Arc<Keep>, role: Role, seeds: Seeds, root: Root) -> Result<Self, JoinError> {
         let believed = Believed::on_disk(&keep)?.ok_or(JoinError::NotJoined)?;
-        let door = Door::new(believed.trust());
+        let held = keep.held(&role.to_string())?.ok_or(JoinError::NotJoined)?;
+        let door = believed.door(&held).map_err(JoinError::Show)?;
         let trust = watch::channel(Arc::new(believed.trust())).0;
-        let member = Self {
+        Ok(Self {
             keep,
             role,
             seeds,
@@ -66,9 +65,7 @@ impl Membership {
             door,
             believed: Mutex::new(believed),
             trust,
-        };
-        member.show()?;
-        Ok(member)
+        })
     }
 
     /// Whom to believe, from now on.
@@ -112,8 +109,9 @@ impl Membership {
                     if changed.is_err() {
                         return;
                     }
-                    let said = reader.snapshot().map(|cache| trust_keys(&self.root, &cache)).unwrap_or_default();
-                    if let Err(error) = self.hear(&said) {
+                    if let Some(cache) = reader.snapshot()
+                        && let Err(error) = self.hear(&cache)
+                    {
                         tracing::warn!(error = %chain(&error), "what the authority says cannot be kept");
                     }
                 }
@@ -158,13 +156,7 @@ impl Membership {
 
     /// Whether a seed answers and refuses this host's certificate.
     pub async fn is_shut_out(&self) -> bool {
-        let Ok(tls) = self
-            .door
-            .client(Peers::roles([Role::Server]), Arc::new(DefaultTimeProvider))
-        else {
-            return false;
-        };
-        let tls = Arc::new(tls);
+        let Ok(tls) = to_seeds(&self.door) else { return false };
         for host in self.seeds.iter() {
             match call::<(), SeedState>(host, SEED_PORT, &tls, "/v1/seed", None).await {
                 Ok(_) => return false,
@@ -176,14 +168,9 @@ impl Membership {
         false
     }
 
-    fn hear(&self, said: &[(schemas::keys::TrustKey, Vec<u8>)]) -> Result<(), JoinError> {
+    fn hear(&self, cache: &Cache) -> Result<(), KeepError> {
         let mut believed = self.believed();
-        let heard = believed.hear(said.iter().map(|(key, value)| (key.clone(), value.as_slice())), now());
-        for (key, why) in &heard.refused {
-            tracing::warn!(?key, why, "something else than the authority's word is in the store");
-        }
-        if heard.changed() {
-            believed.write(&self.keep)?;
+        if believed.follow(&self.keep, &self.root, cache)? {
             let trust = believed.trust();
             self.door.set_trust(trust.clone());
             *self.believed.lock().unwrap_or_else(PoisonError::into_inner) = believed;
@@ -203,10 +190,7 @@ impl Membership {
                 "it ended at {until}: on a seed, `reeve token create` prints a token; start the agent with it again"
             ));
         }
-        let tls = self
-            .door
-            .client(Peers::roles([Role::Server]), Arc::new(DefaultTimeProvider));
-        let tls = Arc::new(tls.map_err(|error| chain(&error))?);
+        let tls = to_seeds(&self.door).map_err(|error| chain(&error))?;
         let mut why = Vec::new();
         for host in self.seeds.iter() {
             match self.renew_at(host, &held, &tls).await {

@@ -2,19 +2,17 @@
 //! what that one has open. `reeve node rm` does it.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use runtime::{EtcdStore, Guard, Outcome, Store, StoreError, person};
-use rustls::time_provider::DefaultTimeProvider;
 use schemas::keys::{Key, Root, TrustKey};
 use tokio::time::{Instant, sleep};
-use trust::identity::{Role, Subject};
+use trust::identity::Subject;
 use trust::revoked::{ListError, Target};
-use trust::tls::{Door, Peers, ShowError};
+use trust::tls::ShowError;
 
 use crate::believed::Believed;
-use crate::call::call;
+use crate::call::{call, to_seeds};
 use crate::keep::{Keep, KeepError};
 use crate::port::SeedState;
 use crate::seed::{KNOWN, Known};
@@ -108,11 +106,8 @@ impl Revoker {
         let (Some(believed), Some(held)) = (believed, self.keep.held("person")?) else {
             return Ok(self.known.seeds.iter().cloned().collect());
         };
-        let door = Door::new(believed.trust());
-        door.show(&held.certificate, &held.key, believed.bundle().present())
-            .map_err(RevokeError::Show)?;
-        let tls = door.client(Peers::roles([Role::Server]), Arc::new(DefaultTimeProvider));
-        let tls = Arc::new(tls.map_err(RevokeError::Tls)?);
+        let door = believed.door(&held).map_err(RevokeError::Show)?;
+        let tls = to_seeds(&door).map_err(RevokeError::Tls)?;
         let end = Instant::now() + patience;
         let mut left: Vec<Host> = self.known.seeds.iter().cloned().collect();
         loop {

@@ -21,14 +21,14 @@ use tokio::sync::watch;
 use trust::authority::{Authority, AuthorityError, Grant, request};
 use trust::bundle::Bundle;
 use trust::certificate::Certificate;
-use trust::identity::{Identity, Name, Rights, Role, Who};
+use trust::identity::{Identity, Name, Rights, Who};
 use trust::key::Key;
-use trust::tls::{Door, Peers, ShowError};
+use trust::tls::{Door, ShowError};
 use trust::token::{Admits, InstallToken, Names, Record};
 
 use crate::believed::Believed;
 use crate::bootstrap::{Answer, Next, Own, Stage, next, on_disk};
-use crate::call::{CallError, call};
+use crate::call::{CallError, call, to_seeds};
 use crate::etcd::{Initial, Member, client_url, has_begun};
 use crate::join::lines;
 use crate::keep::{Context, Keep, KeepError};
@@ -185,14 +185,10 @@ pub async fn start(
     let (authority, mut known) = identity(&keep, &options)?;
     let believed = believed(&keep, &authority)?;
     let door = Door::new(believed.trust());
-    let clock = Arc::new(DefaultTimeProvider);
     let listening = door
-        .server_for_newcomers(port::guests(), clock.clone())
+        .server_for_newcomers(port::guests(), Arc::new(DefaultTimeProvider))
         .map_err(SeedError::Tls)?;
-    let calling = Arc::new(
-        door.client(Peers::roles([Role::Server]), clock)
-            .map_err(SeedError::Tls)?,
-    );
+    let calling = to_seeds(&door).map_err(SeedError::Tls)?;
 
     let address = SocketAddr::new(
         options.me.address().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use runtime::reflector::Cache;
 use runtime::{EtcdOptions, EtcdStore, Prefix, ReflectOptions, Shutdown, Store, chain, reflect};
 use rustls::ClientConfig;
-use schemas::keys::{Key as StoreKey, Root, TrustKey};
+use schemas::keys::Key as StoreKey;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
@@ -118,14 +118,9 @@ impl Upkeep {
     }
 
     fn hear(&self, cache: &Cache) -> Result<(), String> {
-        let said = trust_keys(&self.seat.root, cache);
         let mut believed = self.seat.believed();
-        let heard = believed.hear(said.iter().map(|(key, value)| (key.clone(), value.as_slice())), now());
-        for (key, why) in &heard.refused {
-            tracing::warn!(?key, why, "something else than the authority's word is in the store");
-        }
-        if heard.changed() {
-            believed.write(&self.keep).map_err(|error| chain(&error))?;
+        let changed = believed.follow(&self.keep, &self.seat.root, cache);
+        if changed.map_err(|error| chain(&error))? {
             self.door.set_trust(believed.trust());
             *self.seat.believed.write().unwrap_or_else(PoisonError::into_inner) = believed;
         }
@@ -212,16 +207,6 @@ impl Upkeep {
             }
         }
     }
-}
-
-/// What the authority says in the store.
-#[must_use]
-pub fn trust_keys(root: &Root, cache: &Cache) -> Vec<(TrustKey, Vec<u8>)> {
-    let known = |found: &Arc<runtime::KeyValue>| match root.parse(&found.key) {
-        Some(StoreKey::Trust(key)) => Some((key, found.value.to_vec())),
-        Some(_) | None => None,
-    };
-    cache.keys.iter().filter_map(known).collect()
 }
 
 #[cfg(test)]

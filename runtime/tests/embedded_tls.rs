@@ -23,6 +23,16 @@ impl Authority {
         let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
         (params.signed_by(&key, &self.0).unwrap().pem(), key.serialize_pem())
     }
+
+    /// A server that lets in whom this authority knows.
+    fn server(&self) -> MutualTls {
+        let (certificate, key) = self.issue();
+        MutualTls {
+            certificate: certificate.into_bytes(),
+            key: key.into_bytes(),
+            client_authority: self.0.pem().into_bytes(),
+        }
+    }
 }
 
 async fn ask(port: u16, trusted: &Authority, identity: Option<(String, String)>) -> Result<i64, Error> {
@@ -41,12 +51,7 @@ async fn ask(port: u16, trusted: &Authority, identity: Option<(String, String)>)
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_clients_with_a_certificate_of_the_authority_get_in() {
     let (ours, others) = (Authority::new(), Authority::new());
-    let (certificate, key) = ours.issue();
-    let tls = MutualTls {
-        certificate: certificate.into_bytes(),
-        key: key.into_bytes(),
-        client_authority: ours.0.pem().into_bytes(),
-    };
+    let tls = ours.server();
     let dir = tempfile::TempDir::new().unwrap();
     let store = Arc::new(Embedded::open(OpenOptions::new(dir.path())).unwrap());
     // All addresses, which plain text must never be served on; the test talks to loopback only.
@@ -81,12 +86,7 @@ async fn only_clients_with_a_certificate_of_the_authority_get_in() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn renewed_certificates_are_used_without_a_restart() {
     let (ours, others) = (Authority::new(), Authority::new());
-    let (certificate, key) = ours.issue();
-    let tls = MutualTls {
-        certificate: certificate.into_bytes(),
-        key: key.into_bytes(),
-        client_authority: ours.0.pem().into_bytes(),
-    };
+    let tls = ours.server();
     let dir = tempfile::TempDir::new().unwrap();
     let store = Arc::new(Embedded::open(OpenOptions::new(dir.path())).unwrap());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -154,9 +154,10 @@ impl Bed {
         labels.to_map()
     }
 
-    fn assign(&mut self, instances: &[Assigned]) {
+    /// What the next assignment of these instances is.
+    fn next(&mut self, instances: &[Assigned]) -> Assignment {
         self.generation += 1;
-        let assignment = Assignment {
+        Assignment {
             schema_version: SchemaVersion::default(),
             cluster: self.cluster.clone(),
             node: node(),
@@ -166,7 +167,11 @@ impl Bed {
                 generation: self.generation,
             },
             instances: instances.to_vec(),
-        };
+        }
+    }
+
+    fn assign(&mut self, instances: &[Assigned]) {
+        let assignment = self.next(instances);
         self.store.put(key(&Key::Assignment(node())), assignment.encode());
     }
 

@@ -30,22 +30,6 @@ impl Bed {
         self.store.put(place, pen.certificate().to_pem().into_bytes());
     }
 
-    /// What the next assignment of these instances is.
-    fn next(&mut self, instances: &[Assigned]) -> Assignment {
-        self.generation += 1;
-        Assignment {
-            schema_version: SchemaVersion::default(),
-            cluster: self.cluster.clone(),
-            node: node(),
-            order: Order {
-                restore_epoch: 0,
-                epoch: 1,
-                generation: self.generation,
-            },
-            instances: instances.to_vec(),
-        }
-    }
-
     fn offer(&self, bytes: impl Into<Vec<u8>>) {
         self.store.put(key(&Key::Assignment(node())), bytes.into());
     }
