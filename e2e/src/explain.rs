@@ -5,22 +5,20 @@ use std::collections::BTreeSet;
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
-use crate::process::{reeve, run};
+use crate::process::{Place, reeve, run};
 
 static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 /// Prints what is not in force in the cluster of this store, once.
-pub(crate) fn explain(netns: Option<&str>, endpoints: &str) {
-    let id = format!("{}{endpoints}", netns.unwrap_or_default());
+pub(crate) fn explain(place: Option<&Place>, endpoints: &str) {
+    let id = format!("{}{endpoints}", place.map_or("", |place| &place.netns));
     if !TOLD.lock().unwrap_or_else(PoisonError::into_inner).insert(id) {
         return;
     }
     let ask = |args: &[&str]| -> String {
         let mut command = Command::new("timeout");
         command.arg("10");
-        if let Some(netns) = netns {
-            command.arg("nsenter").arg(format!("--net=/run/netns/{netns}"));
-        }
+        command.args(place.iter().flat_map(|place| place.words()));
         command.arg(reeve()).args(args);
         command
             .env("REEVE_ETCD", endpoints)

@@ -1,5 +1,5 @@
-//! Hosts, engines and stores of a test, on one machine: each host is a network namespace on a common bridge with a Docker
-//! engine of its own; etcd members and controllers run on the bridge's own address.
+//! Hosts, engines and stores of a test, on one machine: each host is a network namespace on a common bridge and a mount
+//! namespace, with a machine id, a boot id and a Docker engine of its own; etcd members and controllers run on the bridge's own address.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::clean;
 use crate::explain::explain;
-use crate::process::{Process, reeve, run, succeed};
+use crate::process::{Place, Process, reeve, run, succeed};
 use crate::wait::eventually;
 
 /// A laboratory of hosts. Dropping it ends and removes all it made.
@@ -25,10 +25,10 @@ pub struct Lab {
     dir: tempfile::TempDir,
 }
 
-/// One host: a network namespace and a Docker engine.
+/// One host: its namespaces and a Docker engine.
 pub struct Host {
     pub name: String,
-    pub netns: String,
+    pub place: Place,
     pub address: String,
     pub docker_host: String,
     pub dir: PathBuf,
@@ -115,10 +115,15 @@ impl Lab {
         let dir = self.dir().join(&name);
         std::fs::create_dir_all(&dir).expect("a directory per host");
         let docker_host = format!("unix://{}/docker.sock", dir.display());
-        let engine = start_engine(&name, &netns, &dir, &docker_host);
+        let place = Place {
+            netns,
+            mounts: dir.join("namespaces/mounts"),
+        };
+        boot(&place, &dir);
+        let engine = start_engine(&name, &place, &dir, &docker_host);
         self.hosts.push(Host {
             name,
-            netns,
+            place,
             address,
             docker_host,
             dir,
@@ -319,12 +324,40 @@ impl Drop for Lab {
     }
 }
 
-fn start_engine(name: &str, netns: &str, dir: &Path, docker_host: &str) -> Process {
+/// Gives the host its view of the file system, with a machine id and a boot id that no other host has. Its engine and
+/// agents share it, as they do on a real one; what they mount is not seen outside.
+fn boot(place: &Place, dir: &Path) {
+    let own = dir.join("namespaces");
+    std::fs::create_dir_all(&own).expect("a directory per host");
+    for name in ["mounts", "machine-id", "boot-id"] {
+        let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid").expect("the kernel draws an id");
+        let id = if name == "machine-id" {
+            uuid.replace('-', "")
+        } else {
+            uuid
+        };
+        std::fs::write(own.join(name), id).expect("a file in the host's directory");
+    }
+    // A namespace can be kept on a private mount only.
+    let own = own.display();
+    succeed(Command::new("mount").args(["--bind", &own.to_string(), &own.to_string()]));
+    succeed(Command::new("mount").args(["--make-private", &own.to_string()]));
+    let script = format!(
+        "mount --bind {own}/machine-id /etc/machine-id && mount --bind {own}/boot-id /proc/sys/kernel/random/boot_id"
+    );
+    succeed(
+        Command::new("unshare")
+            .arg(format!("--mount={}", place.mounts.display()))
+            .args(["sh", "-c", &script]),
+    );
+}
+
+fn start_engine(name: &str, place: &Place, dir: &Path, docker_host: &str) -> Process {
     let path = |part: &str| format!("{}/{part}", dir.display());
     let _ = std::fs::remove_file(path("engine.pid"));
     Process::start(
         &format!("engine of {name}"),
-        Some(netns),
+        Some(place),
         Path::new("dockerd"),
         &[
             "--data-root",
@@ -412,10 +445,7 @@ impl Host {
 
     /// Runs a command in this host's network; returns what it printed where it succeeds.
     pub fn within(&self, program: &str, args: &[&str]) -> Result<String, String> {
-        let output = run(Command::new("nsenter")
-            .arg(format!("--net=/run/netns/{}", self.netns))
-            .arg(program)
-            .args(args));
+        let output = run(self.place.command(Path::new(program)).args(args));
         if output.status.success() {
             Ok(String::from_utf8_lossy(&output.stdout).into_owned())
         } else {
@@ -454,7 +484,7 @@ impl Host {
         args.extend_from_slice(more);
         self.agent = Some(Process::start(
             &format!("agent of {name}"),
-            Some(&self.netns),
+            Some(&self.place),
             &self.binary,
             &args,
             &[],
@@ -469,7 +499,7 @@ impl Host {
 
     /// Cuts the host off from all others, or joins it again.
     pub fn cut(&self, cut: bool) {
-        let link = self.netns.replacen("rv", "rl", 1);
+        let link = self.place.netns.replacen("rv", "rl", 1);
         ip(&format!("link set {link} {}", if cut { "down" } else { "up" }));
     }
 
@@ -489,13 +519,13 @@ impl Host {
         args.extend_from_slice(more);
         let mut up = Process::start(
             "reeve up",
-            Some(&self.netns),
+            Some(&self.place),
             &self.binary,
             &args,
             &[],
             self.dir.join("up.log"),
         );
-        up.explain_with(Some(&self.netns), "http://127.0.0.1:2379");
+        up.explain_with(Some(&self.place), "http://127.0.0.1:2379");
         up
     }
 
@@ -510,7 +540,7 @@ impl Host {
 
     /// Starts the engine again and waits until it answers.
     pub fn start_engine(&mut self) {
-        self.engine = start_engine(&self.name, &self.netns, &self.dir, &self.docker_host);
+        self.engine = start_engine(&self.name, &self.place, &self.dir, &self.docker_host);
         self.wait_for_engine();
     }
 
@@ -529,9 +559,9 @@ impl Host {
     /// Runs `reeve` in this host's network.
     #[must_use]
     pub fn reeve(&self, args: &[&str]) -> Output {
-        run(Command::new("nsenter")
-            .arg(format!("--net=/run/netns/{}", self.netns))
-            .arg(reeve())
+        run(self
+            .place
+            .command(&reeve())
             .args(args)
             .env("NO_COLOR", "1")
             .env("COLUMNS", "80")

@@ -9,6 +9,35 @@ use std::time::{Duration, Instant};
 use crate::clean;
 use crate::explain::explain;
 
+/// Where a host of a lab is: its network, and its own view of the file system with its machine id and boot id.
+#[derive(Clone)]
+pub struct Place {
+    pub(crate) netns: String,
+    pub(crate) mounts: PathBuf,
+}
+
+impl Place {
+    /// The words before a command that is to run there. It begins in the root directory.
+    #[must_use]
+    pub fn words(&self) -> [String; 3] {
+        let (netns, mounts) = (&self.netns, self.mounts.display());
+        [
+            "nsenter".to_owned(),
+            format!("--net=/run/netns/{netns}"),
+            format!("--mount={mounts}"),
+        ]
+    }
+
+    /// A command that runs there.
+    #[must_use]
+    pub fn command(&self, program: &Path) -> Command {
+        let [enter, words @ ..] = self.words();
+        let mut command = Command::new(enter);
+        command.args(words).arg(program);
+        command
+    }
+}
+
 /// The `reeve` binary of this build; `REEVE_BIN` names another.
 #[must_use]
 pub fn reeve() -> PathBuf {
@@ -57,16 +86,16 @@ pub struct Process {
     log: PathBuf,
     /// How many lines of its log a failed test prints.
     tail: usize,
-    /// A store it serves, to be asked before it ends in a failed test: its network and endpoints.
-    store: Option<(Option<String>, String)>,
+    /// A store it serves, to be asked before it ends in a failed test: its place and endpoints.
+    store: Option<(Option<Place>, String)>,
 }
 
 impl Process {
-    /// Starts it in the host's network namespace where one is given. It gets SIGTERM when the test's thread dies, and bears
+    /// Starts it on the host whose place is given, or beside the test. It gets SIGTERM when the test's thread dies, and bears
     /// the mark of the lab in whose directory its log is.
     pub fn start(
         name: &str,
-        netns: Option<&str>,
+        place: Option<&Place>,
         program: &Path,
         args: &[&str],
         env: &[(&str, &str)],
@@ -79,9 +108,7 @@ impl Process {
             .expect("a log file in the lab's directory");
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "TERM"]);
-        if let Some(netns) = netns {
-            command.arg("nsenter").arg(format!("--net=/run/netns/{netns}"));
-        }
+        command.args(place.iter().flat_map(|place| place.words()));
         command.arg(program).args(args).envs(env.iter().copied());
         command.envs(clean::mark(&log));
         let errors = file.try_clone().expect("a second handle on the log");
@@ -102,8 +129,8 @@ impl Process {
     }
 
     /// When the test fails, the cluster of this store is described before the process ends.
-    pub(crate) fn explain_with(&mut self, netns: Option<&str>, endpoints: &str) {
-        self.store = Some((netns.map(str::to_owned), endpoints.to_owned()));
+    pub(crate) fn explain_with(&mut self, place: Option<&Place>, endpoints: &str) {
+        self.store = Some((place.cloned(), endpoints.to_owned()));
     }
 
     #[must_use]
@@ -165,8 +192,8 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         let failed = std::thread::panicking();
-        if failed && let Some((netns, endpoints)) = &self.store {
-            explain(netns.as_deref(), endpoints);
+        if failed && let Some((place, endpoints)) = &self.store {
+            explain(place.as_ref(), endpoints);
         }
         self.stop(Duration::from_secs(5));
         if failed {

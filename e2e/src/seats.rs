@@ -1,7 +1,6 @@
 //! Hosts of one's own: seeds and the nodes that join them, each started as its operator would.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use crate::{Host, Lab, Process, run};
 
@@ -21,7 +20,7 @@ pub fn server_with(host: &Host, seeds: &str, token: &str, more: &[&str]) -> Proc
     let dir = server_dir(host).display().to_string();
     Process::start(
         &format!("server of {}", host.name),
-        Some(&host.netns),
+        Some(&host.place),
         &host.binary,
         &[
             ["server", "--data-dir", &dir, "--seeds", seeds, "--token-file", token].as_slice(),
@@ -52,7 +51,7 @@ pub fn agent(host: &Host, seeds: &str, token: &str) -> Process {
     ];
     Process::start(
         &format!("agent of {}", host.name),
-        Some(&host.netns),
+        Some(&host.place),
         &host.binary,
         &[args.as_slice(), &["--docker", &host.docker_host]].concat(),
         &[],
@@ -63,9 +62,9 @@ pub fn agent(host: &Host, seeds: &str, token: &str) -> Process {
 /// Runs `reeve` on a seed, as its operator would.
 pub fn on(host: &Host, args: &[&str]) -> (Option<i32>, String) {
     let dir = server_dir(host).display().to_string();
-    let output = run(Command::new("nsenter")
-        .arg(format!("--net=/run/netns/{}", host.netns))
-        .arg(&host.binary)
+    let output = run(host
+        .place
+        .command(&host.binary)
         .args(args)
         .args(["--data-dir", &dir])
         .env_remove("REEVE_ETCD")

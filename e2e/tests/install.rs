@@ -35,7 +35,7 @@ fn install(host: &Host, args: &[&str]) -> Process {
     let env = [("COLUMNS", "80"), ("NO_COLOR", "1")];
     Process::start(
         &format!("install of {}", host.name),
-        Some(&host.netns),
+        Some(&host.place),
         &host.binary,
         &[own.as_slice(), args].concat(),
         &env,
@@ -56,9 +56,9 @@ fn ends(host: &Host, mut process: Process, code: i32) -> String {
 
 /// Runs `reeve` on a host, as its operator would.
 fn on(host: &Host, args: &[&str]) -> (Option<i32>, String) {
-    let output = run(Command::new("nsenter")
-        .arg(format!("--net=/run/netns/{}", host.netns))
-        .arg(&host.binary)
+    let output = run(host
+        .place
+        .command(&host.binary)
         .args(args)
         .arg("--data-dir")
         .arg(base(host))
@@ -103,7 +103,7 @@ fn supervise(host: &Host) -> Process {
     let dir = base(host).display().to_string();
     Process::start(
         &format!("supervisor of {}", host.name),
-        Some(&host.netns),
+        Some(&host.place),
         &host.binary,
         &["install", "--supervise", "--data-dir", &dir],
         &[],
@@ -157,7 +157,7 @@ fn five_fresh_hosts_become_a_cluster_in_any_order_and_leave_it_one_by_one() {
     // Two things are wrong with one of them: both are named with what to do, and nothing is made.
     let squatter = Process::start(
         "a stranger on port 2380",
-        Some(&n2.netns),
+        Some(&n2.place),
         Path::new("busybox"),
         &["nc", "-l", "-p", "2380"],
         &[],

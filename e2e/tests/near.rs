@@ -59,10 +59,8 @@ spec:
 
 /// `reeve` in a host's network, with the data directory of its `up`.
 fn command(host: &Host, args: &[&str]) -> Command {
-    let mut command = Command::new("nsenter");
+    let mut command = host.place.command(&reeve());
     command
-        .arg(format!("--net=/run/netns/{}", host.netns))
-        .arg(reeve())
         .args(args)
         .env("NO_COLOR", "1")
         .env("COLUMNS", "80")
@@ -132,9 +130,9 @@ impl Fed {
 fn on_terminal(host: &Host, dir: &Path, args: &str) -> Fed {
     let tty = dir.join("tty");
     let line = format!(
-        "stty rows 33 cols 99; tty > {}; exec nsenter --net=/run/netns/{} {} {args}",
+        "stty rows 33 cols 99; tty > {}; exec {} {} {args}",
         tty.display(),
-        host.netns,
+        host.place.words().join(" "),
         reeve().display()
     );
     let mut command = Command::new("script");

@@ -1,6 +1,6 @@
 //! `reeve up` on one host: everything in one process on the embedded store, as on the first day.
 
-use std::process::Command;
+use std::path::Path;
 use std::time::Duration;
 
 use e2e::{Host, Lab, Process, eventually, holds_for, run};
@@ -23,11 +23,8 @@ fn up(lab: &Lab) -> Process {
 }
 
 fn etcdctl(host: &Host, args: &[&str]) -> String {
-    let mut command = Command::new("nsenter");
-    command
-        .arg(format!("--net=/run/netns/{}", host.netns))
-        .args(["etcdctl", "--endpoints", "http://127.0.0.1:2379"])
-        .args(args);
+    let mut command = host.place.command(Path::new("etcdctl"));
+    command.args(["--endpoints", "http://127.0.0.1:2379"]).args(args);
     let output = run(command.env("ETCDCTL_API", "3"));
     assert!(
         output.status.success(),

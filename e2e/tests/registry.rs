@@ -283,10 +283,8 @@ fn in_a_cluster_of_seeds_nothing_is_sealed_for_a_key_that_no_certificate_states(
     eventually("the seed serves", 60, || serves(n1));
     let _second = agent(n2, &seeds, &token);
     push(n1, &registry, "1", FIRST);
-    let mut command = Command::new("nsenter");
+    let mut command = n1.place.command(&n1.binary);
     command
-        .arg(format!("--net=/run/netns/{}", n1.netns))
-        .arg(&n1.binary)
         .args([
             "login",
             &registry,

@@ -148,8 +148,8 @@ fn who_has_no_right_to_be_here_is_refused_with_the_reason() {
     let joins = |node: &str, dir: &str, token: &str| -> (Option<i32>, String) {
         let dir = lab.dir().join(format!("of-{dir}")).display().to_string();
         let output = run(Command::new("timeout")
-            .args(["-s", "TERM", "20", "nsenter"])
-            .arg(format!("--net=/run/netns/{}", n2.netns))
+            .args(["-s", "TERM", "20"])
+            .args(n2.place.words())
             .arg(&n2.binary)
             .args([
                 "agent",
@@ -199,7 +199,7 @@ fn who_has_no_right_to_be_here_is_refused_with_the_reason() {
     // Joined by hand: this one is not to run on.
     let mut third = Process::start(
         "a node of another name",
-        Some(&n2.netns),
+        Some(&n2.place),
         &n2.binary,
         &[
             "agent",
