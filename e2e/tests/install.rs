@@ -328,18 +328,22 @@ fn five_fresh_hosts_become_a_cluster_in_any_order_and_leave_it_one_by_one() {
 
 #[test]
 fn five_seeds_begun_at_once_with_one_cut_off_are_one_cluster_and_a_lost_one_comes_back() {
-    let lab = Lab::new(5);
+    let lab = Lab::new(7);
+    let (seeds, nodes) = lab.hosts.split_at(5);
     let token = install_token(&lab);
-    let all: Vec<&str> = lab.hosts.iter().map(|host| host.address.as_str()).collect();
-    // Every host is told the list in another order.
+    let all: Vec<&str> = seeds.iter().map(|host| host.address.as_str()).collect();
+    // Two hosts that are nodes alone begin before any seed; every host is told the list in another order.
     let list = |first: usize| -> String {
         let turned = (0..all.len()).map(|index| all[(first + index) % all.len()]);
         turned.collect::<Vec<_>>().join(",")
     };
-    let first = &lab.hosts[0];
+    let first = &seeds[0];
     first.cut(true);
-    let running: Vec<Process> = lab
-        .hosts
+    let early: Vec<Process> = nodes
+        .iter()
+        .map(|host| install(host, &["--seeds", &list(2), "--token-file", &token]))
+        .collect();
+    let running: Vec<Process> = seeds
         .iter()
         .enumerate()
         .rev()
@@ -353,12 +357,12 @@ fn five_seeds_begun_at_once_with_one_cut_off_are_one_cluster_and_a_lost_one_come
         });
     }
     assert!(
-        lab.hosts.iter().all(|host| !base(host).join("server/etcd").exists()),
+        seeds.iter().all(|host| !base(host).join("server/etcd").exists()),
         "nobody has begun alone"
     );
     first.cut(false);
     let mut clusters = std::collections::BTreeSet::new();
-    for (host, process) in lab.hosts.iter().rev().zip(running) {
+    for (host, process) in seeds.iter().rev().chain(nodes).zip(running.into_iter().chain(early)) {
         let text = ends(host, process, 0);
         let line = text.lines().find_map(|line| line.trim().strip_prefix("cluster "));
         clusters.insert(line.unwrap_or_default().trim().to_owned());
@@ -368,15 +372,15 @@ fn five_seeds_begun_at_once_with_one_cut_off_are_one_cluster_and_a_lost_one_come
 
     // Two are lost, the first with all its data: three manage on, and it takes its place again.
     cut_power(first);
-    cut_power(&lab.hosts[1]);
+    cut_power(&seeds[1]);
     std::fs::remove_dir_all(base(first)).expect("a disk can be lost");
-    let third = &lab.hosts[2];
+    let third = &seeds[2];
     eventually("three of five manage on", 60, || {
         let (code, text) = on(third, &["cordon", "n5"]);
         if code == Some(0) { Ok(()) } else { Err(text) }
     });
     // etcd takes in no member while another one is silent: the second comes back first.
-    let second = &lab.hosts[1];
+    let second = &seeds[1];
     let _second = supervise(second);
     eventually("the second is back", 60, || {
         let (code, text) = on(second, &["install", "--status"]);
