@@ -13,12 +13,13 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 pub use planner::node::{ContainerState, Details, Limits, NetworkEnd, Observed};
 use schemas::container::ContainerSpec;
-use schemas::image::ImageRef;
+use schemas::image::{ImagePin, ImageRef};
 use schemas::names::{InstanceName, Namespace, ResourceName};
 use schemas::records::{AssignedPort, InstanceCondition};
 
 use crate::logins::Login;
 use crate::policy::{Asked, Gate, Judgement};
+use crate::secrets::SecretVariable;
 
 mod answers;
 #[cfg(test)]
@@ -93,9 +94,9 @@ pub trait ContainerRuntime: Send + Sync + 'static {
         image: &'a ImageRef,
         login: Option<&'a Login>,
         progress: ProgressSink,
-    ) -> BoxFuture<'a, Result<ImageId>>;
-    /// The id of a local image; None when the host does not have it.
-    fn image<'a>(&'a self, image: &'a ImageRef) -> BoxFuture<'a, Result<Option<ImageId>>>;
+    ) -> BoxFuture<'a, Result<LocalImage>>;
+    /// A local image; None when the host does not have it.
+    fn image<'a>(&'a self, image: &'a ImageRef) -> BoxFuture<'a, Result<Option<LocalImage>>>;
     /// The last lines a container logged, oldest first: at most `lines`, each at most 256 characters, cleaned.
     /// Empty when its logging driver cannot be read.
     fn logs<'a>(&'a self, id: &'a str, lines: usize) -> BoxFuture<'a, Result<Vec<String>>>;
@@ -156,6 +157,15 @@ pub struct EngineInfo {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ImageId(pub String);
 
+/// An image that the host has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalImage {
+    pub id: ImageId,
+    /// What the registry in its reference knows it by. None of an image that was built or loaded here: of those nobody else
+    /// knows a digest; and of one whose id no digest is.
+    pub pin: Option<ImagePin>,
+}
+
 /// A container as an inspection tells it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Inspection {
@@ -184,6 +194,8 @@ pub struct CreateRequest<'a> {
     pub ports: &'a [AssignedPort],
     /// The files it mounts, as they are laid out on this node; bound read-only.
     pub files: &'a [FileBind],
+    /// Variables whose values are secrets: they are in the request, and nowhere else of ours.
+    pub secrets: &'a [SecretVariable],
     /// Services it depends on, of which its variables tell.
     pub depends_on: &'a [ResourceName],
     /// The node's policy: the engine is asked nothing that does not pass it.

@@ -1,9 +1,11 @@
 //! Runs one step of the node planner against the engine, and says how it ended. It decides nothing: what an answer means
 //! for the instance is the planner's to say. A create whose answer is lost is resolved by reading back, never repeated.
 
+use std::borrow::Cow;
+
 use planner::node::{ContainerState, Failure, Op, OpOutcome, OwnLabels, PullFailure, Step};
 use runtime::chain;
-use schemas::container::NetworkMode;
+use schemas::container::{ContainerSpec, NetworkMode};
 use schemas::image::ImageRef;
 use schemas::records::{ClusterId, FailingReason, InstanceCondition};
 
@@ -11,6 +13,7 @@ use crate::engine::translate::engine_reference;
 use crate::engine::{ContainerRuntime, CreateRequest, EngineError, ErrorKind, FileBind};
 use crate::files::Layout;
 use crate::policy::Gate;
+use crate::secrets::{SecretLayout, SecretVariable};
 
 /// How a step ended, and the kind of the engine's failure, for the metrics.
 #[derive(Debug)]
@@ -43,21 +46,35 @@ impl Ran {
     }
 }
 
+/// What a container that is about to start needs on this node.
+#[derive(Debug, Default)]
+pub struct Needs {
+    pub files: Option<Layout>,
+    pub secrets: Option<SecretLayout>,
+}
+
+/// What was laid out.
+#[derive(Default)]
+struct Laid {
+    files: Vec<FileBind>,
+    variables: Vec<SecretVariable>,
+}
+
 /// Runs a step. `created` is told at once when a container was created, before it is started.
 pub async fn execute(
     engine: &dyn ContainerRuntime,
     cluster: &ClusterId,
     gate: &Gate,
     step: &Step,
-    layout: Option<Layout>,
+    needs: Needs,
     created: impl FnOnce(OpOutcome) + Send,
 ) -> Ran {
-    let files = match lay(layout, matches!(step.op, Op::Create { .. })).await {
-        Ok(files) => files,
+    let laid = match lay(needs, matches!(step.op, Op::Create { .. })).await {
+        Ok(laid) => laid,
         Err(failure) => return Ran::unlaid(failure),
     };
     let done = match &step.op {
-        Op::Create { .. } => return create(engine, cluster, gate, step, &files, created).await,
+        Op::Create { .. } => return create(engine, cluster, gate, step, &laid, created).await,
         Op::Start { id } => return start_again(engine, cluster, step, id).await,
         Op::Stop { id, grace } => engine.stop(id, grace.to_std()).await,
         Op::Kill { id } => engine.kill(id).await,
@@ -73,22 +90,40 @@ pub async fn execute(
     }
 }
 
-/// Lays out the files of a container that is about to start.
-async fn lay(layout: Option<Layout>, anew: bool) -> Result<Vec<FileBind>, Failure> {
-    let Some(layout) = layout else { return Ok(Vec::new()) };
-    let laid = tokio::task::spawn_blocking(move || layout.lay(anew)).await;
+/// Lays out the files and secrets of a container that is about to start.
+async fn lay(needs: Needs, anew: bool) -> Result<Laid, Failure> {
+    let Needs { files, secrets } = needs;
+    if files.is_none() && secrets.is_none() {
+        return Ok(Laid::default());
+    }
     let failed = |reason, why: String| Failure {
         reason,
         message: format!("{why}; see that the disk of the agent's data directory has space and can be written"),
     };
-    match laid {
-        Ok(Ok(files)) => Ok(files),
-        Ok(Err(error)) => Err(failed(error.reason(), chain(&error))),
-        Err(_) => Err(failed(
+    let laying = tokio::task::spawn_blocking(move || {
+        let mut laid = Laid::default();
+        if let Some(layout) = files {
+            laid.files = layout
+                .lay(anew)
+                .map_err(|error| failed(error.reason(), chain(&error)))?;
+        }
+        if let Some(layout) = secrets {
+            let (binds, variables) = layout.lay(anew).map_err(|error| Failure {
+                reason: FailingReason::SecretUnavailable,
+                message: chain(&error),
+            })?;
+            laid.files.extend(binds);
+            laid.variables = variables;
+        }
+        Ok(laid)
+    });
+    let broke = |_| {
+        failed(
             FailingReason::FileUnavailable,
             "laying out its files broke off".to_owned(),
-        )),
-    }
+        )
+    };
+    laying.await.map_err(broke)?
 }
 
 async fn connect(
@@ -108,18 +143,20 @@ async fn create(
     cluster: &ClusterId,
     gate: &Gate,
     step: &Step,
-    files: &[FileBind],
+    laid: &Laid,
     created: impl FnOnce(OpOutcome) + Send,
 ) -> Ran {
     let Op::Create {
         name,
         labels,
         spec,
+        image,
         ports,
     } = &step.op
     else {
         return Ran::done();
     };
+    let container = of_image(&spec.container, image);
     if spec.container.network_mode == NetworkMode::Bridge
         && let Err(error) = engine.ensure_network(cluster.as_str(), &step.instance.namespace).await
     {
@@ -130,16 +167,17 @@ async fn create(
     let request = CreateRequest {
         name,
         instance: &instance,
-        spec: &spec.container,
+        spec: &container,
         labels: &map,
         ports,
-        files,
+        files: &laid.files,
+        secrets: &laid.variables,
         depends_on: &spec.depends_on,
         gate,
     };
     let (id, conditions) = match engine.create(request).await {
         Ok(made) => (made.id, made.conditions),
-        Err(error) => match read_back(engine, name, labels, &spec.container.image, &error).await {
+        Err(error) => match read_back(engine, name, labels, image, &error).await {
             Some(id) => (id, Vec::new()),
             None => return Ran::failed(&step.op, error),
         },
@@ -150,6 +188,18 @@ async fn create(
         conditions,
     });
     start(engine, &id).await
+}
+
+/// What is asked of the engine, with its image as it is told that: by a digest where the tag was settled.
+#[must_use]
+pub fn of_image<'s>(spec: &'s ContainerSpec, image: &ImageRef) -> Cow<'s, ContainerSpec> {
+    if spec.image == *image {
+        return Cow::Borrowed(spec);
+    }
+    Cow::Owned(ContainerSpec {
+        image: image.clone(),
+        ..spec.clone()
+    })
 }
 
 /// After a create whose answer was lost, or that found the name taken: the container of that name, if it is the very one.

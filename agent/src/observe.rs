@@ -75,6 +75,7 @@ impl Sight {
             labels: _,
             state,
             image,
+            image_id: _,
             networks: _,
             details,
         } = inspection.observed;

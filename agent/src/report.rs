@@ -36,6 +36,7 @@ fn without_progress(report: &Report) -> Report {
         if let Some(Next {
             n: _,
             phase: Phase::Pulling { percent },
+            image: _,
         }) = &mut line.next
         {
             *percent = 0;

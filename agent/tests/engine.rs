@@ -60,6 +60,7 @@ async fn run(docker: &Docker, name: &InstanceName, spec: &ContainerSpec, ports: 
         labels: &labels,
         ports,
         files: &[],
+        secrets: &[],
         depends_on: &[],
         gate: &agent::policy::Gate::open(),
     };
@@ -159,6 +160,7 @@ async fn every_option_is_in_force_or_said_not_to_be() {
         labels: &own,
         ports: &ports,
         files: &[],
+        secrets: &[],
         depends_on: &[],
         gate: &agent::policy::Gate::open(),
     };
@@ -264,6 +266,7 @@ async fn every_option_is_in_force_or_said_not_to_be() {
             labels: &own,
             ports: &[],
             files: &[],
+            secrets: &[],
             depends_on: &[],
             gate: &agent::policy::Gate::open(),
         };
@@ -296,6 +299,7 @@ async fn every_option_is_in_force_or_said_not_to_be() {
             labels: &own,
             ports: &[],
             files: &[],
+            secrets: &[],
             depends_on: &[],
             gate: &agent::policy::Gate::open(),
         };
@@ -325,6 +329,7 @@ async fn every_option_is_in_force_or_said_not_to_be() {
         labels: &own,
         ports: &[],
         files: &[],
+        secrets: &[],
         depends_on: &[],
         gate: &agent::policy::Gate::open(),
     };
@@ -341,6 +346,7 @@ async fn every_option_is_in_force_or_said_not_to_be() {
         labels: &own,
         ports: &[],
         files: &[],
+        secrets: &[],
         depends_on: &[],
         gate: &agent::policy::Gate::open(),
     };
@@ -479,6 +485,7 @@ async fn names_resolve_commands_end_in_time_and_logs_are_read() {
         labels: &own,
         ports: &[],
         files: &[],
+        secrets: &[],
         depends_on: &[],
         gate: &agent::policy::Gate::open(),
     };
@@ -574,7 +581,7 @@ async fn images_are_pulled_with_the_hosts_credentials_and_failures_are_told_apar
         .docker(&["inspect", "-f", "{{index .RepoDigests 0}}", &reference])
         .expect("a digest");
     let digest = digests.split_once('@').expect("a digest").1;
-    engine.docker(&["rmi", "-f", &id.0]).expect("a removal");
+    engine.docker(&["rmi", "-f", &id.id.0]).expect("a removal");
     let pinned: schemas::image::ImageRef = format!("{}/team/deep/app:9@{digest}", registry.host())
         .parse()
         .expect("an image");
@@ -595,6 +602,7 @@ async fn images_are_pulled_with_the_hosts_credentials_and_failures_are_told_apar
         labels: &own,
         ports: &[],
         files: &[],
+        secrets: &[],
         depends_on: &[],
         gate: &agent::policy::Gate::open(),
     };

@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
+use schemas::container::PullPolicy;
 use schemas::keys::ResourceKey;
 use schemas::kinds::Kind;
 use schemas::names::{Namespace, NodeName, ResourceName};
-use schemas::records::{Condition, ConditionStatus, NodeCondition};
+use schemas::records::{AssignedImage, Condition, ConditionStatus, NodeCondition, ServiceStatus};
+use schemas::service::ServiceSpec;
 use serde_json::{Value, json};
 
 use crate::Verdict;
@@ -42,6 +44,9 @@ pub async fn describe(common: &Common, args: &DescribeArgs) -> Verdict {
         "reports",
         "events",
     ];
+    // Who only looks may not read what is sealed: it is asked for where it is needed.
+    let sealed = matches!(what, What::Resource(Kind::Secret)).then_some("sealed");
+    let classes: Vec<&str> = classes.into_iter().chain(sealed).collect();
     let view = View::read(&connection, &classes).await?;
     let told = match what {
         What::Resource(Kind::Service) => service(
@@ -59,10 +64,14 @@ pub async fn describe(common: &Common, args: &DescribeArgs) -> Verdict {
             let name = name.parse().map_err(bad_name)?;
             crate::registry::describe(&view, &crate::view::registry_key(&name), common.output)
         }
+        What::Resource(Kind::Secret) => {
+            let name = name.parse().map_err(bad_name)?;
+            crate::secrets::describe(&view, &crate::view::secret_key(&namespace, &name), common.output)
+        }
         What::Instances => instance(&view, &namespace, name, common.output),
         What::Events | What::All => {
             return Err(Failure::usage(
-                "describe a service, a node, a file, a registry or an instance",
+                "describe a service, a node, a file, a secret, a registry or an instance",
             ));
         }
     };
@@ -111,14 +120,14 @@ fn sentence(text: &mut String, name: &str, value: &str) {
 }
 
 /// The same, where there is something to say.
-fn sentence_of(text: &mut String, name: &str, value: &str) {
+pub fn sentence_of(text: &mut String, name: &str, value: &str) {
     if !value.is_empty() {
         sentence(text, name, value);
     }
 }
 
 /// How every page about a resource of a namespace begins.
-fn head(key: &ResourceKey, state: &rows::State, conditions: Option<&[Condition]>) -> String {
+pub fn head(key: &ResourceKey, state: &rows::State, conditions: Option<&[Condition]>) -> String {
     let mut text = String::new();
     line(&mut text, "Name", key.name.as_str());
     line(
@@ -220,6 +229,9 @@ fn service(view: &View, key: &ResourceKey, format: Format) -> Option<String> {
             .unwrap_or_default();
         line(&mut text, "Revision", &format!("{}{generation}", declared.mod_revision));
     }
+    if let Some(spec) = rows::spec_of(declared.map(AsRef::as_ref)) {
+        sentence_of(&mut text, "Image", &image_line(spec, status));
+    }
     let mounts = rows::spec_of(declared.map(AsRef::as_ref)).map_or(&[][..], |spec| &spec.container.files);
     let files = mounts.iter().map(|mount| {
         let place = ResourceKey {
@@ -233,6 +245,12 @@ fn service(view: &View, key: &ResourceKey, format: Format) -> Option<String> {
         format!("{}{edition} at {}", mount.file, mount.path)
     });
     sentence_of(&mut text, "Files", &files.collect::<Vec<_>>().join(", "));
+    let secrets = rows::spec_of(declared.map(AsRef::as_ref)).map_or(&[][..], |spec| &spec.container.secrets);
+    let secrets = secrets.iter().map(|one| match (&one.env, one.path()) {
+        (Some(variable), _) => format!("{} as the variable {variable}", one.secret),
+        (None, path) => format!("{} at {}", one.secret, path.unwrap_or_default()),
+    });
+    sentence_of(&mut text, "Secrets", &secrets.collect::<Vec<_>>().join(", "));
     if let Some(status) = status {
         let counts = status.counts;
         let counts = format!(
@@ -272,6 +290,26 @@ fn service(view: &View, key: &ResourceKey, format: Format) -> Option<String> {
     instance_table(&mut text, &instances);
     event_table(&mut text, &events);
     Some(text)
+}
+
+/// What the image of a service is; nothing where its spec says a digest.
+fn image_line(spec: &ServiceSpec, status: Option<&ServiceStatus>) -> String {
+    let image = &spec.container.image;
+    let known = status.and_then(|status| status.images.last());
+    match known.filter(|known| known.image == *image) {
+        _ if image.digest().is_some() => String::new(),
+        Some(known) => format!(
+            "{image} is settled as sha256:{} on every node",
+            known.pin.digest.short()
+        ),
+        None if spec.container.pull_policy == PullPolicy::Never => {
+            format!("{image} as it is on each node: pullPolicy is Never")
+        }
+        None if status.is_some_and(|status| status.counts.running > 0) => {
+            format!("{image} as it is on each node: no digest of it is known")
+        }
+        None => format!("{image}, not settled yet: the first node that has it tells its digest"),
+    }
 }
 
 fn conditions(text: &mut String, conditions: &[Condition]) {
@@ -561,6 +599,9 @@ fn instance(view: &View, namespace: &Namespace, name: &str, format: Format) -> O
                 "Assigned",
                 &format!("{:?}, generation {}", assigned.state, assigned.n),
             );
+            if let Some(AssignedImage::Settled(pin)) = assigned.image {
+                line(&mut text, "Digest", &pin.digest.to_string());
+            }
             line(
                 &mut text,
                 "Container",

@@ -24,7 +24,7 @@ pub struct State {
 }
 
 impl State {
-    fn new(word: impl Into<String>, tone: Tone, message: impl Into<String>) -> Self {
+    pub fn new(word: impl Into<String>, tone: Tone, message: impl Into<String>) -> Self {
         Self {
             word: word.into(),
             tone,
@@ -38,7 +38,7 @@ impl State {
     }
 }
 
-fn invalid(problem: Option<&Problem>, more: usize) -> State {
+pub fn invalid(problem: Option<&Problem>, more: usize) -> State {
     let Some(problem) = problem else {
         return State::new("Invalid", Tone::Bad, "");
     };
@@ -139,7 +139,7 @@ pub fn node_state(view: &View, node: &NodeName) -> State {
 pub fn spec_of(declared: Option<&Declared>) -> Option<&ServiceSpec> {
     match &declared?.admitted.as_ref().ok()?.document {
         Document::Service(service) => Some(&service.spec),
-        Document::Node(_) | Document::ConfigFile(_) | Document::Registry(_) => None,
+        Document::Node(_) | Document::ConfigFile(_) | Document::Registry(_) | Document::Secret(_) => None,
     }
 }
 
@@ -159,7 +159,9 @@ pub fn registry_row(view: &View, key: &ResourceKey) -> Vec<Cell> {
     let spec = match admitted.map(|admitted| admitted.as_ref().map(|admitted| &admitted.document)) {
         Some(Ok(Document::Registry(registry))) => Ok(&registry.spec),
         Some(Err(problems)) => Err(invalid(problems.problems.first(), problems.count() - 1)),
-        Some(Ok(Document::Service(_) | Document::Node(_) | Document::ConfigFile(_))) | None => Err(invalid(None, 0)),
+        Some(Ok(Document::Service(_) | Document::Node(_) | Document::ConfigFile(_) | Document::Secret(_))) | None => {
+            Err(invalid(None, 0))
+        }
     };
     match spec {
         Ok(spec) => {
@@ -239,6 +241,7 @@ pub const SERVICE_WIDE: &[&str] = &[
     "UPDATED",
     "STATUS",
     "IMAGE",
+    "DIGEST",
     "PORTS",
     "GENERATION",
     "REVISION",
@@ -270,7 +273,16 @@ pub fn service_row(view: &View, key: &ResourceKey, wide: bool) -> Vec<Cell> {
             .map(|declared| declared.mod_revision.to_string())
             .unwrap_or_default();
         let ports = spec.map(ports_of).unwrap_or_default();
-        row.extend([ports.into(), generation.into(), revision.into(), state.message.into()]);
+        let settled = status.and_then(|status| status.images.last());
+        let settled = settled.filter(|settled| spec.is_some_and(|spec| spec.container.image == settled.image));
+        let digest = settled.map(|settled| settled.pin.digest.short()).unwrap_or_default();
+        row.extend([
+            digest.into(),
+            ports.into(),
+            generation.into(),
+            revision.into(),
+            state.message.into(),
+        ]);
     }
     row
 }

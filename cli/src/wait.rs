@@ -203,7 +203,9 @@ fn far(view: &View, goal: &Goal) -> Far {
                 }
             },
             // A node goes on without its resource.
-            Kind::Node | Kind::ConfigFile | Kind::Registry => Far::Done(format!("{} is deleted", title(key))),
+            Kind::Node | Kind::ConfigFile | Kind::Registry | Kind::Secret => {
+                Far::Done(format!("{} is deleted", title(key)))
+            }
         },
         Goal::InForce { key, revision, removes } => match key.kind {
             Kind::Service => match view.services.get(key) {
@@ -229,7 +231,7 @@ fn far(view: &View, goal: &Goal) -> Far {
                 taken(key, *revision, status)
             }
             // Nothing is planned by it: what is written is in force.
-            Kind::Registry => Far::Done(format!("{} is in force", title(key))),
+            Kind::Registry | Kind::Secret => Far::Done(format!("{} is in force", title(key))),
         },
     }
 }
@@ -593,6 +595,7 @@ mod tests {
             conditions: conditions.collect(),
             problems: Vec::new(),
             refusals: Vec::new(),
+            images: Vec::new(),
         }
     }
 

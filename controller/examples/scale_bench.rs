@@ -244,6 +244,7 @@ fn report(assignment: &Assignment) -> Report {
         next: None,
         failing: None,
         conditions: Vec::new(),
+        image: None,
     });
     Report {
         schema_version: SchemaVersion::default(),

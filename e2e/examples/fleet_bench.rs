@@ -76,6 +76,7 @@ fn reported(one: &Assigned) -> ReportedInstance {
         next: None,
         failing: None,
         conditions: Vec::new(),
+        image: None,
     }
 }
 

@@ -128,8 +128,15 @@ impl Cluster {
         self.lab.file(&format!("web-{tag}-{replicas}.yaml"), &text)
     }
 
+    /// How many hosts run the image that was pushed under this tag. Every image is labelled with it: what runs is named by
+    /// its digest.
     fn hosts_of(&self, image: &str) -> usize {
-        let runs = |host: &&Host| host.docker(&["ps", "--format", "{{.Image}}"]).contains(image);
+        let tag = image.rsplit(':').next().unwrap_or_default();
+        let runs = |host: &&Host| {
+            let seen = host.docker(&["ps", "--format", "{{.Image}} {{.Label \"tag\"}}"]);
+            seen.lines()
+                .any(|line| line.contains("team/app") && line.ends_with(&format!(" {tag}")))
+        };
         self.lab.hosts.iter().filter(runs).count()
     }
 

@@ -64,6 +64,7 @@ fn snapshot(nodes: usize, services: usize, replicas: usize) -> Snapshot {
         service_statuses: BTreeMap::new(),
         node_statuses: BTreeMap::new(),
         file_statuses: BTreeMap::new(),
+        secrets: BTreeMap::new(),
         acks: BTreeMap::new(),
         breaker: Breaker::default(),
     };
@@ -187,6 +188,7 @@ fn obey(snapshot: &mut Snapshot, plan: &Plan) {
                 next: None,
                 failing: None,
                 conditions: Vec::new(),
+                image: None,
             })
             .collect();
         let report = Report {

@@ -6,8 +6,8 @@
 use std::collections::BTreeSet;
 
 use schemas::container::{
-    Capabilities, ContainerSpec, Device, FileMount, HealthCheck, HttpCheck, Logging, Mount, PortSpec, ResourceList,
-    Resources,
+    Capabilities, ContainerSpec, Device, FileMount, HealthCheck, HttpCheck, Logging, Mount, PortSpec, PullPolicy,
+    ResourceList, Resources, SecretUse,
 };
 use schemas::names::ResourceName;
 use schemas::service::{RestartBackoff, ServiceSpec, Update};
@@ -95,6 +95,13 @@ pub fn cost(old: &ServiceSpec, new: &ServiceSpec) -> Cost {
     }
 }
 
+/// Whether a spec's image is named by a tag, and what that stands for is to be settled: not where a digest says it already,
+/// nor where whatever is on the node is meant.
+#[must_use]
+pub fn is_tagged(spec: &ServiceSpec) -> bool {
+    spec.container.image.digest().is_none() && spec.container.pull_policy != PullPolicy::Never
+}
+
 /// The initial and the longest delay between restarts in a row, after defaults.
 #[must_use]
 pub fn backoff(backoff: &RestartBackoff) -> (Span, Span) {
@@ -122,6 +129,7 @@ fn compare_containers(fields: &mut Fields, old: &ContainerSpec, new: &ContainerS
         ports,
         mounts,
         files,
+        secrets,
         resources,
         cpu_shares,
         cpuset_cpus,
@@ -166,6 +174,7 @@ fn compare_containers(fields: &mut Fields, old: &ContainerSpec, new: &ContainerS
     compare_ports(fields, ports, &new.ports);
     compare_mounts(fields, mounts, &new.mounts);
     compare_files(fields, files, &new.files);
+    compare_secrets(fields, secrets, &new.secrets);
     let Resources { requests: _, limits } = resources;
     let ResourceList { cpu, memory } = limits;
     fields.replace("container.resources.limits.cpu", cpu, &new.resources.limits.cpu);
@@ -283,6 +292,39 @@ fn compare_files(fields: &mut Fields, old: &[FileMount], new: &[FileMount]) {
         fields.replace(FILE_CONTENT, old, new);
     } else {
         fields.replace("container.files", old, new);
+    }
+}
+
+/// The field of a secret whose value is another while all else of it is the same.
+pub const SECRET_CONTENT: &str = "container.secrets.content";
+
+/// As with files: what a container sees counts. Equal values have different digests, for those must tell nothing.
+fn compare_secrets(fields: &mut Fields, old: &[SecretUse], new: &[SecretUse]) {
+    let by_place = |secrets: &[SecretUse]| {
+        let seen = |one: &SecretUse| {
+            let SecretUse {
+                secret: _,
+                path: _,
+                env,
+                owner: _,
+                mode: _,
+                edition,
+            } = one;
+            let file = one.path().map(|path| (path, one.owner(), one.mode()));
+            (
+                (file, env.clone()),
+                edition.as_ref().map(|edition| edition.digest.clone()),
+            )
+        };
+        let mut secrets: Vec<_> = secrets.iter().map(seen).collect();
+        secrets.sort();
+        secrets
+    };
+    let (old, new) = (by_place(old), by_place(new));
+    if old.len() == new.len() && old.iter().zip(&new).all(|(old, new)| old.0 == new.0) {
+        fields.replace(SECRET_CONTENT, old, new);
+    } else {
+        fields.replace("container.secrets", old, new);
     }
 }
 

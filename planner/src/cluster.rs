@@ -9,6 +9,7 @@ mod changes;
 mod draft;
 mod explain;
 mod files;
+mod images;
 mod logins;
 mod memo;
 mod memory;
@@ -18,6 +19,7 @@ mod place;
 mod ports;
 mod queue;
 mod resolve;
+mod secrets;
 mod sets;
 mod snapshot;
 mod status;
@@ -29,6 +31,7 @@ mod world;
 pub use logins::{LoginName, login, logins};
 pub use memo::Memo;
 pub use output::removal_digest;
+pub use secrets::{SecretName, SecretNeeds, secrets};
 pub use snapshot::{AcceptedEntry, AcceptedHistory, DesiredBody, DesiredEntry, NodeEntry, Snapshot, Stored};
 pub use types::{
     AcceptedWrite, Action, AssignmentWrite, Change, Guard, Notice, Plan, Reason, Removal, Status, VerdictsOut,

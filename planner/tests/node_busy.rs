@@ -29,6 +29,7 @@ fn assignment(n: u64) -> Arc<Assignment> {
         n,
         digest: Digest::of(&[u8::try_from(n).expect("small")]),
         ports: Vec::new(),
+        image: None,
     };
     let order = Order {
         restore_epoch: 0,
@@ -122,6 +123,7 @@ fn a_container_that_is_being_stopped_does_not_become_ready_by_a_new_check() {
         image: "app:1".to_owned(),
         networks: BTreeMap::new(),
         details: None,
+        image_id: None,
     };
     let entry = input.ledger.entries.get_mut(&create.instance).expect("an intent");
     let created = OpOutcome::Created {

@@ -142,6 +142,7 @@ impl Sim {
         let digest = &self.versions[&(instance.workload.to_string(), n)].0;
         let making = Making {
             spec: instance.spec(n, digest),
+            image: None,
             ports: Vec::new(),
         };
         self.input.permits.as_ref().and_then(|permits| permits.get(&making))
@@ -163,6 +164,7 @@ impl Sim {
             n,
             digest: self.versions[&(workload.to_owned(), n)].0.clone(),
             ports: Vec::new(),
+            image: None,
         }
     }
 
@@ -254,6 +256,7 @@ impl Sim {
                     pulled_ms: failed.is_none().then_some(self.input.now_ms),
                     pulling: None,
                     failed,
+                    pin: None,
                 },
             );
         }
@@ -327,6 +330,7 @@ impl Sim {
                     image: spec.container.image.as_str().to_owned(),
                     networks: [(network(), NetworkEnd::default())].into(),
                     details: None,
+                    image_id: None,
                 });
                 return vec![
                     OpOutcome::Created {

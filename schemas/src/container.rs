@@ -11,6 +11,7 @@ use crate::config_file::FileEdition;
 use crate::image::ImageRef;
 use crate::meta::is_default;
 use crate::names::{Label, ResourceName};
+use crate::secret::SecretEdition;
 use crate::units::{ByteSize, Cpu, Span, Text};
 
 /// What one container is and may do.
@@ -63,6 +64,11 @@ pub struct ContainerSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("maxItems" = 64))]
     pub files: Vec<FileMount>,
+    /// Secrets of the namespace in the container: as files in memory, or as variables. A new edition of one replaces the
+    /// container.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("maxItems" = 64))]
+    pub secrets: Vec<SecretUse>,
     /// CPU and memory: what placement reserves (`requests`) and what the engine enforces (`limits`).
     #[serde(default, skip_serializing_if = "is_default")]
     pub resources: Resources,
@@ -172,9 +178,10 @@ pub struct ContainerSpec {
 /// When the agent asks the registry for an image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum PullPolicy {
-    /// Before every new container. A newer image under the same tag replaces nothing by itself.
+    /// Whenever a change replaces the containers: they all run what the tag stands for then. A newer image under the same tag
+    /// replaces nothing by itself.
     Always,
-    /// When the node does not have it.
+    /// When the node does not have it. What a tag stands for is settled once, for as long as the reference stays the same.
     #[default]
     IfNotPresent,
     /// Never; the node must have it.
@@ -313,27 +320,90 @@ pub struct FileMount {
     pub edition: Option<FileEdition>,
 }
 
-impl FileMount {
+/// A Secret in the container: a file, read-only, in memory and on no disk; or a variable, which everybody sees who may look at
+/// the container with the engine's own tools, and which the engine keeps on its disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SecretUse {
+    /// The Secret's name; it is of the same namespace.
+    pub secret: ResourceName,
+    /// Where it appears in the container: an absolute path without `.`, `..` and doubled slashes; `/run/secrets/<name>`
+    /// when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("pattern" = "^/.*[^/]$", "maxLength" = 4_096))]
+    pub path: Option<String>,
+    /// The variable that holds it, instead of a file: `docker inspect` then shows the value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("minLength" = 1, "maxLength" = 256))]
+    pub env: Option<String>,
+    /// The file's user and group by number, `101:101` or `101`; `0:0` when absent. Without a group, that is the user's number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("pattern" = "^[0-9]{1,10}(:[0-9]{1,10})?$"))]
+    pub owner: Option<String>,
+    /// The file's permission bits in octal text; `"0400"` when absent: for its owner alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("pattern" = "^0?[0-7]{3}$"))]
+    pub mode: Option<String>,
+    /// Which edition it is. Reeve's own word, in accepted specs alone: no document has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(skip)]
+    pub edition: Option<SecretEdition>,
+}
+
+/// The directory of secrets whose place in the container is not told.
+const SECRETS_DIR: &str = "/run/secrets";
+
+impl SecretUse {
+    /// Where the container sees it as a file; None where it is a variable.
+    #[must_use]
+    pub fn path(&self) -> Option<String> {
+        match (&self.path, &self.env) {
+            (_, Some(_)) => None,
+            (Some(path), None) => Some(path.clone()),
+            (None, None) => Some(format!("{SECRETS_DIR}/{}", self.secret)),
+        }
+    }
     /// User and group; None when a number is none that a file can have.
     #[must_use]
     pub fn owner(&self) -> Option<(u32, u32)> {
-        // The largest number means "leave it" to the kernel.
-        let number = |text: &str| text.parse::<u32>().ok().filter(|number| *number != u32::MAX);
-        match self.owner.as_deref() {
-            None => Some((0, 0)),
-            Some(text) => match text.split_once(':') {
-                Some((user, group)) => Some((number(user)?, number(group)?)),
-                None => number(text).map(|user| (user, user)),
-            },
-        }
+        owner(self.owner.as_deref())
     }
     /// Permission bits; what cannot be read gives the least.
     #[must_use]
     pub fn mode(&self) -> u32 {
-        match &self.mode {
-            None => 0o444,
-            Some(text) => u32::from_str_radix(text, 8).map_or(0o400, |mode| mode & 0o777),
-        }
+        mode(self.mode.as_deref(), 0o400)
+    }
+}
+
+impl FileMount {
+    /// User and group; None when a number is none that a file can have.
+    #[must_use]
+    pub fn owner(&self) -> Option<(u32, u32)> {
+        owner(self.owner.as_deref())
+    }
+    /// Permission bits; what cannot be read gives the least.
+    #[must_use]
+    pub fn mode(&self) -> u32 {
+        mode(self.mode.as_deref(), 0o444)
+    }
+}
+
+fn owner(text: Option<&str>) -> Option<(u32, u32)> {
+    // The largest number means "leave it" to the kernel.
+    let number = |text: &str| text.parse::<u32>().ok().filter(|number| *number != u32::MAX);
+    match text {
+        None => Some((0, 0)),
+        Some(text) => match text.split_once(':') {
+            Some((user, group)) => Some((number(user)?, number(group)?)),
+            None => number(text).map(|user| (user, user)),
+        },
+    }
+}
+
+fn mode(text: Option<&str>, otherwise: u32) -> u32 {
+    match text {
+        None => otherwise,
+        Some(text) => u32::from_str_radix(text, 8).map_or(0o400, |mode| mode & 0o777),
     }
 }
 

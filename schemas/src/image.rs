@@ -1,5 +1,6 @@
 //! Image references, parsed fully: `[host[:port]/]path[:tag][@sha256:digest]`, by the grammar of the distribution
 //! project's `reference` package. The text a person wrote is kept; `registry`, `repository`, `tag` and `digest` are views.
+//! And what a reference comes to: the digest that a registry knows it by, with the id that engines give to its content.
 
 use std::fmt;
 use std::str::FromStr;
@@ -72,6 +73,105 @@ impl ImageRef {
             Some(registry) => format!("{registry}/{}", self.repository),
             None => self.repository.clone(),
         }
+    }
+    /// Whether both name the same repository of the same registry, with Docker's own spelled out or not.
+    #[must_use]
+    pub fn is_of_same_repository(&self, other: &Self) -> bool {
+        let whole = |image: &'_ Self| {
+            let registry = crate::registry::registry_of(image).to_owned();
+            let path = image
+                .repository
+                .strip_prefix("library/")
+                .unwrap_or(&image.repository)
+                .to_owned();
+            (registry, path)
+        };
+        whole(self) == whole(other)
+    }
+    /// The same image by a digest instead of its tag: `registry/repository@sha256:...`.
+    #[must_use]
+    pub fn at(&self, digest: ImageDigest) -> Self {
+        let digest = digest.to_string();
+        Self {
+            text: format!("{}@{digest}", self.name()),
+            registry: self.registry.clone(),
+            repository: self.repository.clone(),
+            tag: None,
+            digest: Some(digest),
+        }
+    }
+}
+
+/// The SHA-256 of a manifest or of an image's configuration: `sha256:` and 64 lower-case hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ImageDigest([u8; 32]);
+
+/// What a reference with a tag stands for, once and for all instances of an accepted spec.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ImagePin {
+    /// What the registry calls it: of an image for several architectures, the digest of its index.
+    pub digest: ImageDigest,
+    /// The image's id in the engine of the node that fetched it first.
+    pub id: ImageDigest,
+}
+
+impl ImageDigest {
+    /// The first 12 of its hexadecimal digits, for people.
+    #[must_use]
+    pub fn short(&self) -> String {
+        self.to_string()["sha256:".len()..][..12].to_owned()
+    }
+}
+impl From<[u8; 32]> for ImageDigest {
+    fn from(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+}
+impl FromStr for ImageDigest {
+    type Err = ImageError;
+    fn from_str(text: &str) -> Result<Self, ImageError> {
+        let wrong = || ImageError::Digest(text.chars().take(80).collect());
+        let hex = text
+            .strip_prefix("sha256:")
+            .filter(|hex| hex.len() == 64)
+            .ok_or_else(wrong)?;
+        let digit = |byte: u8| match byte {
+            b'0'..=b'9' => Some(byte - b'0'),
+            b'a'..=b'f' => Some(byte - b'a' + 10),
+            _ => None,
+        };
+        let mut bytes = [0; 32];
+        for (byte, pair) in bytes.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
+            let (Some(high), Some(low)) = (digit(pair[0]), digit(pair[1])) else {
+                return Err(wrong());
+            };
+            *byte = high << 4 | low;
+        }
+        Ok(Self(bytes))
+    }
+}
+impl TryFrom<String> for ImageDigest {
+    type Error = ImageError;
+    fn try_from(text: String) -> Result<Self, ImageError> {
+        text.parse()
+    }
+}
+impl From<ImageDigest> for String {
+    fn from(digest: ImageDigest) -> Self {
+        digest.to_string()
+    }
+}
+impl fmt::Display for ImageDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("sha256:")?;
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+impl fmt::Debug for ImageDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
     }
 }
 
@@ -189,6 +289,30 @@ mod tests {
         assert_eq!(host.registry(), Some("localhost"));
         let v6: ImageRef = "[::1]:5000/x:1".parse().expect("an IPv6 registry");
         assert_eq!((v6.registry(), v6.repository()), (Some("[::1]:5000"), "x"));
+    }
+
+    #[test]
+    fn a_tag_gives_way_to_a_digest() {
+        let text = format!("sha256:{}", "0a".repeat(32));
+        let digest: ImageDigest = text.parse().expect("a digest");
+        assert_eq!(
+            (digest.to_string(), digest.short()),
+            (text.clone(), "0a0a0a0a0a0a".to_owned())
+        );
+        let image: ImageRef = "r.example:5000/team/app:1".parse().expect("a reference");
+        let pinned = image.at(digest);
+        assert_eq!(pinned.as_str(), format!("r.example:5000/team/app@{text}"));
+        assert_eq!(pinned.as_str().parse::<ImageRef>().expect("a reference"), pinned);
+        for wrong in [
+            "",
+            "sha256:",
+            "sha256:0A",
+            &text[..70],
+            &text.replace("0a", "0A"),
+            &text.replace("256", "512"),
+        ] {
+            assert!(wrong.parse::<ImageDigest>().is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -10,23 +10,25 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 mod cluster;
+mod done;
 mod instance;
 mod node;
 mod sealed;
 mod status;
 
 pub use cluster::{Accepted, AcceptedBody, AcceptedFile, Ack, Breaker, ClusterMarker, Held, Moved};
+pub use done::{Done, Ended, MAX_DONE_OBJECTS};
 pub use instance::{
-    Assigned, AssignedPort, AssignedState, Assignment, Failing, FailingReason, InstanceCondition, Next, Order, Phase,
-    Report, ReportedInstance,
+    Assigned, AssignedImage, AssignedPort, AssignedState, Assignment, Failing, FailingReason, InstanceCondition, Next,
+    Order, Phase, Report, ReportedInstance,
 };
 pub use node::{
     Addresses, Capacity, Cordon, CordonMode, Engine, NodeCondition, NodeFacts, SessionRecord, Verdict, VerdictRecord,
 };
-pub use sealed::{Handed, HandedLogin, Sealed, SealedValue};
+pub use sealed::{Handed, HandedLogin, HandedSecret, Sealed, SealedValue};
 pub use status::{
     Condition, ConditionStatus, ConditionType, ConfigFileStatus, Counts, Event, EventType, NodeStatus, Refusal,
-    RefusalRule, ServiceStatus,
+    RefusalRule, ServiceStatus, SettledImage,
 };
 
 /// The version of these documents that this build writes, and the newest it reads.
@@ -138,6 +140,7 @@ records! {
     Event, "the event", 16 * KIB;
     Sealed, "the sealed values", MIB;
     Handed, "what was handed out", MIB;
+    Done, "the audit record", 16 * KIB;
 }
 
 /// A cluster's identity: 32 hexadecimal digits, drawn once by `reeve init` or a first `reeve up`.

@@ -113,6 +113,7 @@ fn listed(value: &Value) -> Option<Observed> {
         labels: labels(&value["Labels"]),
         state: state(&word, listed_code(value["Status"].as_str().unwrap_or_default())),
         image: text(&value["Image"]),
+        image_id: value["ImageID"].as_str().and_then(|id| id.parse().ok()),
         networks: networks(&value["NetworkSettings"]["Networks"]),
         details: None,
     })
@@ -155,6 +156,7 @@ pub(super) fn inspection(answer: Value) -> Option<Inspection> {
         labels: labels(&config["Labels"]),
         state,
         image: text(&config["Image"]),
+        image_id: answer["Image"].as_str().and_then(|id| id.parse().ok()),
         networks: networks(&answer["NetworkSettings"]["Networks"]),
         details: Some(details),
     };

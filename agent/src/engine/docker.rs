@@ -28,7 +28,7 @@ use super::near::Near;
 use super::wire::{Address, Call, Wire, encode, within};
 use super::{
     CLUSTER_LABEL, ContainerRuntime, CreateRequest, Created, EngineError, EngineInfo, EngineVersion, ErrorKind, Event,
-    ExecEnd, ImageId, Inspection, Limits, OLDEST_API, Observed, ProgressSink, Result, Stats, clean, pull, translate,
+    ExecEnd, Inspection, Limits, LocalImage, OLDEST_API, Observed, ProgressSink, Result, Stats, clean, pull, translate,
 };
 use crate::logins::Login;
 
@@ -580,10 +580,10 @@ impl ContainerRuntime for Docker {
         image: &'a ImageRef,
         login: Option<&'a Login>,
         progress: ProgressSink,
-    ) -> BoxFuture<'a, Result<ImageId>> {
+    ) -> BoxFuture<'a, Result<LocalImage>> {
         async move { pull::pull(&self.wire, &self.credentials, image, login, &progress).await }.boxed()
     }
-    fn image<'a>(&'a self, image: &'a ImageRef) -> BoxFuture<'a, Result<Option<ImageId>>> {
+    fn image<'a>(&'a self, image: &'a ImageRef) -> BoxFuture<'a, Result<Option<LocalImage>>> {
         pull::look_up(&self.wire, image).boxed()
     }
     fn logs<'a>(&'a self, id: &'a str, lines: usize) -> BoxFuture<'a, Result<Vec<String>>> {

@@ -5,12 +5,14 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use schemas::image::ImageRef;
+use schemas::image::{ImagePin, ImageRef};
 use schemas::records::InstanceCondition;
 use serde_json::Value;
 use tokio::sync::broadcast;
 
-use super::{Action, ContainerState, Details, EngineError, ErrorKind, Event, ImageId, Observed, Result, translate};
+use super::{
+    Action, ContainerState, Details, EngineError, ErrorKind, Event, ImageId, LocalImage, Observed, Result, translate,
+};
 
 mod calls;
 
@@ -26,7 +28,9 @@ pub struct FakeEngine {
 #[derive(Default)]
 struct World {
     containers: BTreeMap<String, FakeContainer>,
-    images: BTreeMap<String, ImageId>,
+    images: BTreeMap<String, LocalImage>,
+    /// What registries have under a tag; what is not listed is pulled too, and no digest of it is known.
+    published: BTreeMap<String, ImagePin>,
     networks: BTreeMap<String, String>,
     next: u64,
     starts: u64,
@@ -116,7 +120,36 @@ impl FakeEngine {
             .parse::<ImageRef>()
             .map_or_else(|_| image.to_owned(), |image| translate::engine_reference(&image));
         let id = ImageId(format!("sha256:{reference}"));
-        self.world().images.insert(reference, id);
+        self.world().images.insert(reference, LocalImage { id, pin: None });
+    }
+
+    /// A registry has this under this tag from now on.
+    pub fn publish(&self, image: &str, pin: ImagePin) {
+        self.world().published.insert(image.to_owned(), pin);
+    }
+
+    /// What a pull brings: a published image under its tag and by its digest, else one of no digest.
+    fn fetch(&self, image: &ImageRef) -> LocalImage {
+        let reference = translate::engine_reference(image);
+        let pin = {
+            let mut world = self.world();
+            let by_digest = |pin: &&ImagePin| Some(pin.digest.to_string().as_str()) == image.digest();
+            let pin = match image.digest() {
+                Some(_) => world.published.values().find(by_digest).copied(),
+                None => world.published.get(&reference).copied(),
+            };
+            if let Some(pin) = pin {
+                let id = ImageId(pin.id.to_string());
+                let here = LocalImage { id, pin: Some(pin) };
+                world.images.insert(reference.clone(), here.clone());
+                world.images.insert(image.at(pin.digest).as_str().to_owned(), here);
+            }
+            pin
+        };
+        if pin.is_none() {
+            self.add_image(image.as_str());
+        }
+        self.world().images[&reference].clone()
     }
 
     /// Removes every image.
@@ -298,6 +331,7 @@ impl FakeEngine {
             labels: labels.clone(),
             state: ContainerState::Running,
             image: "foreign:latest".to_owned(),
+            image_id: None,
             networks: BTreeMap::new(),
             details: Some(Details {
                 restart_policy: "no".to_owned(),

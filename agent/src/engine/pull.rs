@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use runtime::backoff::Backoff;
-use schemas::image::ImageRef;
+use schemas::image::{ImagePin, ImageRef};
 use schemas::registry::registry_of;
 use serde_json::Value;
 
 use super::credentials::Credentials;
 use super::wire::{Call, Wire, encode};
-use super::{EngineError, ErrorKind, ImageId, ProgressSink, PullProgress, Result};
+use super::{EngineError, ErrorKind, ImageId, LocalImage, ProgressSink, PullProgress, Result};
 use crate::logins::Login;
 use zeroize::Zeroizing;
 
@@ -28,15 +28,36 @@ const TELL: Duration = Duration::from_millis(100);
 /// Layers that are counted; an image has at most 127.
 const MAX_LAYERS: usize = 1_000;
 
-/// The id of a local image.
-pub(super) async fn look_up(wire: &Wire, image: &ImageRef) -> Result<Option<ImageId>> {
+/// A local image.
+pub(super) async fn look_up(wire: &Wire, image: &ImageRef) -> Result<Option<LocalImage>> {
     let act = format!("look up image `{image}`");
     let path = format!("/images/{}/json", super::translate::engine_reference(image));
     match wire.call(&act, LOOK_UP, Call::get(&path)).await {
-        Ok(answer) => Ok(answer["Id"].as_str().map(|id| ImageId(id.to_owned()))),
+        Ok(answer) => Ok(here(&answer, image)),
         Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::ImageNotFound) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// The image of an inspection, with the digest that the registry in `image` knows it by.
+fn here(answer: &Value, image: &ImageRef) -> Option<LocalImage> {
+    let id = answer["Id"].as_str()?;
+    let digests = answer["RepoDigests"].as_array().into_iter().flatten();
+    let mut digests = digests
+        .filter_map(Value::as_str)
+        .filter_map(|text| text.parse::<ImageRef>().ok())
+        .filter(|known| known.is_of_same_repository(image))
+        .filter_map(|known| known.digest()?.parse().ok());
+    let digest = match image.digest() {
+        Some(digest) => digest.parse().ok(),
+        // Of two that came under one name, either is this very image.
+        None => digests.next(),
+    };
+    let pin = digest.zip(id.parse().ok());
+    Some(LocalImage {
+        id: ImageId(id.to_owned()),
+        pin: pin.map(|(digest, id)| ImagePin { digest, id }),
+    })
 }
 
 /// Fetches an image, with retries.
@@ -46,13 +67,13 @@ pub(super) async fn pull(
     image: &ImageRef,
     login: Option<&Login>,
     sink: &ProgressSink,
-) -> Result<ImageId> {
+) -> Result<LocalImage> {
     let mut backoff = Backoff::new(DELAYS.0, DELAYS.1);
     let mut progress = Progress::default();
     loop {
         progress.shown.attempt += 1;
         let error = match attempt(wire, credentials, image, login, sink, &mut progress).await {
-            Ok(id) => return Ok(id),
+            Ok(image) => return Ok(image),
             Err(error) => error,
         };
         if error.kind != ErrorKind::Registry || progress.shown.attempt > RETRIES {
@@ -70,7 +91,7 @@ async fn attempt(
     login: Option<&Login>,
     sink: &ProgressSink,
     progress: &mut Progress,
-) -> Result<ImageId> {
+) -> Result<LocalImage> {
     let act = format!("pull image `{image}`");
     let auth = match login {
         Some(login) => Some(login.header()),
@@ -266,6 +287,24 @@ mod tests {
         ] {
             assert_eq!(kind(passing), ErrorKind::Registry, "{passing}");
         }
+    }
+
+    #[test]
+    fn an_image_has_the_digest_of_the_registry_it_is_asked_under() {
+        let digest = |digit: &str| format!("sha256:{}", digit.repeat(64));
+        let answer = json!({
+            "Id": digest("1"),
+            "RepoDigests": [format!("other.example/app@{}", digest("2")), "nonsense", 7, format!("app@{}", digest("3"))],
+        });
+        let pin = |answer: &Value, image: &str| here(answer, &image.parse().unwrap()).unwrap().pin;
+        let found = |image: &str| pin(&answer, image).map(|pin| pin.digest.to_string());
+        assert_eq!(found("other.example/app:1"), Some(digest("2")));
+        for docker in ["app:1", "docker.io/library/app:1", "index.docker.io/library/app"] {
+            assert_eq!(found(docker), Some(digest("3")), "{docker}");
+        }
+        assert_eq!(found("third.example/app:1"), None);
+        assert_eq!(pin(&json!({ "Id": digest("1"), "RepoDigests": null }), "app:1"), None);
+        assert_eq!(here(&json!({ "RepoDigests": [] }), &"app:1".parse().unwrap()), None);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use schemas::records::FailingReason;
 
 use super::Took;
 use super::state::{Agent, End, Note};
-use crate::engine::{Action, Event, Inspection, Result as EngineResult};
+use crate::engine::{Action, Event, Inspection, LocalImage, Result as EngineResult};
 use crate::execute::{pull_failure, sentence};
 use crate::logins;
 
@@ -69,6 +69,7 @@ impl Agent {
             Note::Unjudged(making) => self.unjudged(making),
             Note::Handed => {
                 logins::save(&self.dir, &self.logins);
+                self.input.secrets = self.logins.secret_states(&self.secret_place);
                 // Whom a registry refused before may be another now.
                 for (name, image) in &mut self.input.images {
                     if image
@@ -111,7 +112,11 @@ impl Agent {
             End::LookedUp { image, result } => {
                 let counts = self.look_ups.ended(&image, result.is_err(), self.input.now_ms);
                 match result {
-                    Ok(present) if counts => self.input.images.entry(image).or_default().present = present,
+                    Ok(found) if counts => {
+                        let known = self.input.images.entry(image).or_default();
+                        known.present = found.is_some();
+                        known.pin = found.and_then(|found| found.pin);
+                    }
                     Ok(_) => self.look_up(image),
                     Err(error) => {
                         self.metrics.engine_failed(&error.kind);
@@ -228,7 +233,7 @@ impl Agent {
                 self.inspections.stale(id);
                 self.sight.forget(id);
             }
-            Op::Create { spec, .. } => {
+            Op::Create { image, .. } => {
                 // It was started, too: what was read in between is of a container that never ran.
                 let entry = self.input.ledger.entries.get(instance);
                 if let Some(id) = entry.and_then(|entry| entry.container_id().map(str::to_owned)) {
@@ -240,7 +245,7 @@ impl Agent {
                 let lacks_image =
                     matches!(outcome, OpOutcome::Failed(failure) if failure.reason == FailingReason::ImageNotFound);
                 if lacks_image {
-                    self.input.images.remove(spec.container.image.as_str());
+                    self.input.images.remove(image.as_str());
                 }
                 if matches!(outcome, OpOutcome::Failed(failure) if failure.reason == FailingReason::PolicyDenied) {
                     // The last look saw something else than the first: a path leads elsewhere now.
@@ -255,13 +260,14 @@ impl Agent {
         }
     }
 
-    fn pulled(&mut self, image: String, began_ms: u64, took: Duration, result: EngineResult<()>) {
+    fn pulled(&mut self, image: String, began_ms: u64, took: Duration, result: EngineResult<LocalImage>) {
         let known = match result {
-            Ok(()) => {
+            Ok(found) => {
                 tracing::info!(image, took = %Took(took), "pulled");
                 self.pull_failures.remove(&image);
                 Image {
                     present: true,
+                    pin: found.pin,
                     pulled_ms: Some(began_ms),
                     pulling: None,
                     failed: None,
@@ -281,9 +287,10 @@ impl Agent {
                     .min(PULL_RETRY_MS.1);
                 let delay = jitter(Duration::from_millis(bound / 2), Duration::from_millis(bound));
                 let delay = u64::try_from(delay.as_millis()).unwrap_or(bound);
-                let present = self.input.images.get(&image).is_some_and(|image| image.present);
+                let known = self.input.images.get(&image);
                 Image {
-                    present,
+                    present: known.is_some_and(|image| image.present),
+                    pin: known.and_then(|image| image.pin),
                     pulled_ms: None,
                     pulling: None,
                     failed: Some(pull_failure(&error, self.input.now_ms, delay)),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use planner::node::{InstanceKey, LedgerEntry, NodePlan, Op, SpecState, Step, plan};
 use runtime::chain;
 use schemas::image::ImageRef;
-use schemas::records::{FailingReason, NodeCondition, Phase, Report, ReportedInstance};
+use schemas::records::{AssignedImage, FailingReason, NodeCondition, Phase, Report, ReportedInstance};
 
 use super::now_ms;
 use super::state::{Agent, End, Note};
@@ -222,7 +222,7 @@ impl Agent {
             | Op::Connect { .. } => &self.steps,
         };
         let permits = permits.clone();
-        let layout = self.layout(&step);
+        let needs = self.needs(&step);
         let (engine, cluster, notes) = (self.engine.clone(), self.input.cluster.clone(), self.notes.clone());
         let gate = self.gate.clone();
         self.begin(async move {
@@ -233,8 +233,8 @@ impl Agent {
                 }
             };
             let run = async {
-                match layout {
-                    Ok(layout) => execute(engine.as_ref(), &cluster, &gate, &step, layout, created).await,
+                match needs {
+                    Ok(needs) => execute(engine.as_ref(), &cluster, &gate, &step, needs, created).await,
                     Err(failed) => Ran::unlaid(failed),
                 }
             };
@@ -273,7 +273,7 @@ impl Agent {
             let mut pull = std::pin::pin!(engine.pull(&image, login.as_ref(), progress));
             let result = loop {
                 tokio::select! {
-                    result = &mut pull => break result.map(drop),
+                    result = &mut pull => break result,
                     () = tokio::time::sleep(PULL_LOOK), if permit.is_some() => {
                         if now_ms().saturating_sub(heard_ms.load(Ordering::Relaxed)) >= SILENT_PULL_MS {
                             permit = None;
@@ -318,9 +318,45 @@ impl Agent {
         let (engine, permits) = (self.engine.clone(), self.reads.clone());
         self.begin(async move {
             let (result, _) = under(permits, engine.image(&reference)).await;
-            let result = result.map(|id| id.is_some());
             End::LookedUp { image, result }
         });
+    }
+
+    /// The images that specs of this node name, and what their tags were settled to be.
+    fn wanted_images(&self) -> Vec<ImageRef> {
+        let mut wanted = Vec::new();
+        for (id, spec) in &self.input.specs {
+            let SpecState::Here(spec) = spec else { continue };
+            let image = &spec.container.image;
+            wanted.push(image.clone());
+            if image.digest().is_some() {
+                continue;
+            }
+            let assigned = self
+                .input
+                .assignment
+                .iter()
+                .flat_map(|assignment| &assignment.instances);
+            let assigned = assigned.filter(|one| one.n == id.n).filter_map(|one| {
+                let of = (&one.namespace, &one.workload) == (id.resource.namespace.as_ref()?, &id.resource.name);
+                one.image.filter(|_| of)
+            });
+            let kept = self.input.ledger.entries.iter().filter_map(|(key, entry)| {
+                let of = key.resource() == id.resource && entry.in_force.as_ref()?.n == id.n;
+                entry.image.filter(|_| of)
+            });
+            let mut digests: Vec<_> = assigned
+                .chain(kept)
+                .filter_map(|image| match image {
+                    AssignedImage::Settled(pin) => Some(pin.digest),
+                    AssignedImage::Settling => None,
+                })
+                .collect();
+            digests.sort_unstable();
+            digests.dedup();
+            wanted.extend(digests.into_iter().map(|digest| image.at(digest)));
+        }
+        wanted
     }
 
     /// Hands the report over, tells of what changed, and fetches the last lines of what fails.
@@ -363,11 +399,7 @@ impl Agent {
             // A full queue drops events: they are for people, and the loop never waits.
             let _ = self.ends.events.try_send(told);
         }
-        let specs = self.input.specs.values().filter_map(|spec| match spec {
-            SpecState::Here(spec) => Some(spec.container.image.clone()),
-            SpecState::Damaged(_) => None,
-        });
-        let directory = Directory::of(&report, &self.input.ledger, specs.collect());
+        let directory = Directory::of(&report, &self.input.ledger, self.wanted_images());
         self.ends.directory.send_replace(Some(Arc::new(directory)));
         let report = Arc::new(report);
         self.last_report = Some(report.clone());

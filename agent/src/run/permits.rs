@@ -12,6 +12,7 @@ use schemas::service::ServiceSpec;
 
 use super::state::{Agent, End, Note};
 use crate::engine::{CLUSTER_LABEL, CreateRequest, OLDEST_API, translate};
+use crate::execute::of_image;
 use crate::policy::{Asked, Gate, Judgement};
 
 /// The policy's file is looked at this often.
@@ -154,13 +155,17 @@ impl Question {
             slot: "1".parse().ok()?,
         };
         let labels = [(CLUSTER_LABEL.to_owned(), cluster.to_owned())].into();
+        let image = &spec.container.image;
+        let image = making.image.map_or_else(|| image.clone(), |digest| image.at(digest));
+        let container = of_image(&spec.container, &image);
         let request = CreateRequest {
             name: "",
             instance: &instance,
-            spec: &spec.container,
+            spec: &container,
             labels: &labels,
             ports: &making.ports,
             files: &[],
+            secrets: &[],
             depends_on: &spec.depends_on,
             gate,
         };

@@ -15,7 +15,7 @@ use super::AgentOptions;
 use super::asks::Asks;
 use crate::api::Directory;
 use crate::disk::DataDir;
-use crate::engine::{ContainerRuntime, Inspection, Result as EngineResult};
+use crate::engine::{ContainerRuntime, Inspection, LocalImage, Result as EngineResult};
 use crate::events_out::Told;
 use crate::execute::Ran;
 use crate::http::Health;
@@ -24,6 +24,7 @@ use crate::metrics::Metrics;
 use crate::observe::Sight;
 use crate::policy::{Gate, Judgement};
 use crate::probe::Prober;
+use crate::secrets::SecretPlace;
 
 /// Inspections and lookups at once.
 const READS: usize = 8;
@@ -58,11 +59,11 @@ pub(super) enum End {
         image: String,
         began_ms: u64,
         took: Duration,
-        result: EngineResult<()>,
+        result: EngineResult<LocalImage>,
     },
     LookedUp {
         image: String,
-        result: EngineResult<bool>,
+        result: EngineResult<Option<LocalImage>>,
     },
     Inspected {
         id: String,
@@ -106,6 +107,8 @@ pub(super) struct Agent {
     pub(super) gate: Arc<Gate>,
     /// The accounts that images are fetched with.
     pub(super) logins: Arc<Logins>,
+    /// Where secrets are laid out, in memory.
+    pub(super) secret_place: Arc<SecretPlace>,
     /// What it is being asked; true: something has changed since, so it is asked again.
     pub(super) judging: BTreeMap<Making, bool>,
     /// When its file is looked at again.
@@ -272,6 +275,7 @@ impl Agent {
             last_report: None,
             ends,
             options,
+            secret_place: Arc::new(SecretPlace::new(dir.path())),
             dir,
             engine,
             gate,

@@ -16,8 +16,10 @@ use tokio::task::JoinHandle;
 mod crash;
 mod faults;
 mod files;
+mod images;
 mod mortal;
 mod policy;
+mod secrets;
 mod signed;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -138,6 +140,7 @@ impl Bed {
             n,
             digest,
             ports: Vec::new(),
+            image: None,
         }
     }
 
@@ -386,6 +389,7 @@ async fn an_orphan_that_is_ordered_absent_goes_though_nothing_is_known_of_its_sp
         n: line.n,
         digest: line.digest,
         ports: line.ports,
+        image: None,
     }]);
     let report = bed.until("it is gone", |report| report.instances.is_empty()).await;
     assert_eq!(report.applied.generation, 3);

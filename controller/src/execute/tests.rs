@@ -139,6 +139,7 @@ fn instance(name: &str, state: AssignedState) -> Assigned {
         n: 1,
         digest: Digest::of(b"spec"),
         ports: Vec::new(),
+        image: None,
     }
 }
 

@@ -416,6 +416,7 @@ fn obey(store: &MemoryStore, assignment: &Assignment, runs: &Mutex<BTreeMap<(Str
         next: None,
         failing: None,
         conditions: Vec::new(),
+        image: None,
     });
     let mut instances: Vec<ReportedInstance> = instances.collect();
     instances.sort_by(|a, b| {

@@ -4,6 +4,7 @@
 use schemas::records::{Assigned, AssignedState, Assignment, Order, SchemaVersion};
 
 use super::accept::{MAX_REPORTED, record};
+use super::images;
 use super::memory::{Inst, To};
 use super::pass::Pass;
 use super::place::New;
@@ -27,6 +28,7 @@ impl Pass<'_> {
             let changed = |inst: &Inst| {
                 inst.to != To::Stay && (inst.assigned != NONE || inst.to != To::Out)
                     || inst.assigned == NONE && inst.state().is_some()
+                    || inst.repin && inst.stays()
             };
             if here.is_empty() && !node.rewrite && !insts.iter().any(changed) {
                 continue;
@@ -140,6 +142,7 @@ impl Pass<'_> {
                 n: reported.n,
                 digest: known.unwrap_or_else(|| reported.digest.clone()),
                 ports: reported.ports.clone(),
+                image: svc.and_then(|svc| images::of_number(self.snapshot, svc, &self.lives[svc.life], reported)),
             }
         };
         entry.state = state;
@@ -147,6 +150,10 @@ impl Pass<'_> {
             let live = self.in_force(inst.svc as usize)?;
             entry.n = live.n;
             entry.digest = live.digest.clone().into_owned();
+            entry.image = self.memory.svcs[inst.svc as usize].image.assigned();
+        } else if state != AssignedState::Absent && inst.repin {
+            let svc = &self.memory.svcs[inst.svc as usize];
+            entry.image = self.memory.settled.assigned(inst, svc).or(entry.image);
         }
         if let Some(ports) = self.ports.get(&at) {
             entry.ports.clone_from(ports);
@@ -167,6 +174,7 @@ impl Pass<'_> {
             n: live.n,
             digest: live.digest.clone().into_owned(),
             ports: new.ports.clone(),
+            image: svc.image.assigned(),
         })
     }
 

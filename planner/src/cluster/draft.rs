@@ -119,6 +119,7 @@ pub(super) fn service(
             conditions: _,
             problems,
             refusals,
+            images,
         } = &status;
         *schema_version == stored.schema_version
             && *observed_revision == stored.observed_revision
@@ -128,6 +129,7 @@ pub(super) fn service(
             && same_conditions(&drafts, &stored.conditions)
             && same_problems(problems, &stored.problems)
             && *refusals == stored.refusals
+            && *images == stored.images
     });
     same.cloned().unwrap_or_else(|| {
         Arc::new(ServiceStatus {

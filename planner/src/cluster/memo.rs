@@ -10,11 +10,13 @@ use std::vec::IntoIter;
 use schemas::keys::ResourceKey;
 use schemas::names::{NodeName, Slot};
 use schemas::records::{
-    Accepted, Assigned, AssignedState, Assignment, Phase, Report, ReportedInstance, ServiceStatus, Uid,
+    Accepted, Assigned, AssignedImage, AssignedState, Assignment, Phase, Report, ReportedInstance, ServiceStatus, Uid,
 };
 use schemas::service::{Mode, ServiceSpec};
 
+use super::images::ImageOf;
 use super::world::NONE;
+use crate::change::is_tagged;
 
 /// What is known from the pass before. A new one knows nothing.
 #[derive(Debug, Default)]
@@ -47,6 +49,19 @@ pub(super) struct Equal {
     pub set: Option<u32>,
     /// The stored status, and that it says what is so when every slot is just as desired.
     pub settled: Option<Settled>,
+    /// What its image is by the stored status, for this number.
+    image: Option<(u64, Option<Arc<ServiceStatus>>, ImageOf)>,
+}
+
+impl Equal {
+    /// What its image is, where it was found out from this very status.
+    pub(super) fn image(&self, n: u64, status: Option<&Arc<ServiceStatus>>) -> Option<ImageOf> {
+        let (of, from, image) = self.image.as_ref()?;
+        (*of == n && same(from.as_ref(), status)).then_some(*image)
+    }
+    pub(super) fn learn_image(&mut self, n: u64, status: Option<&Arc<ServiceStatus>>, image: ImageOf) {
+        self.image = Some((n, status.cloned(), image));
+    }
 }
 
 /// What every pass needs of a spec.
@@ -58,6 +73,8 @@ pub(super) struct Brief {
     pub need: (i64, i64),
     /// Whether it must not be near some other service.
     pub avoids: bool,
+    /// Whether what its image stands for has to be settled.
+    pub tagged: bool,
 }
 
 impl Brief {
@@ -68,6 +85,7 @@ impl Brief {
             replicas: spec.replicas.unwrap_or(1),
             need: (i64::from(cpu.millis), i64::try_from(memory.0).unwrap_or(i64::MAX)),
             avoids: spec.placement.anti_affinity.iter().any(|term| term.weight.is_none()),
+            tagged: is_tagged(spec),
         }
     }
 }
@@ -114,6 +132,10 @@ pub(super) struct Seen {
     pub orphaned: bool,
     /// The report is about this assignment or a newer one, and does not list it.
     pub confirmed_gone: bool,
+    /// The assignment or the report says what its image is; the assignment does; it says that this is to be settled.
+    pub imaged: bool,
+    pub pinned: bool,
+    pub settling: bool,
 }
 
 pub(super) fn halves(uid: &Uid) -> (u64, u64) {
@@ -191,6 +213,7 @@ impl EqualMemo<'_> {
             brief: None,
             set: None,
             settled: None,
+            image: None,
         });
         index(self.new.len() - 1)
     }
@@ -317,9 +340,15 @@ fn row(
             may_start: !newest && one.phase != Phase::Prepared,
             orphaned: one.phase == Phase::Orphaned,
             confirmed_gone: false,
+            imaged: one.image.is_some() || one.next.as_ref().is_some_and(|next| next.image.is_some()),
+            pinned: false,
+            settling: false,
         }
     });
     seen.confirmed_gone = newest && said.is_none();
+    seen.pinned = assigned.is_some_and(|(_, one)| matches!(one.image, Some(AssignedImage::Settled(_))));
+    seen.settling = assigned.is_some_and(|(_, one)| one.image == Some(AssignedImage::Settling));
+    seen.imaged |= seen.pinned;
     let place = |place: Option<usize>| place.map_or(NONE, index);
     Some(Row {
         uid: halves(uid),

@@ -1,14 +1,18 @@
 //! What runs where, as far as anybody knows: the instances of all nodes, from assignments and reports both, as one dense
 //! array, chained by the slot they fill. Built once per pass; nothing is allocated per instance.
 
+use std::sync::Arc;
+
 use schemas::keys::ResourceKey;
 use schemas::kinds::Kind;
 use schemas::names::{Namespace, NodeName, Slot};
-use schemas::records::{AcceptedBody, AssignedState, Uid};
+use schemas::records::{AcceptedBody, AssignedState, ServiceStatus, Uid};
 use schemas::service::{Mode, ServiceSpec};
 
 use super::accept::{Body, InForce, Life, Standing};
+use super::images::{self, ImageOf, Settled};
 use super::memo::{Brief, Memo, Row, Seen, halves};
+use super::snapshot::Snapshot;
 use super::types::Guard;
 use super::world::{NONE, Node, Nodes};
 
@@ -38,6 +42,8 @@ pub(super) struct Inst {
     /// The next instance in the same chain.
     pub next: u32,
     pub seen: Seen,
+    /// Its assignment does not say yet what its image was settled to be.
+    pub repin: bool,
 }
 
 /// What becomes of an instance in its node's assignment.
@@ -103,6 +109,8 @@ pub(super) struct Svc<'a> {
     pub need: (i64, i64),
     /// Whether it must not be near some other service.
     pub avoids: bool,
+    /// What its image is.
+    pub image: ImageOf,
 }
 
 impl Svc<'_> {
@@ -129,6 +137,8 @@ pub(super) struct Memory<'a> {
     /// Nodes that slots are named after and that are no nodes now.
     odd: Vec<NodeName>,
     uids: Uids,
+    /// What this pass has found out about images.
+    pub settled: Settled,
 }
 
 /// From a uid to its service: sorted by the uid's first 16 digits, with an index over the first bits.
@@ -149,6 +159,16 @@ struct Home {
     n: u64,
     first: usize,
     count: u32,
+    /// Of a current life: what its image is.
+    image: Settling,
+}
+
+/// [`ImageOf`], without what it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Settling {
+    Named,
+    Open,
+    Settled,
 }
 
 impl Home {
@@ -161,6 +181,11 @@ impl Home {
             n: svc.n,
             first: svc.first,
             count: if numbered { svc.slots } else { 0 },
+            image: match svc.image {
+                ImageOf::Open if current => Settling::Open,
+                ImageOf::Settled(_) if current => Settling::Settled,
+                ImageOf::Named | ImageOf::Open | ImageOf::Settled(_) => Settling::Named,
+            },
         }
     }
     /// The place of a numbered slot that the service wants.
@@ -196,7 +221,14 @@ impl Uids {
     }
 }
 
-fn svc<'a>(life: &Life<'a>, index: usize, nodes: u32, first: usize, memo: &mut Memo) -> Option<Svc<'a>> {
+fn svc<'a>(
+    life: &Life<'a>,
+    index: usize,
+    nodes: u32,
+    first: usize,
+    status: Option<&Arc<ServiceStatus>>,
+    memo: &mut Memo,
+) -> Option<Svc<'a>> {
     let key = life.key;
     let namespace = key.namespace.as_ref().filter(|_| key.kind == Kind::Service)?;
     let (spec, n) = match &life.standing {
@@ -221,6 +253,19 @@ fn svc<'a>(life: &Life<'a>, index: usize, nodes: u32, first: usize, memo: &mut M
         Some(entry) => *entry.brief.get_or_insert_with(|| Brief::of(spec)),
         None => Brief::of(spec),
     });
+    let image = match (&life.standing, spec) {
+        (Standing::Live(live), Some(spec)) if brief.is_some_and(|brief| brief.tagged) => {
+            let known = memo.entry(life.memo).and_then(|entry| entry.image(live.n, status));
+            known.unwrap_or_else(|| {
+                let image = images::remembered(life, live.n, spec, status);
+                if let Some(entry) = memo.entry(life.memo) {
+                    entry.learn_image(live.n, status, image);
+                }
+                image
+            })
+        }
+        (Standing::Live(_) | Standing::Never | Standing::Deleted | Standing::Held { .. }, _) => ImageOf::Named,
+    };
     let (wanted, slots) = match brief.map(|brief| (brief.mode, brief.replicas.min(MAX_REPLICAS))) {
         Some((Mode::Replicated, count)) => (Wanted::Count(count), count),
         Some((Mode::Global, _)) => (Wanted::PerNode, nodes),
@@ -241,6 +286,7 @@ fn svc<'a>(life: &Life<'a>, index: usize, nodes: u32, first: usize, memo: &mut M
         ended: NONE,
         set: NONE,
         avoids: brief.is_some_and(|brief| brief.avoids),
+        image,
         need: brief.map(|brief| brief.need).unwrap_or_default(),
     })
 }
@@ -250,12 +296,17 @@ fn index(at: usize) -> u32 {
 }
 
 impl<'a> Memory<'a> {
-    pub(super) fn new(lives: &[Life<'a>], nodes: &Nodes<'a>, memo: &mut Memo) -> Self {
+    pub(super) fn new(snapshot: &'a Snapshot, lives: &[Life<'a>], nodes: &Nodes<'a>, memo: &mut Memo) -> Self {
         let mut svcs = Vec::with_capacity(lives.len());
         let mut first = 0;
         let mut uids = Vec::with_capacity(lives.len());
+        // Both are in order of keys.
+        let mut statuses = snapshot.service_statuses.iter().peekable();
         for (at, life) in lives.iter().enumerate() {
-            let Some(svc) = svc(life, at, index(nodes.list.len()), first, memo) else {
+            while statuses.next_if(|(key, _)| *key < life.key).is_some() {}
+            let status = statuses.next_if(|(key, _)| *key == life.key);
+            let status = status.and_then(|(_, stored)| stored.value.as_ref().ok());
+            let Some(svc) = svc(life, at, index(nodes.list.len()), first, status, memo) else {
                 continue;
             };
             first += svc.slots as usize;
@@ -297,6 +348,7 @@ impl<'a> Memory<'a> {
             plain: vec![NONE; first],
             odd: Vec::new(),
             uids: Uids::new(uids),
+            settled: Settled::default(),
         };
         let count = nodes
             .list
@@ -306,17 +358,19 @@ impl<'a> Memory<'a> {
         memory.insts.reserve(count);
         memory.starts.reserve(nodes.list.len() + 1);
         let mut known = memo.nodes();
+        let mut waiting = Vec::new();
         for (at, node) in nodes.list.iter().enumerate() {
             memory.starts.push(index(memory.insts.len()));
             for row in known.rows(node.name, node.assignment, node.report) {
-                memory.add(index(at), node, nodes, row);
+                memory.add(index(at), node, nodes, row, &mut waiting);
             }
         }
         memory.starts.push(index(memory.insts.len()));
+        memory.settled = images::settle(snapshot, lives, nodes, &mut memory.svcs, &mut memory.insts, &waiting);
         memory
     }
 
-    fn add(&mut self, at: u32, node: &Node<'a>, nodes: &Nodes<'a>, row: &Row) {
+    fn add(&mut self, at: u32, node: &Node<'a>, nodes: &Nodes<'a>, row: &Row, waiting: &mut Vec<u32>) {
         let Row {
             uid,
             slot,
@@ -353,6 +407,7 @@ impl<'a> Memory<'a> {
             to_n: n,
             next: NONE,
             seen,
+            repin: false,
         };
         if assigned != NONE {
             if was == AssignedState::Absent && seen.confirmed_gone && node.held.is_none() {
@@ -395,6 +450,15 @@ impl<'a> Memory<'a> {
             } else {
                 inst.next = *head;
                 *head = here;
+                let unpinned = assigned != NONE && was != AssignedState::Absent && !seen.pinned;
+                match home.image {
+                    Settling::Settled if unpinned && n == home.n => inst.repin = true,
+                    Settling::Settled if unpinned => waiting.push(here),
+                    // What an assignment says of an open service, its status has lost.
+                    Settling::Open if seen.imaged && assigned != NONE => waiting.push(here),
+                    Settling::Named | Settling::Open if unpinned && seen.settling && n != home.n => waiting.push(here),
+                    Settling::Named | Settling::Open | Settling::Settled => {}
+                }
                 if let Some(place) = numbered {
                     let plain = alone
                         && inst.to == To::Stay

@@ -157,7 +157,7 @@ impl<'a> Pass<'a> {
             files,
         } = accept(snapshot, room, nodes.hold_all.is_some(), memo);
         nodes.describe(&lives);
-        let mut memory = Memory::new(&lives, &nodes, memo);
+        let mut memory = Memory::new(snapshot, &lives, &nodes, memo);
         let mut placer = Placer::new(&nodes, &mut memory, &lives, memo);
         placer.exhaustive = exhaustive;
         let tallies = vec![Tally::default(); memory.svcs.len()];

@@ -19,6 +19,7 @@ use super::accept::{Body, Life, Standing};
 use super::draft;
 use super::draft::{Draft, Words, condition};
 use super::files;
+use super::images;
 use super::memo::{Memo, Settled};
 use super::memory::To;
 use super::pass::{Pass, Tally};
@@ -57,7 +58,8 @@ impl Pass<'_> {
             && created == 0
             && refusals.is_empty()
             && self.breaker.held.is_none()
-            && self.nodes.hold_all.is_none();
+            && self.nodes.hold_all.is_none()
+            && !self.memory.settled.now.contains_key(&id);
         let mut entry = memo.entry(life.memo).filter(|_| plain);
         let n = live.map_or(0, |live| live.n);
         if let (
@@ -109,6 +111,7 @@ impl Pass<'_> {
             conditions: Vec::new(),
             problems: problems(life.desired),
             refusals,
+            images: images::to_remember(svc, life, stored, self.memory.settled.now.get(&id)),
         };
         let status = draft::service(status, conditions, stored);
         if let (Some(entry), Some(stored), Some(live)) = (&mut entry, stored, live)

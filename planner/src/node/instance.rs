@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use schemas::container::{NetworkMode, PullPolicy};
-use schemas::image::ImageRef;
-use schemas::records::{Failing, FailingReason, InstanceCondition, Next, Phase, ReportedInstance};
+use schemas::image::{ImageDigest, ImagePin, ImageRef};
+use schemas::records::{AssignedImage, Failing, FailingReason, InstanceCondition, Next, Phase, ReportedInstance};
 use schemas::service::{RestartPolicy, ServiceSpec};
 use schemas::units::Span;
 
@@ -14,9 +14,9 @@ use super::ledger::{InForce, LedgerEntry, Owned, Trying, Up};
 use super::plan::{InTheWay, Walked, World, earlier, network_name};
 use super::types::{
     ContainerState, FileId, InstanceKey, Making, NodeInput, NodePlan, Observed, Op, Permit, Probe, ProbeTarget, Pull,
-    Reason, SpecId, SpecState, Step,
+    Reason, SecretState, SpecId, SpecState, Step,
 };
-use crate::change::{Cost, backoff, cost};
+use crate::change::{Cost, backoff, cost, is_tagged};
 
 /// A row of restarts ends when the instance has been ready for this long.
 const ROW_ENDS_MS: u64 = 600_000;
@@ -57,6 +57,8 @@ pub(super) struct Walk<'a, 'o> {
     world: &'o World<'a>,
     key: &'o InstanceKey,
     goal: &'o Goal,
+    /// What the assignment says of the image of the goal's spec.
+    image: Option<AssignedImage>,
     entry: LedgerEntry,
     out: &'o mut NodePlan,
     next: Option<Next>,
@@ -74,6 +76,8 @@ enum May {
 /// What is known of an image that an instance waits for.
 enum ImageState {
     Ready,
+    /// It is here. What its tag stands for is being settled.
+    Settling,
     /// Looked up, or waiting for its turn.
     Unknown,
     Pulling(u8),
@@ -85,6 +89,7 @@ impl<'a, 'o> Walk<'a, 'o> {
         world: &'o World<'a>,
         key: &'o InstanceKey,
         goal: &'o Goal,
+        image: Option<AssignedImage>,
         entry: LedgerEntry,
         out: &'o mut NodePlan,
     ) -> Self {
@@ -93,6 +98,7 @@ impl<'a, 'o> Walk<'a, 'o> {
             world,
             key,
             goal,
+            image,
             entry,
             out,
             next: None,
@@ -114,6 +120,7 @@ impl<'a, 'o> Walk<'a, 'o> {
             self.entry.container = None;
             self.entry.up = None;
         }
+        self.learn_image();
         match self.goal.clone() {
             Goal::Absent(_) => self.absent(container),
             Goal::Orphaned => self.orphaned(container),
@@ -145,6 +152,21 @@ impl<'a, 'o> Walk<'a, 'o> {
         )
     }
 
+    /// What the assignment says of the image of the spec that is in force already.
+    fn learn_image(&mut self) {
+        let target = match self.goal {
+            Goal::Prepared(spec) | Goal::Present(spec) => spec.n,
+            Goal::Absent(_) | Goal::Orphaned => return,
+        };
+        let n = self.entry.in_force.as_ref().map(|spec| spec.n);
+        if n == Some(target) && self.image.is_some() {
+            self.entry.image = self.image;
+        }
+        self.entry
+            .found
+            .retain(|found, _| *found == target || Some(*found) == n);
+    }
+
     // ---- whose container -------------------------------------------------------------------------------------------
 
     /// Finds the container of an instance that has none in the ledger, or only an intent. False: wait, one is examined.
@@ -172,7 +194,7 @@ impl<'a, 'o> Walk<'a, 'o> {
                 self.out.inspect.insert(candidate.id.clone());
                 return false;
             }
-            if !same_image(&candidate.image, &spec.container.image) {
+            if !same_image(&candidate.image, &spec.container.image, self.pin(labels.n)) {
                 continue;
             }
             let wanted = match self.goal {
@@ -199,7 +221,16 @@ impl<'a, 'o> Walk<'a, 'o> {
             digest: labels.digest,
             ports,
         };
-        self.entry.in_force.get_or_insert_with(|| spec.clone());
+        if self.entry.in_force.is_none() {
+            // What it was made of is what its number was settled to be.
+            let digest = container.image.parse::<ImageRef>().ok();
+            let digest = digest.and_then(|image| image.digest()?.parse::<ImageDigest>().ok());
+            self.entry.image = digest.map(|digest| {
+                let id = container.image_id.unwrap_or(digest);
+                AssignedImage::Settled(ImagePin { digest, id })
+            });
+            self.entry.in_force = Some(spec.clone());
+        }
         self.entry.container = Some(Owned {
             id: Some(container.id.clone()),
             spec,
@@ -231,6 +262,7 @@ impl<'a, 'o> Walk<'a, 'o> {
         let making = Making {
             spec: self.key.spec(spec.n, &spec.digest),
             ports: spec.ports.clone(),
+            image: self.pin(spec.n).map(|pin| pin.digest),
         };
         let known = permits.get(&making).cloned();
         if known.is_none() {
@@ -324,6 +356,9 @@ impl<'a, 'o> Walk<'a, 'o> {
             let (phase, step) = self.keep(container, &spec);
             return self.report(phase, Some(container), step);
         }
+        if self.entry.in_force.as_ref() != Some(&target) {
+            self.entry.image = self.image;
+        }
         self.entry.in_force = Some(target.clone());
         self.entry.container = None;
         let spec = match self.spec_of(&target) {
@@ -337,7 +372,7 @@ impl<'a, 'o> Walk<'a, 'o> {
             May::Unknown => return self.report(Phase::Pending, None, None),
         }
         let phase = match self.image(&spec, target.n, Reason::Prepared) {
-            ImageState::Ready => Phase::Prepared,
+            ImageState::Ready | ImageState::Settling => Phase::Prepared,
             ImageState::Pulling(percent) => Phase::Pulling { percent },
             ImageState::Unknown => Phase::Pending,
         };
@@ -419,18 +454,12 @@ impl<'a, 'o> Walk<'a, 'o> {
         let spec = match self.spec_of(target) {
             Some(Ok(spec)) => spec,
             Some(Err(why)) => {
-                self.next = Some(Next {
-                    n: target.n,
-                    phase: Phase::Held,
-                });
+                self.next = Some(next(target.n, Phase::Held));
                 self.failing = Some(failing(target.n, FailingReason::SpecUnreadable, &why));
                 return;
             }
             None => {
-                self.next = Some(Next {
-                    n: target.n,
-                    phase: Phase::Pending,
-                });
+                self.next = Some(next(target.n, Phase::Pending));
                 return;
             }
         };
@@ -450,15 +479,22 @@ impl<'a, 'o> Walk<'a, 'o> {
             // What it was made from cannot be read: it is replaced like anything that differs.
             None => vec!["container"],
         };
-        let never_was = container.is_none()
-            && !old_spec.is_some_and(|old| {
-                self.input
-                    .images
-                    .get(old.container.image.as_str())
-                    .is_some_and(|image| image.present)
-            });
-        if never_was {
-            return self.aim(target);
+        if container.is_none() {
+            let old_image = old_spec.map(|old| self.reference(&old, from.n));
+            match old_image
+                .as_ref()
+                .map(|image| (image, self.input.images.get(image.as_str())))
+            {
+                // It can be made again, as long as its successor cannot be made.
+                Some((_, Some(known))) if known.present => {}
+                Some((image, None)) => {
+                    self.out.look_up.insert(image.as_str().to_owned());
+                    self.next = Some(next(target.n, Phase::Pending));
+                    return;
+                }
+                // It never was, and cannot be.
+                Some((_, Some(_))) | None => return self.aim(target),
+            }
         }
         let waits = match self.may_make(target) {
             May::Yes => None,
@@ -466,7 +502,7 @@ impl<'a, 'o> Walk<'a, 'o> {
             May::Unknown => Some(Phase::Pending),
         };
         if let Some(phase) = waits {
-            self.next = Some(Next { n: target.n, phase });
+            self.next = Some(next(target.n, phase));
             return;
         }
         let reason = Reason::SpecChanged {
@@ -482,23 +518,20 @@ impl<'a, 'o> Walk<'a, 'o> {
         };
         match image {
             ImageState::Ready => self.aim(target),
-            ImageState::Pulling(percent) => {
+            ImageState::Pulling(percent) => self.next = Some(next(target.n, Phase::Pulling { percent })),
+            ImageState::Unknown => self.next = Some(next(target.n, Phase::Pending)),
+            ImageState::Settling => {
                 self.next = Some(Next {
-                    n: target.n,
-                    phase: Phase::Pulling { percent },
-                })
-            }
-            ImageState::Unknown => {
-                self.next = Some(Next {
-                    n: target.n,
-                    phase: Phase::Pending,
-                })
+                    image: self.found(target.n),
+                    ..next(target.n, Phase::Pending)
+                });
             }
         }
     }
 
     /// Puts a spec in force: what held the one before back no longer counts.
     fn aim(&mut self, target: &InForce) {
+        self.entry.image = self.image;
         self.entry.in_force = Some(target.clone());
         self.entry.stopped = false;
         self.entry.row = 0;
@@ -553,6 +586,7 @@ impl<'a, 'o> Walk<'a, 'o> {
         }
         match self.image(spec, n, Reason::Assigned) {
             ImageState::Ready => {}
+            ImageState::Settling => return self.report(Phase::Pending, None, None),
             ImageState::Unknown => {
                 let phase = if self.failing.is_some() {
                     Phase::Failed
@@ -601,19 +635,20 @@ impl<'a, 'o> Walk<'a, 'o> {
             name: labels.name(),
             labels,
             spec: spec.clone(),
+            image: Box::new(self.reference(spec, n)),
             ports: in_force.ports.clone(),
         };
         let step = self.step(op, if gone { Reason::Gone } else { Reason::Assigned });
         self.report(Phase::Pending, None, Some(step))
     }
 
-    /// Whether the image and the files are ready for a new container; asks for what is missing, and sets `failing` where
+    /// Whether the image, the files and the secrets are ready for a new container; asks for what is missing, and sets `failing` where
     /// it cannot be had.
     fn image(&mut self, spec: &ServiceSpec, n: u64, reason: Reason) -> ImageState {
         let files = self.files(spec, n);
         match self.image_alone(spec, n, reason) {
             ImageState::Ready if !files => ImageState::Unknown,
-            state @ (ImageState::Ready | ImageState::Unknown | ImageState::Pulling(_)) => state,
+            state @ (ImageState::Ready | ImageState::Settling | ImageState::Unknown | ImageState::Pulling(_)) => state,
         }
     }
 
@@ -640,16 +675,115 @@ impl<'a, 'o> Walk<'a, 'o> {
             }
             ready = false;
         }
+        ready & self.secrets(spec, n)
+    }
+
+    /// Whether all secrets were handed to this node, as they were accepted.
+    fn secrets(&mut self, spec: &ServiceSpec, n: u64) -> bool {
+        let mut ready = true;
+        for one in &spec.container.secrets {
+            let name = &one.secret;
+            let Some(edition) = &one.edition else {
+                let why = format!("the accepted spec names no edition of secret `{name}`: apply it again");
+                self.failing = Some(failing(n, FailingReason::SpecUnreadable, &why));
+                ready = false;
+                continue;
+            };
+            let why = match self.input.secrets.get(&edition.digest) {
+                Some(Ok(SecretState::Bytes)) if one.env.is_some() => {
+                    format!("secret `{name}` holds bytes that no variable can have: give it a `path` instead of `env`")
+                }
+                Some(Ok(SecretState::Text | SecretState::Bytes)) => continue,
+                Some(Err(why)) => format!("secret `{name}`, edition {}: {why}", edition.n),
+                None => format!(
+                    "edition {} of secret `{name}` was not handed to this node: a controller must lead that can open it, or set it again with `reeve secret set {name}`",
+                    edition.n
+                ),
+            };
+            self.failing = Some(failing(n, FailingReason::SecretUnavailable, &why));
+            ready = false;
+        }
         ready
     }
 
+    // ---- which image -----------------------------------------------------------------------------------------------
+
+    /// What is said of the image of number `n`: by the assignment, or by what the ledger kept of an earlier one.
+    fn said(&self, n: u64) -> Option<AssignedImage> {
+        match self.goal {
+            Goal::Prepared(spec) | Goal::Present(spec) if spec.n == n && self.image.is_some() => self.image,
+            Goal::Prepared(_) | Goal::Present(_) | Goal::Absent(_) | Goal::Orphaned => {
+                let in_force = self.entry.in_force.as_ref().is_some_and(|spec| spec.n == n);
+                self.entry.image.filter(|_| in_force)
+            }
+        }
+    }
+
+    /// What the tag of number `n` was settled to be.
+    fn pin(&self, n: u64) -> Option<ImagePin> {
+        match self.said(n) {
+            Some(AssignedImage::Settled(pin)) => Some(pin),
+            Some(AssignedImage::Settling) | None => None,
+        }
+    }
+
+    /// The spec's image as the engine is told it.
+    fn reference(&self, spec: &ServiceSpec, n: u64) -> ImageRef {
+        match self.pin(n).filter(|_| is_tagged(spec)) {
+            Some(pin) => spec.container.image.at(pin.digest),
+            None => spec.container.image.clone(),
+        }
+    }
+
+    /// What the image of number `n` is here, where the assignment is about that number and does not say.
+    fn found(&self, n: u64) -> Option<ImagePin> {
+        let asked = match self.goal {
+            Goal::Prepared(spec) | Goal::Present(spec) => spec.n == n,
+            Goal::Absent(_) | Goal::Orphaned => false,
+        };
+        let known = || self.pin(n).or(self.entry.found.get(&n).copied().flatten());
+        match self.image {
+            Some(AssignedImage::Settled(_)) => None,
+            Some(AssignedImage::Settling) | None => known().filter(|_| asked),
+        }
+    }
+
+    /// Finds out what the image is that a container runs, where no assignment says so.
+    fn find_image(&mut self, container: &Observed, spec: &ServiceSpec) {
+        // Also where its container is of an earlier number, and stays because the one in force means the same.
+        let Some(n) = self.entry.in_force.as_ref().map(|spec| spec.n) else {
+            return;
+        };
+        let known = !is_tagged(spec) || self.pin(n).is_some() || self.entry.found.contains_key(&n);
+        let (false, Some(id)) = (known, container.image_id) else {
+            return;
+        };
+        let reference = spec.container.image.as_str();
+        match self.input.images.get(reference) {
+            // The tag may have been moved since, on this very host.
+            Some(image) => {
+                let pin = image.pin.filter(|pin| pin.id == id);
+                self.entry.found.insert(n, pin);
+            }
+            None => {
+                self.out.look_up.insert(reference.to_owned());
+            }
+        }
+    }
+
     fn image_alone(&mut self, spec: &ServiceSpec, n: u64, reason: Reason) -> ImageState {
-        let reference = &spec.container.image;
+        let settling = is_tagged(spec) && self.said(n) == Some(AssignedImage::Settling);
+        if settling && self.found(n).is_some() {
+            return ImageState::Settling;
+        }
+        let reference = &self.reference(spec, n);
         let Some(image) = self.input.images.get(reference.as_str()) else {
             self.out.look_up.insert(reference.as_str().to_owned());
             return ImageState::Unknown;
         };
         let fresh = match spec.container.pull_policy {
+            // The bytes of a digest are the same whenever they are fetched.
+            PullPolicy::Always if self.pin(n).is_some() => true,
             PullPolicy::Always => {
                 let after = *self.entry.pull_after_ms.get_or_insert(self.input.now_ms);
                 image.pulled_ms.is_some_and(|pulled| pulled >= after)
@@ -666,6 +800,10 @@ impl<'a, 'o> Walk<'a, 'o> {
             PullPolicy::Never => true,
         };
         if image.present && fresh {
+            if settling && let Some(pin) = image.pin {
+                self.entry.found.insert(n, Some(pin));
+                return ImageState::Settling;
+            }
             return ImageState::Ready;
         }
         if self.input.disk_full {
@@ -698,6 +836,7 @@ impl<'a, 'o> Walk<'a, 'o> {
         let now_or_later = |walk: &mut Self, op: Op, reason: Reason| (!waits).then(|| walk.step(op, reason));
         match container.state {
             ContainerState::Running => {
+                self.find_image(container, spec);
                 let step = self.running(container, spec);
                 (Phase::Running, step)
             }
@@ -1055,6 +1194,7 @@ impl<'a, 'o> Walk<'a, 'o> {
             let kept = self.input.ledger.entries.contains_key(self.key).then_some(self.entry);
             return (None, kept, step);
         };
+        let image = self.found(spec.n);
         let running = container.filter(|container| container.state == ContainerState::Running);
         let mut failing = self.failing.or_else(|| self.entry.failing.clone());
         if let (Some(failing), Some(logs)) = (&mut failing, self.input.logs.get(self.key)) {
@@ -1091,6 +1231,7 @@ impl<'a, 'o> Walk<'a, 'o> {
             next: self.next,
             failing,
             conditions: self.entry.conditions.iter().cloned().chain(outgrown).collect(),
+            image,
         };
         (Some(line), Some(self.entry), step)
     }
@@ -1108,13 +1249,24 @@ enum Replacing {
 }
 
 /// Whether an inspected container's image is the one a spec names: as written, or as the engine is given it (the digest
-/// where there is one, else the tag, else `latest`).
-fn same_image(found: &str, named: &ImageRef) -> bool {
+/// where there is one or its tag was settled, else the tag, else `latest`).
+fn same_image(found: &str, named: &ImageRef, pin: Option<ImagePin>) -> bool {
     let given = match (named.digest(), named.tag()) {
         (Some(digest), _) => format!("{}@{digest}", named.name()),
         (None, tag) => format!("{}:{}", named.name(), tag.unwrap_or("latest")),
     };
-    found == named.as_str() || found == given
+    // With the ledger lost, what an earlier number was settled to be is not known here any more.
+    let settled = || {
+        let found: Option<ImageRef> = found.parse().ok();
+        let of = found.filter(|found| found.name() == named.name());
+        let digest = of.and_then(|found| found.digest()?.parse::<ImageDigest>().ok());
+        digest.is_some_and(|digest| pin.is_none_or(|pin| pin.digest == digest))
+    };
+    found == named.as_str() || found == given || (named.digest().is_none() && settled())
+}
+
+fn next(n: u64, phase: Phase) -> Next {
+    Next { n, phase, image: None }
 }
 
 fn found_policy(container: &Observed) -> String {

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use schemas::records::{AssignedPort, Digest, Failing, InstanceCondition};
+use schemas::image::ImagePin;
+use schemas::records::{AssignedImage, AssignedPort, Digest, Failing, InstanceCondition};
 use serde::{Deserialize, Serialize};
 
 use super::types::{InstanceKey, Limits};
@@ -61,6 +62,31 @@ pub struct LedgerEntry {
     /// Its limits as first inspected after create, or after they were set again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
+    /// What the image of the spec in force was settled to be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<AssignedImage>,
+    /// What the image was found to be here, by number: of the spec in force, and of the one that is to follow it. None of
+    /// one that no registry knows.
+    #[serde(with = "pairs", skip_serializing_if = "BTreeMap::is_empty")]
+    pub found: BTreeMap<u64, Option<ImagePin>>,
+}
+
+/// A list of pairs: the agent's file flattens an entry into its line, and there serde reads no numbers back from a map's keys.
+mod pairs {
+    use std::collections::BTreeMap;
+
+    use schemas::image::ImagePin;
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    type Found = BTreeMap<u64, Option<ImagePin>>;
+
+    pub fn serialize<S: Serializer>(found: &Found, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(found)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Found, D::Error> {
+        Vec::<(u64, Option<ImagePin>)>::deserialize(from).map(|pairs| pairs.into_iter().collect())
+    }
 }
 
 /// An accepted spec in force, with what is particular to the instance.

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use schemas::names::Namespace;
-use schemas::records::{AssignedPort, AssignedState, NodeCondition, Report, ReportedInstance, SchemaVersion};
+use schemas::records::{
+    AssignedImage, AssignedPort, AssignedState, NodeCondition, Report, ReportedInstance, SchemaVersion,
+};
 
 use super::instance::{Goal, Walk};
 use super::ledger::{InForce, LedgerEntry};
@@ -47,9 +49,10 @@ pub fn plan(input: &NodeInput) -> NodePlan {
     };
     let goals = goals(input);
     let world = World::new(input, &goals);
-    for (key, goal) in &goals {
+    for (key, (goal, image)) in &goals {
         let known = input.ledger.entries.get(key);
-        let walk = Walk::new(input, &world, key, goal, known.cloned().unwrap_or_default(), &mut out);
+        let entry = known.cloned().unwrap_or_default();
+        let walk = Walk::new(input, &world, key, goal, *image, entry, &mut out);
         let (mut reported, kept, step) = walk.run();
         // What is being stopped may still serve, and pass a check that is new: nothing becomes ready before its step ends.
         let was_ready = known.is_some_and(|entry| entry.up.as_ref().is_some_and(|up| up.ready_ms.is_some()));
@@ -97,8 +100,11 @@ fn specs_of(key: &InstanceKey, entry: &LedgerEntry) -> Vec<super::types::SpecId>
         .collect()
 }
 
-/// What every instance is to become: by the assignment in force; and for what only the ledger knows, to stay as it is.
-fn goals(input: &NodeInput) -> BTreeMap<InstanceKey, Goal> {
+/// What every instance is to become, and what the assignment says of its image.
+type Goals = BTreeMap<InstanceKey, (Goal, Option<AssignedImage>)>;
+
+/// By the assignment in force; and for what only the ledger knows, to stay as it is.
+fn goals(input: &NodeInput) -> Goals {
     let mut goals = BTreeMap::new();
     for assigned in input.assignment.iter().flat_map(|assignment| &assignment.instances) {
         let spec = InForce {
@@ -111,7 +117,9 @@ fn goals(input: &NodeInput) -> BTreeMap<InstanceKey, Goal> {
             AssignedState::Present => Goal::Present(spec),
             AssignedState::Absent => Goal::Absent(spec),
         };
-        goals.entry(InstanceKey::from(assigned)).or_insert(goal);
+        goals
+            .entry(InstanceKey::from(assigned))
+            .or_insert((goal, assigned.image));
     }
     for (key, entry) in &input.ledger.entries {
         let alone = match (&input.assignment, &entry.in_force) {
@@ -119,7 +127,7 @@ fn goals(input: &NodeInput) -> BTreeMap<InstanceKey, Goal> {
             (None, Some(spec)) => Goal::Present(spec.clone()),
             (None, None) | (Some(_), _) => Goal::Orphaned,
         };
-        goals.entry(key.clone()).or_insert(alone);
+        goals.entry(key.clone()).or_insert((alone, None));
     }
     goals
 }
@@ -172,7 +180,7 @@ pub(super) enum InTheWay<'a> {
 }
 
 impl<'a> World<'a> {
-    fn new(input: &'a NodeInput, goals: &BTreeMap<InstanceKey, Goal>) -> Self {
+    fn new(input: &'a NodeInput, goals: &Goals) -> Self {
         let owned: BTreeSet<&str> = input
             .ledger
             .entries
@@ -205,7 +213,7 @@ impl<'a> World<'a> {
                 | ContainerState::Restarting
                 | ContainerState::Removing => false,
             });
-            let goes = match goals.get(key) {
+            let goes = match goals.get(key).map(|(goal, _)| goal) {
                 Some(Goal::Absent(_)) => true,
                 Some(Goal::Present(spec)) => *spec != owned.spec,
                 Some(Goal::Prepared(_) | Goal::Orphaned) | None => false,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use schemas::config_file::{FileDigest, FileEdition};
 use schemas::container::{FileMount, HealthCheck, NetworkMode};
-use schemas::image::ImageRef;
+use schemas::image::{ImageDigest, ImagePin, ImageRef};
 use schemas::keys::ResourceKey;
 use schemas::kinds::Kind;
 use schemas::names::{InstanceName, Namespace, NodeName, ResourceName, Slot};
@@ -146,11 +146,22 @@ impl FileId {
     }
 }
 
+/// What an edition of a secret is that was handed to this node, and opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SecretState {
+    /// Good for a file and for a variable.
+    Text,
+    /// Good for a file only.
+    Bytes,
+}
+
 /// A container that may be made: what the node's policy is asked about. Which slot it is plays no part in that.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Making {
     pub spec: SpecId,
     pub ports: Vec<AssignedPort>,
+    /// What its tag was settled to be.
+    pub image: Option<ImageDigest>,
 }
 
 /// What the node's policy says of a container that may be made.
@@ -174,6 +185,8 @@ pub struct Observed {
     pub state: ContainerState,
     /// The image as it was given at create. A list may show an id instead; an inspection never does.
     pub image: String,
+    /// The id of the image it was made of, where the engine tells one.
+    pub image_id: Option<ImageDigest>,
     /// The networks it is connected to.
     pub networks: BTreeMap<String, NetworkEnd>,
     /// What only an inspection tells; the last one, or None before the first.
@@ -246,6 +259,8 @@ pub struct Limits {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Image {
     pub present: bool,
+    /// What the registry in the reference knows it by. None of what is not here, and of what came from nowhere else.
+    pub pin: Option<ImagePin>,
     /// When the last successful pull by this process began, in ms of BOOTTIME.
     pub pulled_ms: Option<u64>,
     /// A pull is under way; percent, 0 while unknown.
@@ -296,6 +311,9 @@ pub struct NodeInput {
     /// Content of files, by its digest: on disk; or why it cannot be had, in one sentence. What is not in the map is not
     /// fetched yet.
     pub files: BTreeMap<FileDigest, Result<(), String>>,
+    /// Editions of secrets, by the digest that accepted specs name: handed to this node, and opening; or why not, in one
+    /// sentence. What is not in the map was not handed to it.
+    pub secrets: BTreeMap<Digest, Result<SecretState, String>>,
     pub ledger: Ledger,
     /// Every container with our cluster's label; or why the engine did not say, in one sentence.
     pub observed: Result<Vec<Observed>, String>,
@@ -327,6 +345,7 @@ impl NodeInput {
             assignment: None,
             specs: BTreeMap::new(),
             files: BTreeMap::new(),
+            secrets: BTreeMap::new(),
             ledger: Ledger::default(),
             observed: Ok(Vec::new()),
             images: BTreeMap::new(),
@@ -406,6 +425,8 @@ pub enum Op {
         name: String,
         labels: OwnLabels,
         spec: Arc<ServiceSpec>,
+        /// The spec's image, by the digest that its tag was settled to be.
+        image: Box<ImageRef>,
         ports: Vec<AssignedPort>,
     },
     Start {

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use planner::cluster::Snapshot;
 use planner::node::*;
+use schemas::image::{ImageDigest, ImagePin, ImageRef};
 use schemas::names::NodeName;
-use schemas::records::{AcceptedBody, Assignment, ClusterId, FailingReason, Order, Report};
+use schemas::records::{AcceptedBody, AssignedImage, Assignment, ClusterId, Digest, FailingReason, Order, Report};
 use schemas::service::ServiceSpec;
 
 /// A container as the engine has it.
@@ -65,7 +66,7 @@ pub struct Host {
     pub quiet: bool,
     // The engine.
     pub containers: Vec<Real>,
-    local: BTreeSet<String>,
+    local: BTreeMap<String, ImagePin>,
     pub away: bool,
     next_id: u64,
     starts: u64,
@@ -89,9 +90,23 @@ pub enum Fate {
 pub struct Registry {
     /// Once true, every image exists, runs and is healthy.
     pub healed: bool,
+    /// Every pull by tag finds that the tag was moved.
+    pub moves: u64,
 }
 
 impl Registry {
+    /// What a pull gives.
+    fn fetch(&mut self, image: &ImageRef) -> ImagePin {
+        let digest = match image.digest() {
+            Some(digest) => digest.parse().expect("a digest"),
+            None => {
+                self.moves += 1;
+                let text = format!("{} {}", image.name(), self.moves);
+                ImageDigest::from(*Digest::of(text.as_bytes()).bytes())
+            }
+        };
+        ImagePin { digest, id: digest }
+    }
     pub fn missing(&self, image: &str) -> bool {
         !self.healed && image.starts_with("missing")
     }
@@ -122,7 +137,7 @@ impl Host {
             report: None,
             quiet: false,
             containers: Vec::new(),
-            local: BTreeSet::new(),
+            local: BTreeMap::new(),
             away: false,
             next_id: 0,
             starts: 0,
@@ -333,9 +348,10 @@ impl Host {
             }
         }
         for image in out.look_up {
-            let present = self.local.contains(&image);
+            let here = self.local.get(&image);
             let known = Image {
-                present,
+                present: here.is_some(),
+                pin: here.copied(),
                 ..Image::default()
             };
             self.input.images.insert(image, known);
@@ -372,13 +388,18 @@ impl Host {
             if let (Reason::SpecChanged { .. }, Op::Stop { .. } | Op::Kill { .. }) = (&step.reason, &step.op) {
                 let entry = out.ledger.get(&step.instance).cloned().flatten();
                 let entry = entry.or(self.input.ledger.entries.get(&step.instance).cloned());
-                let in_force = entry.and_then(|entry| entry.in_force).expect("a spec in force");
+                let entry = entry.expect("an entry");
+                let in_force = entry.in_force.expect("a spec in force");
                 let spec = self.input.specs.get(&step.instance.spec(in_force.n, &in_force.digest));
                 let Some(SpecState::Here(spec)) = spec else {
                     panic!("stopped for a spec that is not here: {step:?}")
                 };
+                let image = match entry.image {
+                    Some(AssignedImage::Settled(pin)) => spec.container.image.at(pin.digest),
+                    Some(AssignedImage::Settling) | None => spec.container.image.clone(),
+                };
                 assert!(
-                    self.local.contains(spec.container.image.as_str()),
+                    self.local.contains_key(image.as_str()),
                     "stopped before the new image is here: {step:?}"
                 );
             }
@@ -388,7 +409,7 @@ impl Host {
     // ---- the engine ------------------------------------------------------------------------------------------------
 
     /// All pulls under way end.
-    pub fn end_pulls(&mut self, registry: &Registry, now_ms: u64) {
+    pub fn end_pulls(&mut self, registry: &mut Registry, now_ms: u64) {
         for (name, image) in &mut self.input.images {
             if image.pulling.take().is_none() {
                 continue;
@@ -400,12 +421,16 @@ impl Host {
                     retry_ms: now_ms + 5_000,
                 });
             } else {
-                self.local.insert(name.clone());
+                let reference: ImageRef = name.parse().expect("a reference");
+                let pin = registry.fetch(&reference);
+                self.local.insert(name.clone(), pin);
+                self.local.insert(reference.at(pin.digest).as_str().to_owned(), pin);
                 *image = Image {
                     present: true,
                     pulled_ms: Some(now_ms),
                     pulling: None,
                     failed: None,
+                    pin: Some(pin),
                 };
             }
         }
@@ -464,15 +489,16 @@ impl Host {
                 name,
                 labels,
                 spec,
+                image,
                 ports: _,
             } => {
                 if taken(name) {
                     return failed(FailingReason::NameTaken);
                 }
-                if !self.local.contains(spec.container.image.as_str()) {
-                    self.input.images.remove(spec.container.image.as_str());
+                let Some(pin) = self.local.get(image.as_str()).copied() else {
+                    self.input.images.remove(image.as_str());
                     return failed(FailingReason::ImageNotFound);
-                }
+                };
                 self.next_id += 1;
                 self.starts += 1;
                 let id = format!("{:064x}", self.next_id);
@@ -485,7 +511,8 @@ impl Host {
                     } else {
                         ContainerState::Running
                     },
-                    image: spec.container.image.as_str().to_owned(),
+                    image: image.as_str().to_owned(),
+                    image_id: Some(pin.id),
                     networks: [(
                         network_name(self.input.cluster.as_str(), &step.instance.namespace),
                         NetworkEnd::default(),

@@ -102,6 +102,8 @@ pub struct World {
     leader: Leader,
     hosts: BTreeMap<NodeName, Host>,
     registry: Registry,
+    /// The image of each accepted spec that containers were made of.
+    images: BTreeMap<(Uid, u64), String>,
     now_ms: u64,
     services: usize,
     /// Only what changes services and troubles agents happens: nodes stay.
@@ -159,6 +161,7 @@ impl World {
             service_statuses: BTreeMap::new(),
             node_statuses: BTreeMap::new(),
             file_statuses: BTreeMap::new(),
+            secrets: BTreeMap::new(),
             acks: BTreeMap::new(),
             breaker: Breaker::default(),
         };
@@ -169,6 +172,7 @@ impl World {
             leader: Leader::default(),
             hosts: BTreeMap::new(),
             registry: Registry::default(),
+            images: BTreeMap::new(),
             now_ms: 1_000_000,
             services,
             calm: false,
@@ -593,7 +597,10 @@ impl World {
                 }
                 self.host(&node).run_step(at, fate, &registry, now);
             }
-            14 | 15 => self.host(&node).end_pulls(&registry, now),
+            14 | 15 => {
+                let host = self.hosts.get_mut(&node).expect("hosts stay");
+                host.end_pulls(&mut self.registry, now);
+            }
             16..=18 => self.write_report(&node),
             19 | 20 => {
                 let seconds = [1, 6, 30, 61, 400, 700][self.script.below(6)];
@@ -649,11 +656,13 @@ impl World {
                     .map(|one| {
                         let next = one.next.as_ref().map(|next| next.n);
                         format!(
-                            "{} n{} {:?} ready {} next {next:?}",
+                            "{} n{} {:?} ready {} next {next:?} image {:?} failing {:?}",
                             one.name(),
                             one.n,
                             one.phase,
-                            one.ready
+                            one.ready,
+                            one.image.map(|pin| pin.digest.short()),
+                            one.failing.as_ref().map(|failing| failing.reason),
                         )
                     })
                     .collect();
@@ -691,7 +700,7 @@ impl World {
             while !host.under_way.is_empty() {
                 host.run_step(0, Fate::Fine, &self.registry, now);
             }
-            host.end_pulls(&self.registry, now);
+            host.end_pulls(&mut self.registry, now);
         }
         host.ask_list();
         host.hear_list();
@@ -802,7 +811,22 @@ impl World {
         found
     }
 
+    /// Whatever becomes of a tag: all containers of one accepted spec are of one image, wherever and whenever they are made.
+    fn check_images(&mut self) {
+        let containers = self.hosts.values().flat_map(|host| &host.containers);
+        for real in containers.filter(|real| !real.foreign) {
+            let Some(own) = real.seen.own() else { continue };
+            let image = real.seen.image.clone();
+            let known = self
+                .images
+                .entry((own.instance.uid, own.n))
+                .or_insert_with(|| image.clone());
+            assert_eq!(*known, image, "two images of {} n{}", own.instance.workload, own.n);
+        }
+    }
+
     pub fn check(&mut self) {
+        self.check_images();
         for ((uid, slot), places) in self.running() {
             let given_up = |node: &NodeName| {
                 self.forfeited

@@ -1,7 +1,9 @@
-//! Tests of `planner::cluster`: `rules.rs` tells in tables what is decided when (`files.rs` for files), `laws.rs` has the laws as properties over
+//! Tests of `planner::cluster`: `rules.rs` tells in tables what is decided when (`files.rs` for files, `images.rs` for images), `laws.rs` has the laws as properties over
 //! random clusters and histories. Both drive `support.rs`: a store in memory, and a fleet that obeys its assignments.
 
 mod files;
+mod images;
 mod laws;
 mod rules;
+mod secrets;
 mod support;

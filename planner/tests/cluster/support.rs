@@ -9,15 +9,17 @@ use planner::cluster::{
     plan_with, verdicts,
 };
 use schemas::config_file::ConfigFileSpec;
+use schemas::image::{ImageDigest, ImagePin};
 use schemas::keys::ResourceKey;
 use schemas::kinds::Kind;
 use schemas::names::{NodeName, Slot};
 use schemas::node::NodeSpec;
 use schemas::problem::Problem;
 use schemas::records::{
-    Accepted, Ack, Addresses, Assigned, AssignedState, Assignment, Breaker, Capacity, ClusterId, ClusterMarker,
-    Condition, ConditionType, Cordon, CordonMode, Digest, Engine, Failing, FailingReason, Next, NodeFacts, Order,
-    Phase, Record, Report, ReportedInstance, SchemaVersion, ServiceStatus, SessionRecord, Uid, Verdict, VerdictRecord,
+    Accepted, Ack, Addresses, Assigned, AssignedImage, AssignedState, Assignment, Breaker, Capacity, ClusterId,
+    ClusterMarker, Condition, ConditionType, Cordon, CordonMode, Digest, Engine, Failing, FailingReason, Next,
+    NodeFacts, Order, Phase, Record, Report, ReportedInstance, SchemaVersion, ServiceStatus, SessionRecord, Uid,
+    Verdict, VerdictRecord,
 };
 use schemas::service::ServiceSpec;
 use schemas::units::{ByteSize, Cpu};
@@ -50,9 +52,18 @@ pub struct Cluster {
     pub crashing: BTreeSet<String>,
     /// Instances that are not ready though they run, for reasons of their own: by resource and slot.
     pub sick: BTreeSet<String>,
+    /// What images with tags are for these nodes. Others have them from no registry.
+    pub tells: BTreeMap<NodeName, ImagePin>,
     pub exhaustive: bool,
 }
 
+/// One image of many.
+pub fn pin(byte: u8) -> ImagePin {
+    ImagePin {
+        digest: ImageDigest::from([byte; 32]),
+        id: ImageDigest::from([byte ^ 0xff; 32]),
+    }
+}
 pub fn name(text: &str) -> NodeName {
     text.parse().expect("a name")
 }
@@ -119,6 +130,7 @@ impl Cluster {
                 service_statuses: BTreeMap::new(),
                 node_statuses: BTreeMap::new(),
                 file_statuses: BTreeMap::new(),
+                secrets: BTreeMap::new(),
                 acks: BTreeMap::new(),
                 breaker: Breaker::default(),
             },
@@ -126,6 +138,7 @@ impl Cluster {
             missing: BTreeSet::new(),
             crashing: BTreeSet::new(),
             sick: BTreeSet::new(),
+            tells: BTreeMap::new(),
             exhaustive: false,
         }
     }
@@ -506,7 +519,7 @@ impl Cluster {
                 if !replaces {
                     container.entry = next;
                     container.next = None;
-                } else if !self.missing.contains(&self.image(&next)) {
+                } else if !self.missing.contains(&self.image(&next)) && !self.settles(node, &next) {
                     *container = Container {
                         entry: next,
                         ready: false,
@@ -520,6 +533,7 @@ impl Cluster {
             let limit = match container.entry.state {
                 _ if self.missing.contains(&image) && container.steps < 1 => 0,
                 AssignedState::Prepared => 1.max(container.steps),
+                _ if self.settles(node, &container.entry) => 1.max(container.steps),
                 _ if self.crashing.contains(&image) => 2,
                 _ => 3,
             };
@@ -537,8 +551,11 @@ impl Cluster {
     pub fn report(&mut self, text: &str) {
         let node = name(text);
         let Some(agent) = self.agents.get(&node) else { return };
-        let mut instances: Vec<ReportedInstance> =
-            agent.held.values().map(|container| self.reported(container)).collect();
+        let mut instances: Vec<ReportedInstance> = agent
+            .held
+            .values()
+            .map(|container| self.reported(&node, container))
+            .collect();
         instances.sort_by(|a, b| {
             (&a.namespace, &a.workload, &a.slot, &a.uid).cmp(&(&b.namespace, &b.workload, &b.slot, &b.uid))
         });
@@ -562,7 +579,18 @@ impl Cluster {
         }
     }
 
-    fn reported(&self, container: &Container) -> ReportedInstance {
+    /// Whether an agent waits to be told what an image is that it could fetch.
+    fn settles(&self, node: &NodeName, entry: &Assigned) -> bool {
+        entry.image == Some(AssignedImage::Settling) && self.tells.contains_key(node)
+    }
+
+    /// What an agent says of an image that its assignment does not say.
+    fn told(&self, node: &NodeName, entry: &Assigned) -> Option<ImagePin> {
+        let unknown = !matches!(entry.image, Some(AssignedImage::Settled(_)));
+        self.tells.get(node).copied().filter(|_| unknown)
+    }
+
+    fn reported(&self, node: &NodeName, container: &Container) -> ReportedInstance {
         let entry = &container.entry;
         let image = self.image(entry);
         let phase = match container.steps {
@@ -610,9 +638,11 @@ impl Cluster {
             next: container.next.as_ref().map(|next| Next {
                 n: next.n,
                 phase: Phase::Pulling { percent: 0 },
+                image: self.told(node, next),
             }),
             failing,
             conditions: Vec::new(),
+            image: self.told(node, entry).filter(|_| container.steps > 0),
         }
     }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::node::NodeCondition;
 use super::{ClusterId, Digest, SchemaVersion, Uid, kind_segment};
 use crate::container::Protocol;
+use crate::image::ImagePin;
 use crate::kinds::Kind;
 use crate::names::{InstanceName, Namespace, NodeName, ResourceName, Slot};
 
@@ -52,6 +53,21 @@ pub struct Assigned {
     /// The node's ports it holds, one for each published port of the spec, in the spec's order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<AssignedPort>,
+    /// What the tag in its spec stands for. None where the spec names a digest, or what is on the node is meant
+    /// (`pullPolicy: Never`); and in assignments of releases that did not settle tags.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<AssignedImage>,
+}
+
+/// What a tag stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum AssignedImage {
+    /// Nobody knows yet. A node that has the image reports what it is, and makes no container of it before that is
+    /// settled; an image that no registry knows is taken as it is on the node.
+    Settling,
+    /// This, for all instances of the accepted spec.
+    Settled(ImagePin),
 }
 
 /// What an agent must make of an instance.
@@ -142,6 +158,9 @@ pub struct ReportedInstance {
     /// Options this engine or kernel did not take, and the like.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<InstanceCondition>,
+    /// What its image is here, while its assignment does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImagePin>,
 }
 
 impl ReportedInstance {
@@ -187,6 +206,9 @@ pub enum Phase {
 pub struct Next {
     pub n: u64,
     pub phase: Phase,
+    /// What its image is here, while its assignment does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImagePin>,
 }
 
 /// Why an instance does not become, or stay, ready.
@@ -232,6 +254,8 @@ pub enum FailingReason {
     StopFailed,
     /// A file it mounts is not in the store, or is not what was accepted.
     FileUnavailable,
+    /// A secret it gets was not handed to the node, or cannot be opened or kept in memory there.
+    SecretUnavailable,
     /// The engine does not answer.
     EngineUnavailable,
     /// The node's policy forbids what the spec asks for: no container is made of it.

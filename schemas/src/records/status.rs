@@ -1,9 +1,11 @@
-//! What the leader tells people: the status of each resource, and events. Derived; nothing decides from them.
+//! What the leader tells people: the status of each resource, and events. Derived; nothing decides from them, but for one
+//! thing that a service's status remembers: which images its tags stood for.
 
 use serde::{Deserialize, Serialize};
 
 use super::{SchemaVersion, Uid, Verdict};
 use crate::config_file::FileEdition;
+use crate::image::{ImagePin, ImageRef};
 use crate::names::{NodeName, ResourceName};
 use crate::problem::Problem;
 use crate::units::{ByteSize, Cpu};
@@ -29,6 +31,21 @@ pub struct ServiceStatus {
     /// Why instances have no node: what refused them. At most 20 kinds of refusal.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refusals: Vec<Refusal>,
+    /// What the image of each number stands for, where it names a tag. In order of numbers, the last 20.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<SettledImage>,
+}
+
+/// What the image of an accepted spec stands for: settled once, by the first node that had it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SettledImage {
+    /// The number of the accepted spec.
+    pub n: u64,
+    /// The reference in it.
+    pub image: ImageRef,
+    #[serde(flatten)]
+    pub pin: ImagePin,
 }
 
 /// How many instances are how far.

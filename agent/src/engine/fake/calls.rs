@@ -16,8 +16,8 @@ use tokio::sync::broadcast;
 
 use super::super::{
     Action, CLUSTER_LABEL, ContainerRuntime, ContainerState, CreateRequest, Created, Details, EngineError, EngineInfo,
-    EngineVersion, ErrorKind, Event, ExecEnd, ImageId, Inspection, NetworkEnd, Observed, ProgressSink, PullProgress,
-    Result, Stats, translate,
+    EngineVersion, ErrorKind, Event, ExecEnd, ImageId, Inspection, LocalImage, NetworkEnd, Observed, ProgressSink,
+    PullProgress, Result, Stats, translate,
 };
 use super::{FakeContainer, FakeEngine};
 use crate::logins::Login;
@@ -144,13 +144,14 @@ impl ContainerRuntime for FakeEngine {
                     ));
                 }
                 let image = translate::engine_reference(&request.spec.image);
-                if !world.images.contains_key(&image) {
+                let Some(here) = world.images.get(&image) else {
                     return Err(EngineError::new(
                         ErrorKind::ImageNotFound,
                         &act,
                         &format!("No such image: {image}"),
                     ));
-                }
+                };
+                let image_id = here.pin.map(|pin| pin.id);
                 let network = body["HostConfig"]["NetworkMode"]
                     .as_str()
                     .unwrap_or_default()
@@ -165,6 +166,7 @@ impl ContainerRuntime for FakeEngine {
                         .collect(),
                     state: ContainerState::Created,
                     image,
+                    image_id,
                     networks: BTreeMap::from([(network, NetworkEnd::default())]),
                     details: Some(Details {
                         restart_policy: "no".into(),
@@ -449,7 +451,7 @@ impl ContainerRuntime for FakeEngine {
         image: &'a ImageRef,
         login: Option<&'a Login>,
         progress: ProgressSink,
-    ) -> BoxFuture<'a, Result<ImageId>> {
+    ) -> BoxFuture<'a, Result<LocalImage>> {
         async move {
             self.world().pulled_as = login.map(|login| login.user.clone());
             self.enter("pull", image.as_str(), true).await?;
@@ -467,14 +469,14 @@ impl ContainerRuntime for FakeEngine {
                 percent: 50,
                 attempt: 1,
             });
-            self.add_image(image.as_str());
+            let here = self.fetch(image);
             self.changed.notify_waiters();
-            Ok(ImageId(format!("sha256:{}", translate::engine_reference(image))))
+            Ok(here)
         }
         .boxed()
     }
 
-    fn image<'a>(&'a self, image: &'a ImageRef) -> BoxFuture<'a, Result<Option<ImageId>>> {
+    fn image<'a>(&'a self, image: &'a ImageRef) -> BoxFuture<'a, Result<Option<LocalImage>>> {
         async move {
             self.world().look_ups += 1;
             self.enter("image", image.as_str(), false).await?;

@@ -134,10 +134,10 @@ impl ContainerRuntime for Mortal {
         image: &'a ImageRef,
         login: Option<&'a Login>,
         progress: ProgressSink,
-    ) -> BoxFuture<'a, Result<ImageId>> {
+    ) -> BoxFuture<'a, Result<LocalImage>> {
         self.acts(self.engine.pull(image, login, progress)).boxed()
     }
-    fn image<'a>(&'a self, image: &'a ImageRef) -> BoxFuture<'a, Result<Option<ImageId>>> {
+    fn image<'a>(&'a self, image: &'a ImageRef) -> BoxFuture<'a, Result<Option<LocalImage>>> {
         self.reads(self.engine.image(image)).boxed()
     }
     fn logs<'a>(&'a self, id: &'a str, lines: usize) -> BoxFuture<'a, Result<Vec<String>>> {

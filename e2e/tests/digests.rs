@@ -1,0 +1,100 @@
+//! Images on real engines and a real registry: what a tag stands for is settled once, for slots and nodes that come later
+//! too, and an image that was built here needs no registry.
+
+use std::path::Path;
+
+use e2e::seats::{agent, install_token, on, server, serves, succeeds};
+use e2e::{Host, Lab, eventually};
+
+/// Puts an image into the registry under this tag, marked with a label; nothing of it stays on the host.
+fn push(host: &Host, registry: &str, tag: &str, mark: &str) {
+    let reference = format!("{registry}/team/app:{tag}");
+    host.docker(&["create", "--name", "pushed", "reeve/hello:1", "sh"]);
+    let label = format!("LABEL mark={mark}");
+    host.docker(&["commit", "--change", &label, "pushed", &reference]);
+    host.docker(&["rm", "pushed"]);
+    host.docker(&["push", &reference]);
+    host.docker(&["rmi", &reference]);
+}
+
+fn manifest(lab: &Lab, image: &str, replicas: u32, word: &str) -> String {
+    let text = format!(
+        "apiVersion: reeve/v1\nkind: Service\nmetadata: {{name: web}}\nspec:\n  replicas: {replicas}\n  update: {{minReady: 1s}}\n  container:\n    image: {image}\n    env: {{WORD: {word}}}\n    command: [sleep, '1000']\n    stopGracePeriod: 1s\n  placement: {{maxPerNode: 1}}\n"
+    );
+    lab.file(&format!("web-{replicas}-{word}.yaml"), &text)
+}
+
+/// The marks of what runs, host by host.
+fn marks(hosts: &[&Host]) -> Vec<String> {
+    let of = |host: &&Host| {
+        let mut marks: Vec<String> = host
+            .docker(&["ps", "--format", "{{.Label \"mark\"}}"])
+            .lines()
+            .map(str::to_owned)
+            .collect();
+        marks.sort();
+        marks.join(",")
+    };
+    hosts.iter().map(of).collect()
+}
+
+fn applied(host: &Host, file: &str) {
+    assert!(Path::new(file).exists());
+    succeeds(host, &["apply", "-f", file, "--yes", "--timeout", "120s"]);
+}
+
+fn wait_nodes(host: &Host, count: usize) {
+    eventually("the nodes are ready", 90, || {
+        let (_, text) = on(host, &["get", "nodes"]);
+        if text.matches("Ready").count() >= count {
+            Ok(())
+        } else {
+            Err(text)
+        }
+    });
+}
+
+#[test]
+fn a_tag_means_one_image_for_slots_and_nodes_that_come_later() {
+    let mut lab = Lab::new(3);
+    let registry = lab.registry();
+    let token = install_token(&lab, "token");
+    let [n1, n2, n3] = lab.hosts.as_slice() else {
+        panic!("three hosts")
+    };
+    let seeds = n1.address.clone();
+    let _server = server(n1, &seeds, &token);
+    eventually("the seed serves", 60, || serves(n1));
+    let _first = agent(n2, &seeds, &token);
+    wait_nodes(n1, 1);
+    let image = format!("{registry}/team/app:1");
+    push(n1, &registry, "1", "first");
+    applied(n1, &manifest(&lab, &image, 1, "a"));
+    assert_eq!(marks(&[n2]), ["first"]);
+    let text = succeeds(n1, &["describe", "service", "web"]);
+    assert!(text.contains("is settled as sha256:"), "{text}");
+
+    // The tag is moved. Nothing happens, also not by the same manifest; a node that joins later runs what the others do.
+    push(n1, &registry, "1", "second");
+    let before = n2.lives();
+    applied(n1, &manifest(&lab, &image, 1, "a"));
+    let _second = agent(n3, &seeds, &token);
+    wait_nodes(n1, 2);
+    applied(n1, &manifest(&lab, &image, 2, "a"));
+    assert_eq!(marks(&[n2, n3]), ["first", "first"]);
+    assert_eq!(n2.lives(), before, "nothing was restarted");
+
+    // A change replaces the containers by the same image; another reference takes the new one, and going back the old one.
+    applied(n1, &manifest(&lab, &image, 2, "b"));
+    assert_eq!(marks(&[n2, n3]), ["first", "first"]);
+    push(n1, &registry, "2", "third");
+    applied(n1, &manifest(&lab, &format!("{registry}/team/app:2"), 2, "c"));
+    assert_eq!(marks(&[n2, n3]), ["third", "third"]);
+    applied(n1, &manifest(&lab, &image, 2, "d"));
+    assert_eq!(marks(&[n2, n3]), ["first", "first"]);
+
+    // An image of each host's own.
+    applied(n1, &manifest(&lab, "reeve/hello:1", 2, "e"));
+    let text = succeeds(n1, &["describe", "service", "web"]);
+    assert!(text.contains("as it is on each node"), "{text}");
+}

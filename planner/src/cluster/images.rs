@@ -1,0 +1,217 @@
+//! What the tag in a service's spec stands for. It is settled once for an accepted spec, by the first report of a node that
+//! was given an instance of it, and holds for all its slots, also those that come later; a spec with the same reference
+//! takes it over. The service's status remembers it, and so does every assignment. `memory.rs` asks while it is built.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use schemas::container::PullPolicy;
+use schemas::image::ImagePin;
+use schemas::records::{AssignedImage, ReportedInstance, ServiceStatus, SettledImage};
+use schemas::service::ServiceSpec;
+
+use super::accept::{Life, Standing, record};
+use super::memory::{Inst, Svc, service_of};
+use super::snapshot::Snapshot;
+use super::world::{NONE, Nodes};
+use crate::change::{Cost, cost, is_tagged};
+
+/// How many numbers a status remembers: as many as there are accepted records for people to go back to.
+const REMEMBERED: usize = 20;
+
+/// What the image of the spec in force is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum ImageOf {
+    /// What its reference says: a digest, or whatever is on the node.
+    #[default]
+    Named,
+    /// Not settled yet.
+    Open,
+    Settled(ImagePin),
+}
+
+impl ImageOf {
+    /// What an assignment says of it.
+    pub(super) fn assigned(self) -> Option<AssignedImage> {
+        match self {
+            Self::Named => None,
+            Self::Open => Some(AssignedImage::Settling),
+            Self::Settled(pin) => Some(AssignedImage::Settled(pin)),
+        }
+    }
+}
+
+/// The images that a service's status remembers, where it speaks of this life.
+fn known<'s>(status: Option<&'s Arc<ServiceStatus>>, life: &Life<'_>) -> &'s [SettledImage] {
+    let uid = match &life.standing {
+        Standing::Live(live) => &*live.uid,
+        Standing::Never | Standing::Deleted | Standing::Held { .. } => return &[],
+    };
+    let same_life = status.filter(|status| status.uid.as_ref() == Some(uid));
+    same_life.map_or(&[], |status| &status.images)
+}
+
+/// What the image of number `n` is: settled for itself, or for another number that means the same by it.
+fn settled(life: &Life<'_>, known: &[SettledImage], n: u64, spec: &ServiceSpec) -> Option<ImagePin> {
+    let lends = |one: &&SettledImage| one.image == spec.container.image && keeps(life, one.n, spec);
+    let own = known.iter().find(|one| one.n == n);
+    let before = || known.iter().rev().filter(|one| one.n < n).find(lends);
+    let after = || known.iter().filter(|one| one.n > n).find(lends);
+    own.or_else(before).or_else(after).map(|one| one.pin)
+}
+
+/// What the image of the spec in force is, as the status remembers it.
+pub(super) fn remembered(life: &Life<'_>, n: u64, spec: &ServiceSpec, status: Option<&Arc<ServiceStatus>>) -> ImageOf {
+    settled(life, known(status, life), n, spec).map_or(ImageOf::Open, ImageOf::Settled)
+}
+
+/// Whether a spec with the same reference means what number `n` meant. With `Always` only where no container is replaced:
+/// whoever asks for that wants new containers to have what the tag stands for by then.
+fn keeps(life: &Life<'_>, n: u64, spec: &ServiceSpec) -> bool {
+    spec.container.pull_policy != PullPolicy::Always
+        || spec_of(life, n).is_some_and(|old| !matches!(cost(old, spec), Cost::Replace { .. }))
+}
+
+fn spec_of<'l>(life: &'l Life<'_>, n: u64) -> Option<&'l ServiceSpec> {
+    let (record, _) = record(life.history?, life.key, n)?;
+    service_of(&record.body)
+}
+
+/// What a pass has found out about images.
+#[derive(Default)]
+pub(super) struct Settled {
+    /// What is settled now and was not before, by service.
+    pub now: BTreeMap<u32, Vec<SettledImage>>,
+    /// What other numbers than the one in force have for an image, where an instance of theirs has yet to be told.
+    older: BTreeMap<(u32, u64), ImagePin>,
+}
+
+impl Settled {
+    /// What the assignment of an instance says of its image from now on, where it says something else than before.
+    pub(super) fn assigned(&self, inst: &Inst, svc: &Svc<'_>) -> Option<AssignedImage> {
+        match svc.image {
+            ImageOf::Settled(pin) if inst.n == svc.n => Some(AssignedImage::Settled(pin)),
+            ImageOf::Named | ImageOf::Open | ImageOf::Settled(_) => self
+                .older
+                .get(&(inst.svc, inst.n))
+                .map(|pin| AssignedImage::Settled(*pin)),
+        }
+    }
+}
+
+/// Settles what is open and was told: by the lowest slot, and of those by the first node in order of names. `waiting` are
+/// the places of instances that do not know yet what their image is, though somebody may.
+pub(super) fn settle(
+    snapshot: &Snapshot,
+    lives: &[Life<'_>],
+    nodes: &Nodes<'_>,
+    svcs: &mut [Svc<'_>],
+    insts: &mut [Inst],
+    waiting: &[u32],
+) -> Settled {
+    let mut out = Settled::default();
+    let mut by_svc: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    for at in waiting {
+        by_svc.entry(insts[*at as usize].svc).or_default().push(*at);
+    }
+    for (at, waiting) in by_svc {
+        let svc = &mut svcs[at as usize];
+        let life = &lives[svc.life];
+        let status = snapshot.service_statuses.get(svc.key);
+        let mut known = known(status.and_then(|stored| stored.value.as_ref().ok()), life).to_vec();
+        let mut told: Vec<(u64, bool, u64, u32, ImagePin)> = Vec::new();
+        told.extend(waiting.iter().filter_map(|inst| told_by(&insts[*inst as usize], nodes)));
+        // Of each number, what an assignment says goes before what is only reported.
+        told.sort_unstable();
+        for (n, _, _, _, pin) in told {
+            let Some(spec) = spec_of(life, n).filter(|spec| is_tagged(spec)) else {
+                continue;
+            };
+            if settled(life, &known, n, spec).is_none() {
+                let image = spec.container.image.clone();
+                let new = SettledImage { n, image, pin };
+                known.push(new.clone());
+                known.sort_by_key(|one| one.n);
+                out.now.entry(at).or_default().push(new);
+            }
+        }
+        if let (ImageOf::Open, Some(spec)) = (svc.image, svc.spec) {
+            svc.image = settled(life, &known, svc.n, spec).map_or(ImageOf::Open, ImageOf::Settled);
+        }
+        for inst in waiting {
+            let inst = &mut insts[inst as usize];
+            if inst.n != svc.n
+                && let Some(spec) = spec_of(life, inst.n).filter(|spec| is_tagged(spec))
+                && let Some(pin) = settled(life, &known, inst.n, spec)
+            {
+                out.older.insert((at, inst.n), pin);
+            }
+            inst.repin = !inst.seen.pinned && out.assigned(inst, svc).is_some();
+        }
+    }
+    // Others of their services may have been told nothing themselves.
+    for inst in insts.iter_mut().filter(|inst| out.now.contains_key(&inst.svc)) {
+        let svc = &svcs[inst.svc as usize];
+        inst.repin |= !inst.seen.pinned && inst.assigned != NONE && out.assigned(inst, svc).is_some();
+    }
+    out
+}
+
+/// The number, whether it is only reported, the slot, the node, and the image. Only a node that was given an instance of this
+/// number has a say.
+fn told_by(inst: &Inst, nodes: &Nodes<'_>) -> Option<(u64, bool, u64, u32, ImagePin)> {
+    let node = nodes.list.get(inst.node as usize)?;
+    let assigned = node.assignment?.instances.get(inst.assigned as usize)?;
+    let n = assigned.n;
+    let reported = || {
+        let said = node.report?.instances.get(inst.reported as usize)?;
+        match &said.next {
+            _ if said.n == n => said.image,
+            Some(next) if next.n == n => next.image,
+            Some(_) | None => None,
+        }
+    };
+    let (only_reported, pin) = match assigned.image {
+        Some(AssignedImage::Settled(pin)) => (false, pin),
+        Some(AssignedImage::Settling) | None => (true, reported()?),
+    };
+    Some((n, only_reported, inst.slot, inst.node, pin))
+}
+
+/// What the image of a number is that a node reports, and that is written into its assignment anew. As it says itself where
+/// nothing remembers it; and to be settled where it does not.
+pub(super) fn of_number(
+    snapshot: &Snapshot,
+    svc: &Svc<'_>,
+    life: &Life<'_>,
+    reported: &ReportedInstance,
+) -> Option<AssignedImage> {
+    let spec = spec_of(life, reported.n).filter(|spec| is_tagged(spec))?;
+    if let (ImageOf::Settled(pin), true) = (svc.image, svc.n == reported.n) {
+        return Some(AssignedImage::Settled(pin));
+    }
+    let status = snapshot.service_statuses.get(svc.key);
+    let known = known(status.and_then(|stored| stored.value.as_ref().ok()), life);
+    let pin = settled(life, known, reported.n, spec).or(reported.image);
+    Some(pin.map_or(AssignedImage::Settling, AssignedImage::Settled))
+}
+
+/// What the status remembers from now on. `before` is what it remembers.
+pub(super) fn to_remember(
+    svc: &Svc<'_>,
+    life: &Life<'_>,
+    before: Option<&Arc<ServiceStatus>>,
+    now: Option<&Vec<SettledImage>>,
+) -> Vec<SettledImage> {
+    let mut images = known(before, life).to_vec();
+    images.extend(now.into_iter().flatten().cloned());
+    if let (ImageOf::Settled(pin), Some(spec)) = (svc.image, svc.spec)
+        && images.iter().all(|one| one.n != svc.n)
+    {
+        let image = spec.container.image.clone();
+        images.push(SettledImage { n: svc.n, image, pin });
+    }
+    images.sort_by_key(|one| one.n);
+    images.drain(..images.len().saturating_sub(REMEMBERED));
+    images
+}
