@@ -9,9 +9,10 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as 
 use std::path::{Path, PathBuf};
 
 use schemas::config_file::{FileDigest, MAX_FILE_BYTES};
-use schemas::container::ContainerSpec;
+use schemas::container::{ContainerSpec, SecretUse};
 use schemas::names::Namespace;
 use schemas::records::FailingReason;
+use zeroize::Zeroizing;
 
 use crate::engine::FileBind;
 
@@ -69,7 +70,7 @@ pub fn prepare(data: &Path) -> io::Result<()> {
 }
 
 /// A directory of ours: not a link to one, and closed to others.
-fn own_directory(path: &Path) -> io::Result<()> {
+pub(crate) fn own_directory(path: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             if !fs::symlink_metadata(path)?.is_dir() {
@@ -100,17 +101,23 @@ pub struct Layout {
     content: PathBuf,
     /// The container's own directory.
     place: PathBuf,
-    copies: Vec<Copy>,
+    copies: Vec<FileCopy>,
 }
 
 #[derive(Clone, Debug)]
-struct Copy {
+struct FileCopy {
     digest: FileDigest,
     size: u64,
+    copy: Copy,
+    target: String,
+}
+
+/// How a file of a container looks.
+#[derive(Clone, Debug)]
+pub(crate) struct Copy {
     /// None: nobody asked for one, so root's where that can be.
     owner: Option<(u32, u32)>,
     mode: u32,
-    target: String,
 }
 
 impl Layout {
@@ -126,11 +133,13 @@ impl Layout {
             let edition = mount.edition.ok_or_else(|| LayError::NoEdition {
                 target: mount.path.clone(),
             })?;
-            Ok(Copy {
+            Ok(FileCopy {
                 digest: edition.digest,
                 size: edition.size,
-                owner: mount.owner.as_ref().and_then(|_| mount.owner()),
-                mode: mount.mode(),
+                copy: Copy {
+                    owner: mount.owner.as_ref().and_then(|_| mount.owner()),
+                    mode: mount.mode(),
+                },
                 target: mount.path.clone(),
             })
         };
@@ -152,17 +161,18 @@ impl Layout {
         own_directory(&self.place).map_err(LayError::io("make the directory", &self.place))?;
         let mut changed = false;
         let mut binds = Vec::with_capacity(self.copies.len());
-        for (index, copy) in self.copies.iter().enumerate() {
+        for (index, one) in self.copies.iter().enumerate() {
             let path = self.place.join(index.to_string());
-            if anew || !copy.is_at(&path) {
-                let bytes = self.content_of(copy)?;
-                copy.write(&path, &bytes)
+            if anew || !one.copy.is_at(&path, one.size) {
+                let bytes = self.content_of(one)?;
+                one.copy
+                    .write(&path, &bytes)
                     .map_err(LayError::io("write the file", &path))?;
                 changed = true;
             }
             binds.push(FileBind {
                 source: path,
-                target: copy.target.clone(),
+                target: one.target.clone(),
             });
         }
         if changed {
@@ -172,7 +182,7 @@ impl Layout {
         Ok(binds)
     }
 
-    fn content_of(&self, copy: &Copy) -> Result<Vec<u8>, LayError> {
+    fn content_of(&self, copy: &FileCopy) -> Result<Vec<u8>, LayError> {
         let path = self.content.join(copy.digest.hex());
         let mut bytes = Vec::new();
         File::open(&path)
@@ -190,18 +200,36 @@ impl Layout {
 }
 
 impl Copy {
+    /// As a secret's file is to look.
+    pub(crate) fn of_secret(one: &SecretUse) -> Self {
+        Self {
+            owner: one.owner.as_ref().and_then(|_| one.owner()),
+            mode: one.mode(),
+        }
+    }
+
+    /// Whether this copy is there, with these very bytes.
+    pub(crate) fn holds(&self, path: &Path, bytes: &[u8]) -> bool {
+        let same = || {
+            fs::read(path)
+                .map(Zeroizing::new)
+                .is_ok_and(|found| found.as_slice() == bytes)
+        };
+        self.is_at(path, bytes.len() as u64) && same()
+    }
+
     /// Whether this copy is there, as far as it can be seen without reading it.
-    fn is_at(&self, path: &Path) -> bool {
+    fn is_at(&self, path: &Path, size: u64) -> bool {
         let (uid, gid) = self.owner.unwrap_or((0, 0));
         fs::symlink_metadata(path).is_ok_and(|found| {
             found.is_file()
-                && found.len() == self.size
+                && found.len() == size
                 && found.mode() & 0o7777 == self.mode
                 && (self.owner.is_none() || (found.uid(), found.gid()) == (uid, gid))
         })
     }
 
-    fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let temporary = path.with_extension("new");
         match fs::remove_file(&temporary) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -236,7 +264,12 @@ impl Copy {
 
 /// Removes the copies of one container. None is a success.
 pub fn drop_copies_of(data: &Path, container: &str) -> io::Result<()> {
-    match fs::remove_dir_all(data.join(COPIES).join(container)) {
+    drop_one(&data.join(COPIES), container)
+}
+
+/// Removes what is kept for one container below a directory. None is a success.
+pub(crate) fn drop_one(folder: &Path, container: &str) -> io::Result<()> {
+    match fs::remove_dir_all(folder.join(container)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         Ok(()) | Err(_) => Ok(()),
     }
@@ -244,7 +277,12 @@ pub fn drop_copies_of(data: &Path, container: &str) -> io::Result<()> {
 
 /// Removes the copies of containers that are not among `keep`. What cannot be removed is tried again with the next call.
 pub fn drop_copies(data: &Path, keep: &BTreeSet<String>) -> io::Result<()> {
-    for entry in fs::read_dir(data.join(COPIES))? {
+    drop_others(&data.join(COPIES), keep)
+}
+
+/// Removes what is kept below a directory for containers that are not among `keep`.
+pub(crate) fn drop_others(folder: &Path, keep: &BTreeSet<String>) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let kept = entry.file_name().to_str().is_some_and(|name| keep.contains(name));
         if !kept {

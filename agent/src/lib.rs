@@ -26,6 +26,7 @@ pub mod probe;
 mod register;
 mod report;
 mod run;
+pub mod secrets;
 
 pub use disk::DiskError;
 pub use policy::{Policy, PolicyOptions};

@@ -1,5 +1,5 @@
-//! The accounts of registries that this node was handed: sealed for its own key, kept sealed on disk, opened for the one pull
-//! that needs one. What the leader hands out stands under one key, which is followed here; a new password counts at the
+//! What this node was handed: sealed for its own key, kept sealed on disk. Here are the accounts of registries, opened for the
+//! one pull that needs one; `secrets.rs` opens secrets. What the leader hands out stands under one key, which is followed here; a new password counts at the
 //! next pull, and pulls that were refused are tried again at once. The loop asks [`Logins::of`] before each pull.
 //!
 //! That the key is gone, or cannot be read, changes nothing: only a newer document does.
@@ -19,7 +19,7 @@ use schemas::names::{Namespace, NodeName};
 use schemas::records::{ClusterId, Handed, HandedLogin, Record};
 use schemas::registry::{DOCKER_IO, choose, sealed_as};
 use tokio::sync::mpsc;
-use trust::seal::{Context, Envelope, SealingKey, SealingPublic};
+use trust::seal::{Context, Envelope, SealError, SealingKey, SealingPublic};
 use zeroize::Zeroizing;
 
 use crate::disk::{DataDir, DiskError};
@@ -77,10 +77,10 @@ pub struct LoginError {
     user: String,
     registry: String,
     #[source]
-    source: trust::seal::SealError,
+    source: SealError,
 }
 
-/// The accounts of this node.
+/// What was handed to this node.
 #[derive(Debug)]
 pub struct Logins {
     key: SealingKey,
@@ -93,7 +93,7 @@ impl Logins {
     pub(crate) fn open(dir: &DataDir, cluster: &ClusterId) -> Result<Self, DiskError> {
         let key = key(dir)?;
         let handed = dir.read_json::<Handed>(HANDED_FILE).unwrap_or_else(|error| {
-            tracing::warn!("{}; the accounts of registries are read from the store", chain(&error));
+            tracing::warn!("{}; what was handed to this node is read from the store", chain(&error));
             None
         });
         let handed = handed.filter(|handed| handed.key == key.public().to_string());
@@ -110,7 +110,16 @@ impl Logins {
         self.key.public()
     }
 
-    fn handed(&self) -> Option<Arc<Handed>> {
+    pub(crate) const fn key(&self) -> &SealingKey {
+        &self.key
+    }
+
+    /// The cluster as envelopes are bound to it.
+    pub(crate) fn cluster(&self) -> Result<trust::identity::ClusterId, SealError> {
+        self.cluster.as_str().parse().map_err(|_| SealError::NotEnvelope)
+    }
+
+    pub(crate) fn handed(&self) -> Option<Arc<Handed>> {
         self.handed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -140,10 +149,10 @@ impl Logins {
             registry: registry.clone(),
             source,
         };
-        let no_envelope = trust::seal::SealError::NotEnvelope;
+        let no_envelope = SealError::NotEnvelope;
         let name = sealed_as(registry, &account.user);
         let context = Context {
-            cluster: self.cluster.as_str().parse().map_err(|_| wrong(no_envelope))?,
+            cluster: self.cluster().map_err(wrong)?,
             namespace: "_",
             kind: "registry",
             name: &name,
@@ -156,7 +165,7 @@ impl Logins {
     }
 
     /// Takes what stands in the store; whether it is news.
-    fn take(&self, handed: Handed) -> bool {
+    pub(crate) fn take(&self, handed: Handed) -> bool {
         if handed.key != self.key.public().to_string() {
             // For a key that this node no longer has: the leader writes it anew once it knows ours.
             return false;
@@ -177,7 +186,7 @@ fn key(dir: &DataDir) -> Result<SealingKey, DiskError> {
         match std::str::from_utf8(&bytes).ok().and_then(|text| text.parse().ok()) {
             Some(key) => return Ok(key),
             None => {
-                tracing::warn!("{KEY_FILE} holds no key: another is made, and accounts are sealed for that");
+                tracing::warn!("{KEY_FILE} holds no key: another is made, and values are sealed for that");
                 dir.set_aside(KEY_FILE);
             }
         }
@@ -230,7 +239,7 @@ pub(crate) async fn follow<S: Store>(
                     let _ = disk.send(Note::Handed);
                 }
             }
-            Err(error) => tracing::warn!("{}; the accounts that are known stay in use", chain(&error)),
+            Err(error) => tracing::warn!("{}; what was handed before stays in use", chain(&error)),
         }
     }
 }
@@ -239,7 +248,10 @@ pub(crate) async fn follow<S: Store>(
 pub(crate) fn save(dir: &DataDir, logins: &Logins) {
     let Some(handed) = logins.handed() else { return };
     if let Err(error) = dir.write_json(HANDED_FILE, &*handed) {
-        tracing::warn!("{}; after a restart accounts are read from the store", chain(&error));
+        tracing::warn!(
+            "{}; after a restart what was handed is read from the store",
+            chain(&error)
+        );
     }
 }
 
@@ -282,6 +294,7 @@ mod tests {
                 digest: String::new(),
                 envelope: serde_json::to_value(&envelope).unwrap(),
             }],
+            secrets: Vec::new(),
         }
     }
 

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 mod check;
 mod file;
 mod paths;
@@ -53,6 +55,29 @@ pub struct Policy {
     pub logging_drivers: BTreeSet<String>,
     /// Limits that may be set by name.
     pub ulimits: BTreeSet<String>,
+    /// Commands that people may run on the node itself; not a matter of assignments.
+    pub node_commands: BTreeSet<NodeCommand>,
+}
+
+/// A way for people to run commands on the node itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum NodeCommand {
+    /// Any program of the host, as the agent's user: `reeve node exec`.
+    Exec,
+    /// The engine's own program: `reeve docker`.
+    Docker,
+}
+
+impl NodeCommand {
+    /// As the policy file says it.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Exec => "exec",
+            Self::Docker => "docker",
+        }
+    }
 }
 
 /// A host path, and all under it, that may be mounted.
@@ -139,6 +164,7 @@ impl Policy {
                 "sigpending",
                 "stack",
             ]),
+            node_commands: BTreeSet::new(),
         }
     }
 
@@ -217,6 +243,7 @@ impl Gate {
     pub fn new(options: PolicyOptions, data_dir: &Path) -> Self {
         let mut own = options.own.clone();
         own.extend([data_dir.to_owned(), PathBuf::from(OWN_DIRECTORY), options.file.clone()]);
+        own.extend(crate::secrets::bases());
         let guarded = Guarded::new(own, options.guarded.clone());
         let seen = file::fingerprint(&options.file);
         let in_force = read(&options);
@@ -264,6 +291,31 @@ impl Gate {
     #[must_use]
     pub fn unreadable(&self) -> Option<String> {
         self.in_force().policy.as_ref().err().cloned()
+    }
+
+    /// Whether people may run such commands on this node; else why not, with the remedy.
+    ///
+    /// # Errors
+    /// When the policy does not say so, or cannot be read.
+    pub fn allows_command(&self, command: NodeCommand) -> Result<(), (String, String)> {
+        let file = self.options.file.display();
+        let word = command.word();
+        // As the file says now: what root has just taken back is gone. The loop hears of changes for itself.
+        let in_force = read(&self.options);
+        match &in_force.policy {
+            Ok(policy) if policy.node_commands.contains(&command) => Ok(()),
+            Ok(_) => Err((
+                format!(
+                    "commands of this kind are not allowed on this node: {} says nothing of them",
+                    in_force.name
+                ),
+                format!("root of that node allows them with the line `nodeCommands: [{word}]` in {file}"),
+            )),
+            Err(why) => Err((
+                format!("nothing is allowed on this node: {why}"),
+                format!("correct {file} there"),
+            )),
+        }
     }
 
     /// Where the policy in force comes from, in words.

@@ -13,6 +13,7 @@ use crate::failure::{Exit, Failure};
 use crate::manifest;
 use crate::output::{self, Format, print};
 use crate::preview::{Preview, preview};
+use crate::secrets::notes;
 use crate::view::{service_key, title};
 use crate::wait::{Goal, wait};
 
@@ -80,6 +81,7 @@ pub async fn plan(common: &Common, args: &PlanArgs) -> Verdict {
     match common.output {
         Format::Table | Format::Wide => {
             print(&preview.render(&edits));
+            tell(&edits);
             print(&format!("plan: {}\n", preview.summary()));
         }
         Format::Json => print(&output::json(&report(&edits, &preview, None))),
@@ -120,6 +122,7 @@ pub async fn bring_in_edits(
     let machine = common.output.is_for_machines();
     if !machine {
         print(&preview.render(&edits));
+        tell(&edits);
         if edits.iter().any(|edit| edit.effect != Effect::Unchanged) {
             print(&format!("plan: {}\n", preview.summary()));
         }
@@ -150,6 +153,13 @@ pub async fn bring_in_edits(
     let goals = edits.iter().map(goal).collect();
     wait(connection, goals, waiting.timeout, machine).await?;
     Ok(Exit::Done)
+}
+
+/// What a person must know beside the plan.
+fn tell(edits: &[Edit]) {
+    for note in notes(edits) {
+        print(&format!("note: {note}\n"));
+    }
 }
 
 /// A yes to what is removed: asked for on a terminal, else `--yes`.
@@ -197,5 +207,5 @@ fn report(edits: &[Edit], preview: &Preview, revision: Option<i64>) -> Value {
             })
         })
         .collect();
-    json!({ "documents": documents, "changes": preview.changes, "revision": revision })
+    json!({ "documents": documents, "changes": preview.changes, "notes": notes(edits), "revision": revision })
 }

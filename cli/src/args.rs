@@ -29,12 +29,13 @@ Five minutes:
 
 Commands:
   apply plan validate scale delete           change what is declared
-  get describe status events                 look at it
-  upload download login logout               files and registries
-  logs exec attach top images cp port-forward   be near the containers
+  get describe status events audit           look at it
+  upload download secret login logout kv     files and secrets, registries
+  logs exec attach cp port-forward top images docker   be near the containers
   cordon uncordon drain node                 take nodes out of service
   up install uninstall doctor                run Reeve here, or on many hosts
   server token init controller agent         the parts of it, by hand
+  login-cluster context person               work from a machine of your own
   explain schema completion version admin    know more; rare acts
 
 For many hosts: `reeve install` on each of them.
@@ -67,7 +68,16 @@ pub struct Cli {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Common options")]
 pub struct Common {
-    /// The store's client URLs [default: the running `reeve up`, else http://127.0.0.1:2379]
+    /// Work with this cluster, of those in `reeve context ls`; `here` for what runs on this host
+    #[arg(
+        long,
+        global = true,
+        env = "REEVE_CONTEXT",
+        hide_env_values = true,
+        value_name = "NAME"
+    )]
+    pub context: Option<ResourceName>,
+    /// The store's client URLs [default: the context's, else the running `reeve up`, else http://127.0.0.1:2379]
     #[arg(
         long,
         global = true,
@@ -174,9 +184,20 @@ pub enum Verb {
         after_help = "A node is retired first, a seed goes out of the store's members. Data stays unless --purge-data is given.\nExample: reeve uninstall"
     )]
     Uninstall(host::UninstallArgs),
-    /// Make the tokens that hosts join with
+    /// Make the tokens that hosts and people join with
     #[command(subcommand)]
     Token(seats::TokenVerb),
+    /// Log in to a cluster of seeds from this machine, which need not belong to it
+    #[command(
+        after_help = "On a seed, `reeve token create --person NAME --rights RIGHTS` prints the token. The key is made here and stays here,\nin ~/.config/reeve; the certificate is renewed by itself whenever commands are used.\nExample: reeve login-cluster --seeds 10.0.0.1,10.0.0.2,10.0.0.3 --token-file token --name prod"
+    )]
+    LoginCluster(contexts::LoginClusterArgs),
+    /// Choose between the clusters that this user has logged in to
+    #[command(subcommand)]
+    Context(contexts::ContextVerb),
+    /// See and end what people may do in the cluster
+    #[command(subcommand)]
+    Person(contexts::PersonVerb),
     /// Write documents, show the plan, and wait until they are in force
     #[command(after_help = "Example: reeve apply -f web.yaml")]
     Apply(ApplyArgs),
@@ -185,7 +206,7 @@ pub enum Verb {
     Plan(PlanArgs),
     /// List resources and instances
     #[command(
-        after_help = "Kinds: services (svc), nodes (no), configfiles (cf), registries (reg), instances (in), events (ev), all\nExample: reeve get svc -A -o wide"
+        after_help = "Kinds: services (svc), nodes (no), configfiles (cf), registries (reg), secrets (sec), instances (in), events (ev), all\nExample: reeve get svc -A -o wide"
     )]
     Get(GetArgs),
     /// Say everything about one resource
@@ -207,6 +228,9 @@ pub enum Verb {
     /// List files, with their editions and users
     #[command(after_help = "Example: reeve files -A\n         reeve files undo nginx-conf")]
     Files(files::FilesArgs),
+    /// Passwords, keys and tokens: set, listed, and never shown
+    #[command(subcommand)]
+    Secret(secrets::SecretVerb),
     /// Log in to a registry: the password is checked there, and kept sealed
     #[command(
         after_help = "The password is asked for, or read with --password-stdin. Logging in again renews it; the next pull uses it.\nExample: reeve login registry.example:5000 --user ci\n         reeve login docker.io --user me --password-stdin < token"
@@ -233,6 +257,14 @@ pub enum Verb {
     /// Show what happened
     #[command(visible_alias = "ev", after_help = "Example: reeve events -w")]
     Events(EventsArgs),
+    /// Keep small values of your own in the cluster
+    #[command(subcommand)]
+    Kv(kv::KvVerb),
+    /// Show what people did through `reeve`: who, what, when, and how it ended
+    #[command(
+        after_help = "Kept for 90 days. Who has a certificate of the cluster is named by it; others, as they call themselves, are marked `told`.\nExample: reeve audit --since 1d\n         reeve audit --by anna -o json"
+    )]
+    Audit(AuditArgs),
     /// Show what instances write
     #[command(
         after_help = "Over all nodes, each line whole; -f goes on over restarts, moves and changes.\nExample: reeve logs -f web\n         reeve logs web.2 --since 5m --tail 100"
@@ -243,6 +275,11 @@ pub enum Verb {
         after_help = "Its exit code becomes this one's. Nodes allow it where their agent runs with --allow-exec, and record it.\nExample: reeve exec -it web.2 -- sh"
     )]
     Exec(near::ExecArgs),
+    /// Run Docker's own program on nodes, in parallel, through their agents
+    #[command(
+        after_help = "Off until a node's policy says `nodeCommands: [docker]`; recorded there. With one node its exit code is this one's.\nExample: reeve docker --nodes n1,n2 -- ps"
+    )]
+    Docker(near::DockerArgs),
     /// Join an instance's own process; Ctrl-P Ctrl-Q leaves it
     #[command(after_help = "Example: reeve attach web.2")]
     Attach(near::AttachArgs),
@@ -376,7 +413,7 @@ pub struct DeleteArgs {
     /// Do not ask
     #[arg(short, long)]
     pub yes: bool,
-    /// Also files that services use: those keep the edition they have
+    /// Also files and secrets that services use: those keep the edition they have
     #[arg(long)]
     pub force: bool,
     /// What does not exist is no failure
@@ -429,6 +466,16 @@ pub struct EventsArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct AuditArgs {
+    /// Only what is younger than this
+    #[arg(long, value_parser = duration, default_value = "7d", value_name = "AGE")]
+    pub since: Duration,
+    /// Only of this person
+    #[arg(long, value_name = "NAME")]
+    pub by: Option<String>,
+}
+
+#[derive(Debug, Args)]
 pub struct ScaleArgs {
     /// SERVICE, or SERVICE=N
     #[arg(value_name = "SERVICE")]
@@ -468,6 +515,11 @@ pub enum NodeVerb {
     /// Retire nodes: what they ran goes elsewhere at once
     #[command(after_help = "Example: reeve node rm n3")]
     Rm(NodeRmArgs),
+    /// Run a program on nodes themselves, in parallel, through their agents
+    #[command(
+        after_help = "Off until a node's policy says `nodeCommands: [exec]`; recorded there. With one node its exit code is this one's.\nExample: reeve node exec --nodes n1,n2 -- df -h /var/lib"
+    )]
+    Exec(near::NodeExecArgs),
 }
 
 #[derive(Debug, Args)]
@@ -511,6 +563,12 @@ pub enum AdminVerb {
         after_help = "Stop `reeve up` or the controllers and agents afterwards, and start them with the new --etcd.\nExample: reeve admin migrate-store --to https://10.0.0.1:2379 --to-ca ca.pem"
     )]
     MigrateStore(MigrateArgs),
+    /// Replace the cluster's authority, and with it every certificate; no container is restarted
+    #[command(
+        name = "rotate-authority",
+        after_help = "On a seed, as root. The seeds do it by themselves; run it again to see how far it is.\nExample: reeve admin rotate-authority\nExample: reeve admin rotate-authority --without n4"
+    )]
+    RotateAuthority(authority::RotateArgs),
 }
 
 #[derive(Debug, Args)]
@@ -749,10 +807,14 @@ pub fn scale_target(args: &ScaleArgs) -> Result<(ResourceName, u32), String> {
     }
 }
 
+pub mod authority;
+pub mod contexts;
 pub mod files;
 pub mod host;
+pub mod kv;
 pub mod near;
 pub mod registry;
 pub mod seats;
+pub mod secrets;
 #[cfg(test)]
 mod tests;

@@ -18,6 +18,7 @@ use crate::files;
 use crate::manifest;
 use crate::output::{self, Format, print};
 use crate::preview::preview;
+use crate::secrets;
 use crate::select::{What, what};
 use crate::view::{View, title};
 use crate::wait::{Goal, wait};
@@ -41,7 +42,14 @@ pub async fn delete(common: &Common, args: &DeleteArgs) -> Verdict {
     let mut missing = Vec::new();
     for (key, kv) in keys.into_iter().zip(found) {
         match kv {
+            Some(kv) if key.kind == Kind::Secret => {
+                edits.extend(secrets::deletion(&connection, key, Some(kv.mod_revision)).await?);
+            }
             Some(kv) => edits.push(Edit::delete(key, kv.mod_revision)),
+            None if key.kind == Kind::Secret => match secrets::deletion(&connection, key.clone(), None).await? {
+                Some(edit) => edits.push(edit),
+                None => missing.push(title(&key)),
+            },
             None => missing.push(title(&key)),
         }
     }
@@ -62,7 +70,7 @@ pub async fn delete(common: &Common, args: &DeleteArgs) -> Verdict {
         }
         return Ok(Exit::Done);
     }
-    if !args.force && edits.iter().any(|edit| edit.key.kind == Kind::ConfigFile) {
+    if !args.force && edits.iter().any(|edit| is_used(&edit.key)) {
         unused(&connection, &edits).await?;
     }
     let preview = preview(&connection, &edits).await?;
@@ -76,6 +84,7 @@ pub async fn delete(common: &Common, args: &DeleteArgs) -> Verdict {
             let stops = match (edit.key.kind, stops) {
                 (Kind::Service, stops) => format!(": stops {}", output::count(stops, "instance")),
                 (Kind::ConfigFile, _) => String::new(),
+                (Kind::Secret, _) => ": its value goes with it, and is in no backup but those of the store".to_owned(),
                 (Kind::Registry, _) => ": its accounts are used for no pull any more".to_owned(),
                 (Kind::Node, _) => ": the node itself stays; take it out with `reeve node rm`".to_owned(),
             };
@@ -107,13 +116,21 @@ pub async fn delete(common: &Common, args: &DeleteArgs) -> Verdict {
     Ok(Exit::Done)
 }
 
-/// Refuses to delete files that services use, but for services that go with them.
+/// Whether resources of its kind are used by services.
+const fn is_used(key: &ResourceKey) -> bool {
+    matches!(key.kind, Kind::ConfigFile | Kind::Secret)
+}
+
+/// Refuses to delete files and secrets that services use, but for services that go with them.
 async fn unused(connection: &Connection, edits: &[Edit]) -> Result<(), Failure> {
     let view = View::read(connection, &["desired", "status"]).await?;
     let going: BTreeSet<&ResourceKey> = edits.iter().map(|edit| &edit.key).collect();
     let mut failure: Option<Failure> = None;
-    for key in going.iter().filter(|key| key.kind == Kind::ConfigFile) {
-        let users = files::users(&view, key, &going);
+    for key in going.iter().filter(|key| is_used(key)) {
+        let users = match key.kind {
+            Kind::Secret => secrets::users(&view, key, &going),
+            Kind::ConfigFile | Kind::Service | Kind::Node | Kind::Registry => files::users(&view, key, &going),
+        };
         if !users.is_empty() {
             let names: Vec<String> = users.iter().map(|name| format!("service/{name}")).collect();
             let line = format!("{} is used by {}; nothing was deleted", title(key), names.join(", "));
@@ -126,7 +143,7 @@ async fn unused(connection: &Connection, edits: &[Edit]) -> Result<(), Failure> 
     match failure {
         None => Ok(()),
         Some(failure) => Err(failure
-            .help("take it out of their `files` first; with --force it goes, and they keep the edition they have")),
+            .help("take it out of their `files` or `secrets` first; with --force it goes, and they keep the edition they have")),
     }
 }
 

@@ -46,8 +46,16 @@ pub struct Edit {
 pub struct Beside {
     pub key: Vec<u8>,
     pub guard: Guard,
-    /// None: it is only compared.
-    pub value: Option<Vec<u8>>,
+    pub then: Then,
+}
+
+/// What becomes of a key beside a document.
+#[derive(Debug)]
+pub enum Then {
+    Put(Vec<u8>),
+    Delete,
+    /// It is only compared.
+    Nothing,
 }
 
 /// What is stored now for these keys, in their order.
@@ -229,6 +237,7 @@ pub async fn commit(
         .filter(|edit| changed(edit) || !edit.beside.is_empty())
         .collect();
     let mut written = BTreeMap::new();
+    work.iter().for_each(|edit| crate::audit::note(title(&edit.key)));
     for chunk in work.chunks(EDITS_PER_TXN) {
         let mut txn = person::txn().require(connection.key(&Key::Cluster), Guard::Unchanged(marker.mod_revision));
         for edit in chunk {
@@ -243,10 +252,11 @@ pub async fn commit(
                 Effect::Create | Effect::Change => txn.put(key, edit.bytes.clone(), guard),
                 Effect::Unchanged => txn.require(key, guard),
             };
-            for Beside { key, guard, value } in &edit.beside {
-                txn = match value {
-                    Some(value) => txn.put(key.clone(), value.clone(), *guard),
-                    None => txn.require(key.clone(), *guard),
+            for Beside { key, guard, then } in &edit.beside {
+                txn = match then {
+                    Then::Put(value) => txn.put(key.clone(), value.clone(), *guard),
+                    Then::Delete => txn.delete(key.clone(), *guard),
+                    Then::Nothing => txn.require(key.clone(), *guard),
                 };
             }
             if let Some(removal) = removals.iter().find(|removal| removal.key == edit.key) {

@@ -21,7 +21,7 @@ use crate::args::Common;
 use crate::args::Waiting;
 use crate::args::files::{DownloadArgs, FilesArgs, FilesVerb, PruneArgs, UndoArgs, UploadArgs};
 use crate::connect::{Connection, Marker, connect};
-use crate::edit::{self, Beside};
+use crate::edit::{self, Beside, Then};
 use crate::failure::{Exit, Failure, printable};
 use crate::output::{self, Format, Table, print};
 use crate::rows;
@@ -93,7 +93,7 @@ async fn write_parts(connection: &Connection, digest: &FileDigest, bytes: &[u8])
             beside.push(Beside {
                 key,
                 guard: Guard::Any,
-                value: Some(part.to_vec()),
+                then: Then::Put(part.to_vec()),
             });
             continue;
         }
@@ -102,7 +102,7 @@ async fn write_parts(connection: &Connection, digest: &FileDigest, bytes: &[u8])
             Outcome::Committed { revision } => beside.push(Beside {
                 key,
                 guard: Guard::Unchanged(revision),
-                value: None,
+                then: Then::Nothing,
             }),
             Outcome::FenceLost | Outcome::Conflict { .. } => {
                 return Err(Failure::new(
@@ -238,7 +238,7 @@ async fn newest(connection: &Connection, key: &ResourceKey) -> Result<ConfigFile
     })?;
     match admit_stored(key, &found.value).map_err(Failure::invalid)?.document {
         Document::ConfigFile(file) => Ok(file.spec),
-        Document::Service(_) | Document::Node(_) | Document::Registry(_) => {
+        Document::Service(_) | Document::Node(_) | Document::Registry(_) | Document::Secret(_) => {
             Err(Failure::new(Exit::Failed, format!("{} is no file", title(key))))
         }
     }
@@ -493,7 +493,7 @@ async fn referred(connection: &Connection) -> Result<BTreeSet<FileDigest>, Failu
         {
             match admit_stored(&key, &kv.value).map(|admitted| admitted.document) {
                 Ok(Document::ConfigFile(file)) => referred.extend(file.spec.digest),
-                Ok(Document::Service(_) | Document::Node(_) | Document::Registry(_)) => {}
+                Ok(Document::Service(_) | Document::Node(_) | Document::Registry(_) | Document::Secret(_)) => {}
                 Err(problems) => return Err(unreadable(&kv.key, problems.to_string())),
             }
         }

@@ -97,6 +97,7 @@ fn classes(what: What) -> &'static [&'static str] {
     match what {
         What::Resource(Kind::Service | Kind::ConfigFile) => &["desired", "status"],
         What::Resource(Kind::Registry) => &["desired"],
+        What::Resource(Kind::Secret) => &["desired", "sealed"],
         What::Resource(Kind::Node) => &[
             "desired",
             "status",
@@ -137,6 +138,11 @@ fn registries<'a>(view: &'a View, filter: &'a Filter) -> impl Iterator<Item = &'
     keys.filter(|key| filter.takes(None, key.name.as_str(), || view.labels(key)))
 }
 
+fn secrets<'a>(view: &'a View, filter: &'a Filter) -> impl Iterator<Item = &'a ResourceKey> {
+    view.secret_keys()
+        .filter(|key| filter.takes(key.namespace.as_ref(), key.name.as_str(), || view.labels(key)))
+}
+
 fn nodes(view: &View, filter: &Filter) -> Vec<NodeName> {
     let mut names = view.node_names();
     names.retain(|node| filter.takes(None, node.as_str(), || view.node_labels(node)));
@@ -171,6 +177,7 @@ fn missing(view: &View, what: What, filter: &Filter) -> Vec<String> {
         What::Resource(Kind::Node) => nodes(view, filter).iter().map(ToString::to_string).collect(),
         What::Resource(Kind::ConfigFile) => files(view, filter).map(|key| key.name.to_string()).collect(),
         What::Resource(Kind::Registry) => registries(view, filter).map(|key| key.name.to_string()).collect(),
+        What::Resource(Kind::Secret) => secrets(view, filter).map(|key| key.name.to_string()).collect(),
         What::Instances => {
             let found = instances(view, filter);
             found
@@ -186,7 +193,7 @@ fn missing(view: &View, what: What, filter: &Filter) -> Vec<String> {
         What::Events | What::All => "",
     };
     let place = match (&filter.namespace, what) {
-        (Some(namespace), What::Resource(Kind::Service | Kind::ConfigFile) | What::Instances) => {
+        (Some(namespace), What::Resource(Kind::Service | Kind::ConfigFile | Kind::Secret) | What::Instances) => {
             format!(" in namespace `{namespace}`")
         }
         _ => String::new(),
@@ -283,7 +290,19 @@ fn sections(view: &View, what: What, filter: &Filter, wide: bool) -> Vec<Section
             .collect(),
         none: "no registries: `reeve login HOST` adds one".to_owned(),
     };
+    let secret_section = || Section {
+        head: head(crate::secrets::HEAD, true),
+        rows: secrets(view, filter)
+            .map(|key| Row {
+                id: key.to_string(),
+                name: format!("secret/{}", key.name),
+                cells: row(key.namespace.as_ref(), crate::secrets::row(view, key, wide)),
+            })
+            .collect(),
+        none: format!("no secrets{place}: `reeve secret set NAME` makes one"),
+    };
     match what {
+        What::Resource(Kind::Secret) => vec![secret_section()],
         What::Resource(Kind::ConfigFile) => vec![file_section()],
         What::Resource(Kind::Registry) => vec![registry_section()],
         What::Resource(Kind::Service) => vec![service_section()],
@@ -378,6 +397,9 @@ fn documents(view: &View, what: What, filter: &Filter, format: Format) {
     };
     if matches!(what, What::Resource(Kind::ConfigFile) | What::All) {
         files(view, filter).for_each(&mut plain);
+    }
+    if matches!(what, What::Resource(Kind::Secret) | What::All) {
+        secrets(view, filter).for_each(&mut plain);
     }
     if matches!(what, What::Resource(Kind::Registry) | What::All) {
         registries(view, filter).for_each(&mut plain);
@@ -479,6 +501,7 @@ async fn watch_documents(connection: &Connection, format: Format, what: What, fi
         What::Resource(Kind::Node) => &[Kind::Node],
         What::Resource(Kind::ConfigFile) => &[Kind::ConfigFile],
         What::Resource(Kind::Registry) => &[Kind::Registry],
+        What::Resource(Kind::Secret) => &[Kind::Secret],
         What::All => Kind::ALL,
         What::Instances | What::Events => {
             return Err(Failure::usage("only services and nodes can be followed as documents"));

@@ -4,8 +4,10 @@
 mod admin;
 mod apply;
 mod args;
+mod audit;
 mod check;
 mod connect;
+mod contexts;
 mod daemons;
 mod delete;
 mod describe;
@@ -15,17 +17,21 @@ mod files;
 mod follow;
 mod get;
 mod host;
+mod kv;
 mod logging;
 mod manifest;
 mod near;
 mod nodes;
 mod orphan;
 mod output;
+mod persons;
 mod preview;
 mod registry;
+mod rotate;
 mod rows;
 mod sealing;
 mod seats;
+mod secrets;
 mod select;
 mod status;
 mod up;
@@ -56,6 +62,7 @@ fn main() -> ExitCode {
     match run(&common, &verb) {
         Ok(exit) => exit.into(),
         Err(failure) => {
+            let failure = contexts::explained(&common, failure);
             output::complain(&match common.output {
                 Format::Json => failure.to_json(),
                 Format::Table | Format::Wide | Format::Yaml | Format::Name => failure.render(output::look()),
@@ -65,7 +72,23 @@ fn main() -> ExitCode {
     }
 }
 
+/// What handles passwords leaves no core dump, and no other process of its user looks into it. It ends with this process:
+/// programs that it starts have their own.
+fn keep_memory_private(verb: &Verb) {
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    let handles = matches!(
+        verb,
+        Verb::Agent(_) | Verb::Controller(_) | Verb::Server(_) | Verb::Up(_) | Verb::Secret(_) | Verb::Login(_)
+    );
+    if handles {
+        // A kernel that knows no such thing is no reason to do nothing.
+        let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    }
+}
+
 fn run(common: &args::Common, verb: &Verb) -> Verdict {
+    keep_memory_private(verb);
+    audit::expect(common, verb);
     match verb {
         Verb::Version => check::version(common),
         Verb::Completion { shell } => check::completion(*shell),
@@ -82,15 +105,19 @@ fn run(common: &args::Common, verb: &Verb) -> Verdict {
         Verb::Upload(args) => ask(files::upload(common, args)),
         Verb::Download(args) => ask(files::download(common, args)),
         Verb::Files(args) => ask(files::files(common, args)),
+        Verb::Secret(verb) => ask(secrets::secret(common, verb)),
         Verb::Login(args) => ask(registry::login(common, args)),
         Verb::Logout(args) => ask(registry::logout(common, args)),
         Verb::Registries => ask(registry::registries(common)),
         Verb::Events(args) => ask(status::events(common, args)),
+        Verb::Kv(verb) => ask(kv::kv(common, verb)),
+        Verb::Audit(args) => ask(audit::audit(common, args)),
         Verb::Scale(args) => ask(apply::scale(common, args)),
         Verb::Cordon(args) => ask(nodes::cordon(common, args)),
         Verb::Uncordon(args) => ask(nodes::uncordon(common, args)),
         Verb::Drain(args) => ask(nodes::drain(common, args)),
         Verb::Node(verb) => ask(nodes::node(common, verb)),
+        Verb::Docker(args) => ask(near::docker(common, args)),
         Verb::Admin(verb) => ask(admin::admin(common, verb)),
         Verb::Logs(args) => ask(near::logs(common, args)),
         Verb::Exec(args) => ask(near::exec(common, args)),
@@ -107,6 +134,9 @@ fn run(common: &args::Common, verb: &Verb) -> Verdict {
         Verb::Doctor(args) => ask(host::doctor::doctor(common, args)),
         Verb::Install(args) => ask(host::install::install(common, args)),
         Verb::Token(verb) => ask(seats::token_verb(common, verb)),
+        Verb::LoginCluster(args) => ask(contexts::login(common, args)),
+        Verb::Context(verb) => contexts::context(common, verb),
+        Verb::Person(verb) => ask(persons::person(common, verb)),
     }
 }
 
@@ -117,7 +147,14 @@ fn cannot_start(error: &std::io::Error) -> Failure {
 /// Verbs that talk to the store and end: one thread is enough.
 fn ask(verb: impl Future<Output = Verdict>) -> Verdict {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|error| cannot_start(&error))?.block_on(verb)
+    runtime.map_err(|error| cannot_start(&error))?.block_on(async {
+        let verdict = verb.await;
+        match &verdict {
+            Ok(exit) => audit::end(*exit as u8, false).await,
+            Err(failure) => audit::end(failure.exit as u8, failure.denied).await,
+        }
+        verdict
+    })
 }
 
 /// Verbs that run until a signal.

@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use planner::cluster::{self, Action, Change, DesiredBody, DesiredEntry, Reason, Snapshot, Status};
 use runtime::{Prefix, Store};
-use schemas::keys::ResourceKey;
-use schemas::kinds::Document;
+use schemas::keys::{Key, ResourceKey, Root};
+use schemas::kinds::{Document, Kind};
 use schemas::names::Slot;
-use schemas::records::{Digest, Refusal};
+use schemas::records::{Digest, Record, Refusal, Sealed};
 
 use crate::connect::Connection;
-use crate::edit::{Edit, Effect};
+use crate::edit::{Beside, Edit, Effect, Then};
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Tone, count};
 use crate::view::title;
@@ -58,7 +58,7 @@ pub async fn preview(connection: &Connection, edits: &[Edit]) -> Result<Preview,
     }
     let before = before;
     let mut after = before.clone();
-    lay_over(&mut after, edits);
+    lay_over(&mut after, &connection.root, edits);
     let plan = cluster::plan(&after);
     let edited: BTreeSet<&ResourceKey> = edits.iter().map(|edit| &edit.key).collect();
     let others = plan
@@ -106,8 +106,9 @@ pub async fn preview(connection: &Connection, edits: &[Edit]) -> Result<Preview,
 }
 
 /// The edits as if they were written.
-fn lay_over(snapshot: &mut Snapshot, edits: &[Edit]) {
+fn lay_over(snapshot: &mut Snapshot, root: &Root, edits: &[Edit]) {
     snapshot.revision += 1;
+    lay_values_over(snapshot, root, edits);
     for edit in edits.iter().filter(|edit| edit.effect != Effect::Unchanged) {
         let Some(document) = &edit.document else {
             snapshot.desired.remove(&edit.key);
@@ -122,7 +123,7 @@ fn lay_over(snapshot: &mut Snapshot, edits: &[Edit]) {
             Document::Node(node) => DesiredBody::Node(Arc::new(node.spec.clone())),
             Document::ConfigFile(file) => DesiredBody::ConfigFile(Arc::new(file.spec.clone())),
             // Nothing runs by it.
-            Document::Registry(_) => continue,
+            Document::Registry(_) | Document::Secret(_) => continue,
         };
         let metadata = document.metadata();
         let entry = DesiredEntry {
@@ -133,6 +134,27 @@ fn lay_over(snapshot: &mut Snapshot, edits: &[Edit]) {
             body,
         };
         snapshot.desired.insert(edit.key.clone(), entry);
+    }
+}
+
+/// The editions of secrets that edits put in force, or take away.
+fn lay_values_over(snapshot: &mut Snapshot, root: &Root, edits: &[Edit]) {
+    for Beside { key, guard: _, then } in edits.iter().flat_map(|edit| &edit.beside) {
+        let Some(Key::Sealed(key)) = root.parse(key) else {
+            continue;
+        };
+        let sealed = match then {
+            Then::Put(value) => Sealed::decode(value).ok(),
+            Then::Delete => None,
+            Then::Nothing => continue,
+        };
+        match sealed
+            .filter(|_| key.kind == Kind::Secret)
+            .and_then(|sealed| Some(sealed.in_force()?.0))
+        {
+            Some(edition) => snapshot.secrets.insert(key, edition),
+            None => snapshot.secrets.remove(&key),
+        };
     }
 }
 
@@ -362,6 +384,7 @@ pub fn reason_text(reason: &Reason) -> String {
         Reason::NotAssigned => "on no node yet".to_owned(),
         Reason::SpecChanged { from, to } => format!("generation {from} became {to}"),
         Reason::FileChanged { file, from, to } => format!("edition {from} of file {file} became {to}"),
+        Reason::SecretChanged { secret, from, to } => format!("edition {from} of secret {secret} became {to}"),
         Reason::ScaledDown { to } => format!("scaled down to {to}"),
         Reason::ResourceDeleted => "deleted".to_owned(),
         Reason::NodeNoLongerFits { rule } => format!("its node no longer fits: {rule}"),
@@ -381,7 +404,6 @@ pub fn reason_text(reason: &Reason) -> String {
 
 #[cfg(test)]
 mod tests {
-    use schemas::kinds::Kind;
     use schemas::names::InstanceName;
 
     use super::*;

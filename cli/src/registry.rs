@@ -29,7 +29,7 @@ use crate::args::Common;
 use crate::args::registry::{LoginArgs, LogoutArgs};
 use crate::connect::{Connection, Marker, connect};
 use crate::describe;
-use crate::edit::{self, Beside, Edit};
+use crate::edit::{self, Beside, Edit, Then};
 use crate::failure::{Exit, Failure, printable};
 use crate::output::{self, Cell, Format, Table, Tone, complain, print};
 use crate::rows;
@@ -227,7 +227,7 @@ async fn write(
     let beside = sealed.map(|(value, before)| Beside {
         key: connection.key(&Key::Sealed(found.key.clone())),
         guard: before.map_or(Guard::Absent, Guard::Unchanged),
-        value: Some(value),
+        then: Then::Put(value),
     });
     let mut metadata = json!({ "name": found.key.name });
     if let Some(known) = found.admitted.as_ref().map(|before| before.document.metadata()) {
@@ -247,8 +247,8 @@ async fn write(
     edit::commit(connection, marker, &edits, &[]).await.map(drop)
 }
 
-/// The sealed values of a registry and the revision they were written at.
-async fn sealed(connection: &Connection, key: &ResourceKey) -> Result<(Option<i64>, Sealed), Failure> {
+/// The sealed values of a registry or a secret, and the revision they were written at.
+pub async fn sealed(connection: &Connection, key: &ResourceKey) -> Result<(Option<i64>, Sealed), Failure> {
     match connection.get(&Key::Sealed(key.clone())).await? {
         None => Ok((None, Sealed::default())),
         Some(kv) => {
@@ -283,13 +283,19 @@ fn sealed_again(
     let envelope = Envelope::seal(context, password.as_bytes(), readers).map_err(|error| cannot(&error))?;
     let envelope = serde_json::to_value(&envelope).map_err(|error| cannot(&error))?;
     sealed.schema_version = SchemaVersion::default();
-    sealed.values.insert(user.to_owned(), SealedValue { edition, envelope });
+    let value = SealedValue {
+        edition,
+        envelope,
+        digest: None,
+        since: None,
+    };
+    sealed.values.insert(user.to_owned(), value);
     Ok((sealed.encode(), edition))
 }
 
 /// The controllers that are there, as this host believes them.
-async fn readers(common: &Common, connection: &Connection, marker: &Marker) -> Result<Vec<Reader>, Failure> {
-    let none = || Failure::new(Exit::Failed, "no controller is there to seal the password for");
+pub async fn readers(common: &Common, connection: &Connection, marker: &Marker) -> Result<Vec<Reader>, Failure> {
+    let none = || Failure::new(Exit::Failed, "no controller is there to seal it for");
     let presences = connection.class("controllers").await?;
     let published = presences.kvs.iter().filter_map(published);
     let published: Vec<String> = published.collect();
@@ -346,7 +352,7 @@ fn asked(question: &str) -> Result<String, Failure> {
 }
 
 /// A password as it is typed, unseen.
-fn password(question: &str) -> Result<Zeroizing<String>, Failure> {
+pub fn password(question: &str) -> Result<Zeroizing<String>, Failure> {
     if !output::can_ask() {
         return Err(no_terminal());
     }
@@ -519,7 +525,7 @@ fn rows_of(view: &View, sealed: &BTreeSet<LoginName>) -> (Vec<Row>, Broken) {
             Ok(Document::Registry(document)) => {
                 specs.insert(key.name.clone(), Arc::new(document.spec.clone()));
             }
-            Ok(Document::Service(_) | Document::Node(_) | Document::ConfigFile(_)) => {}
+            Ok(Document::Service(_) | Document::Node(_) | Document::ConfigFile(_) | Document::Secret(_)) => {}
             Err(problems) => {
                 let line = problems
                     .problems
@@ -627,7 +633,7 @@ pub fn describe(view: &View, key: &ResourceKey, format: Format) -> Option<String
             }
             describe::line(&mut text, "Revision", &declared.mod_revision.to_string());
         }
-        Ok(Document::Service(_) | Document::Node(_) | Document::ConfigFile(_)) => return None,
+        Ok(Document::Service(_) | Document::Node(_) | Document::ConfigFile(_) | Document::Secret(_)) => return None,
         Err(problems) => {
             let _ = writeln!(text, "{} is invalid; what was handed out stays in use\n", title(key));
             text.push_str(&problems.render(output::look()));

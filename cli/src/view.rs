@@ -13,12 +13,12 @@ use schemas::names::{InstanceName, Namespace, NodeName, ResourceName};
 use schemas::problem::Problems;
 use schemas::records::{
     Assigned, AssignedState, Assignment, Breaker, Condition, ConditionStatus, ConditionType, ConfigFileStatus, Cordon,
-    CordonMode, Event, NodeFacts, NodeStatus, Phase, Record, Report, ReportedInstance, ServiceStatus, Uid, Verdict,
-    VerdictRecord,
+    CordonMode, Event, NodeFacts, NodeStatus, Phase, Record, Report, ReportedInstance, Sealed, ServiceStatus, Uid,
+    Verdict, VerdictRecord,
 };
 
 use crate::connect::Connection;
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 
 /// A document under `desired/`.
 #[derive(Debug)]
@@ -39,6 +39,10 @@ pub struct View {
     pub services: BTreeMap<ResourceKey, Recorded<ServiceStatus>>,
     pub node_statuses: BTreeMap<NodeName, Recorded<NodeStatus>>,
     pub files: BTreeMap<ResourceKey, Recorded<ConfigFileStatus>>,
+    /// Of secrets: ciphertext.
+    pub sealed: BTreeMap<ResourceKey, Recorded<Sealed>>,
+    /// Sealed values may not be read by whoever asks.
+    pub sealed_hidden: bool,
     pub facts: BTreeMap<NodeName, Recorded<NodeFacts>>,
     pub sessions: BTreeMap<NodeName, ()>,
     pub verdicts: BTreeMap<NodeName, VerdictRecord>,
@@ -80,7 +84,14 @@ impl View {
     pub async fn read(connection: &Connection, classes: &[&str]) -> Result<Self, Failure> {
         let mut view = Self::default();
         for class in classes {
-            let listing = connection.class(class).await?;
+            let listing = match connection.class(class).await {
+                // Who only looks may read nothing sealed, and hears of the rest all the same.
+                Err(failure) if *class == "sealed" && failure.exit != Exit::Unreachable => {
+                    view.sealed_hidden = true;
+                    continue;
+                }
+                read => read?,
+            };
             for kv in &listing.kvs {
                 view.take(&connection.root, kv, None);
             }
@@ -130,7 +141,7 @@ impl View {
                 Kind::ConfigFile => {
                     self.files.insert(resource, decode(kv));
                 }
-                Kind::Registry => {}
+                Kind::Registry | Kind::Secret => {}
             },
             Key::Assignment(node) => {
                 self.assignments.insert(node, decode(kv));
@@ -162,13 +173,19 @@ impl View {
                     self.events.insert(rest, Happened { revision, event });
                 }
             }
+            Key::Sealed(resource) => {
+                if resource.kind == Kind::Secret {
+                    self.sealed.insert(resource, decode(kv));
+                }
+            }
             Key::Cluster
             | Key::Accepted(..)
             | Key::Ack(_)
             | Key::Controller(_)
             | Key::Blob(..)
-            | Key::Sealed(_)
             | Key::Handed(_)
+            | Key::Audit(..)
+            | Key::Own(..)
             | Key::Join(_)
             | Key::Trust(_)
             | Key::Issued(..) => {}
@@ -199,6 +216,13 @@ impl View {
     pub fn file_keys(&self) -> impl Iterator<Item = &ResourceKey> {
         let declared = self.declared.keys().filter(|key| key.kind == Kind::ConfigFile);
         let keys: BTreeSet<_> = declared.chain(self.files.keys()).collect();
+        keys.into_iter()
+    }
+
+    /// The secrets that are declared, or have a value.
+    pub fn secret_keys(&self) -> impl Iterator<Item = &ResourceKey> {
+        let declared = self.declared.keys().filter(|key| key.kind == Kind::Secret);
+        let keys: BTreeSet<_> = declared.chain(self.sealed.keys()).collect();
         keys.into_iter()
     }
 
@@ -398,6 +422,15 @@ pub fn file_key(namespace: &Namespace, name: &ResourceName) -> ResourceKey {
     ResourceKey {
         namespace: Some(namespace.clone()),
         kind: Kind::ConfigFile,
+        name: name.clone(),
+    }
+}
+
+/// The key of a Secret.
+pub fn secret_key(namespace: &Namespace, name: &ResourceName) -> ResourceKey {
+    ResourceKey {
+        namespace: Some(namespace.clone()),
+        kind: Kind::Secret,
         name: name.clone(),
     }
 }

@@ -17,7 +17,7 @@ use schemas::kinds::Kind;
 use schemas::names::NodeName;
 use schemas::records::{
     Ack, Assignment, Breaker, ClusterId, ClusterMarker, ConfigFileStatus, Cordon, Digest, NodeFacts, NodeStatus,
-    Record, Report, ServiceStatus, SessionRecord, VerdictRecord,
+    Record, Report, Sealed, ServiceStatus, SessionRecord, VerdictRecord,
 };
 use trust::key::Fingerprint;
 use trust::sign::Signing;
@@ -166,6 +166,7 @@ impl Observer {
             service_statuses: BTreeMap::new(),
             node_statuses: BTreeMap::new(),
             file_statuses: BTreeMap::new(),
+            secrets: BTreeMap::new(),
             acks: BTreeMap::new(),
             breaker: Breaker::default(),
         };
@@ -488,11 +489,15 @@ impl Observer {
             | Key::Event(_)
             | Key::Controller(_)
             | Key::Blob(..)
-            | Key::Sealed(_)
             | Key::Handed(_)
+            | Key::Audit(..)
+            | Key::Own(..)
             | Key::Join(_)
             | Key::Trust(_)
             | Key::Issued(..) => {}
+            Key::Sealed(resource) => {
+                snapshot.secrets.remove(&resource);
+            }
             Key::Desired(resource) => {
                 snapshot.desired.remove(&resource);
             }
@@ -509,7 +514,7 @@ impl Observer {
                 Kind::ConfigFile => {
                     snapshot.file_statuses.remove(&resource);
                 }
-                Kind::Registry => {}
+                Kind::Registry | Kind::Secret => {}
             },
             Key::Accepted(resource, n) => {
                 if let Some(history) = snapshot.accepted.get_mut(&resource) {
@@ -553,16 +558,18 @@ impl Observer {
             | Key::Event(_)
             | Key::Controller(_)
             | Key::Blob(..)
-            | Key::Sealed(_)
             | Key::Handed(_)
+            | Key::Audit(..)
+            | Key::Own(..)
             | Key::Join(_)
             | Key::Trust(TrustKey::Authorities(_) | TrustKey::Revoked)
             | Key::Issued(..) => None,
             Key::Trust(TrustKey::Signer(name)) => authors::signer(&name, kv)
                 .err()
                 .map(|why| format!("{why}; delete the key, controllers write theirs anew")),
-            // Nothing runs by it: `vault.rs` reads it, and the planner does not.
-            Key::Desired(resource) if resource.kind == Kind::Registry => {
+            Key::Sealed(resource) => self.put_sealed(resource, kv),
+            // Nothing runs by them: `vault.rs` reads a registry, people a secret's document, and the planner neither.
+            Key::Desired(resource) if matches!(resource.kind, Kind::Registry | Kind::Secret) => {
                 let problems = admit_stored(&resource, &kv.value).err();
                 problems.and_then(|problems| problems.problems.first().map(ToString::to_string))
             }
@@ -728,7 +735,26 @@ impl Observer {
                     .insert(resource, stored(kv, value.map(Arc::new)));
                 why
             }
-            Kind::Registry => None,
+            Kind::Registry | Kind::Secret => None,
+        }
+    }
+
+    /// Of a secret's sealed values, which edition is in force.
+    fn put_sealed(&mut self, resource: ResourceKey, kv: &KeyValue) -> Option<String> {
+        if resource.kind != Kind::Secret {
+            return None;
+        }
+        self.snapshot.secrets.remove(&resource);
+        let set = format!("set it again with `reeve secret set {}`", resource.name);
+        match Sealed::decode(&kv.value) {
+            Ok(sealed) => match sealed.in_force() {
+                Some((edition, _)) => {
+                    self.snapshot.secrets.insert(resource, edition);
+                    None
+                }
+                None => Some(format!("it has no edition in force; {set}")),
+            },
+            Err(error) => Some(format!("{}; {set}", chain(&error))),
         }
     }
 

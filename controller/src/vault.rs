@@ -1,6 +1,6 @@
 //! What people sealed for the controllers, sealed again for the nodes that need it: each node gets the accounts of
-//! registries that its images are fetched with, under `handed/node.<name>`, and no others. A leading controller looks after
-//! every plan, before it is written, so that a node has its accounts before its work. A controller that came later than a
+//! registries that its images are fetched with and the secrets of its instances, under `handed/node.<name>`, and no others. A leading controller looks after
+//! every plan, before it is written, so that a node has what it needs before its work. A controller that came later than a
 //! value gets it under `handed/controller.<key>` from the one that leads.
 //!
 //! The value itself is never opened here: only its data key is, and sealed for another reader. What is handed out already
@@ -11,14 +11,15 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
-use planner::cluster::{LoginName, Plan, Snapshot, logins};
+use planner::cluster::{LoginName, Plan, SecretName, SecretNeeds, Snapshot, logins, secrets};
 use runtime::{Cache, Fence, Guard, KeyValue, Outcome, Prefix, Store, StoreError, Txn};
 use schemas::admit::admit_stored;
 use schemas::keys::{Key, ResourceKey, Root};
 use schemas::kinds::{Document, Kind};
 use schemas::names::{NodeName, ResourceName};
-use schemas::records::{Handed, HandedLogin, Record, SchemaVersion, Sealed};
+use schemas::records::{Handed, HandedLogin, HandedSecret, Record, SchemaVersion, Sealed};
 use schemas::registry::{Account, RegistrySpec, sealed_as};
+use schemas::secret::SecretEdition;
 use serde_json::Value;
 use trust::identity::{ClusterId, Name};
 use trust::publish::{Believed, Holder};
@@ -65,12 +66,30 @@ struct Kept {
     envelope: Envelope,
 }
 
+/// What one reader is to be handed.
+#[derive(Default)]
+struct Needs {
+    logins: BTreeSet<LoginName>,
+    /// In the order in which they are given room.
+    secrets: Vec<SecretName>,
+    /// What the reader keeps where it has it.
+    kept: BTreeSet<SecretName>,
+}
+
+impl Needs {
+    fn is_empty(&self) -> bool {
+        self.logins.is_empty() && self.secrets.is_empty() && self.kept.is_empty()
+    }
+}
+
 /// What a leader keeps from pass to pass.
 pub(crate) struct Vault {
     options: VaultOptions,
     /// Decoded once for each revision of their keys.
     registries: BTreeMap<ResourceName, (i64, Option<Arc<RegistrySpec>>)>,
     sealed: BTreeMap<ResourceName, (i64, BTreeMap<String, Kept>)>,
+    /// The editions of secrets.
+    secrets: BTreeMap<ResourceKey, (i64, BTreeMap<SecretEdition, Envelope>)>,
     handed: BTreeMap<String, (i64, Option<Arc<Handed>>)>,
     /// Published keys with the readers behind them.
     readers: BTreeMap<String, (String, Option<Reader>)>,
@@ -101,14 +120,17 @@ fn revisions(root: &Root, cache: &Cache, classes: &[&str], now: Time) -> u64 {
 }
 
 /// A number for all that a pass here looks at beside its plan.
-fn look(root: &Root, cache: &Cache, snapshot: &Snapshot, now: Time) -> u64 {
+fn look(root: &Root, cache: &Cache, snapshot: &Snapshot, now: Time, secrets: bool) -> u64 {
     let mut hasher = DefaultHasher::new();
     let classes = ["desired/_/registry", "sealed", "handed", "controllers", "trust"];
     revisions(root, cache, &classes, now).hash(&mut hasher);
     for (node, entry) in &snapshot.nodes {
         let facts = entry.facts.as_ref().map(|facts| facts.mod_revision);
         let assigned = entry.assignment.as_ref().map(|assignment| assignment.mod_revision);
-        (node, facts, assigned).hash(&mut hasher);
+        // Which secrets are still in force on a node, its report says.
+        let report = entry.report.as_ref().filter(|_| secrets);
+        let reported = report.map(|report| report.mod_revision);
+        (node, facts, assigned, reported).hash(&mut hasher);
     }
     hasher.finish()
 }
@@ -123,6 +145,7 @@ impl Vault {
             options,
             registries: BTreeMap::new(),
             sealed: BTreeMap::new(),
+            secrets: BTreeMap::new(),
             handed: BTreeMap::new(),
             readers: BTreeMap::new(),
             rested: None,
@@ -140,7 +163,7 @@ impl Vault {
         plan: &Plan,
         now: Time,
     ) -> Vec<Hand> {
-        let look = look(root, cache, snapshot, now);
+        let look = look(root, cache, snapshot, now, self.knows_secrets());
         if plan.assignments.is_empty() && self.rested == Some(look) {
             return Vec::new();
         }
@@ -150,23 +173,32 @@ impl Vault {
             self.readers.clear();
             self.trust = trust;
         }
-        self.follow(root, cache);
-        if self.registries.is_empty() && self.handed.is_empty() {
-            return Vec::new();
-        }
         let Ok(cluster) = snapshot.cluster.id.as_str().parse::<ClusterId>() else {
             return Vec::new();
         };
+        self.follow(root, cache, cluster);
+        if self.registries.is_empty() && self.secrets.is_empty() && self.handed.is_empty() {
+            return Vec::new();
+        }
         let good = self.registries.iter();
         let good: BTreeMap<ResourceName, Arc<RegistrySpec>> = good
             .filter_map(|(name, (_, spec))| Some((name.clone(), spec.clone()?)))
             .collect();
-        let needed = logins(snapshot, plan, &good);
-        let nothing = BTreeSet::new();
+        let mut accounts = logins(snapshot, plan, &good);
+        let mut of_secrets = if self.knows_secrets() {
+            secrets(snapshot, plan)
+        } else {
+            BTreeMap::new()
+        };
         let mut hands = Vec::new();
         for (node, entry) in &snapshot.nodes {
             let reader = format!("node.{node}");
-            let needed = needed.get(node).unwrap_or(&nothing);
+            let SecretNeeds { assigned, in_force } = of_secrets.remove(node).unwrap_or_default();
+            let needed = Needs {
+                logins: accounts.remove(node).unwrap_or_default(),
+                secrets: assigned.into_iter().collect(),
+                kept: in_force,
+            };
             if needed.is_empty() && !self.handed.contains_key(&reader) {
                 continue;
             }
@@ -178,7 +210,7 @@ impl Vault {
             let Some(holder) = name.as_ref().map(Holder::Node) else {
                 continue;
             };
-            hands.extend(self.hand(root, cache, (&reader, published, holder), cluster, &good, needed, now));
+            hands.extend(self.hand(root, cache, (&reader, published, holder), cluster, &good, &needed, now));
         }
         for (published, id) in presences(root, cache) {
             let everything = self.values_not_for(&published, &id, cluster, &good, now);
@@ -193,6 +225,13 @@ impl Vault {
         hands
     }
 
+    /// Whether there is a secret at all, or was one.
+    fn knows_secrets(&self) -> bool {
+        let handed =
+            |(_, handed): &(i64, Option<Arc<Handed>>)| handed.as_ref().is_some_and(|one| !one.secrets.is_empty());
+        !self.secrets.is_empty() || self.handed.values().any(handed)
+    }
+
     /// Says what a person must know, once.
     fn say(&mut self, line: String) {
         if self.said.len() >= MOST_SAID {
@@ -205,7 +244,7 @@ impl Vault {
     }
 
     /// Takes in what has changed under the keys that matter here.
-    fn follow(&mut self, root: &Root, cache: &Cache) {
+    fn follow(&mut self, root: &Root, cache: &Cache, cluster: ClusterId) {
         let registries = Prefix::new(format!("{}_/registry/", root.prefix("desired"))).ok();
         let kvs = |prefix: &Option<Prefix>| -> Vec<Arc<KeyValue>> {
             let found = prefix
@@ -227,10 +266,17 @@ impl Vault {
             self.registries.insert(key.name, entry);
         }
         let mut before = std::mem::take(&mut self.sealed);
+        let mut secrets = std::mem::take(&mut self.secrets);
         for kv in kvs(&prefix(root, "sealed")) {
             let Some(Key::Sealed(key)) = root.parse(&kv.key) else {
                 continue;
             };
+            if key.kind == Kind::Secret {
+                let known = secrets.remove(&key).filter(|known| known.0 == kv.mod_revision);
+                let entry = known.unwrap_or_else(|| (kv.mod_revision, editions(cluster, &key, &kv)));
+                self.secrets.insert(key, entry);
+                continue;
+            }
             if key.kind != Kind::Registry {
                 continue;
             }
@@ -258,7 +304,7 @@ impl Vault {
         (reader, published, holder): (&str, &str, Holder<'_>),
         cluster: ClusterId,
         registries: &BTreeMap<ResourceName, Arc<RegistrySpec>>,
-        needed: &BTreeSet<LoginName>,
+        needed: &Needs,
         now: Time,
     ) -> Option<Hand> {
         let to = self.reader(reader, published, holder, cluster, now)?;
@@ -275,7 +321,11 @@ impl Vault {
         };
         let mut list = Vec::new();
         let mut troubles = Vec::new();
-        for wanted in needed.iter().filter_map(|name| self.wanted(name, registries, cluster)) {
+        for wanted in needed
+            .logins
+            .iter()
+            .filter_map(|name| self.wanted(name, registries, cluster))
+        {
             let there = known
                 .iter()
                 .flat_map(|handed| &handed.logins)
@@ -309,16 +359,20 @@ impl Vault {
                 .filter(unreadable)
                 .cloned(),
         );
-        troubles.into_iter().for_each(|trouble| self.say(trouble));
-        let is_there = known.as_ref().is_some_and(|handed| handed.logins == list);
-        if is_there || (list.is_empty() && stored_at.is_none()) {
-            return None;
-        }
-        let document = Handed {
+        let mut document = Handed {
             schema_version: SchemaVersion::default(),
             key: to.key().to_string(),
             logins: list,
+            secrets: Vec::new(),
         };
+        self.add_secrets(&mut document, known.as_deref(), cluster, needed, &to, &mut troubles);
+        let troubles = troubles.into_iter().map(|trouble| trouble.replace(READER, reader));
+        troubles.for_each(|trouble| self.say(trouble));
+        let is_there = known.as_deref() == Some(&document);
+        let nothing = document.logins.is_empty() && document.secrets.is_empty();
+        if is_there || (nothing && stored_at.is_none()) {
+            return None;
+        }
         let key = root.key(&Key::Handed(reader.to_owned())).into_bytes();
         let value = document.encode();
         if value.len() > Handed::MAX_BYTES {
@@ -335,6 +389,110 @@ impl Vault {
             value: Some(value),
             guard,
         })
+    }
+
+    /// The secrets of one reader: what it has of them stays as it is, and what it lacks is sealed for it while there is room.
+    fn add_secrets(
+        &self,
+        document: &mut Handed,
+        known: Option<&Handed>,
+        cluster: ClusterId,
+        needed: &Needs,
+        to: &Reader,
+        troubles: &mut Vec<String>,
+    ) {
+        let is_of = |one: &HandedSecret, name: &SecretName| {
+            (&one.namespace, &one.name, &one.edition) == (&name.namespace, &name.name, &name.edition)
+        };
+        let wants = |one: &&HandedSecret| {
+            let mut wanted = needed.secrets.iter().chain(&needed.kept);
+            wanted.any(|name| is_of(one, name))
+        };
+        let has = known.iter().flat_map(|known| &known.secrets).filter(wants);
+        document.secrets.extend(has.cloned());
+        let mut size = document.encode().len();
+        for name in &needed.secrets {
+            if document.secrets.iter().any(|one| is_of(one, name)) {
+                continue;
+            }
+            let what = format!(
+                "edition {} of secret `{}` in namespace `{}`",
+                name.edition.n, name.name, name.namespace
+            );
+            let one = match self.seal_secret(cluster, name, to) {
+                Ok(one) => one,
+                Err(Unsealed::Gone) => {
+                    troubles.push(format!(
+                        "{what} is not in the store and cannot be handed to {READER}: set it again"
+                    ));
+                    continue;
+                }
+                Err(Unsealed::Closed(error)) => {
+                    let again = format!(
+                        "set it again with `reeve secret set {} -n {}`",
+                        name.name, name.namespace
+                    );
+                    troubles.push(format!("{what} cannot be handed to {READER}: {error}; {again}"));
+                    continue;
+                }
+            };
+            let more = serde_json::to_vec(&one).map_or(usize::MAX, |bytes| bytes.len() + 16);
+            if size.saturating_add(more) > Handed::MAX_BYTES {
+                troubles.push(format!(
+                    "{what} finds no room among what {READER} is handed: at most 1 MiB in all"
+                ));
+                continue;
+            }
+            size += more;
+            document.secrets.push(one);
+        }
+        document
+            .secrets
+            .sort_by(|a, b| (&a.namespace, &a.name, &a.edition).cmp(&(&b.namespace, &b.name, &b.edition)));
+    }
+
+    /// Seals an edition of a secret again, for one reader.
+    fn seal_secret(&self, cluster: ClusterId, name: &SecretName, to: &Reader) -> Result<HandedSecret, Unsealed> {
+        let SecretName {
+            namespace,
+            name,
+            edition,
+        } = name;
+        let key = ResourceKey {
+            namespace: Some(namespace.clone()),
+            kind: Kind::Secret,
+            name: name.clone(),
+        };
+        let sealed = self.secrets.get(&key).and_then(|(_, editions)| editions.get(edition));
+        let as_what = secret_context(cluster, namespace.as_str(), name.as_str(), edition.n);
+        let own = &self.options.key;
+        let reader = std::slice::from_ref(to);
+        let envelope = match sealed.ok_or(Unsealed::Gone)?.reseal(as_what, own, reader) {
+            // What came before us was handed to us by the leader of that time.
+            Err(SealError::NotForThisKey) => {
+                let handed = self.ours().and_then(|handed| {
+                    let same = |one: &&HandedSecret| one.edition.digest == edition.digest;
+                    let one = handed.secrets.iter().find(same)?;
+                    serde_json::from_value::<Envelope>(one.envelope.clone()).ok()
+                });
+                let handed = handed.ok_or(Unsealed::Closed(SealError::NotForThisKey))?;
+                handed.reseal(as_what, own, reader).map_err(Unsealed::Closed)?
+            }
+            other => other.map_err(Unsealed::Closed)?,
+        };
+        Ok(HandedSecret {
+            namespace: namespace.clone(),
+            name: name.clone(),
+            edition: edition.clone(),
+            envelope: serde_json::to_value(&envelope).unwrap_or(Value::Null),
+        })
+    }
+
+    /// What this controller itself was handed.
+    fn ours(&self) -> Option<&Handed> {
+        let own = self.options.key.public().to_string();
+        let (_, handed) = self.handed.get(&format!("controller.{}", short(&own)))?;
+        handed.as_deref()
     }
 
     fn wanted<'a>(
@@ -383,17 +541,11 @@ impl Vault {
     }
 
     fn handed_to_us(&self, wanted: &Wanted<'_>) -> Option<Envelope> {
-        let own = self.options.key.public().to_string();
-        let (_, handed) = self.handed.get(&format!("controller.{}", short(&own)))?;
-        let login = handed
-            .as_ref()?
-            .logins
-            .iter()
-            .find(|login| login.digest == wanted.digest)?;
+        let login = self.ours()?.logins.iter().find(|login| login.digest == wanted.digest)?;
         serde_json::from_value(login.envelope.clone()).ok()
     }
 
-    /// The accounts whose values this controller was not among the readers of.
+    /// The accounts and secrets whose values this controller was not among the readers of.
     fn values_not_for(
         &mut self,
         published: &str,
@@ -401,16 +553,34 @@ impl Vault {
         cluster: ClusterId,
         registries: &BTreeMap<ResourceName, Arc<RegistrySpec>>,
         now: Time,
-    ) -> BTreeSet<LoginName> {
+    ) -> Needs {
         let Some(to) = self.reader(&format!("controller.{id}"), published, Holder::Controller, cluster, now) else {
-            return BTreeSet::new();
+            return Needs::default();
         };
         let all = self.sealed.iter().flat_map(|(resource, (_, values))| {
             let users = values.iter().filter(|(_, kept)| !kept.envelope.is_for(&to.key()));
             users.map(move |(user, _)| (resource.clone(), user.clone()))
         });
-        all.filter(|name| self.wanted(name, registries, cluster).is_some())
-            .collect()
+        let logins = all
+            .filter(|name| self.wanted(name, registries, cluster).is_some())
+            .collect();
+        let mut secrets = Vec::new();
+        for (key, (_, editions)) in &self.secrets {
+            let Some(namespace) = &key.namespace else { continue };
+            let closed = editions.iter().filter(|(_, envelope)| !envelope.is_for(&to.key()));
+            secrets.extend(closed.map(|(edition, _)| SecretName {
+                namespace: namespace.clone(),
+                name: key.name.clone(),
+                edition: edition.clone(),
+            }));
+        }
+        // The newest first, for they are the likeliest to be needed.
+        secrets.sort_by(|a, b| (b.edition.n, a).cmp(&(a.edition.n, b)));
+        Needs {
+            logins,
+            secrets,
+            kept: BTreeSet::new(),
+        }
     }
 
     /// Whose key this is; what is not to be believed is said once.
@@ -464,6 +634,17 @@ impl Vault {
     }
 }
 
+/// Where a sentence of trouble names the reader.
+const READER: &str = "{reader}";
+
+/// Why a secret is not sealed for a reader.
+enum Unsealed {
+    /// It is not in the store.
+    Gone,
+    /// It does not open.
+    Closed(SealError),
+}
+
 /// An account that is to be handed out.
 struct Wanted<'a> {
     resource: &'a ResourceName,
@@ -495,8 +676,33 @@ fn registry(key: &ResourceKey, kv: &KeyValue) -> Option<Arc<RegistrySpec>> {
     let readable = (kv.lease == 0).then(|| admit_stored(key, &kv.value).ok()).flatten()?;
     match readable.document {
         Document::Registry(registry) => Some(Arc::new(registry.spec)),
-        Document::Service(_) | Document::Node(_) | Document::ConfigFile(_) => None,
+        Document::Service(_) | Document::Node(_) | Document::ConfigFile(_) | Document::Secret(_) => None,
     }
+}
+
+/// As what an edition of a secret is sealed.
+const fn secret_context<'a>(cluster: ClusterId, namespace: &'a str, name: &'a str, edition: u64) -> Context<'a> {
+    Context {
+        cluster,
+        namespace,
+        kind: "secret",
+        name,
+        edition,
+    }
+}
+
+/// The editions that a secret's sealed values hold. One that is not what its digest says is none.
+fn editions(cluster: ClusterId, key: &ResourceKey, kv: &KeyValue) -> BTreeMap<SecretEdition, Envelope> {
+    let (Ok(sealed), Some(namespace)) = (Sealed::decode(&kv.value), &key.namespace) else {
+        return BTreeMap::new();
+    };
+    let envelopes = sealed.editions().filter_map(|(edition, value)| {
+        let envelope: Envelope = serde_json::from_value(value.envelope.clone()).ok()?;
+        let as_what = secret_context(cluster, namespace.as_str(), key.name.as_str(), edition.n);
+        let genuine = envelope.digest(as_what).bytes() == edition.digest.bytes();
+        genuine.then_some((edition, envelope))
+    });
+    envelopes.collect()
 }
 
 fn values(kv: &KeyValue) -> BTreeMap<String, Kept> {

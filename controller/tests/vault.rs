@@ -93,11 +93,18 @@ fn seal(store: &MemoryStore, passwords: &[(&str, &str, u64)], readers: &[&Sealin
         let envelope = Envelope::seal(context(&name, *edition), password.as_bytes(), &readers).expect("sealed");
         let envelope = serde_json::to_value(&envelope).expect("JSON");
         let edition = *edition;
-        ((*user).to_owned(), SealedValue { edition, envelope })
+        let value = SealedValue {
+            edition,
+            envelope,
+            digest: None,
+            since: None,
+        };
+        ((*user).to_owned(), value)
     });
     let sealed = Sealed {
         schema_version: SchemaVersion::default(),
         values: values.collect(),
+        current: None,
     };
     store.put("/reeve/sealed/_/registry/r", sealed.encode());
 }
@@ -246,6 +253,169 @@ async fn a_leader_that_cannot_open_a_new_password_takes_nothing_away() {
         put_service(&store, "public", 1, "hello:1");
         ready(&store, "public", 1).await;
         has(&store, "n1", &k1, &[("ci", "hunter2")]).await;
+        controller.stop().await;
+    })
+    .await;
+}
+
+// ---- secrets --------------------------------------------------------------------------------------------------------------
+
+/// As `reeve secret set` does it.
+fn set(store: &MemoryStore, name: &str, value: &str, readers: &[&SealingKey]) {
+    let place = format!("/reeve/sealed/default/secret/{name}");
+    let mut sealed = store
+        .peek(&place)
+        .map_or_else(Sealed::default, |kv| Sealed::decode(&kv.value).expect("a document"));
+    let readers = readers.iter().map(|key| {
+        let told = plain(key.public());
+        let read = Believed::Store(trusted()).reader(&told, Holder::Controller, Time::from_unix_seconds(0));
+        read.expect("a reader")
+    });
+    let readers: Vec<_> = readers.collect();
+    let edition = sealed.next_edition();
+    let as_what = secret_context(name, edition);
+    let envelope = Envelope::seal(as_what, value.as_bytes(), &readers).expect("sealed");
+    sealed.put_edition(SealedValue {
+        edition,
+        digest: Some(envelope.digest(as_what).to_string().parse().expect("a digest")),
+        envelope: serde_json::to_value(&envelope).expect("JSON"),
+        since: None,
+    });
+    store.put(place, sealed.encode());
+}
+
+fn secret_context(name: &str, edition: u64) -> Context<'_> {
+    Context {
+        cluster: trusted(),
+        namespace: "default",
+        kind: "secret",
+        name,
+        edition,
+    }
+}
+
+/// What a node can open of the secrets it was handed: name, edition and value.
+fn secrets(store: &MemoryStore, node: &str, key: &SealingKey) -> Vec<(String, u64, String)> {
+    let Some(kv) = store.peek(format!("/reeve/handed/node.{node}")) else {
+        return Vec::new();
+    };
+    let handed = Handed::decode(&kv.value).expect("a document");
+    let open = handed.secrets.into_iter().map(|one| {
+        let envelope: Envelope = serde_json::from_value(one.envelope).expect("an envelope");
+        let value = envelope
+            .open(secret_context(one.name.as_str(), one.edition.n), key)
+            .expect("it opens");
+        let text = String::from_utf8(value.to_vec()).expect("text");
+        (one.name.to_string(), one.edition.n, text)
+    });
+    open.collect()
+}
+
+async fn gets(store: &MemoryStore, node: &str, key: &SealingKey, wanted: &[(&str, u64, &str)]) {
+    let wanted: Vec<(String, u64, String)> = wanted
+        .iter()
+        .map(|(name, n, value)| ((*name).to_owned(), *n, (*value).to_owned()))
+        .collect();
+    until(store, &format!("{node} can open {wanted:?}"), || {
+        (secrets(store, node, key) == wanted).then_some(())
+    })
+    .await;
+}
+
+fn put_user(store: &MemoryStore, name: &str, replicas: u32, secrets: &[&str]) {
+    let secrets: Vec<String> = secrets.iter().map(|name| format!("{{secret: {name}}}")).collect();
+    let secrets = secrets.join(", ");
+    store.put(
+        format!("/reeve/desired/default/service/{name}"),
+        format!(
+            "apiVersion: reeve/v1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n  replicas: {replicas}\n  container: {{image: hello, secrets: [{secrets}]}}\n  placement: {{maxPerNode: 1}}\n"
+        ),
+    );
+}
+
+#[tokio::test]
+async fn each_node_is_handed_the_secrets_of_its_instances_and_no_others() {
+    limited(async {
+        let (store, one) = (store(), key());
+        let controller = Vaulted::start(&store, "one", &one);
+        let (_n1, k1) = node(&store, "n1").await;
+        set(&store, "password", "hunter2", &[&one]);
+        set(&store, "other", "canary", &[&one]);
+        put_user(&store, "web", 1, &["password"]);
+        gets(&store, "n1", &k1, &[("password", 1, "hunter2")]).await;
+        // Before the work that needs it.
+        let handed = store.peek("/reeve/handed/node.n1").expect("it is there").mod_revision;
+        assert!(store.peek("/reeve/assignments/n1").expect("it is there").mod_revision > handed);
+        ready(&store, "web", 1).await;
+        // The old one goes when nothing there runs with it any more.
+        set(&store, "password", "hunter3", &[&one]);
+        gets(&store, "n1", &k1, &[("password", 2, "hunter3")]).await;
+        // A node that comes later.
+        let (_n2, k2) = node(&store, "n2").await;
+        put_user(&store, "web", 2, &["password"]);
+        gets(&store, "n2", &k2, &[("password", 2, "hunter3")]).await;
+        ready(&store, "web", 2).await;
+        // A value that is taken out of the store stays where it is in use.
+        assert!(store.delete("/reeve/sealed/default/secret/password"));
+        put_user(&store, "public", 1, &[]);
+        ready(&store, "public", 1).await;
+        gets(&store, "n2", &k2, &[("password", 2, "hunter3")]).await;
+        assert!(store.delete("/reeve/desired/default/service/web"));
+        gets(&store, "n1", &k1, &[]).await;
+        gets(&store, "n2", &k2, &[]).await;
+        for kv in store.dump() {
+            let text = String::from_utf8_lossy(&kv.value).into_owned();
+            let key = String::from_utf8_lossy(&kv.key).into_owned();
+            assert!(!text.contains("hunter") && !text.contains("canary"), "{key}");
+        }
+        controller.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_controller_that_came_later_than_a_secret_hands_it_out_too() {
+    limited(async {
+        let (store, one, two) = (store(), key(), key());
+        let first = Vaulted::start(&store, "one", &one);
+        set(&store, "password", "hunter2", &[&one]);
+        until(&store, "the first leads", || {
+            store.peek("/reeve/election/controller").map(drop)
+        })
+        .await;
+        let second = Vaulted::start(&store, "two", &two);
+        let place = format!("/reeve/handed/controller.{}", &two.public().to_string()[..32]);
+        until(&store, "the second has it from the first", || {
+            let handed = Handed::decode(&store.peek(&place)?.value).ok()?;
+            (!handed.secrets.is_empty()).then_some(())
+        })
+        .await;
+        first.stop().await;
+        let (_n1, k1) = node(&store, "n1").await;
+        put_user(&store, "web", 1, &["password"]);
+        gets(&store, "n1", &k1, &[("password", 1, "hunter2")]).await;
+        second.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_value_under_anothers_digest_is_handed_to_nobody() {
+    limited(async {
+        let (store, one) = (store(), key());
+        let controller = Vaulted::start(&store, "one", &one);
+        let (_n1, k1) = node(&store, "n1").await;
+        set(&store, "password", "hunter2", &[&one]);
+        set(&store, "password", "hunter3", &[&one]);
+        let place = "/reeve/sealed/default/secret/password";
+        let mut sealed = Sealed::decode(&store.peek(place).expect("it is there").value).expect("a document");
+        let digest = sealed.values["1"].digest.clone();
+        sealed.values.get_mut("2").expect("it is there").digest = digest;
+        store.put(place, sealed.encode());
+        put_user(&store, "web", 1, &["password"]);
+        put_user(&store, "public", 1, &[]);
+        ready(&store, "public", 1).await;
+        assert_eq!(secrets(&store, "n1", &k1), []);
         controller.stop().await;
     })
     .await;

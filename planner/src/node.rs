@@ -16,5 +16,6 @@ pub use plan::{network_name, plan};
 pub use settle::settle;
 pub use types::{
     ContainerState, Details, Failure, FileId, Image, InstanceKey, Limits, Making, NetworkEnd, NodeInput, NodePlan,
-    Observed, Op, OpOutcome, Permit, Probe, ProbeTarget, Probed, Pull, PullFailure, Reason, SpecId, SpecState, Step,
+    Observed, Op, OpOutcome, Permit, Probe, ProbeTarget, Probed, Pull, PullFailure, Reason, SecretState, SpecId,
+    SpecState, Step,
 };

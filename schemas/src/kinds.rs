@@ -22,6 +22,7 @@ use crate::keys::ResourceKey;
 use crate::meta::{API_VERSION, Metadata, Resource};
 use crate::node::NodeSpec;
 use crate::registry::RegistrySpec;
+use crate::secret::SecretSpec;
 use crate::service::ServiceSpec;
 use crate::units::{ByteSize, Cpu, Span};
 use crate::yaml::{Step, Tree};
@@ -125,6 +126,8 @@ kinds! {
     ConfigFile(ConfigFileSpec) namespaced { "configfile", "configfiles", "cf" }
     /// A registry of images and the accounts that are used there; `reeve login` keeps their passwords, sealed.
     Registry(RegistrySpec) cluster { "registry", "registries", "reg" }
+    /// A value that services of its namespace get, sealed until then: a password, a key, a token. `reeve secret set` sets it.
+    Secret(SecretSpec) namespaced { "secret", "secrets", "sec" }
 }
 
 impl Kind {
@@ -133,7 +136,7 @@ impl Kind {
     pub const fn is_workload(self) -> bool {
         match self {
             Self::Service => true,
-            Self::Node | Self::ConfigFile | Self::Registry => false,
+            Self::Node | Self::ConfigFile | Self::Registry | Self::Secret => false,
         }
     }
 

@@ -16,6 +16,7 @@ pub mod placement;
 pub mod problem;
 pub mod records;
 pub mod registry;
+pub mod secret;
 mod semantics;
 pub mod service;
 pub mod units;

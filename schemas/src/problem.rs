@@ -93,6 +93,7 @@ codes! {
     MountSource Semantic "A mount lacks its source, or has one that its type cannot have."
     FilePath Semantic "A file's path in the container is not clean, or its owner has no such number."
     FileContent Semantic "A file has not exactly one content, or one that cannot be read."
+    SecretForm Semantic "A secret is asked for as a variable and as a file at once, or as a variable that is there already."
     Registry Semantic "A registry, a user or an image path is not one; or an account is there twice."
     MountOption Semantic "A mount has an option that its type cannot have."
     RequestAboveLimit Semantic "A request is larger than the limit of the same resource."

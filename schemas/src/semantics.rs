@@ -7,6 +7,7 @@ macro_rules! path {
 }
 
 mod container;
+mod secrets;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -22,6 +23,7 @@ use crate::node::NodeSpec;
 use crate::placement::{Expression, Operator, Placement, Toleration, TolerationOperator};
 use crate::problem::{Code, Finding, quote};
 use crate::registry::{Account, RegistrySpec, is_registry};
+use crate::secret::SecretSpec;
 use crate::service::{Mode, RestartBackoff, ServiceSpec, Update};
 use crate::units::Span;
 use crate::yaml::{Content, Step, TextSpan, Tree, path_text};
@@ -155,6 +157,10 @@ pub(crate) fn check(document: &Document, tree: &Tree, text: &str, out: &mut Vec<
             rules.metadata(metadata);
             rules.registry(spec);
         }
+        Document::Secret(Resource {
+            metadata,
+            spec: SecretSpec { description: _ },
+        }) => rules.metadata(metadata),
     }
 }
 

@@ -62,6 +62,7 @@ impl Hand<'_> {
             labels: &labels,
             ports,
             files: &[],
+            secrets: &[],
             depends_on: &[],
             gate: &crate::policy::Gate::open(),
         };

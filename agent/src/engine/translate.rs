@@ -89,6 +89,8 @@ pub fn create_body(
         labels,
         ports: assigned,
         files,
+        // Among the variables.
+        secrets: _,
         depends_on: _,
         gate: _,
     } = *request;
@@ -107,6 +109,7 @@ pub fn create_body(
         mounts,
         // Laid out by the agent: the request says where.
         files: _,
+        secrets: _,
         resources:
             Resources {
                 requests: _,

@@ -50,6 +50,7 @@ fn body(container: &Value) -> Value {
         labels: &labels,
         ports: &ports,
         files: &[],
+        secrets: &[],
         depends_on: &[],
         gate: &Gate::open(),
     };
@@ -359,6 +360,7 @@ fn the_published_policy_is_the_built_in_one() {
         host_addresses: None,
         logging_drivers: words(&["x"]),
         ulimits: words(&["x"]),
+        node_commands: [NodeCommand::Exec].into(),
     };
     let mut read = parse(&published("policy.yaml"), &nothing).expect("a policy");
     let mut built_in = Policy::of_a_node();

@@ -174,6 +174,7 @@ async fn running(engine: &FakeEngine) -> String {
         labels: &labels,
         ports: &[],
         files: &[],
+        secrets: &[],
         depends_on: &[],
         gate: &crate::policy::Gate::open(),
     };

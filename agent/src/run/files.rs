@@ -1,4 +1,4 @@
-//! Files that instances mount: what is fetched is kept on disk before it counts, what nobody needs any more is forgotten,
+//! Files and secrets that instances get: what is fetched is kept on disk before it counts, what nobody needs any more is forgotten,
 //! and the copies of a container go when it is gone.
 
 use std::collections::BTreeSet;
@@ -6,9 +6,12 @@ use std::collections::BTreeSet;
 use planner::node::{Failure, FileId, InstanceKey, Op, SpecState, Step};
 use runtime::chain;
 use schemas::config_file::FileDigest;
+use schemas::container::ContainerSpec;
 
 use super::state::Agent;
-use crate::files::{self, Layout};
+use crate::execute::Needs;
+use crate::files::{self, LayError, Layout};
+use crate::secrets::{self, SecretLayout};
 
 impl Agent {
     /// Content counts once it is on disk.
@@ -34,22 +37,27 @@ impl Agent {
         }
     }
 
-    /// What a step that starts a container needs of files on disk; None when nothing.
-    pub(super) fn layout(&self, step: &Step) -> Result<Option<Layout>, Failure> {
-        let data = self.dir.path();
-        let layout = match &step.op {
-            Op::Create { name, spec, .. } => Layout::of(data, name, &spec.container),
+    /// What a step that starts a container needs on this node.
+    pub(super) fn needs(&self, step: &Step) -> Result<Needs, Failure> {
+        let of = |name: &str, spec: &ContainerSpec| {
+            let files = Layout::of(self.dir.path(), name, spec)?;
+            let (place, logins) = (&self.secret_place, &self.logins);
+            let secrets = SecretLayout::of(place, logins, name, &step.instance.namespace, spec);
+            Ok(Needs { files, secrets })
+        };
+        let needs = match &step.op {
+            Op::Create { name, spec, .. } => of(name, &spec.container),
             Op::Start { .. } => {
                 let entry = self.input.ledger.entries.get(&step.instance);
                 let Some(owned) = entry.and_then(|entry| entry.container.as_ref()) else {
-                    return Ok(None);
+                    return Ok(Needs::default());
                 };
                 let made_from = step.instance.spec(owned.spec.n, &owned.spec.digest);
                 let Some(SpecState::Here(spec)) = self.input.specs.get(&made_from) else {
-                    return Ok(None);
+                    return Ok(Needs::default());
                 };
                 let name = step.instance.name().container(owned.spec.n);
-                Layout::of(data, &name, &spec.container)
+                of(&name, &spec.container)
             }
             Op::Stop { .. }
             | Op::Kill { .. }
@@ -57,9 +65,9 @@ impl Agent {
             | Op::Unpause { .. }
             | Op::Rename { .. }
             | Op::UpdateLimits { .. }
-            | Op::Connect { .. } => Ok(None),
+            | Op::Connect { .. } => Ok(Needs::default()),
         };
-        layout.map_err(|error| Failure {
+        needs.map_err(|error: LayError| Failure {
             reason: error.reason(),
             message: chain(&error),
         })
@@ -116,6 +124,9 @@ impl Agent {
             if let Err(error) = files::drop_copies_of(self.dir.path(), &name) {
                 tracing::warn!(%instance, "the copies of its files stay on disk for now: {error}");
             }
+            if let Err(error) = secrets::drop_one(&self.secret_place, &name) {
+                tracing::warn!(%instance, "its secrets stay in memory for now: {error}");
+            }
         }
     }
 
@@ -136,6 +147,9 @@ impl Agent {
         let keep: BTreeSet<String> = owned.chain(listed).collect();
         if let Err(error) = files::drop_copies(self.dir.path(), &keep) {
             tracing::warn!("the copies of files of a container that is gone stay on disk: {error}");
+        }
+        if let Err(error) = secrets::drop_others(&self.secret_place, &keep) {
+            tracing::warn!("the secrets of a container that is gone stay in memory: {error}");
         }
     }
 }

@@ -52,6 +52,7 @@ impl Agent {
         }
         let contents = self.dir.contents()?;
         self.input.files = contents.into_iter().map(|digest| (digest, Ok(()))).collect();
+        self.input.secrets = self.logins.secret_states(&self.secret_place);
         match self.dir.read_json::<HoldFile>("hold.json") {
             Ok(hold) => self.hold = hold.map(|hold| hold.message),
             Err(error) => self.hold = Some(chain(&error)),

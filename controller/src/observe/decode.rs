@@ -90,7 +90,9 @@ pub(super) fn desired(resource: &ResourceKey, kv: &KeyValue) -> DesiredEntry {
             )
         }
         // Not the planner's: whoever lists keeps them apart.
-        Ok(Document::Registry(_)) => (BTreeMap::new(), BTreeMap::new(), DesiredBody::Invalid(Vec::new())),
+        Ok(Document::Registry(_) | Document::Secret(_)) => {
+            (BTreeMap::new(), BTreeMap::new(), DesiredBody::Invalid(Vec::new()))
+        }
         Err(problems) => (
             BTreeMap::new(),
             BTreeMap::new(),

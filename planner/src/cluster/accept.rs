@@ -230,7 +230,7 @@ pub(super) fn accept<'a>(snapshot: &'a Snapshot, room: &'a Room, hold: bool, mem
     let mut writes = number(snapshot, &mut lives, due, &mounting);
     let mut due: Vec<(usize, Due<'_>)> = Vec::new();
     for at in mounting.iter().copied() {
-        let (next, told) = mount(&lives, at, room, (snapshot.complete, hold));
+        let (next, told) = mount(snapshot, &lives, at, room, hold);
         lives[at].told = told.map(Box::new);
         due.extend(next.map(|next| (at, next)));
     }
@@ -243,7 +243,7 @@ pub(super) fn accept<'a>(snapshot: &'a Snapshot, room: &'a Room, hold: bool, mem
     }
 }
 
-/// Whether a service's desired spec, or the one in force, mounts files.
+/// Whether a service's desired spec, or the one in force, mounts files or gets secrets.
 fn mounts_files(entry: Option<&DesiredEntry>, history: Option<&AcceptedHistory>) -> bool {
     let desired = match entry.map(|entry| &entry.body) {
         Some(DesiredBody::Service(spec)) => Some(&**spec),
@@ -254,11 +254,17 @@ fn mounts_files(entry: Option<&DesiredEntry>, history: Option<&AcceptedHistory>)
     desired
         .into_iter()
         .chain(last)
-        .any(|spec| !spec.container.files.is_empty())
+        .any(|spec| !spec.container.files.is_empty() || !spec.container.secrets.is_empty())
 }
 
 /// What is due of a service that mounts files, now that it is known which editions those have.
-fn mount<'a>(lives: &[Life<'a>], at: usize, room: &'a Room, flags: (bool, bool)) -> (Option<Due<'a>>, Option<Told>) {
+fn mount<'a>(
+    snapshot: &'a Snapshot,
+    lives: &[Life<'a>],
+    at: usize,
+    room: &'a Room,
+    hold: bool,
+) -> (Option<Due<'a>>, Option<Told>) {
     let life = &lives[at];
     let before = match &life.standing {
         Standing::Live(live) => match live.body {
@@ -270,13 +276,14 @@ fn mount<'a>(lives: &[Life<'a>], at: usize, room: &'a Room, flags: (bool, bool))
     let (wanted, told) = match (life.desired, life.key.namespace.as_ref()) {
         (Some(entry), Some(namespace)) => match &entry.body {
             DesiredBody::Service(spec) => {
-                let (resolved, told) = files::resolve(lives, room, namespace, spec, before);
+                let (resolved, told) = files::resolve(snapshot, lives, room, namespace, spec, before);
                 (resolved.map(|spec| (entry, Body::Service(spec))), told)
             }
             DesiredBody::Node(_) | DesiredBody::ConfigFile(_) | DesiredBody::Invalid(_) => (None, None),
         },
         (Some(_), None) | (None, _) => (None, None),
     };
+    let flags = (snapshot.complete, hold);
     let (_, due, _) = stand(life.key, life.desired, wanted, life.history, flags, false);
     (due, told)
 }
@@ -411,7 +418,7 @@ fn number<'a>(
     for (index, due) in due {
         let named = match lives[index].key.kind {
             Kind::ConfigFile => files::highest_named(lives, mounting, lives[index].key),
-            Kind::Service | Kind::Node | Kind::Registry => 0,
+            Kind::Service | Kind::Node | Kind::Registry | Kind::Secret => 0,
         };
         let life = &mut lives[index];
         let nothing = Seen::default();

@@ -64,8 +64,9 @@ impl Pass<'_> {
                 }
                 Story::Replace { from, fields, waits } => {
                     let action = Action::Replace { fields: fields.clone() };
-                    let by_file = fields.iter().all(|field| field == crate::change::FILE_CONTENT);
-                    let reason = by_file.then(|| self.file_changed(svc, *from)).flatten();
+                    let content = [crate::change::FILE_CONTENT, crate::change::SECRET_CONTENT];
+                    let by_content = fields.iter().all(|field| content.contains(&field.as_str()));
+                    let reason = by_content.then(|| self.content_changed(svc, *from)).flatten();
                     tell(
                         svc,
                         slot,

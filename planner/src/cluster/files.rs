@@ -1,7 +1,7 @@
 //! Files: which edition of a `ConfigFile` a service mounts. An accepted service names the editions it was accepted with,
 //! so a new edition is a new spec of every service that mounts the file, and goes through like any change. What does not
 //! exist keeps a spec from being accepted; what is deleted stays with those that have it. `accept.rs` and `output.rs` call
-//! this; a kind whose content is sealed resolves in the same way.
+//! this; secrets resolve in the same way, beside it.
 
 use std::cell::{Cell, OnceCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +18,7 @@ use super::accept::{Body, Life, Standing};
 use super::draft::{self, Draft, condition};
 use super::memory::service_of;
 use super::pass::Pass;
+use super::secrets;
 use super::snapshot::{DesiredBody, Snapshot};
 use super::status::{notice, problems};
 use super::types::{Notice, Reason, Status};
@@ -47,17 +48,18 @@ impl Room {
     }
 }
 
-/// What a service's files amount to, as its status says it.
+/// What a service's files and secrets amount to, as its status says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Told {
-    /// They do not exist, or have no content yet: the desired spec is not accepted.
-    Missing(String),
-    /// They are deleted; the service keeps the editions it has.
-    Deleted(String),
+    /// They do not exist, or have no content yet: the desired spec is not accepted. The reason, and the sentence.
+    Missing(&'static str, String),
+    /// They are deleted; the service keeps the editions it has. The reason, and their names.
+    Deleted(&'static str, String),
 }
 
-/// The desired spec with the editions it is accepted with; None when a file of its has none. And what is to be told.
+/// The desired spec with the editions it is accepted with; None when a file or secret of its has none. And what is to be told.
 pub(super) fn resolve<'a>(
+    snapshot: &Snapshot,
     lives: &[Life<'a>],
     room: &'a Room,
     namespace: &Namespace,
@@ -94,16 +96,28 @@ pub(super) fn resolve<'a>(
             )),
         }
     }
+    let (unset, gone) = secrets::resolve(snapshot, namespace, &mut spec, before);
+    let reason = if missing.is_empty() {
+        "SecretMissing"
+    } else {
+        "FileMissing"
+    };
+    missing.extend(unset);
     if let Some(first) = missing.first() {
         let more = match missing.len() {
             1 => String::new(),
             count => format!(", and {} more", count - 1),
         };
-        return (None, Some(Told::Missing(format!("{first}{more}"))));
+        return (None, Some(Told::Missing(reason, format!("{first}{more}"))));
     }
+    let (reason, deleted) = if deleted.is_empty() {
+        ("SecretDeleted", gone)
+    } else {
+        ("FileDeleted", deleted)
+    };
     let told = (!deleted.is_empty()).then(|| {
         let names: Vec<String> = deleted.iter().take(5).map(|name| format!("`{name}`")).collect();
-        Told::Deleted(names.join(", "))
+        Told::Deleted(reason, names.join(", "))
     });
     (room.keep(spec), told)
 }
@@ -272,8 +286,8 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// Why a service's number `from` gives way to the one in force, where files alone are why.
-    pub(super) fn file_changed(&self, svc: u32, from: u64) -> Option<Reason> {
+    /// Why a service's number `from` gives way to the one in force, where content alone is why.
+    pub(super) fn content_changed(&self, svc: u32, from: u64) -> Option<Reason> {
         let one = &self.memory.svcs[svc as usize];
         let history = self.lives[one.life].history?;
         let old = service_of(&history.records.get(&from)?.value.as_ref().ok()?.body)?;
@@ -286,14 +300,15 @@ impl<'a> Pass<'a> {
             let (old, new) = (edition(old)?, edition(new)?);
             (old.digest != new.digest).then_some((old.n, new.n))
         };
-        new.container.files.iter().find_map(|mount| {
+        let file = new.container.files.iter().find_map(|mount| {
             let (from, to) = differ(&mount.file)?;
             Some(Reason::FileChanged {
                 file: mount.file.clone(),
                 from,
                 to,
             })
-        })
+        });
+        file.or_else(|| secrets::changed(old, new))
     }
 }
 
@@ -301,26 +316,25 @@ impl<'a> Pass<'a> {
 pub(super) fn condition_of<'t>(told: Option<&Told>, in_force: bool) -> Option<Draft<'t>> {
     let kind = ConditionType::Accepted;
     match told? {
-        Told::Missing(why) => {
+        Told::Missing(reason, why) => {
             let last = if in_force {
                 "; the last good spec stays in force"
             } else {
                 "; until then nothing runs"
             };
+            Some(condition(kind, ConditionStatus::False, *reason, format!("{why}{last}")))
+        }
+        Told::Deleted(reason, names) => {
+            let remedy = match *reason {
+                "SecretDeleted" => "set it again, or take it out of `secrets`",
+                _ => "upload it again, or take it out of `files`",
+            };
             Some(condition(
                 kind,
-                ConditionStatus::False,
-                "FileMissing",
-                format!("{why}{last}"),
+                ConditionStatus::True,
+                *reason,
+                format!("the spec is in force; {names} is deleted, and its edition stays in use: {remedy}"),
             ))
         }
-        Told::Deleted(names) => Some(condition(
-            kind,
-            ConditionStatus::True,
-            "FileDeleted",
-            format!(
-                "the spec is in force; {names} is deleted, and its edition stays in use: upload it again, or take it out of `files`"
-            ),
-        )),
     }
 }

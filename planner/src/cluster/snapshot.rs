@@ -14,6 +14,7 @@ use schemas::records::{
     Accepted, Ack, Assignment, Breaker, ClusterMarker, ConfigFileStatus, Cordon, Digest, NodeFacts, NodeStatus, Order,
     Report, ServiceStatus, SessionRecord, VerdictRecord,
 };
+use schemas::secret::SecretEdition;
 use schemas::service::ServiceSpec;
 
 /// A decoded value with the store's word on when it was written.
@@ -42,6 +43,8 @@ pub struct Snapshot {
     pub service_statuses: BTreeMap<ResourceKey, Stored<Arc<ServiceStatus>>>,
     pub node_statuses: BTreeMap<NodeName, Stored<Arc<NodeStatus>>>,
     pub file_statuses: BTreeMap<ResourceKey, Stored<Arc<ConfigFileStatus>>>,
+    /// The editions of secrets that are in force. Their values are sealed, and no concern of any plan.
+    pub secrets: BTreeMap<ResourceKey, SecretEdition>,
     pub acks: BTreeMap<Digest, Ack>,
     pub breaker: Breaker,
 }

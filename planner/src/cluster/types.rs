@@ -178,6 +178,13 @@ pub enum Reason {
         from: u64,
         to: u64,
     },
+    /// A secret that it gets has a newer edition.
+    SecretChanged {
+        #[serde(serialize_with = "display")]
+        secret: ResourceName,
+        from: u64,
+        to: u64,
+    },
     /// More or fewer are asked for.
     ScaledDown {
         to: u32,

@@ -17,7 +17,7 @@ use crate::yaml::{Step, path_text};
 const LEAST_MEMORY: ByteSize = ByteSize(6 << 20);
 
 /// A path's parts, without what means nothing in it, and without the first slash.
-fn plain(path: &str) -> String {
+pub(super) fn plain(path: &str) -> String {
     path.split('/')
         .filter(|part| !part.is_empty() && *part != ".")
         .collect::<Vec<_>>()
@@ -39,6 +39,7 @@ impl Rules<'_> {
             ports,
             mounts,
             files,
+            secrets,
             resources,
             cpu_shares: _,
             cpuset_cpus,
@@ -83,6 +84,7 @@ impl Rules<'_> {
         self.ports(ports, *network_mode);
         self.mounts(mounts);
         self.files(files, mounts);
+        self.secrets(secrets, env, files, mounts);
         self.resources(resources, *memory_swap);
         for (name, set) in [("cpusetCpus", cpuset_cpus), ("cpusetMems", cpuset_mems)] {
             let falls = |range: &str| {

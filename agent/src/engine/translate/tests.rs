@@ -33,6 +33,7 @@ fn body_at(
         labels: &labels,
         ports,
         files: &[],
+        secrets: &[],
         depends_on: &[],
         gate: &crate::policy::Gate::open(),
     };

@@ -13,6 +13,8 @@ pub(super) fn all(request: &CreateRequest<'_>) -> BTreeMap<String, String> {
     let mut all = own(request);
     let persons = request.spec.env.iter();
     all.extend(persons.map(|(key, value)| (key.clone(), value.0.clone())));
+    let secrets = request.secrets.iter();
+    all.extend(secrets.map(|one| (one.name.clone(), one.value.to_string())));
     all
 }
 
