@@ -9,11 +9,15 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use schemas::names::Namespace;
+use trust::identity::{Commands, Rights as Granted};
+
 pub mod ask;
 mod audit;
 mod client;
 mod copy;
 mod directory;
+mod host;
 mod images;
 pub mod lines;
 mod logs;
@@ -45,6 +49,8 @@ const CLUSTER_HEADER: &str = "reeve-cluster";
 pub struct ApiOptions {
     pub tcp: Option<Tcp>,
     pub rights: Rights,
+    /// The engine as Docker's own program is told of it (`DOCKER_HOST`); None where the usual one is meant.
+    pub engine_host: Option<String>,
 }
 
 /// The API on TCP.
@@ -74,6 +80,8 @@ pub enum Caller {
         subject: String,
         /// The role in the cluster that a certificate of seeds bears, such as `node`.
         role: Option<String>,
+        /// What it says its holder may do, where it is a person's and this release understands it.
+        rights: Option<Granted>,
     },
 }
 
@@ -81,10 +89,15 @@ impl fmt::Display for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Local { uid } => write!(f, "uid {uid} of this host"),
-            Self::Certificate { subject, role: None } => write!(f, "certificate {subject}"),
+            Self::Certificate {
+                subject,
+                role: None,
+                rights: _,
+            } => write!(f, "certificate {subject}"),
             Self::Certificate {
                 subject,
                 role: Some(role),
+                rights: _,
             } => write!(f, "certificate {subject} of a {role}"),
         }
     }
@@ -95,12 +108,16 @@ impl fmt::Display for Caller {
 pub enum Act {
     Logs,
     Top,
-    /// Looking at the node's images, and removing such as nobody uses.
+    /// Looking at the node's images.
     Images,
+    /// Removing such of them as nobody uses.
+    RemoveImages,
     Exec,
     Attach,
     Forward,
     Copy,
+    /// A command on the node itself; whether the node allows it, its policy says.
+    Host,
 }
 
 /// Why not.
@@ -111,42 +128,97 @@ pub struct Denied {
     pub remedy: String,
 }
 
-/// Whether a caller may. A node's certificate opens nothing: what one node's intruder holds must not reach into the others.
-/// Any other of the CA can write the store, and so is root on every host already: those callers are told apart in what is
-/// recorded, not yet in what they may.
-pub fn may(caller: &Caller, act: Act, rights: Rights) -> Result<(), Denied> {
-    let Rights { exec } = rights;
-    let denied = |message: String, remedy: &str| {
-        Err(Denied {
-            message,
-            remedy: remedy.to_owned(),
-        })
-    };
+fn denied(message: impl Into<String>, remedy: impl Into<String>) -> Result<(), Denied> {
+    Err(Denied {
+        message: message.into(),
+        remedy: remedy.into(),
+    })
+}
+
+impl Act {
+    /// What it is, for people.
+    const fn words(self) -> &'static str {
+        match self {
+            Self::Logs => "reading logs",
+            Self::Top => "measuring",
+            Self::Images => "looking at images",
+            Self::RemoveImages => "removing images",
+            Self::Exec => "running commands in containers",
+            Self::Attach => "attaching to containers",
+            Self::Forward => "connecting to containers' ports",
+            Self::Copy => "copying into and out of containers",
+            Self::Host => "running commands on nodes",
+        }
+    }
+
+    /// Whether it changes nothing and reaches into nothing.
+    const fn looks(self) -> bool {
+        matches!(self, Self::Logs | Self::Top | Self::Images)
+    }
+
+    /// Whether it reaches into a container.
+    const fn inside(self) -> bool {
+        matches!(self, Self::Exec | Self::Attach | Self::Forward | Self::Copy)
+    }
+}
+
+/// Whether a caller may do that, to an instance of this namespace where it is about one: what the caller's certificate says,
+/// and then what the node allows anybody. A node's certificate opens nothing: what one node's intruder holds must not reach
+/// into the others. On an etcd of one's own, certificates say nothing of rights: each of the CA may what the node allows.
+pub fn may(caller: &Caller, act: Act, about: Option<&Namespace>, rights: Rights) -> Result<(), Denied> {
     match caller {
+        Caller::Local { uid: _ } => {}
         Caller::Certificate {
             subject: _,
-            role: Some(role),
-        } if role == "node" => {
-            return denied(
-                "a node's certificate opens nothing on other nodes".to_owned(),
-                "use a person's certificate, or this node's own socket",
-            );
-        }
-        Caller::Local { uid: _ } | Caller::Certificate { subject: _, role: _ } => {}
+            role,
+            rights,
+        } => match (role.as_deref(), rights) {
+            (Some("node"), _) => {
+                return denied(
+                    "a node's certificate opens nothing on other nodes",
+                    "use a person's certificate, or this node's own socket",
+                );
+            }
+            (Some("person"), None) => {
+                return denied(
+                    "this agent does not know the rights in your certificate",
+                    "use the same release of reeve on both sides",
+                );
+            }
+            (Some("person"), Some(granted)) => person(granted, act, about)?,
+            (Some(_) | None, _) => {}
+        },
     }
-    let what = match act {
-        Act::Logs | Act::Top | Act::Images => return Ok(()),
-        Act::Exec => "running commands in containers",
-        Act::Attach => "attaching to containers",
-        Act::Forward => "connecting to containers' ports",
-        Act::Copy => "copying into and out of containers",
-    };
-    if exec {
+    let Rights { exec } = rights;
+    if exec || !act.inside() {
         return Ok(());
     }
     denied(
-        format!("{what} is not allowed on this node"),
+        format!("{} is not allowed on this node", act.words()),
         "start its agent with --allow-exec to allow it",
+    )
+}
+
+/// Whether what was granted to a person covers that.
+fn person(granted: &Granted, act: Act, about: Option<&Namespace>) -> Result<(), Denied> {
+    let enough = match granted {
+        Granted::Admin => true,
+        Granted::Operator(Commands { exec, host }) => (*exec || !act.inside()) && (*host || act != Act::Host),
+        Granted::Viewer => act.looks(),
+        Granted::Namespaces(names) => {
+            act.looks() && about.is_none_or(|space| names.iter().any(|name| name.as_str() == space.as_str()))
+        }
+    };
+    if enough {
+        return Ok(());
+    }
+    let elsewhere = if act.looks() { " in that namespace" } else { "" };
+    denied(
+        format!("your rights, `{granted}`, do not cover {}{elsewhere}", act.words()),
+        format!(
+            "ask an administrator for a token with more: `reeve token create --person NAME --rights operator+{}`",
+            if act == Act::Host { "host" } else { "exec" }
+        ),
     )
 }
 

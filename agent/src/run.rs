@@ -247,6 +247,7 @@ pub async fn run<S: Store>(
         applied: applied_rx,
     };
     let (directory, directories) = watch::channel(None);
+    let gate = Arc::new(Gate::new(options.policy.clone(), dir.path()));
     let doors = api::open(dir.path(), &options.api).await?;
     let shared = api::Shared {
         node: options.node.clone(),
@@ -257,6 +258,8 @@ pub async fn run<S: Store>(
         directories,
         events: events.clone(),
         data_dir: dir.path().to_owned(),
+        gate: gate.clone(),
+        engine_host: options.api.engine_host.clone(),
     };
     tasks.spawn(async move {
         doors.serve(shared).await;
@@ -273,7 +276,6 @@ pub async fn run<S: Store>(
     };
     let probed = Arc::new(Notify::new());
     let (notes_tx, notes) = mpsc::unbounded_channel();
-    let gate = Arc::new(Gate::new(options.policy.clone(), dir.path()));
     let trust = options.trust.clone();
     let logins = Arc::new(Logins::open(&dir, &cluster)?);
     let (followed, node, noted, end) = (logins.clone(), options.node.clone(), notes_tx.clone(), shutdown.clone());

@@ -16,6 +16,7 @@ use crate::edit;
 use crate::failure::{Exit, Failure};
 use crate::orphan;
 use crate::output::{self, Format, print};
+use crate::rotate;
 use crate::view::View;
 
 pub async fn init(common: &Common) -> Verdict {
@@ -82,6 +83,7 @@ pub async fn admin(common: &Common, verb: &AdminVerb) -> Verdict {
         AdminVerb::AcceptStore(args) => accept_store(common, args).await,
         AdminVerb::RemoveOrphan(args) => orphan::remove(common, args).await,
         AdminVerb::MigrateStore(args) => migrate(common, args).await,
+        AdminVerb::RotateAuthority(args) => rotate::rotate(common, args).await,
     }
 }
 
@@ -248,6 +250,8 @@ fn stays(key: &Key) -> bool {
         | Key::Blob(..)
         | Key::Sealed(_)
         | Key::Handed(_)
+        | Key::Audit(..)
+        | Key::Own(..)
         | Key::Report(_) => false,
     }
 }
@@ -265,6 +269,8 @@ async fn migrate(common: &Common, args: &MigrateArgs) -> Verdict {
         store: connect::open(&args.to, tls).await?,
         root: from.root.clone(),
         endpoints: args.to.clone(),
+        context: None,
+        viewer: false,
     };
     let prefix = Prefix::new(from.root.as_str())?;
     let there = to.store.list(&prefix).await?;

@@ -8,6 +8,7 @@ use schemas::keys::{Key, Root};
 use schemas::records::{ClusterMarker, Record};
 
 use crate::args::Common;
+use crate::contexts::{self, Chosen, Place};
 use crate::failure::{Exit, Failure};
 
 /// The store without any other word.
@@ -43,6 +44,10 @@ pub struct Connection {
     pub root: Root,
     /// As told or found, for people.
     pub endpoints: String,
+    /// The context in use, for people: `prod as anna`.
+    pub context: Option<String>,
+    /// Whether this person only looks, and so may not read all classes of keys.
+    pub viewer: bool,
 }
 
 /// The cluster marker and when it was written: what every write is made conditional on.
@@ -57,8 +62,10 @@ struct Found {
     endpoints: String,
     /// The file that named it.
     file: Option<PathBuf>,
-    /// Of a seed on this host: the certificates that go with it.
+    /// Of a context, or a seed on this host: the certificates that go with it.
     context: Option<Context>,
+    /// The context in use.
+    place: Option<Place>,
 }
 
 impl Found {
@@ -70,14 +77,31 @@ impl Found {
     }
 }
 
+/// As told, else the context in use, else what is on this host.
+fn find(common: &Common) -> Result<Found, Failure> {
+    match contexts::chosen(common)? {
+        Chosen::Told | Chosen::Here => Ok(find_here(common)),
+        Chosen::Context(place) => {
+            let context = place.context()?;
+            Ok(Found {
+                endpoints: context.endpoints.join(","),
+                file: Some(place.dir.clone()),
+                context: Some(context),
+                place: Some(place),
+            })
+        }
+    }
+}
+
 /// As told, else the running `reeve up`, else the seed on this host, else the usual port.
-fn find(common: &Common) -> Found {
+fn find_here(common: &Common) -> Found {
     let plain = |endpoints: String, file| Found {
         endpoints,
         file,
         context: None,
+        place: None,
     };
-    if let Some(told) = &common.etcd {
+    if let Some(told) = common.etcd.as_ref().filter(|_| contexts::not_here(common)) {
         return plain(told.clone(), None);
     }
     let dir = common.data_dir.clone().unwrap_or_else(default_data_dir);
@@ -95,6 +119,7 @@ fn find(common: &Common) -> Found {
             endpoints: context.endpoints.join(","),
             file: Some(seed.join(membership::keep::CONTEXT)),
             context: Some(context),
+            place: None,
         },
         None => plain(DEFAULT_ENDPOINT.to_owned(), None),
     }
@@ -261,9 +286,9 @@ fn options(endpoints: &str, tls: &TlsFlags<'_>) -> Result<EtcdOptions, Failure> 
     Ok(options)
 }
 
-/// The store as the flags say, whether it answers or not.
+/// The store as the flags say, whether it answers or not: for controllers and agents, which are nobody's person.
 pub async fn prepare(common: &Common) -> Result<EtcdStore, Failure> {
-    let found = find(common);
+    let found = find_here(common);
     Ok(EtcdStore::prepare(options(&found.endpoints, &found.tls(common))?).await?)
 }
 
@@ -276,7 +301,7 @@ pub async fn prepare_in(context: &Context) -> Result<EtcdStore, Failure> {
 /// Where the store is and how it is reached, without asking it anything; and whether somebody said so, or it is only the
 /// usual place.
 pub fn reach(common: &Common) -> Result<(Vec<String>, Option<TlsFiles>, bool), Failure> {
-    let found = find(common);
+    let found = find(common)?;
     let told = common.etcd.is_some() || found.file.is_some();
     let options = options(&found.endpoints, &found.tls(common))?;
     Ok((options.endpoints, options.tls, told))
@@ -284,10 +309,18 @@ pub fn reach(common: &Common) -> Result<(Vec<String>, Option<TlsFiles>, bool), F
 
 /// Connects as the flags say.
 pub async fn connect(common: &Common) -> Result<Connection, Failure> {
-    let found = find(common);
+    let found = find(common)?;
+    if let Some(place) = &found.place {
+        place.keep_fresh(&common.prefix).await?;
+    }
     let options = options(&found.endpoints, &found.tls(common))?;
     let store = EtcdStore::connect(options).await.map_err(|error| {
         let nobody = error.kind == StoreErrorKind::Unreachable;
+        if let Some(place) = &found.place {
+            let failure = Failure::from(error);
+            let refused = failure.is_caused_by(&REFUSED);
+            return place.unreachable(failure, refused);
+        }
         let failure = hung_up(Failure::from(error), &found.endpoints, &found.tls(common));
         if !nobody || common.etcd.is_some() {
             return failure;
@@ -304,11 +337,16 @@ pub async fn connect(common: &Common) -> Result<Connection, Failure> {
             (None, _) => failure.help("start a cluster here with `reeve up`, or name a store with --etcd (REEVE_ETCD)"),
         }
     })?;
+    if let Some(place) = &found.place {
+        place.hear(&store, &common.prefix).await;
+    }
     let endpoints = found.endpoints;
     Ok(Connection {
         store,
         root: common.prefix.clone(),
         endpoints,
+        context: found.place.as_ref().map(Place::title),
+        viewer: found.place.as_ref().is_some_and(Place::only_looks),
     })
 }
 
@@ -338,7 +376,10 @@ impl Connection {
                 format!("cannot read the cluster marker `{}`", self.root.key(&Key::Cluster)),
             )
             .because(&error)
-            .help("another release of reeve, or something that is not reeve, wrote it")
+            .help(
+                "a later release of reeve, or something that is not reeve, wrote it: `reeve version` on a host of the cluster says \
+                 which release to install here",
+            )
         })?;
         Ok(Some(Marker {
             record,
@@ -356,7 +397,10 @@ impl Connection {
             .help("make it one with `reeve init`, or name another store with --etcd or another prefix with --prefix")
         })?;
         match &marker.record.moved {
-            None => Ok(marker),
+            None => {
+                crate::audit::begin(self);
+                Ok(marker)
+            }
             Some(moved) => {
                 let to = moved.to.join(",");
                 Err(

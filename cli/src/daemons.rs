@@ -102,6 +102,7 @@ pub async fn agent(common: &Common, args: &AgentArgs) -> Verdict {
         (Some(member), Some(seeds)) => args.api.of_a_member(seeds, member.door()),
         (_, None) | (None, Some(_)) => args.api.options(common)?,
     };
+    options.api.engine_host = Some(engine.address());
     options.trust = member.as_ref().map(|member| member.trust());
     if member.is_some() {
         options.publish = sealing::member(&options.data_dir.join("member"));

@@ -71,6 +71,8 @@ pub struct Failure {
     /// What to do.
     help: Option<String>,
     problems: Option<Box<Problems>>,
+    /// Whether the store does not let this user do it.
+    pub denied: bool,
 }
 
 impl Failure {
@@ -82,6 +84,7 @@ impl Failure {
             details: Vec::new(),
             help: None,
             problems: None,
+            denied: false,
         }
     }
 
@@ -194,6 +197,7 @@ impl Failure {
             details,
             help,
             problems,
+            denied: _,
         } = self;
         let out = Out {
             reason: exit.word(),
@@ -251,7 +255,8 @@ impl From<StoreError> for Failure {
             | StoreErrorKind::Invalid(_)
             | StoreErrorKind::Refused(_) => Exit::Failed,
         };
-        let failure = Self::new(exit, format!("cannot {error}"));
+        let mut failure = Self::new(exit, format!("cannot {error}"));
+        failure.denied = error.kind == StoreErrorKind::Denied;
         let failure = match error.source().map(innermost) {
             // What a web server's page looks like to a gRPC client tells nobody anything.
             Some(_) if error.kind == StoreErrorKind::NotEtcd => failure,

@@ -4,7 +4,8 @@
 
 use std::time::Duration;
 
-use runtime::{Prefix, Reader, ReflectOptions, Shutdown, reflect};
+use runtime::{KeyValue, Prefix, Reader, ReflectOptions, Shutdown, reflect};
+use schemas::keys::Key;
 
 use crate::connect::Connection;
 use crate::failure::{Exit, Failure};
@@ -15,9 +16,26 @@ const FIRST: Duration = Duration::from_secs(15);
 /// Changes that come within this time are shown together.
 const TOGETHER: Duration = Duration::from_millis(20);
 
+/// What is followed for who may not read everything.
+const SHOWN: [&str; 9] = [
+    "desired",
+    "status",
+    "assignments",
+    "verdicts",
+    "cordons",
+    "nodes",
+    "reports",
+    "sessions",
+    "election",
+];
+
 /// A view that follows the store.
 pub struct Follow {
-    reader: Reader,
+    /// One, of all; several for who may not read everything.
+    readers: Vec<Reader>,
+    /// Single keys that no prefix of those has.
+    single: Vec<KeyValue>,
+    keys: Vec<Key>,
     connection: Connection,
     pub view: View,
     /// A change was heard of, and the view does not show it yet.
@@ -29,20 +47,31 @@ pub struct Follow {
 impl Follow {
     /// Everything but events and history.
     pub async fn cluster(connection: &Connection) -> Result<Self, Failure> {
+        if connection.viewer {
+            let classes = SHOWN.map(|class| connection.root.prefix(class));
+            return Self::start(connection, &classes, &[], &[Key::Breaker]).await;
+        }
+        let all = [connection.root.as_str().to_owned()];
         Self::start(
             connection,
-            connection.root.as_str(),
-            &["events", "accepted", "acks", "blobs"],
+            &all,
+            &["events", "accepted", "acks", "blobs", "audit", "kv"],
+            &[],
         )
         .await
     }
 
     /// One class of keys.
     pub async fn class(connection: &Connection, class: &str) -> Result<Self, Failure> {
-        Self::start(connection, &connection.root.prefix(class), &[]).await
+        Self::start(connection, &[connection.root.prefix(class)], &[], &[]).await
     }
 
-    async fn start(connection: &Connection, prefix: &str, skip: &[&str]) -> Result<Self, Failure> {
+    async fn start(
+        connection: &Connection,
+        prefixes: &[String],
+        skip: &[&str],
+        single: &[Key],
+    ) -> Result<Self, Failure> {
         let shutdown = Shutdown::new();
         let skip = skip
             .iter()
@@ -52,19 +81,27 @@ impl Follow {
             skip,
             ..ReflectOptions::default()
         };
-        let reader = reflect(connection.store.clone(), Prefix::new(prefix)?, options, &shutdown);
-        let first = tokio::time::timeout(FIRST, reader.ready()).await;
-        let Ok(Ok(_)) = first else {
-            return Err(Failure::new(
-                Exit::Unreachable,
-                format!(
-                    "cannot follow `{prefix}`: the store at {} does not answer",
-                    connection.endpoints
-                ),
-            ));
-        };
+        let mut readers = Vec::new();
+        for prefix in prefixes {
+            let followed = Prefix::new(prefix.as_str())?;
+            readers.push(reflect(connection.store.clone(), followed, options.clone(), &shutdown));
+        }
+        for (reader, prefix) in readers.iter().zip(prefixes) {
+            let first = tokio::time::timeout(FIRST, reader.ready()).await;
+            let Ok(Ok(_)) = first else {
+                return Err(Failure::new(
+                    Exit::Unreachable,
+                    format!(
+                        "cannot follow `{prefix}`: the store at {} does not answer",
+                        connection.endpoints
+                    ),
+                ));
+            };
+        }
         let mut follow = Self {
-            reader,
+            readers,
+            single: read(connection, single).await?,
+            keys: single.to_vec(),
             connection: connection.clone(),
             view: View::default(),
             behind: false,
@@ -75,10 +112,9 @@ impl Follow {
     }
 
     fn look(&mut self) {
-        if let Some(cache) = self.reader.snapshot() {
-            let kvs = cache.keys.iter().map(AsRef::as_ref);
-            self.view = View::of(&self.connection.root, kvs, Some(&self.view));
-        }
+        let caches: Vec<_> = self.readers.iter().filter_map(Reader::snapshot).collect();
+        let kvs = caches.iter().flat_map(|cache| cache.keys.iter().map(AsRef::as_ref));
+        self.view = View::of(&self.connection.root, kvs.chain(&self.single), Some(&self.view));
     }
 
     /// Waits for a change, and a moment more for those that come with it. Callers wait for other things beside it and drop
@@ -86,14 +122,24 @@ impl Follow {
     pub async fn changed(&mut self) -> Result<(), Failure> {
         if !self.behind {
             let ended = |_| Failure::new(Exit::Failed, "cannot follow the store: the reflector has ended");
-            self.reader.changed().await.map_err(ended)?;
+            let any = self.readers.iter_mut().map(|reader| Box::pin(reader.changed()));
+            futures::future::select_all(any).await.0.map_err(ended)?;
             self.behind = true;
         }
         tokio::time::sleep(TOGETHER).await;
+        self.single = read(&self.connection, &self.keys).await?;
         self.behind = false;
         self.look();
         Ok(())
     }
+}
+
+async fn read(connection: &Connection, keys: &[Key]) -> Result<Vec<KeyValue>, Failure> {
+    let mut found = Vec::new();
+    for key in keys {
+        found.extend(connection.get(key).await?);
+    }
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -112,6 +158,8 @@ mod tests {
             store: EtcdStore::from_client(embedded.client()),
             root: Root::default(),
             endpoints: "in this process".to_owned(),
+            context: None,
+            viewer: false,
         };
         let mut follow = Follow::class(&connection, "desired").await.expect("it answers");
         follow.changed().await.expect("the first list is a change");

@@ -23,16 +23,18 @@ use serde_json::json;
 use trust::authority::MAX_LIFETIME_SECONDS;
 use trust::identity::{Name, Role, Who};
 use trust::tls::Door;
-use trust::token::{InstallToken, Token};
+use trust::token::{Admits, InstallToken, Names, Token};
 
 use crate::Verdict;
 use crate::args::Common;
 use crate::args::seats::{ServerArgs, TokenArgs, TokenCreateArgs, TokenVerb};
 use crate::connect::{SERVER_DIR, connect};
+use crate::contexts::{self, Chosen};
 use crate::daemons::{of_controller, signals};
 use crate::failure::{Exit, Failure};
 use crate::logging;
 use crate::output::{self, Cell, Format, Table, complain, print};
+use crate::persons;
 use crate::sealing;
 
 /// No token is longer.
@@ -126,6 +128,12 @@ fn of_seed(error: &SeedError) -> Failure {
             "use the token that this host was installed with; or remove its data directory, when that cluster is gone for good",
         ),
         SeedError::OtherSeeds { .. } => failure.help("give --seeds as when it was installed"),
+        SeedError::Strangers(hosts) if hosts.values().any(|why| why == seed::LEFT) => failure.help(
+            "copy authority*, authorities.json and revoked.json (if it is there) from another seed's data directory into this one's, as root, and start it again",
+        ),
+        SeedError::NoKey(_) => failure.help(
+            "copy authority* and authorities.json from another seed's data directory into it, as root, and start it again",
+        ),
         SeedError::Strangers(_) => {
             failure.help("see that all seeds have the same token and the same --seeds, and that the addresses are theirs")
         }
@@ -135,6 +143,7 @@ fn of_seed(error: &SeedError) -> Failure {
             "bring back a snapshot with `etcdctl snapshot restore`; or, to begin a new cluster, empty the data directory of every seed",
         ),
         SeedError::Keep(_)
+        | SeedError::Endorse(_)
         | SeedError::Authority(_)
         | SeedError::Show(_)
         | SeedError::Tls(_)
@@ -154,7 +163,7 @@ pub async fn server(common: &Common, args: &ServerArgs) -> Verdict {
         );
     }
     let shutdown = signals()?;
-    let dir = server_dir(common);
+    let dir = own_dir(common);
     let told = match &args.token.token_file {
         // Once this host is a seed, its token may be gone.
         Some(file) if dir.join(seed::KNOWN).exists() && !file.exists() && file.as_os_str() != "-" => None,
@@ -216,9 +225,9 @@ async fn run_controller(
     let mut options = ControllerOptions::new(formed.store.clone(), common.prefix.clone(), id);
     options.http_addr = Some(args.metrics);
     options.advertise = args.advertise.clone();
-    let signing = signing::follow(&server_dir(common)).map_err(|error| failed(&error))?;
+    let signing = signing::follow(&own_dir(common)).map_err(|error| failed(&error))?;
     options.signing = Some(signing);
-    options.vault = Some(sealing::seed(&server_dir(common))?);
+    options.vault = Some(sealing::seed(&own_dir(common))?);
     let run = controller::run(options, shutdown.clone());
     tokio::select! {
         ended = run => ended.map_err(|error| of_controller(&error))?,
@@ -295,6 +304,7 @@ pub async fn agent_joins(
     let who = Who::Node(name);
     let keep = Keep::open(&data_dir.join("member")).map_err(|error| of_join(&error.into()))?;
     let keep = Arc::new(keep);
+    let mut before = None;
     if let Some(context) = joined(&keep, &who).map_err(|error| of_join(&error))? {
         // One that was removed comes back as a newcomer, when a person gives it a token that is not the one it had.
         let given = args.token_file.as_ref().is_some_and(|file| file.exists());
@@ -302,7 +312,8 @@ pub async fn agent_joins(
             return Ok((context, keep));
         }
         complain("the seeds no longer let this host in as it was: it joins anew\n");
-        keep.forget("node").map_err(|error| of_join(&error.into()))?;
+        let set_aside = keep.set_aside("node").map_err(|error| of_join(&error.into()))?;
+        before = Some((context, set_aside));
     }
     let Some(token) = token(args)? else {
         let ended = keep.held("node").ok().flatten().is_some();
@@ -319,7 +330,17 @@ pub async fn agent_joins(
         complain(&format!("waiting for a seed to let this host in\n{}", missing(hosts)));
     };
     let context = tokio::select! {
-        joined = join(&keep, &token, seeds, &who, waiting) => joined.map_err(|error| of_join(&error))?,
+        joined = join(&keep, &token, seeds, &who, waiting) => match (joined, before) {
+            (Ok(context), _) => context,
+            // What runs here goes on, and is looked after, whatever the token is worth.
+            (Err(error), Some((context, set_aside))) => {
+                keep.bring_back(&set_aside).map_err(|error| of_join(&error.into()))?;
+                let failure = of_join(&error).detail("this host goes on with what it runs, outside the cluster");
+                complain(&failure.render(output::look()));
+                return Ok((context, keep));
+            }
+            (Err(error), None) => return Err(of_join(&error)),
+        },
         () = shutdown.draining() => return Err(Failure::new(Exit::Failed, "ended before a seed had let this host in")),
     };
     tracing::info!(%node, "this host has joined");
@@ -332,9 +353,10 @@ pub fn member(keep: &Arc<Keep>, seeds: &Seeds, root: &Root) -> Result<Arc<Member
     Ok(Arc::new(member.map_err(|error| of_join(&error))?))
 }
 
-/// What a person on a seed shows to agents; None where this host is no seed, or a store of one's own is named.
+/// What a person shows to agents, by the context in use or as root on a seed; None where there is neither, or a store of
+/// one's own is named.
 pub fn person(common: &Common) -> Result<Option<Arc<Door>>, Failure> {
-    if common.etcd.is_some() {
+    if matches!(contexts::chosen(common)?, Chosen::Told) {
         return Ok(None);
     }
     let keep = Keep::beside(&server_dir(common));
@@ -362,6 +384,7 @@ pub async fn token_verb(common: &Common, verb: &TokenVerb) -> Verdict {
         TokenVerb::Ls => list(common).await,
         TokenVerb::Rm { ids } => {
             let connection = connect(common).await?;
+            connection.marker().await?;
             for id in ids {
                 if !tokens::withdraw(&connection.store, &connection.root, *id)
                     .await
@@ -389,27 +412,51 @@ fn show(common: &Common, text: &str, value: &serde_json::Value) {
 fn of_tokens(error: &TokensError) -> Failure {
     match error {
         TokensError::Store(error) => Failure::from(error.clone()),
-        TokensError::NotASeed(_) => {
-            failed(error).help("run it on a seed, as root; its --data-dir is the one of `reeve server`")
-        }
+        TokensError::NotASeed(_) => Failure::new(
+            Exit::Failed,
+            "tokens are made and read on a seed, and this host is none",
+        )
+        .detail(error.to_string())
+        .help("run it on a seed, as root; its --data-dir is the one of `reeve server`"),
         TokensError::Keep(_) | TokensError::Key(_) | TokensError::Record(_) | TokensError::Conflict => failed(error),
     }
 }
 
-pub fn server_dir(common: &Common) -> PathBuf {
+/// Where this host keeps its seed.
+fn own_dir(common: &Common) -> PathBuf {
     common.data_dir.clone().unwrap_or_else(|| SERVER_DIR.into())
+}
+
+/// The directory that says who this user is in the cluster: that of the context in use, else of the seed on this host.
+pub fn server_dir(common: &Common) -> PathBuf {
+    match contexts::chosen(common) {
+        Ok(Chosen::Context(place)) => place.dir,
+        Ok(Chosen::Told | Chosen::Here) | Err(_) => own_dir(common),
+    }
 }
 
 async fn create(common: &Common, args: &TokenCreateArgs) -> Verdict {
     if args.ttl > MAX_TTL || args.ttl < Duration::from_secs(1) {
         return Err(Failure::usage("--ttl is from 1s to 30d"));
     }
+    if args.person.as_ref().is_some_and(|name| name.as_str() == "root") {
+        return Err(Failure::usage("--person root: that is root on the seeds").help("name the person"));
+    }
     let connection = connect(common).await?;
+    connection.marker().await?;
     let names = args.nodes.iter().map(|node| node.as_str().parse::<Name>());
     let names = names
         .collect::<Result<std::collections::BTreeSet<Name>, _>>()
         .map_err(|error| Failure::usage("--node").because(&error))?;
+    let (admits, names) = match args.person.clone().zip(args.rights.clone()) {
+        None => (Admits::Node, names),
+        Some((name, rights)) => {
+            persons::one_set_of_rights(&connection, &server_dir(common), &name, &rights).await?;
+            (Admits::Person(rights), [name].into())
+        }
+    };
     let wanted = tokens::Wanted {
+        admits,
         names,
         uses: args.uses,
         seconds: args.ttl.as_secs(),
@@ -417,9 +464,28 @@ async fn create(common: &Common, args: &TokenCreateArgs) -> Verdict {
     let made = tokens::create(&server_dir(common), &connection.store, &connection.root, wanted).await;
     let (token, record) = made.map_err(|error| of_tokens(&error))?;
     let text = token.to_text();
-    let value = json!({ "token": text.as_str(), "id": record.id, "expires": record.expires.to_string(), "uses": record.uses_left });
+    let mut value = json!({ "token": text.as_str(), "id": record.id, "expires": record.expires.to_string(), "uses": record.uses_left });
+    if let Admits::Person(rights) = &record.admits {
+        value["person"] = json!(args.person);
+        value["rights"] = json!(rights);
+    }
     show(common, &text, &value);
     Ok(Exit::Done)
+}
+
+/// Whom a token admits, for people: `nodes`, `node n3`, `anna (viewer)`.
+fn whom(admits: &Admits, names: &Names) -> String {
+    let names = match names {
+        Names::Any => None,
+        Names::Only(names) => Some(names.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")),
+    };
+    match (admits, names) {
+        (Admits::Node, None) => "nodes".to_owned(),
+        (Admits::Node, Some(names)) => format!("node {names}"),
+        (Admits::Server, _) => "servers".to_owned(),
+        (Admits::Controller, _) => "controllers".to_owned(),
+        (Admits::Person(rights), names) => format!("{} ({rights})", names.unwrap_or_else(|| "people".to_owned())),
+    }
 }
 
 async fn list(common: &Common) -> Verdict {
@@ -432,7 +498,7 @@ async fn list(common: &Common) -> Verdict {
             .iter()
             .map(|(id, record)| match record {
                 Ok(record) => json!({
-                    "id": id, "usesLeft": record.uses_left, "expires": record.expires.to_string(), "expired": now > record.expires,
+                    "id": id, "for": whom(&record.admits, &record.names), "usesLeft": record.uses_left, "expires": record.expires.to_string(), "expired": now > record.expires,
                     "joined": record.joined.iter().map(|joined| joined.name.to_string()).collect::<Vec<_>>(),
                 }),
                 Err(why) => json!({ "id": id, "invalid": why }),
@@ -453,7 +519,7 @@ async fn list(common: &Common) -> Verdict {
         print("there are no tokens; `reeve token create` prints one\n");
         return Ok(Exit::Done);
     }
-    let mut table = Table::new(&["ID", "USES LEFT", "EXPIRES", "JOINED"]);
+    let mut table = Table::new(&["ID", "FOR", "USES LEFT", "EXPIRES", "JOINED"]);
     for (id, record) in &listed {
         let cell = |text: String| Cell::from(text);
         match record {
@@ -466,6 +532,7 @@ async fn list(common: &Common) -> Verdict {
                 };
                 table.row(vec![
                     cell(id.to_string()),
+                    cell(whom(&record.admits, &record.names)),
                     cell(record.uses_left.to_string()),
                     cell(expires),
                     cell(joined.join(",")),
@@ -473,6 +540,7 @@ async fn list(common: &Common) -> Verdict {
             }
             Err(why) => table.row(vec![
                 cell(id.to_string()),
+                cell("-".to_owned()),
                 cell("-".to_owned()),
                 cell(why.clone()),
                 cell(String::new()),

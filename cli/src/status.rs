@@ -158,7 +158,10 @@ fn screen(view: &View, marker: &Marker, connection: &Connection, wide: bool, lim
             limit.map_or(line.clone(), |width| output::cut(&line, width))
         );
     };
-    head(format!("cluster {}", marker.record.id));
+    match &connection.context {
+        Some(context) => head(format!("cluster {}, context {context}", marker.record.id)),
+        None => head(format!("cluster {}", marker.record.id)),
+    }
     head(format!("store {}, leader {leader}", connection.endpoints));
     for warning in warnings(view) {
         let style = Tone::Bad.style();

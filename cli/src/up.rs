@@ -63,6 +63,8 @@ pub async fn up(common: &Common, args: &UpArgs) -> Verdict {
         store: store.clone(),
         root: common.prefix.clone(),
         endpoints: endpoint.clone(),
+        context: None,
+        viewer: false,
     };
     let (marker, new) = continue_or_found(&connection, &dir).await?;
     write(&dir.join(CLUSTER_FILE), marker.record.id.as_str())?;
@@ -94,6 +96,7 @@ pub async fn up(common: &Common, args: &UpArgs) -> Verdict {
     options.labels = args.labels.iter().cloned().collect::<BTreeMap<_, _>>();
     options.http = Some(places.agent);
     options.api.rights.exec = !args.no_exec;
+    options.api.engine_host = Some(engine.address());
     options.version = env!("CARGO_PKG_VERSION").to_owned();
     options.policy = policy(common, args.policy.as_ref(), Policy::of_up(), &engine.address());
     // The store beside the agent is nobody's to mount either.

@@ -256,6 +256,8 @@ fn the_page_of_keys_names_every_key() {
         Key::Blob(schemas::config_file::FileDigest::of(b""), 0),
         Key::Sealed(resource()),
         Key::Handed("node.n1".to_owned()),
+        Key::Audit("person.anna".to_owned(), "1".to_owned()),
+        Key::Own("default".parse().expect("a name"), "x".to_owned()),
     ];
     for key in keys {
         let whole = Root::default().key(&key);

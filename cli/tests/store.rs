@@ -83,8 +83,12 @@ impl Lab {
         read.value.map(|kv| String::from_utf8_lossy(&kv.value).into_owned())
     }
 
+    /// When the cluster was last written, whatever is recorded of who did it.
     fn revision(&self) -> i64 {
-        self.on(self.store.get(b"/nothing")).expect("a read").revision
+        let prefix = runtime::Prefix::new("/reeve/").expect("a prefix");
+        let all = self.on(self.store.list(&prefix)).expect("a read").kvs;
+        let written = all.iter().filter(|kv| !kv.key.starts_with(b"/reeve/audit/"));
+        written.map(|kv| kv.mod_revision).max().unwrap_or(0)
     }
 
     fn on<F: Future>(&self, future: F) -> F::Output {

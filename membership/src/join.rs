@@ -161,7 +161,7 @@ pub async fn join(
     }
 }
 
-enum Refusal {
+pub(crate) enum Refusal {
     Later(String),
     Stranger(String),
     Final(JoinError),
@@ -194,7 +194,7 @@ impl From<KeepError> for Refusal {
     }
 }
 
-async fn ask(
+pub(crate) async fn ask(
     keep: &Keep,
     token: &JoinToken,
     host: &Host,

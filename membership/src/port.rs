@@ -30,16 +30,21 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use trust::authority::{Authority, Grant, asked};
+use trust::bundle::{Bundle, Unproven};
 use trust::certificate::Certificate;
 use trust::identity::{ClusterId, Identity, Role, Who};
-use trust::token::{JoinToken, Record, unrecorded};
+use trust::key::Fingerprint;
+use trust::token::{JoinToken, Record, RecordError, unrecorded};
 
 use crate::believed::Believed;
 use crate::bootstrap::Stage;
 use crate::etcd::{client_url, peer_url};
 use crate::issued::Issued;
 use crate::now;
+use crate::persons;
 use crate::rights;
+use crate::rotate::{self, Keys};
+use crate::rotation::Standing;
 use crate::seeds::{Host, Seeds};
 
 /// Connections at once; more wait.
@@ -94,6 +99,9 @@ pub struct SeedState {
     /// The number of the list of the revoked whose entries have no open connection to this seed's store any more.
     #[serde(default)]
     pub cut: u64,
+    /// How far it is with the cluster's authorities.
+    #[serde(default)]
+    pub authorities: Standing,
     /// What its clock says, in seconds since 1970: for people who look for a wrong one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock: Option<u64>,
@@ -149,8 +157,13 @@ pub struct Seat {
     pub host: Host,
     pub seeds: Seeds,
     pub root: Root,
-    pub authority: Authority,
     pub believed: RwLock<Believed>,
+    /// The authorities whose keys are here.
+    pub keys: Keys,
+    /// The authority that issues what this seed shows; None until it shows something.
+    pub shows: Mutex<Option<Fingerprint>>,
+    /// See [`Standing::anchored`].
+    pub anchored: AtomicU64,
     /// How long the certificates last that are issued here, in seconds.
     pub life: u64,
     pub stage: watch::Sender<Stage>,
@@ -171,6 +184,25 @@ impl Seat {
         self.believed.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// How far it is with the authorities.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        Standing {
+            believes: self.believed().bundle().number(),
+            anchored: self.anchored.load(Ordering::Acquire),
+            holds: self.keys.pins(),
+            shows: *self.shows.lock().unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+
+    /// The authority that issued what is shown here: what this seed says to newcomers, it says in its name.
+    fn shown(&self, bundle: &Bundle) -> Option<Arc<Authority>> {
+        let shows = *self.shows.lock().unwrap_or_else(PoisonError::into_inner);
+        shows
+            .and_then(|pin| self.keys.get(&pin))
+            .or_else(|| self.keys.issuing(bundle))
+    }
+
     #[must_use]
     pub fn state(&self) -> SeedState {
         SeedState {
@@ -179,6 +211,7 @@ impl Seat {
             seeds: self.seeds.clone(),
             stage: *self.stage.borrow(),
             cut: self.cut.load(Ordering::Acquire),
+            authorities: self.standing(),
             clock: Some(now().unix_seconds()),
         }
     }
@@ -221,6 +254,24 @@ pub(crate) fn formed(seat: &Seat) -> Result<(EtcdStore, Client), Failure> {
     seat.store().ok_or_else(missing)
 }
 
+/// This seed was away while the authority was replaced, and still asks for the new one's key.
+fn keyless() -> Failure {
+    later("this seed has not got the key of the cluster's authority yet")
+}
+
+/// The record of a token, if the authority stands by it.
+pub(crate) fn record(bytes: &[u8], bundle: &Bundle) -> Result<Record, Failure> {
+    Record::verified(bytes, bundle, now()).map_err(|error| {
+        if error != RecordError::Unproven(Unproven::OtherSigner) {
+            return refuse(chain(&error));
+        }
+        refuse(
+            "the token was made before this cluster's authority was replaced, and counts no more: on a seed, `reeve token \
+             create` prints a new one",
+        )
+    })
+}
+
 async fn join(
     State(seat): State<Arc<Seat>>,
     ConnectInfo(caller): ConnectInfo<Caller>,
@@ -237,6 +288,7 @@ async fn join(
         Who::Node(_) | Who::Person(..) => {}
         Who::Server(_) | Who::Controller(_) => return Err(refuse("only nodes and people join with a token")),
     }
+    persons::fits(&seat, &store, &who).await?;
     let place = seat.root.key(&StoreKey::Join(token.id().to_string())).into_bytes();
     let bundle = seat.believed().bundle().clone();
     let mut tries = 0;
@@ -245,7 +297,7 @@ async fn join(
         let Some(found) = found.value else {
             return Err(refuse(unrecorded(&token, &bundle)));
         };
-        let record = Record::verified(&found.value, &bundle, now()).map_err(|error| refuse(chain(&error)))?;
+        let record = record(&found.value, &bundle)?;
         let admitted = record.admit(&token, &who, &key, now()).map_err(|refusal| {
             tracing::warn!(asked = %wanted.identity, token = %token.id(), from = %caller.address, why = %refusal, "refused to join");
             refuse(refusal)
@@ -260,7 +312,7 @@ async fn join(
             }
             break;
         }
-        let signed = admitted.signed_by(&seat.authority);
+        let signed = admitted.signed_by(&*seat.keys.stating(&bundle).ok_or_else(keyless)?);
         let txn = person::txn().put(place.clone(), signed, Guard::Unchanged(found.mod_revision));
         match store.commit(txn).await.map_err(|error| later(chain(&error)))? {
             Outcome::Committed { revision: _ } => break,
@@ -285,14 +337,15 @@ async fn issue(seat: &Seat, store: &EtcdStore, request: &[u8], identity: Identit
     let grant = Grant::new(identity, seat.life);
     let believed = seat.believed();
     let now = now();
-    let certificate = seat
-        .authority
+    let bundle = believed.bundle();
+    let authority = seat.keys.issuing(bundle).ok_or_else(keyless)?;
+    let certificate = authority
         .issue(request, &grant, believed.revoked(), now)
         .map_err(|error| refuse(chain(&error)))?;
     let mut txn = person::txn().put(
         seat.root
             .key(&StoreKey::Issued(subject.clone(), certificate.serial().to_string())),
-        Issued::of(&certificate).to_json(),
+        Issued::of(&certificate, authority.certificate().fingerprint()).to_json(),
         Guard::Absent,
     );
     let earlier =
@@ -308,7 +361,7 @@ async fn issue(seat: &Seat, store: &EtcdStore, request: &[u8], identity: Identit
     }
     Ok(JoinAnswer {
         certificate: certificate.to_pem(),
-        authorities: STANDARD.encode(believed.signed()),
+        authorities: STANDARD.encode(bundle.signed_by(&*seat.shown(bundle).ok_or_else(keyless)?)),
         endpoints: seat.seeds.iter().map(client_url).collect(),
     })
 }
@@ -416,7 +469,10 @@ pub async fn serve(
     let router = Router::new()
         .route("/v1/seed", get(seed))
         .route("/v1/join", post(join))
+        .route("/v1/invited", post(persons::invited))
         .route("/v1/renew", post(renew))
+        .route("/v1/renewed", post(rotate::renewed))
+        .route("/v1/authority", post(rotate::authority))
         .route("/v1/place", post(place))
         .route("/v1/leave", post(crate::leave::answer))
         .layer(DefaultBodyLimit::max(MAX_QUESTION_BYTES))

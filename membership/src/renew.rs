@@ -25,6 +25,7 @@ use crate::call::{CallError, call, to_seeds};
 use crate::join::JoinError;
 use crate::keep::{Held, Keep, KeepError};
 use crate::port::{JoinAnswer, RenewQuestion, SeedState};
+use crate::rotate::{Renewed, has_left};
 use crate::seeds::Seeds;
 use crate::{SEED_PORT, now};
 
@@ -33,6 +34,17 @@ const LOOK: Duration = Duration::from_secs(3_600);
 const SOONEST: Duration = Duration::from_secs(1);
 /// How often it is asked why the store does not answer.
 const WHY: Duration = Duration::from_secs(10);
+
+/// Over how long the nodes of a cluster spread their renewals when the authority is replaced.
+const APART: Duration = Duration::from_secs(15);
+
+/// Why the seeds do not let a host in.
+#[derive(Clone, Copy)]
+enum ShutOut {
+    Removed,
+    /// Its certificate is of an authority that is forgotten.
+    LeftBehind,
+}
 
 /// A member of the cluster that is no seed.
 #[derive(Debug)]
@@ -103,21 +115,27 @@ impl Membership {
         let mut at = Instant::now() + self.due();
         let mut why = interval(WHY);
         let mut told = false;
+        let mut confirmed = false;
         loop {
             tokio::select! {
                 changed = reader.changed() => {
                     if changed.is_err() {
                         return;
                     }
+                    let before = self.believed().bundle().number();
                     if let Some(cache) = reader.snapshot()
                         && let Err(error) = self.hear(&cache)
                     {
                         tracing::warn!(error = %chain(&error), "what the authority says cannot be kept");
                     }
+                    if self.believed().bundle().number() != before {
+                        confirmed = false;
+                        at = Instant::now() + self.due();
+                    }
                 }
                 () = sleep_until(at) => {
                     at = Instant::now() + match self.renew_if_due().await {
-                        Ok(()) => {
+                        Ok(_) => {
                             backoff.reset();
                             self.due()
                         }
@@ -131,11 +149,18 @@ impl Membership {
                 _ = why.tick() => {
                     if store.health().healthy_for().is_some() {
                         told = false;
-                    } else if !told && self.is_shut_out().await {
+                        if !confirmed {
+                            confirmed = self.confirm().await;
+                        }
+                    } else if !told && let Some(shut) = self.shut_out().await {
                         told = true;
+                        let why = match shut {
+                            ShutOut::Removed => "it was removed from the cluster",
+                            ShutOut::LeftBehind => "the cluster's authority was replaced while it was away",
+                        };
                         tracing::error!(
-                            "the seeds no longer let this host in: it was removed from the cluster; what runs here goes on. To take it back, \
-                             start the agent with a new token: on a seed, `reeve token create` prints one"
+                            "the seeds no longer let this host in: {why}; what runs here goes on. To take it back, start the agent \
+                             with a new token: on a seed, `reeve token create` prints one"
                         );
                     }
                     continue;
@@ -151,38 +176,82 @@ impl Membership {
     /// How long until the certificate is looked at again.
     fn due(&self) -> Duration {
         let Ok(held) = self.held() else { return LOOK };
+        if self.is_of_former(&held.certificate) {
+            return jitter(SOONEST, APART);
+        }
         wait(held.certificate.validity().renewal(), now())
     }
 
-    /// Whether a seed answers and refuses this host's certificate.
+    /// Whether a seed answers and does not let this host in.
     pub async fn is_shut_out(&self) -> bool {
-        let Ok(tls) = to_seeds(&self.door) else { return false };
+        self.shut_out().await.is_some()
+    }
+
+    async fn shut_out(&self) -> Option<ShutOut> {
+        let tls = to_seeds(&self.door).ok()?;
         for host in self.seeds.iter() {
             match call::<(), SeedState>(host, SEED_PORT, &tls, "/v1/seed", None).await {
-                Ok(_) => return false,
+                Ok(_) => return None,
+                Err(CallError::Stranger { .. }) if has_left(host, self.believed().bundle()).await => {
+                    return Some(ShutOut::LeftBehind);
+                }
                 // The refusal comes after our side of the handshake is done, as an alert.
-                Err(error) if chain(&error).contains("fatal alert") => return true,
+                Err(error) if chain(&error).contains("fatal alert") => return Some(ShutOut::Removed),
                 Err(_) => {}
             }
         }
-        false
+        None
     }
 
     fn hear(&self, cache: &Cache) -> Result<(), KeepError> {
         let mut believed = self.believed();
-        if believed.follow(&self.keep, &self.root, cache)? {
-            let trust = believed.trust();
+        let changed = believed.follow(&self.keep, &self.root, cache)?;
+        let trust = believed.trust();
+        *self.believed.lock().unwrap_or_else(PoisonError::into_inner) = believed;
+        if changed {
             self.door.set_trust(trust.clone());
-            *self.believed.lock().unwrap_or_else(PoisonError::into_inner) = believed;
             self.trust.send_replace(Arc::new(trust));
         }
         Ok(())
     }
 
-    async fn renew_if_due(&self) -> Result<(), String> {
+    /// Whether this host's certificate is of an authority that issues no more.
+    fn is_of_former(&self, certificate: &Certificate) -> bool {
+        let believed = self.believed();
+        let bundle = believed.bundle();
+        let issuer = bundle.issuer(certificate);
+        issuer.is_some_and(|issuer| bundle.former().contains(issuer))
+    }
+
+    /// While an authority is replaced: tells the seeds that this host uses a certificate of the present one. Whether there
+    /// is nothing to tell any more.
+    async fn confirm(&self) -> bool {
+        let Ok(held) = self.held() else { return false };
+        let believed = self.believed();
+        if believed.bundle().former().is_empty() {
+            return true;
+        }
+        if self.is_of_former(&held.certificate) {
+            return false;
+        }
+        let Ok(tls) = to_seeds(&self.door) else { return false };
+        for host in self.seeds.iter() {
+            match call::<_, Renewed>(host, SEED_PORT, &tls, "/v1/renewed", Some(&Renewed {})).await {
+                Ok(_) => return true,
+                Err(error) => tracing::debug!(error = %chain(&error), "cannot tell of the renewed certificate"),
+            }
+        }
+        false
+    }
+
+    /// Asks for the successor of the certificate when its time has come. Whether there is one now.
+    ///
+    /// # Errors
+    /// With the reason, when no seed gives one.
+    pub async fn renew_if_due(&self) -> Result<bool, String> {
         let held = self.held().map_err(|error| chain(&error))?;
-        if !held.certificate.renewal_is_due(now()) {
-            return Ok(());
+        if !held.certificate.renewal_is_due(now()) && !self.is_of_former(&held.certificate) {
+            return Ok(false);
         }
         let until = held.certificate.validity().until;
         if until < now() {
@@ -196,7 +265,7 @@ impl Membership {
             match self.renew_at(host, &held, &tls).await {
                 Ok(until) => {
                     tracing::info!(%until, at = %host, "this host's certificate is renewed");
-                    return Ok(());
+                    return Ok(true);
                 }
                 Err(error) => why.push(error),
             }
@@ -214,6 +283,9 @@ impl Membership {
         let certificate = Certificate::from_pem(&answer.certificate).map_err(|error| chain(&error))?;
         if *certificate.key() != held.key.public() || certificate.identity() != held.certificate.identity() {
             return Err(format!("{host} sent a certificate that is not what was asked for"));
+        }
+        if self.is_of_former(&certificate) {
+            return Err(format!("{host} has not heard yet that the authority was replaced"));
         }
         if certificate.renewal_is_due(now()) {
             return Err(format!(

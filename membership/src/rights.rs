@@ -1,13 +1,13 @@
 //! etcd's own users and roles: a filter against what a node's certificate has no business with, and no more than that, for etcd
-//! 3.4 does not ask them within nested transactions. The user is a certificate's common name. Seeds, their controllers and people
-//! are root; a node reads everything under the prefix, and writes its own keys. Each seed sees to it when it starts, and before
-//! a newcomer gets its certificate.
+//! 3.4 does not ask them within nested transactions. The user is a certificate's common name. Seeds, their controllers and
+//! administrators are root; a node reads everything under the prefix, and writes its own keys; other people read and write what
+//! their rights say. Each seed sees to it when it starts, and before a newcomer gets its certificate.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use etcd_client::{AuthClient, Client, Permission, UserAddOptions};
+use etcd_client::{AuthClient, Client, Permission, PermissionType, UserAddOptions};
 use runtime::{EtcdStore, Prefix, Store as _, StoreError, chain};
 use schemas::keys::{Key, Root};
 use schemas::names::NodeName;
@@ -15,6 +15,8 @@ use tokio::time::{sleep, timeout};
 use trust::identity::{Identity, Name, Rights, SERVER_COMMON_NAME, Who};
 
 use crate::keep::Keep;
+use crate::now;
+use crate::persons;
 use crate::port::Seat;
 use crate::seed::{SeedError, member_client};
 use crate::seeds::Host;
@@ -44,6 +46,16 @@ type Grant = (String, bool, bool);
 /// What somebody may do beside reading; None for who may do everything.
 fn grants(root: &Root, who: &Who) -> Option<Vec<Grant>> {
     let all = (root.as_str().to_owned(), true, false);
+    let reads = |class: &str| (root.prefix(class), true, false);
+    let writes = |class: &str| (root.prefix(class), true, true);
+    // What each person writes of what was done: nobody writes in another's name.
+    let own_record = || {
+        (
+            format!("{}{}/", root.prefix("audit"), persons::record_of(&who.subject())),
+            true,
+            true,
+        )
+    };
     match who {
         Who::Server(_) | Who::Controller(_) | Who::Person(_, Rights::Admin) => None,
         Who::Node(name) => {
@@ -59,14 +71,85 @@ fn grants(root: &Root, who: &Who) -> Option<Vec<Grant>> {
                     .collect(),
             )
         }
+        Who::Person(_, Rights::Operator(_)) => {
+            let written = ["desired", "sealed", "blobs", "cordons", "acks", "kv"].map(writes);
+            Some([all, own_record()].into_iter().chain(written).collect())
+        }
+        Who::Person(_, Rights::Viewer) => {
+            let single = [Key::Cluster, Key::Breaker].map(|key| (root.key(&key), false, false));
+            Some(single.into_iter().chain(SHOWN.map(reads)).collect())
+        }
         Who::Person(_, Rights::Namespaces(namespaces)) => {
-            let desired = root.prefix("desired");
-            let own = namespaces
-                .iter()
-                .map(|namespace| (format!("{desired}{namespace}/"), true, true));
-            Some(std::iter::once(all).chain(own).collect())
+            let own = namespaces.iter().flat_map(|namespace| {
+                ["desired", "sealed", "kv"].map(|class| (format!("{}{namespace}/", root.prefix(class)), true, true))
+            });
+            // Content is named by its digest, and a yes by that of what it allows: neither has a namespace.
+            let shared = [writes("blobs"), writes("acks"), own_record()];
+            Some(std::iter::once(all).chain(shared).chain(own).collect())
         }
     }
+}
+
+/// The classes that who only looks may read: neither sealed values nor tokens are among them.
+const SHOWN: [&str; 18] = [
+    "desired",
+    "status",
+    "accepted",
+    "assignments",
+    "verdicts",
+    "cordons",
+    "acks",
+    "nodes",
+    "reports",
+    "sessions",
+    "election",
+    "controllers",
+    "events",
+    "trust",
+    "issued",
+    "blobs",
+    "audit",
+    "kv",
+];
+
+fn permission((key, under, write): &Grant) -> Permission {
+    let permission = if *write {
+        Permission::read_write(key.as_str())
+    } else {
+        Permission::read(key.as_str())
+    };
+    if *under { permission.with_prefix() } else { permission }
+}
+
+/// Makes a person's role say these grants and nothing else, whatever an earlier certificate had. Whether it had to.
+async fn grant_person(auth: &mut AuthClient, role: &str, grants: &[Grant]) -> Result<bool, etcd_client::Error> {
+    let wanted: BTreeSet<(Vec<u8>, bool, bool)> = grants
+        .iter()
+        .map(|(key, under, write)| (key.clone().into_bytes(), *under, *write))
+        .collect();
+    if let Ok(found) = auth.role_get(role).await {
+        let writes = PermissionType::Readwrite as i32;
+        let found: BTreeSet<(Vec<u8>, bool, bool)> = found
+            .permissions()
+            .iter()
+            .map(|one| {
+                (
+                    one.key().to_vec(),
+                    !one.range_end().is_empty(),
+                    one.get_type() == writes,
+                )
+            })
+            .collect();
+        if found == wanted {
+            return Ok(false);
+        }
+        auth.role_delete(role).await?;
+    }
+    there(auth.role_add(role).await)?;
+    for grant in grants {
+        auth.role_grant_permission(role, permission(grant)).await?;
+    }
+    Ok(true)
 }
 
 /// What is there already is as good.
@@ -94,6 +177,22 @@ pub async fn admit(client: &Client, root: &Root, identity: &Identity) -> Result<
     let mut auth = client.auth_client();
     let work = async {
         // Every change makes the store refuse what others write at this moment, once: so only what is missing is made.
+        if let Who::Person(..) = identity.who {
+            let changed = match &grants {
+                Some(grants) => grant_person(&mut auth, role, grants).await?,
+                None => false,
+            };
+            let roles = auth.user_get(name.as_str()).await.map(|found| found.roles().to_vec());
+            let roles = roles.unwrap_or_default();
+            if changed || !roles.iter().any(|found| found == role) {
+                add(&mut auth, &name, role).await?;
+            }
+            // What it had by an earlier certificate.
+            for other in roles.iter().filter(|found| *found != role) {
+                auth.user_revoke_role(name.as_str(), other.as_str()).await?;
+            }
+            return Ok(());
+        }
         if let Ok(found) = auth.user_get(name.as_str()).await
             && found.roles().iter().any(|found| found == role)
         {
@@ -101,14 +200,8 @@ pub async fn admit(client: &Client, root: &Root, identity: &Identity) -> Result<
         }
         if let Some(grants) = &grants {
             there(auth.role_add(role).await)?;
-            for (key, under, write) in grants {
-                let permission = if *write {
-                    Permission::read_write(key.as_str())
-                } else {
-                    Permission::read(key.as_str())
-                };
-                let permission = if *under { permission.with_prefix() } else { permission };
-                auth.role_grant_permission(role, permission).await?;
+            for grant in grants {
+                auth.role_grant_permission(role, permission(grant)).await?;
             }
         }
         add(&mut auth, &name, role).await?;
@@ -127,6 +220,9 @@ async fn begin(client: &Client, store: &EtcdStore, seat: &Seat) -> Result<(), Ri
         all.extend([Who::Server(server), Who::Person(person, Rights::Admin)]);
     }
     all.extend(nodes(store, root).await?.into_iter().map(Who::Node));
+    let people = persons::list(store, root, seat.believed().revoked()).await?;
+    let counting = people.into_iter().filter(|person| person.counts(now()));
+    all.extend(counting.filter_map(|person| Some(Who::Person(person.name, person.rights?))));
     for who in all {
         admit(client, root, &Identity::new(seat.cluster, who)).await?;
     }
@@ -221,6 +317,47 @@ mod tests {
                 "/reeve/sessions/n1"
             ]
         );
+    }
+
+    #[test]
+    fn a_person_writes_what_its_rights_say_and_a_viewer_sees_nothing_sealed() {
+        let granted = |rights: &str| {
+            let who = Who::Person("anna".parse().unwrap(), rights.parse().unwrap());
+            grants(&Root::default(), &who).unwrap()
+        };
+        let written = |rights: &str| -> Vec<String> {
+            let all = granted(rights).into_iter();
+            all.filter_map(|(key, _, write)| write.then_some(key)).collect()
+        };
+        for class in ["desired", "sealed", "acks", "cordons", "blobs"] {
+            assert!(written("operator").contains(&format!("/reeve/{class}/")), "{class}");
+        }
+        for rights in ["operator", "operator+exec+host", "viewer", "namespaces=shop"] {
+            for class in [
+                "trust",
+                "joins",
+                "assignments",
+                "cluster",
+                "issued",
+                "accepted",
+                "handed",
+            ] {
+                let open = written(rights)
+                    .iter()
+                    .any(|key| format!("/reeve/{class}/").starts_with(key.as_str()));
+                assert!(!open, "{rights} writes {class}");
+            }
+        }
+        assert_eq!(written("viewer"), Vec::<String>::new());
+        assert!(granted("viewer").iter().all(|(key, ..)| {
+            !["/reeve/sealed/", "/reeve/handed/", "/reeve/joins/"]
+                .iter()
+                .any(|class| class.starts_with(key.as_str()))
+        }));
+        let own = written("namespaces=shop,web");
+        assert!(own.contains(&"/reeve/desired/shop/".to_owned()) && !own.contains(&"/reeve/desired/".to_owned()));
+        assert!(own.contains(&"/reeve/audit/person.anna/".to_owned()), "{own:?}");
+        assert!(grants(&Root::default(), &Who::Person("anna".parse().unwrap(), Rights::Admin)).is_none());
     }
 
     #[test]

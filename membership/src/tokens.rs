@@ -1,4 +1,4 @@
-//! The tokens that nodes join with after the first day: made on a seed, whose authority signs their records, listed and
+//! The tokens that nodes and people join with after the first day: made on a seed, whose authority signs their records, listed and
 //! withdrawn by whoever reaches the store.
 
 use std::collections::BTreeSet;
@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 
 use runtime::{EtcdStore, Guard, Outcome, Prefix, Store, StoreError, person};
 use schemas::keys::{Key, Root};
-use trust::identity::Name;
+use trust::identity::{Name, Role};
 use trust::key::KeyError;
 use trust::token::{Admits, JoinToken, Names, Record, RecordError, TokenId};
 
 use crate::keep::{Keep, KeepError};
 use crate::now;
+use crate::rotate::Keys;
 
 /// Why a token cannot be made or listed.
 #[derive(Debug, thiserror::Error)]
@@ -33,14 +34,15 @@ pub enum TokensError {
 /// What a token is to admit.
 #[derive(Clone, Debug)]
 pub struct Wanted {
-    /// Only nodes of these names; any when empty.
+    pub admits: Admits,
+    /// Only these names; any when empty.
     pub names: BTreeSet<Name>,
     pub uses: u32,
     /// From now on.
     pub seconds: u64,
 }
 
-/// Makes a token for nodes, and its record.
+/// Makes a token, and its record.
 ///
 /// # Errors
 /// When this host is no seed, or the store does not take the record.
@@ -52,18 +54,27 @@ pub async fn create(
 ) -> Result<(JoinToken, Record), TokensError> {
     // A running server has the directory: it is read beside it.
     let keep = Keep::beside(dir);
-    let Some(authority) = keep.authority()? else {
-        return Err(TokensError::NotASeed(dir.to_owned()));
-    };
-    let Wanted { names, uses, seconds } = wanted;
-    let token = JoinToken::generate(authority.certificate().fingerprint())?;
+    let not = || TokensError::NotASeed(dir.to_owned());
+    let bundle = keep.bundle()?.ok_or_else(not)?;
+    let authority = Keys::on_disk(&keep, &bundle)?.stating(&bundle).ok_or_else(not)?;
+    // What seeds show is what a newcomer can ask for; while the authority is replaced, that is not yet the one that signs.
+    let shown = keep.held(&Role::Server.to_string())?;
+    let shown = shown.and_then(|held| bundle.issuer(&held.certificate).cloned());
+    let pin = shown.as_ref().unwrap_or_else(|| bundle.present()).fingerprint();
+    let Wanted {
+        admits,
+        names,
+        uses,
+        seconds,
+    } = wanted;
+    let token = JoinToken::generate(pin)?;
     let names = if names.is_empty() {
         Names::Any
     } else {
         Names::Only(names)
     };
     let cluster = authority.certificate().cluster();
-    let record = Record::of(&token, cluster, Admits::Node, names, uses, now().plus(seconds));
+    let record = Record::of(&token, cluster, admits, names, uses, now().plus(seconds));
     let txn = person::txn().put(
         root.key(&Key::Join(token.id().to_string())),
         record.signed_by(&authority),

@@ -58,6 +58,11 @@ pub enum Key {
     Sealed(ResourceKey),
     /// What the leader has sealed for one reader: `node.<name>` or `controller.<key>`.
     Handed(String),
+    /// What somebody did through `reeve`: by whose part of the records it stands in (`person.anna`, or `_` for who has no
+    /// certificate of the cluster), and its id, which begins with the time.
+    Audit(String, String),
+    /// A value of people's own: in a namespace, by its name, which may have slashes.
+    Own(Namespace, String),
 }
 
 /// A key under `trust/`. Its values are signed by the authority: a plain writer of the store changes nobody's trust by them.
@@ -140,6 +145,8 @@ impl Root {
             Key::Blob(digest, part) => format!("{root}blobs/{}/{part}", digest.hex()),
             Key::Sealed(resource) => format!("{root}sealed/{resource}"),
             Key::Handed(reader) => format!("{root}handed/{reader}"),
+            Key::Audit(who, id) => format!("{root}audit/{who}/{id}"),
+            Key::Own(namespace, name) => format!("{root}kv/{namespace}/{name}"),
         }
     }
 
@@ -191,6 +198,16 @@ impl Root {
             }
             "sealed" => resource(rest).map(Key::Sealed),
             "handed" => (!rest.is_empty() && !rest.contains('/')).then(|| Key::Handed(rest.to_owned())),
+            "audit" => {
+                let (who, id) = rest.split_once('/')?;
+                let fine = !who.is_empty() && !id.is_empty() && !id.contains('/');
+                fine.then(|| Key::Audit(who.to_owned(), id.to_owned()))
+            }
+            "kv" => {
+                let (namespace, name) = rest.split_once('/')?;
+                own_name(name).then_some(())?;
+                Some(Key::Own(namespace.parse().ok()?, name.to_owned()))
+            }
             "joins" => (!rest.is_empty() && !rest.contains('/')).then(|| Key::Join(rest.to_owned())),
             "blobs" => {
                 let (digest, part) = rest.split_once('/')?;
@@ -221,6 +238,21 @@ fn trust(rest: &str) -> Option<TrustKey> {
         }
         _ => None,
     }
+}
+
+/// The longest name of a value of people's own, in bytes.
+pub const MAX_OWN_NAME: usize = 256;
+
+/// Whether a text may name a value of people's own: letters, digits and `._-`, in parts between single slashes.
+#[must_use]
+pub fn own_name(text: &str) -> bool {
+    let part = |part: &str| {
+        !part.is_empty()
+            && part
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+    };
+    text.len() <= MAX_OWN_NAME && text.split('/').all(part)
 }
 
 fn resource(place: &str) -> Option<ResourceKey> {
@@ -284,6 +316,8 @@ mod tests {
             Key::Blob(FileDigest::of(b"x"), 12),
             Key::Sealed(registry),
             Key::Handed("node.n1".into()),
+            Key::Audit("person.anna".into(), "1790000000000-00ff".into()),
+            Key::Own(Namespace::default(), "deploy/last".into()),
         ];
         for key in keys {
             assert_eq!(root.parse(root.key(&key).as_bytes()), Some(key));
@@ -306,6 +340,9 @@ mod tests {
             "/reeve/assignments/1",
             "/reeve/junk",
             "/reeve/blobs/abc/0",
+            "/reeve/audit/person.anna",
+            "/reeve/kv/default/a//b",
+            "/reeve/kv/Default/a",
             "/reeve/desired/default/Service/web",
         ] {
             assert_eq!(root.parse(key.as_bytes()), None, "{key}");

@@ -62,14 +62,28 @@ impl Role {
     }
 }
 
-/// What a person may do. In text and JSON `admin` or `namespaces=shop,web`.
+/// What a person may do. In text and JSON `admin`, `operator`, `operator+exec`, `operator+host`, `operator+exec+host`,
+/// `viewer` or `namespaces=shop,web`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Rights {
     /// Everything.
     Admin,
-    /// What concerns these namespaces; 1 to 16 of them.
+    /// Declares and changes what runs, in all namespaces; runs commands only as far as these say.
+    Operator(Commands),
+    /// Looks, and changes nothing.
+    Viewer,
+    /// Declares and changes what runs in these namespaces; 1 to 16 of them.
     Namespaces(BTreeSet<Name>),
+}
+
+/// Which commands an operator may run, where a node allows them at all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Commands {
+    /// In containers.
+    pub exec: bool,
+    /// On the nodes themselves.
+    pub host: bool,
 }
 
 /// A role with its name; a person's with the rights granted.
@@ -167,7 +181,10 @@ pub enum IdentityError {
     Role,
     #[error("a name in it is not a DNS label")]
     Name,
-    #[error("its rights are neither `admin` nor 1 to {MAX_NAMESPACES} namespaces in order, or are not a person's")]
+    #[error(
+        "its rights are none of `admin`, `operator` (with `+exec`, `+host`), `viewer` and `namespaces=` with 1 to \
+         {MAX_NAMESPACES} names in order, or are not a person's"
+    )]
     Rights,
 }
 
@@ -209,6 +226,11 @@ impl fmt::Display for Rights {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Admin => f.write_str("admin"),
+            Self::Viewer => f.write_str("viewer"),
+            Self::Operator(Commands { exec, host }) => {
+                let more = |granted: bool, word| if granted { word } else { "" };
+                write!(f, "operator{}{}", more(*exec, "+exec"), more(*host, "+host"))
+            }
             Self::Namespaces(namespaces) => {
                 let names: Vec<&str> = namespaces.iter().map(Name::as_str).collect();
                 write!(f, "namespaces={}", names.join(","))
@@ -247,8 +269,15 @@ impl FromStr for Identity {
 impl FromStr for Rights {
     type Err = IdentityError;
     fn from_str(text: &str) -> Result<Self, IdentityError> {
-        if text == "admin" {
-            return Ok(Self::Admin);
+        let operator = |exec, host| Ok(Self::Operator(Commands { exec, host }));
+        match text {
+            "admin" => return Ok(Self::Admin),
+            "viewer" => return Ok(Self::Viewer),
+            "operator" => return operator(false, false),
+            "operator+exec" => return operator(true, false),
+            "operator+host" => return operator(false, true),
+            "operator+exec+host" => return operator(true, true),
+            _ => {}
         }
         let list = text.strip_prefix("namespaces=").ok_or(IdentityError::Rights)?;
         let mut names = BTreeSet::new();
@@ -351,6 +380,11 @@ mod tests {
             "controller/c",
             "person/anna?admin",
             "person/otto?namespaces=shop,web",
+            "person/otto?viewer",
+            "person/otto?operator",
+            "person/otto?operator+exec",
+            "person/otto?operator+host",
+            "person/otto?operator+exec+host",
         ] {
             assert_eq!(parsed(rest).unwrap().to_string(), format!("reeve://{C}/{rest}"));
         }
@@ -375,6 +409,9 @@ mod tests {
             ("person/anna", IdentityError::Rights),
             ("person/anna?", IdentityError::Rights),
             ("person/anna?admin&x", IdentityError::Rights),
+            ("person/anna?operator+host+exec", IdentityError::Rights),
+            ("person/anna?viewer+exec", IdentityError::Rights),
+            ("person/anna?operator+", IdentityError::Rights),
             ("person/anna?namespaces=", IdentityError::Name),
             ("person/anna?namespaces=b,a", IdentityError::Rights),
             ("person/anna?namespaces=a,a", IdentityError::Rights),

@@ -495,36 +495,61 @@ impl Record {
         Ok(record)
     }
 
+    /// Whether this token is the one that the record is of, and still counts.
+    fn shown(&self, token: &JoinToken, now: Time) -> Result<(), Refusal> {
+        if self.authority != token.authority {
+            return Err(Refusal::OtherCluster);
+        }
+        if self.id != token.id {
+            return Err(Refusal::UnknownToken { id: token.id });
+        }
+        if verify_slices_are_equal(self.secret_sha256.bytes(), token.secret_sha256().bytes()).is_err() {
+            return Err(Refusal::WrongSecret);
+        }
+        if now > self.expires {
+            return Err(Refusal::Expired { at: self.expires });
+        }
+        Ok(())
+    }
+
+    /// Whom the token was made for, where that is one person: who has the token need not know it.
+    ///
+    /// # Errors
+    /// When it is for others, or no longer counts. Nothing of the record is told to one who does not know the secret.
+    pub fn invites(&self, token: &JoinToken, now: Time) -> Result<Who, Refusal> {
+        self.shown(token, now)?;
+        let one = match &self.names {
+            Names::Only(names) if names.len() == 1 => names.first(),
+            Names::Only(_) | Names::Any => None,
+        };
+        match (&self.admits, one) {
+            (Admits::Person(rights), Some(name)) => Ok(Who::Person(name.clone(), rights.clone())),
+            (admits, _) => Err(Refusal::OtherRole {
+                admitted: admits.role(),
+                asked: Role::Person,
+            }),
+        }
+    }
+
     /// Whether the token lets them, with this key, in now. If so, the record as it must be written (compared with
     /// the one read) before a certificate is issued; unchanged when they had joined already.
     ///
     /// # Errors
     /// With the reason why not. Nothing of the record is told to one who does not know the secret.
     pub fn admit(&self, token: &JoinToken, asked: &Who, key: &PublicKey, now: Time) -> Result<Self, Refusal> {
+        self.shown(token, now)?;
         let Self {
             version: _,
-            id,
+            id: _,
             cluster: _,
-            authority,
-            secret_sha256,
+            authority: _,
+            secret_sha256: _,
             admits,
             names,
             uses_left,
-            expires,
+            expires: _,
             joined,
         } = self;
-        if *authority != token.authority {
-            return Err(Refusal::OtherCluster);
-        }
-        if *id != token.id {
-            return Err(Refusal::UnknownToken { id: token.id });
-        }
-        if verify_slices_are_equal(secret_sha256.bytes(), token.secret_sha256().bytes()).is_err() {
-            return Err(Refusal::WrongSecret);
-        }
-        if now > *expires {
-            return Err(Refusal::Expired { at: *expires });
-        }
         admits.check(asked)?;
         let name = asked.name();
         let named = match names {
@@ -538,6 +563,8 @@ impl Record {
         if let Some(earlier) = joined.iter().find(|joined| joined.name == *name) {
             return if earlier.key == key {
                 Ok(self.clone())
+            } else if asked.role() == Role::Person {
+                Err(Refusal::UsedUp)
             } else {
                 Err(Refusal::NameTaken { name: name.clone() })
             };

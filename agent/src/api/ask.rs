@@ -6,6 +6,8 @@ use std::fmt;
 use schemas::names::{InstanceName, Namespace, ResourceName, Slot};
 use serde::{Deserialize, Serialize};
 
+use crate::policy::NodeCommand;
+
 /// One question, and who says to ask it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -61,6 +63,12 @@ pub enum Ask {
     Images {},
     /// Removes images that nobody uses, each by its id or a name: one Data frame, a list of `ImageGone` as JSON.
     RemoveImages { images: Vec<String> },
+    /// Runs a command on the node itself, for so many seconds at most.
+    Host {
+        kind: NodeCommand,
+        command: Vec<String>,
+        seconds: u32,
+    },
     /// A connection to a port of an instance's container.
     Forward { instance: Named, port: u16 },
     /// What is at a path of an instance's container: one Data frame, a `Place` as JSON.

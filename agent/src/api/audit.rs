@@ -41,7 +41,10 @@ pub struct Audit {
 #[serde(rename_all = "camelCase")]
 pub struct Begun {
     pub act: &'static str,
-    pub instance: Named,
+    /// None: on the node itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instance: Option<Named>,
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub container: String,
     /// As proven by the connection.
     pub caller: String,
@@ -60,11 +63,26 @@ impl Begun {
     pub fn new(act: &'static str, instance: &Named, container: &str, caller: &Caller, by: &str) -> Self {
         Self {
             act,
-            instance: instance.clone(),
+            instance: Some(instance.clone()),
             container: container.to_owned(),
             caller: caller.to_string(),
             by: clean(by, 128),
             command: Vec::new(),
+            port: None,
+            path: None,
+            terminal: false,
+        }
+    }
+
+    /// On the node itself.
+    pub fn on_node(act: &'static str, command: &[String], caller: &Caller, by: &str) -> Self {
+        Self {
+            act,
+            instance: None,
+            container: String::new(),
+            caller: caller.to_string(),
+            by: clean(by, 128),
+            command: command.to_vec(),
             port: None,
             path: None,
             terminal: false,
@@ -171,18 +189,25 @@ impl Audit {
     }
 
     fn tell(&self, begun: &Begun, reason: &str, message: String) {
+        let (namespace, about) = match &begun.instance {
+            Some(instance) => (
+                instance.namespace.to_string(),
+                format!("{}/{instance}", instance.namespace),
+            ),
+            None => ("_".to_owned(), format!("_/node/{}", self.node)),
+        };
         let event = Event {
             schema_version: SchemaVersion::default(),
             time: now(),
             kind: EventType::Normal,
             reason: reason.to_owned(),
             message,
-            about: format!("{}/{}", begun.instance.namespace, begun.instance),
+            about,
             node: Some(self.node.clone()),
             by: format!("agent/{}", self.node),
         };
         // A full queue drops events; the file has it.
-        let _ = self.events.try_send((begun.instance.namespace.to_string(), event));
+        let _ = self.events.try_send((namespace, event));
     }
 }
 

@@ -33,12 +33,14 @@ use super::session::{self, Passed, Peer};
 use super::tls::{Served, TlsError};
 use super::wire::{self, Frame, Kind, Reader};
 use super::{
-    Act, ApiOptions, CLUSTER_HEADER, Caller, NODE_HEADER, PATH, PROTOCOL, Rights, SOCKET, images, logs, may, reach, top,
+    Act, ApiOptions, CLUSTER_HEADER, Caller, NODE_HEADER, PATH, PROTOCOL, Rights, SOCKET, host, images, logs, may,
+    reach, top,
 };
 use crate::engine::ContainerRuntime;
 use crate::engine::clean;
 use crate::engine::near::Near;
 use crate::events_out::Told;
+use crate::policy::{Gate, NodeCommand};
 
 /// Guests at each door at once; others wait.
 const GUESTS: usize = 64;
@@ -73,6 +75,10 @@ pub(crate) struct Shared {
     pub directories: Directories,
     pub events: mpsc::Sender<Told>,
     pub data_dir: PathBuf,
+    /// Whether commands may be run on the node itself.
+    pub gate: Arc<Gate>,
+    /// See [`ApiOptions::engine_host`].
+    pub engine_host: Option<String>,
 }
 
 /// The doors, open.
@@ -84,7 +90,11 @@ pub(crate) struct Doors {
 
 /// Opens the doors. A socket that cannot be made is said, and is no reason not to run containers.
 pub(crate) async fn open(data_dir: &Path, options: &ApiOptions) -> Result<Doors, OpenError> {
-    let ApiOptions { tcp, rights } = options;
+    let ApiOptions {
+        tcp,
+        rights,
+        engine_host: _,
+    } = options;
     let path = data_dir.join(SOCKET);
     let local = match bind(&path) {
         Ok(listener) => Some(listener),
@@ -186,7 +196,15 @@ async fn welcome_remote(listener: TcpListener, served: Arc<Served>, hall: &Arc<H
         guests.spawn(async move {
             let _ = stream.set_nodelay(true);
             match tokio::time::timeout(HELLO, secure(stream, &served)).await {
-                Ok(Ok((stream, caller))) => guest(stream, caller, hall, permit).await,
+                Ok(Ok((stream, caller))) => {
+                    let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+                    let shown = shown.map(|shown| shown.as_ref().to_vec());
+                    tokio::select! {
+                        () = guest(stream, caller, hall, permit) => {}
+                        // Who is shut out meanwhile is cut off in the middle.
+                        () = served.until_revoked(shown) => tracing::info!(%from, "a caller of the API no longer counts, and is cut off"),
+                    }
+                }
                 Ok(Err(error)) => tracing::debug!(%from, %error, "a caller of the API is not let in"),
                 Err(_) => {}
             }
@@ -217,10 +235,10 @@ fn caller(certificate: &[u8]) -> Option<Caller> {
     });
     let subject = crate::engine::clean(&parsed.subject().to_string(), 256);
     // `reeve://<cluster>/<role>/<name>`; one that is not of this shape is held to be the least of all.
-    let role = { uris }
-        .next()
-        .map(|uri| crate::engine::clean(uri.split('/').nth(1).unwrap_or("node"), 32));
-    Some(Caller::Certificate { subject, role })
+    let uri = { uris }.next();
+    let role = uri.map(|uri| crate::engine::clean(uri.split('/').nth(1).unwrap_or("node"), 32));
+    let rights = uri.and_then(|uri| uri.split_once('?')?.1.parse().ok());
+    Some(Caller::Certificate { subject, role, rights })
 }
 
 /// What all conversations share.
@@ -367,7 +385,7 @@ async fn act<R: AsyncRead + Unpin>(asked: Asked, caller: &Caller, hall: &Hall, p
             tail,
             after,
         } => {
-            let near = hall.near(caller, Act::Logs);
+            let near = hall.near(caller, Act::Logs, Some(&instance));
             match near {
                 Err(refused) => Err(refused),
                 Ok(near) => {
@@ -406,6 +424,10 @@ async fn act<R: AsyncRead + Unpin>(asked: Asked, caller: &Caller, hall: &Hall, p
             };
             hall.exec(caller, &instance, &command, input, terminal, begun, peer)
                 .await
+        }
+        Ask::Host { kind, command, seconds } => {
+            let begun = Begun::on_node(kind.word(), &command, caller, &by);
+            hall.host(caller, kind, &command, seconds, begun, peer).await
         }
         Ask::Attach {
             instance,
@@ -463,8 +485,8 @@ async fn act<R: AsyncRead + Unpin>(asked: Asked, caller: &Caller, hall: &Hall, p
 
 impl Hall {
     /// The way near containers, for an act that this caller may do.
-    fn near(&self, caller: &Caller, act: Act) -> Result<&Near, Refusal> {
-        may(caller, act, self.rights)
+    fn near(&self, caller: &Caller, act: Act, about: Option<&Named>) -> Result<&Near, Refusal> {
+        may(caller, act, about.map(|named| &named.namespace), self.rights)
             .map_err(|denied| Refusal::new(Why::Denied, denied.message).help(denied.remedy))?;
         self.shared
             .near
@@ -474,7 +496,7 @@ impl Hall {
 
     /// The container of an instance of this node, whether it runs or not.
     async fn container(&self, caller: &Caller, act: Act, instance: &Named) -> Result<(&Near, String), Refusal> {
-        let near = self.near(caller, act)?;
+        let near = self.near(caller, act, Some(instance))?;
         let mut directories = self.shared.directories.clone();
         let directory = known(&mut directories).await.ok_or_else(not_ready)?;
         let name = instance.name();
@@ -505,7 +527,7 @@ impl Hall {
     }
 
     async fn top<R: AsyncRead + Unpin>(&self, caller: &Caller, peer: &mut Peer<R>) -> Result<(), Refusal> {
-        may(caller, Act::Top, self.rights)
+        may(caller, Act::Top, None, self.rights)
             .map_err(|denied| Refusal::new(Why::Denied, denied.message).help(denied.remedy))?;
         let mut directories = self.shared.directories.clone();
         let directory = known(&mut directories).await.ok_or_else(not_ready)?;
@@ -528,7 +550,11 @@ impl Hall {
         remove: Option<&[String]>,
         peer: &mut Peer<R>,
     ) -> Result<(), Refusal> {
-        let near = self.near(caller, Act::Images)?;
+        let act = match remove {
+            None => Act::Images,
+            Some(_) => Act::RemoveImages,
+        };
+        let near = self.near(caller, act, None)?;
         let mut directories = self.shared.directories.clone();
         let directory = known(&mut directories).await.ok_or_else(not_ready)?;
         let answer = match remove {
@@ -552,7 +578,7 @@ impl Hall {
         record: impl FnOnce(&str) -> Begun,
         peer: &mut Peer<R>,
     ) -> Result<(), Refusal> {
-        let near = self.near(caller, Act::Exec)?;
+        let near = self.near(caller, Act::Exec, Some(instance))?;
         if command.first().is_none_or(String::is_empty) {
             return Err(Refusal::new(Why::NotUnderstood, "there is no command"));
         }
@@ -583,6 +609,30 @@ impl Hall {
         Ok(())
     }
 
+    async fn host<R: AsyncRead + Unpin>(
+        &self,
+        caller: &Caller,
+        kind: NodeCommand,
+        command: &[String],
+        seconds: u32,
+        record: Begun,
+        peer: &mut Peer<R>,
+    ) -> Result<(), Refusal> {
+        may(caller, Act::Host, None, self.rights)
+            .map_err(|denied| Refusal::new(Why::Denied, denied.message).help(denied.remedy))?;
+        self.shared
+            .gate
+            .allows_command(kind)
+            .map_err(|(message, remedy)| Refusal::new(Why::Denied, message).help(remedy))?;
+        let mut running = self.record(record)?;
+        let limit = Duration::from_secs(u64::from(seconds.max(1)));
+        let engine = self.shared.engine_host.as_deref();
+        if let host::Finished::Code(code) = host::run(kind, command, engine, limit, begun(), peer).await? {
+            running.ended(code);
+        }
+        Ok(())
+    }
+
     async fn attach<R: AsyncRead + Unpin>(
         &self,
         caller: &Caller,
@@ -592,7 +642,7 @@ impl Hall {
         record: impl FnOnce(&str) -> Begun,
         peer: &mut Peer<R>,
     ) -> Result<(), Refusal> {
-        let near = self.near(caller, Act::Attach)?;
+        let near = self.near(caller, Act::Attach, Some(instance))?;
         let (container, about) = self.running(near, instance).await?;
         let mut running = self.record(record(&container))?;
         let session = near.attach(&container, input && about.stdin, about.tty).await?;
@@ -624,7 +674,7 @@ impl Hall {
         record: impl FnOnce(&str) -> Begun,
         peer: &mut Peer<R>,
     ) -> Result<(), Refusal> {
-        let near = self.near(caller, Act::Forward)?;
+        let near = self.near(caller, Act::Forward, Some(instance))?;
         let (container, _) = self.running(near, instance).await?;
         let mut running = self.record(record(&container))?;
         let stream = reach::connect(near, &container, port).await?;
@@ -642,7 +692,7 @@ mod tests {
 
     use super::*;
 
-    fn role(names: &[&str]) -> Option<String> {
+    fn certified(names: &[&str]) -> Option<Caller> {
         let mut params = CertificateParams::new(vec!["localhost".to_owned()]).expect("parameters");
         for name in names {
             params
@@ -651,8 +701,16 @@ mod tests {
         }
         let key = KeyPair::generate().expect("a key");
         let certificate = params.self_signed(&key).expect("a certificate");
-        match caller(certificate.der()) {
-            Some(Caller::Certificate { subject: _, role }) => role,
+        caller(certificate.der())
+    }
+
+    fn role(names: &[&str]) -> Option<String> {
+        match certified(names) {
+            Some(Caller::Certificate {
+                subject: _,
+                role,
+                rights: _,
+            }) => role,
             other => panic!("{other:?}"),
         }
     }
@@ -665,5 +723,20 @@ mod tests {
         assert_eq!(role(&["reeve://abc/node/n1"]).as_deref(), Some("node"));
         assert_eq!(role(&["reeve://abc"]).as_deref(), Some("node"));
         assert_eq!(caller(b"no certificate"), None);
+    }
+
+    #[test]
+    fn what_a_certificate_grants_is_read_and_what_is_not_understood_grants_nothing() {
+        let granted = |name: &str| match certified(&[name]) {
+            Some(Caller::Certificate { rights, .. }) => rights.map(|rights| rights.to_string()),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(granted("reeve://abc/person/anna?viewer").as_deref(), Some("viewer"));
+        assert_eq!(
+            granted("reeve://abc/person/anna?operator+exec").as_deref(),
+            Some("operator+exec")
+        );
+        assert_eq!(granted("reeve://abc/person/anna?emperor"), None);
+        assert_eq!(granted("reeve://abc/person/anna"), None);
     }
 }

@@ -34,7 +34,15 @@ impl Drop for Served {
 impl Served {
     async fn new(rights: Rights) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let options = ApiOptions { tcp: None, rights };
+        let options = ApiOptions {
+            rights,
+            ..ApiOptions::default()
+        };
+        let policy = crate::policy::PolicyOptions {
+            file: dir.path().join("policy.yaml"),
+            ..crate::policy::PolicyOptions::default()
+        };
+        let gate = Arc::new(crate::policy::Gate::new(policy, dir.path()));
         let doors = open(dir.path(), &options).await.expect("it opens");
         let cluster = ClusterId::from_random([1; 16]);
         let report = Report {
@@ -57,6 +65,8 @@ impl Served {
             directories,
             events: tell,
             data_dir: dir.path().to_owned(),
+            gate,
+            engine_host: None,
         };
         Self {
             serving: tokio::spawn(doors.serve(shared)),
@@ -218,38 +228,176 @@ async fn whatever_a_guest_sends_he_hurts_himself_only() {
     assert_eq!(served.why(logs).await, Why::Engine);
 }
 
+fn certified(role: Option<&str>, rights: Option<&str>) -> Caller {
+    Caller::Certificate {
+        subject: "CN=somebody".to_owned(),
+        role: role.map(str::to_owned),
+        rights: rights.map(|text| text.parse().expect("rights")),
+    }
+}
+
+const INSIDE: [Act; 4] = [Act::Exec, Act::Attach, Act::Forward, Act::Copy];
+
 #[test]
 fn only_reading_is_allowed_until_the_node_says_so() {
     let callers = [
         Caller::Local { uid: 0 },
-        Caller::Certificate {
-            subject: "CN=alice".to_owned(),
-            role: None,
-        },
-        Caller::Certificate {
-            subject: "CN=anna".to_owned(),
-            role: Some("person".to_owned()),
-        },
+        certified(None, None),
+        certified(Some("person"), Some("admin")),
+        certified(Some("person"), Some("operator+exec")),
     ];
     for caller in &callers {
         for act in [Act::Logs, Act::Top] {
-            assert!(may(caller, act, Rights::default()).is_ok());
+            assert!(may(caller, act, None, Rights::default()).is_ok());
         }
-        for act in [Act::Exec, Act::Attach, Act::Forward, Act::Copy] {
-            let denied = may(caller, act, Rights::default()).expect_err("it is off");
+        for act in INSIDE {
+            let denied = may(caller, act, None, Rights::default()).expect_err("it is off");
             assert!(denied.remedy.contains("--allow-exec"));
-            assert!(may(caller, act, Rights { exec: true }).is_ok());
+            assert!(may(caller, act, None, Rights { exec: true }).is_ok());
         }
     }
 }
 
 #[test]
 fn a_nodes_certificate_opens_nothing_on_other_nodes() {
-    let node = Caller::Certificate {
-        subject: "CN=node.n2".to_owned(),
-        role: Some("node".to_owned()),
+    let node = certified(Some("node"), None);
+    for act in [Act::Logs, Act::Top].into_iter().chain(INSIDE) {
+        assert!(may(&node, act, None, Rights { exec: true }).is_err());
+    }
+}
+
+#[test]
+fn a_person_does_what_its_rights_cover_and_no_more() {
+    let open = Rights { exec: true };
+    let shop: Namespace = "shop".parse().expect("a name");
+    let other: Namespace = "other".parse().expect("a name");
+    let allowed = |rights: Option<&str>, act, about: Option<&Namespace>| {
+        may(&certified(Some("person"), rights), act, about, open).is_ok()
     };
-    for act in [Act::Logs, Act::Top, Act::Exec, Act::Attach, Act::Forward, Act::Copy] {
-        assert!(may(&node, act, Rights { exec: true }).is_err());
+    for act in INSIDE {
+        for rights in ["viewer", "operator", "operator+host", "namespaces=shop"] {
+            assert!(!allowed(Some(rights), act, Some(&shop)), "{rights} {act:?}");
+        }
+        assert!(allowed(Some("operator+exec"), act, Some(&shop)));
+    }
+    assert!(allowed(Some("viewer"), Act::Logs, Some(&shop)) && allowed(Some("viewer"), Act::Images, None));
+    assert!(!allowed(Some("viewer"), Act::RemoveImages, None) && allowed(Some("operator"), Act::RemoveImages, None));
+    assert!(allowed(Some("namespaces=shop"), Act::Logs, Some(&shop)));
+    assert!(!allowed(Some("namespaces=shop"), Act::Logs, Some(&other)));
+    // A certificate of a later release, with rights that mean nothing here.
+    assert!(!allowed(None, Act::Logs, Some(&shop)));
+}
+
+#[test]
+fn commands_on_nodes_need_a_right_of_their_own() {
+    let node = Rights { exec: true };
+    for rights in ["viewer", "operator", "operator+exec", "namespaces=shop"] {
+        assert!(
+            may(&certified(Some("person"), Some(rights)), Act::Host, None, node).is_err(),
+            "{rights}"
+        );
+    }
+    for rights in ["operator+host", "operator+exec+host", "admin"] {
+        assert!(
+            may(&certified(Some("person"), Some(rights)), Act::Host, None, node).is_ok(),
+            "{rights}"
+        );
+    }
+}
+
+fn on_node(command: &[&str], seconds: u32) -> Asked {
+    Asked {
+        by: "me@here".to_owned(),
+        ask: Ask::Host {
+            kind: crate::policy::NodeCommand::Exec,
+            command: command.iter().map(|word| (*word).to_owned()).collect(),
+            seconds,
+        },
+    }
+}
+
+/// What it wrote to its standard output, and how it ended.
+async fn heard(mut talk: Talk) -> (String, super::ask::Ended) {
+    let mut out = Vec::new();
+    loop {
+        let frame = talk.next().await.expect("it answers").expect("it has an end");
+        match frame.kind {
+            Kind::Stdout => out.extend_from_slice(&frame.payload),
+            Kind::End => {
+                let ended = serde_json::from_slice(&frame.payload).expect("JSON");
+                return (String::from_utf8_lossy(&out).into_owned(), ended);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+impl Served {
+    fn allow_commands(&self) {
+        std::fs::write(self.dir.path().join("policy.yaml"), "nodeCommands: [exec]\n").expect("it is written");
+    }
+
+    async fn begins(&self, asked: &Asked) -> Talk {
+        let talk = self.client().ask(&"n1".parse().expect("a name"), asked).await;
+        talk.unwrap_or_else(|error| panic!("{error}"))
+    }
+}
+
+#[tokio::test]
+async fn a_command_on_the_node_waits_for_the_policy_and_is_run_word_by_word_and_recorded() {
+    let served = Served::new(Rights { exec: true }).await;
+    let asked = on_node(
+        &["sh", "-c", "printf '<%s>' \"$@\"; exit 3", "sh", "a b", "ä'\"$x*"],
+        60,
+    );
+    assert_eq!(served.why(asked.ask.clone()).await, Why::Denied, "no policy allows it");
+    assert!(!served.dir.path().join("exec.jsonl").exists());
+    served.allow_commands();
+    let (out, ended) = heard(served.begins(&asked).await).await;
+    assert_eq!(out, "<a b><ä'\"$x*>");
+    assert_eq!(ended, super::ask::Ended::Exited { code: 3 });
+    // The end is recorded when the conversation is over.
+    let record = loop {
+        let text = std::fs::read_to_string(served.dir.path().join("exec.jsonl")).expect("it is recorded");
+        if text.lines().count() == 2 {
+            break text;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    };
+    assert!(record.lines().all(|line| line.contains("\"me@here\"")), "{record}");
+    assert!(
+        record
+            .lines()
+            .nth(1)
+            .is_some_and(|line| line.contains("\"exitCode\":3")),
+        "{record}"
+    );
+    let missing = on_node(&["/no/such/program"], 60).ask;
+    assert_eq!(served.why(missing).await, Why::NotHere);
+}
+
+#[tokio::test]
+async fn a_command_on_the_node_ends_with_its_time_and_with_its_caller_and_what_it_began_does_too() {
+    let served = Served::new(Rights { exec: true }).await;
+    served.allow_commands();
+    let (_, ended) = heard(served.begins(&on_node(&["sleep", "1000"], 1)).await).await;
+    assert!(matches!(ended, super::ask::Ended::Failed(_)), "{ended:?}");
+    // Its child, too: it writes its own number, and stays.
+    let asked = on_node(&["sh", "-c", "sh -c 'echo $$; exec sleep 1000' & wait"], 600);
+    let mut talk = served.begins(&asked).await;
+    let frame = talk.next().await.expect("it answers").expect("it says its number");
+    let child = String::from_utf8_lossy(&frame.payload).trim().to_owned();
+    let lives = || {
+        let stat = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+        // A zombie has ended.
+        !stat.is_empty() && !stat.contains(") Z ")
+    };
+    assert!(lives(), "{child}");
+    drop(talk);
+    let mut tries = 0;
+    while lives() {
+        tries += 1;
+        assert!(tries < 3_000, "the child outlives its caller");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
 }

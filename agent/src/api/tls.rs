@@ -4,14 +4,20 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
-use rustls::time_provider::DefaultTimeProvider;
+use rustls::time_provider::{DefaultTimeProvider, TimeProvider as _};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use trust::certificate::Certificate;
 use trust::identity::Role;
 use trust::tls::{Door, Peers};
+use trust::validity::Time;
+
+/// How often the certificates of open connections are looked at.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// PEM files: the CA of everybody, and an own certificate with its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,7 +138,7 @@ pub enum Served {
         last: Mutex<Arc<ServerConfig>>,
     },
     /// The door knows by itself what counts.
-    Door(Arc<ServerConfig>),
+    Door(Arc<Door>, Arc<ServerConfig>),
 }
 
 impl Served {
@@ -146,7 +152,23 @@ impl Served {
             Security::Door(door) => {
                 let guests = Peers::roles([Role::Person, Role::Server, Role::Controller]);
                 let config = door.server(guests, Arc::new(DefaultTimeProvider));
-                Ok(Self::Door(Arc::new(config.map_err(TlsError::Door)?)))
+                Ok(Self::Door(door, Arc::new(config.map_err(TlsError::Door)?)))
+            }
+        }
+    }
+
+    /// Returns when the certificate of an open connection no longer counts; never, where certificates are not revoked.
+    pub async fn until_revoked(&self, shown: Option<Vec<u8>>) {
+        let certificate = shown.and_then(|der| Certificate::from_der(&der).ok());
+        let (Self::Door(door, _), Some(certificate)) = (self, certificate) else {
+            return std::future::pending().await;
+        };
+        let clock = DefaultTimeProvider;
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let now = clock.current_time().map(Time::from);
+            if now.is_some_and(|now| door.trust().recheck(&certificate, now).is_err()) {
+                return;
             }
         }
     }
@@ -155,7 +177,7 @@ impl Served {
     pub fn config(&self) -> Arc<ServerConfig> {
         let (files, last) = match self {
             Self::Files { files, last } => (files, last),
-            Self::Door(config) => return Arc::clone(config),
+            Self::Door(_, config) => return Arc::clone(config),
         };
         let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
         match files.server() {

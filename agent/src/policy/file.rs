@@ -13,7 +13,7 @@ use rustix::fs::OFlags;
 use schemas::yaml::{Content, Key, TextSpan, Tree};
 
 use super::check::security_option;
-use super::{DeviceRule, HostNamespace, HostPath, Policy};
+use super::{DeviceRule, HostNamespace, HostPath, NodeCommand, Policy};
 
 /// The largest policy file.
 const MAX_POLICY_BYTES: u64 = 256 << 10;
@@ -140,7 +140,7 @@ pub fn parse(text: &str, built_in: &Policy) -> Result<Policy, Vec<Problem>> {
 }
 
 /// The keys of a policy, for who wrote another.
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 14] = [
     "privileged",
     "hostPaths",
     "hostNamespaces",
@@ -153,6 +153,7 @@ const KEYS: [&str; 13] = [
     "hostAddresses",
     "loggingDrivers",
     "ulimits",
+    "nodeCommands",
     "apiVersion",
 ];
 
@@ -190,6 +191,7 @@ impl Reader<'_> {
             host_addresses,
             logging_drivers,
             ulimits,
+            node_commands,
         } = policy;
         for (key, value) in self.entries(tree) {
             match key.name.as_str() {
@@ -239,9 +241,17 @@ impl Reader<'_> {
                 }
                 "loggingDrivers" => *logging_drivers = self.texts(value, |text| Ok(text.to_owned())),
                 "ulimits" => *ulimits = self.texts(value, |text| Ok(text.to_owned())),
+                "nodeCommands" => {
+                    *node_commands = self.texts(value, |text| {
+                        let found = [NodeCommand::Exec, NodeCommand::Docker]
+                            .into_iter()
+                            .find(|one| one.word() == text);
+                        found.ok_or_else(|| "commands on the node are `exec` or `docker`".to_owned())
+                    });
+                }
                 other => self.say(
                     key.span,
-                    format!("unknown key `{other}`; a policy has {}", KEYS[..12].join(", ")),
+                    format!("unknown key `{other}`; a policy has {}", KEYS[..13].join(", ")),
                 ),
             }
         }

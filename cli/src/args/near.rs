@@ -53,6 +53,39 @@ pub struct ExecArgs {
     pub command: Vec<String>,
 }
 
+/// On which nodes, and for how long.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("where").required(true).args(["nodes", "all"]))]
+pub struct OnNodes {
+    /// On these nodes
+    #[arg(long, value_name = "NODE,NODE", value_delimiter = ',')]
+    pub nodes: Vec<NodeName>,
+    /// On all nodes
+    #[arg(long)]
+    pub all: bool,
+    /// How long it may take on each node, at most 1h
+    #[arg(long, value_parser = duration, default_value = "5m", value_name = "DURATION")]
+    pub timeout: std::time::Duration,
+}
+
+#[derive(Debug, Args)]
+pub struct NodeExecArgs {
+    #[command(flatten)]
+    pub on: OnNodes,
+    /// The program and its arguments; no shell reads them
+    #[arg(value_name = "COMMAND", required = true, last = true)]
+    pub command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct DockerArgs {
+    #[command(flatten)]
+    pub on: OnNodes,
+    /// What is given to `docker`
+    #[arg(value_name = "ARGUMENT", required = true, last = true)]
+    pub command: Vec<String>,
+}
+
 #[derive(Debug, Args)]
 pub struct AttachArgs {
     /// `web.2`, or a service with one instance
@@ -222,6 +255,7 @@ impl ApiArgs {
                 security: Security::Door(door),
             }),
             rights: Rights { exec: *allow_exec },
+            engine_host: None,
         }
     }
 
@@ -248,6 +282,7 @@ impl ApiArgs {
         Ok(ApiOptions {
             tcp,
             rights: Rights { exec: *allow_exec },
+            engine_host: None,
         })
     }
 }

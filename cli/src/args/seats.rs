@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use membership::seeds::{Host, Seeds};
 use schemas::names::NodeName;
+use trust::identity::{Name, Rights};
 
 use super::{LogArgs, duration};
 
@@ -50,10 +51,12 @@ pub enum TokenVerb {
         after_help = "Give it to every host of the new cluster; hosts join with it for a day.\nWho has it in that time can be the cluster: keep it as a password.\nExample: reeve token install > token"
     )]
     Install,
-    /// Print a token that further nodes join with; on a seed
-    #[command(after_help = "Example: reeve token create --ttl 1h --uses 2")]
+    /// Print a token that further nodes join with, or a person logs in with; on a seed
+    #[command(
+        after_help = "A person uses it once, with `reeve login-cluster`.\nExample: reeve token create --ttl 1h --uses 2\n         reeve token create --person anna --rights operator+exec"
+    )]
     Create(TokenCreateArgs),
-    /// List the tokens that nodes may join with
+    /// List the tokens that nodes and people may join with
     #[command(visible_alias = "list")]
     Ls,
     /// Withdraw tokens: nobody joins with them any more
@@ -75,4 +78,11 @@ pub struct TokenCreateArgs {
     /// Only a node of this name; repeatable
     #[arg(long = "node", value_name = "NAME")]
     pub nodes: Vec<NodeName>,
+    /// A person of this name instead of nodes, once
+    #[arg(long, value_name = "NAME", requires = "rights", conflicts_with_all = ["nodes", "uses"])]
+    pub person: Option<Name>,
+    /// What the person may do: `admin`, `operator`, `viewer`, or `namespaces=shop,web`; an operator runs commands in
+    /// containers with `operator+exec`, on nodes with `operator+host`, both with `operator+exec+host`
+    #[arg(long, value_name = "RIGHTS", requires = "person")]
+    pub rights: Option<Rights>,
 }

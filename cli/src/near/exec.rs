@@ -53,7 +53,7 @@ pub async fn exec(common: &Common, args: &ExecArgs) -> Verdict {
         keys: false,
     };
     let ended = session.run(talk).await.map_err(|error| failed(&what, node, &error))?;
-    finish(ended, |error| failed(&what, node, &error))
+    finish(ended, |error| failed(&what, node, &error)).await
 }
 
 pub async fn attach(common: &Common, args: &AttachArgs) -> Verdict {
@@ -86,7 +86,7 @@ pub async fn attach(common: &Common, args: &AttachArgs) -> Verdict {
         keys: terminal,
     };
     let ended = session.run(talk).await.map_err(|error| failed(&what, node, &error))?;
-    finish(ended, |error| failed(&what, node, &error))
+    finish(ended, |error| failed(&what, node, &error)).await
 }
 
 /// How a session ended, as seen from here.
@@ -98,16 +98,20 @@ enum Finished {
     Signal(i32),
 }
 
-fn finish(finished: Finished, failed: impl Fn(AskError) -> Failure) -> Verdict {
+async fn finish(finished: Finished, failed: impl Fn(AskError) -> Failure) -> Verdict {
     match finished {
         Finished::There(Ended::Exited { code }) => {
             let _ = std::io::stdout().flush();
+            crate::audit::end(u8::try_from(code & 0xff).unwrap_or(1), false).await;
             // What is above a byte is the shell's business nowhere.
             std::process::exit(i32::try_from(code & 0xff).unwrap_or(1));
         }
         Finished::There(Ended::Done | Ended::Gone) | Finished::Left => Ok(Exit::Done),
         Finished::There(Ended::Failed(refusal)) => Err(failed(AskError::Refused(refusal))),
-        Finished::Signal(number) => std::process::exit(128 + number),
+        Finished::Signal(number) => {
+            crate::audit::end(u8::try_from(128 + number).unwrap_or(u8::MAX), false).await;
+            std::process::exit(128 + number);
+        }
     }
 }
 

@@ -342,3 +342,29 @@ proptest! {
         let _ = text.parse::<TokenId>();
     }
 }
+
+#[test]
+fn a_token_for_one_person_tells_its_holder_alone_whom_it_was_made_for() {
+    let Case {
+        world,
+        token,
+        record: for_nodes,
+        ..
+    } = case(Names::Any, 1);
+    let made = |names: Names| {
+        let rights = "operator+exec".parse().unwrap();
+        Record::of(&token, world.cluster(), Admits::Person(rights), names, 1, NOW.plus(DAY))
+    };
+    let one = made(Names::Only(["anna".parse().unwrap()].into()));
+    assert_eq!(one.invites(&token, NOW), Ok(who("person/anna?operator+exec")));
+    let mut wrong = token.clone();
+    wrong.secret.0[0] ^= 1;
+    assert_eq!(one.invites(&wrong, NOW), Err(Refusal::WrongSecret));
+    assert!(matches!(
+        one.invites(&token, NOW.plus(2 * DAY)),
+        Err(Refusal::Expired { .. })
+    ));
+    for record in [for_nodes, made(Names::Any)] {
+        assert!(matches!(record.invites(&token, NOW), Err(Refusal::OtherRole { .. })));
+    }
+}
