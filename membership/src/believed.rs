@@ -27,6 +27,8 @@ pub struct Believed {
     revoked: Revoked,
     /// None: nobody was revoked yet.
     signed_revoked: Option<Vec<u8>>,
+    /// What does not count and was told already: it stays in the store, and is looked at again and again.
+    told: BTreeMap<TrustKey, String>,
 }
 
 /// What changed by what was heard.
@@ -55,6 +57,7 @@ impl Believed {
             signed,
             revoked,
             signed_revoked: None,
+            told: BTreeMap::new(),
         }
     }
 
@@ -127,13 +130,18 @@ impl Believed {
             .collect();
         let mut next = self.clone();
         let heard = next.hear(said, now());
-        for (key, why) in &heard.refused {
+        for (key, why) in heard
+            .refused
+            .iter()
+            .filter(|(key, why)| self.told.get(*key) != Some(*why))
+        {
             tracing::warn!(?key, why, "something else than the authority's word is in the store");
         }
+        next.told.clone_from(&heard.refused);
         if heard.changed() {
             next.write(keep)?;
-            *self = next;
         }
+        *self = next;
         Ok(heard.changed())
     }
 

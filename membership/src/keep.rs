@@ -10,9 +10,19 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use trust::authority::{Authority, AuthorityError};
 use trust::bundle::{Bundle, BundleError};
-use trust::certificate::{Certificate, CertificateError};
-use trust::key::{Key, KeyError};
+use trust::certificate::{AuthorityCertificate, Certificate, CertificateError};
+use trust::key::{Fingerprint, Key, KeyError};
 use trust::revoked::ListError;
+
+/// The files of the authority that a cluster begins with.
+const FIRST: &str = "authority";
+/// How the files of those that follow it begin.
+const LATER: &str = "authority-";
+
+/// The files of a later authority: by the beginning of its pin.
+fn later(pin: &Fingerprint) -> String {
+    format!("{LATER}{}", &pin.to_string()[..16])
+}
 
 /// No file of ours is larger.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -260,40 +270,122 @@ impl Keep {
         self.write(&format!("{name}.crt"), certificate.to_pem().as_bytes())
     }
 
-    /// Forgets who this host was: its key, its certificate, and how it reached the store.
+    /// Forgets who this host was: its key, its certificate, and how it reached the store. What they were, for one who does not
+    /// become anybody else.
     ///
     /// # Errors
     /// When the disk does not let go of them.
-    pub fn forget(&self, name: &str) -> Result<(), KeepError> {
+    pub fn set_aside(&self, name: &str) -> Result<Vec<(String, Vec<u8>)>, KeepError> {
+        let mut files = Vec::new();
         for file in [CONTEXT.to_owned(), format!("{name}.crt"), format!("{name}.key")] {
-            match std::fs::remove_file(self.path(&file)) {
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                removed => self.io("remove", &file, removed)?,
+            if let Some(bytes) = self.read(&file)? {
+                self.remove(&file)?;
+                files.push((file, bytes));
             }
+        }
+        Ok(files)
+    }
+
+    /// Puts back what was set aside.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn bring_back(&self, files: &[(String, Vec<u8>)]) -> Result<(), KeepError> {
+        // The key first: with the context the host has joined.
+        for (file, bytes) in files.iter().rev() {
+            self.write(file, bytes)?;
         }
         Ok(())
     }
 
-    /// The authority with its key, on a seed.
+    /// The authority with this pin and its key, on a seed.
     ///
     /// # Errors
     /// When it is damaged.
-    pub fn authority(&self) -> Result<Option<Authority>, KeepError> {
-        let (Some(certificate), Some(key)) = (self.text("authority.crt")?, self.text("authority.key")?) else {
-            return Ok(None);
-        };
-        let authority = Authority::from_pem(&certificate, &key).map_err(|source| KeepError::Authority {
-            path: self.path("authority.crt"),
-            source,
-        })?;
-        Ok(Some(authority))
+    pub fn authority(&self, pin: &Fingerprint) -> Result<Option<Authority>, KeepError> {
+        for name in [later(pin), FIRST.to_owned()] {
+            let file = format!("{name}.crt");
+            let (Some(certificate), Some(key)) = (self.text(&file)?, self.text(&format!("{name}.key"))?) else {
+                continue;
+            };
+            let authority = Authority::from_pem(&certificate, &key).map_err(|source| KeepError::Authority {
+                path: self.path(&file),
+                source,
+            })?;
+            if authority.certificate().fingerprint() == *pin {
+                return Ok(Some(authority));
+            }
+        }
+        Ok(None)
     }
 
+    /// Keeps an authority: the one that a cluster begins with.
+    ///
     /// # Errors
     /// When the disk does not take it.
     pub fn write_authority(&self, authority: &Authority) -> Result<(), KeepError> {
-        self.write("authority.key", authority.key_pem().as_bytes())?;
-        self.write("authority.crt", authority.certificate().to_pem().as_bytes())
+        self.write_authority_as(FIRST, authority)
+    }
+
+    /// Keeps an authority beside those that are here.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn write_later_authority(&self, authority: &Authority) -> Result<(), KeepError> {
+        self.write_authority_as(&later(&authority.certificate().fingerprint()), authority)
+    }
+
+    fn write_authority_as(&self, name: &str, authority: &Authority) -> Result<(), KeepError> {
+        self.write(&format!("{name}.key"), authority.key_pem().as_bytes())?;
+        self.write(&format!("{name}.crt"), authority.certificate().to_pem().as_bytes())
+    }
+
+    /// The pins of the authorities whose keys are here.
+    ///
+    /// # Errors
+    /// When the directory cannot be read, or one is damaged.
+    pub fn authorities(&self) -> Result<Vec<Fingerprint>, KeepError> {
+        let mut pins = Vec::new();
+        for entry in self.io("list", "", std::fs::read_dir(&self.dir))? {
+            let name = self.io("list", "", entry)?.file_name();
+            let Some(name) = name.to_str().and_then(|name| name.strip_suffix(".key")) else {
+                continue;
+            };
+            if name != FIRST && !name.starts_with(LATER) {
+                continue;
+            }
+            let file = format!("{name}.crt");
+            let Some(text) = self.text(&file)? else { continue };
+            let found = AuthorityCertificate::all_from_pem(&text).map_err(|source| KeepError::Certificate {
+                path: self.path(&file),
+                source,
+            })?;
+            pins.extend(found.iter().map(AuthorityCertificate::fingerprint));
+        }
+        Ok(pins)
+    }
+
+    /// Destroys the key of an authority, and its certificate.
+    ///
+    /// # Errors
+    /// When the disk does not let go of them.
+    pub fn forget_authority(&self, pin: &Fingerprint) -> Result<(), KeepError> {
+        if let Some(text) = self.text(&format!("{FIRST}.crt"))? {
+            let first = AuthorityCertificate::all_from_pem(&text).unwrap_or_default();
+            if first.iter().any(|first| first.fingerprint() == *pin) {
+                self.remove(&format!("{FIRST}.key"))?;
+                self.remove(&format!("{FIRST}.crt"))?;
+            }
+        }
+        self.remove(&format!("{}.key", later(pin)))?;
+        self.remove(&format!("{}.crt", later(pin)))
+    }
+
+    fn remove(&self, file: &str) -> Result<(), KeepError> {
+        match std::fs::remove_file(self.path(file)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            removed => self.io("remove", file, removed),
+        }
     }
 
     /// The authorities that are trusted here.
@@ -367,6 +459,31 @@ mod tests {
             let found = std::fs::metadata(keep.path(name)).unwrap().permissions().mode();
             assert_eq!(found & 0o777, mode, "{name}");
         }
+    }
+
+    #[test]
+    fn authorities_are_kept_by_their_pins_until_they_are_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let keep = Keep::open(dir.path()).unwrap();
+        let cluster = trust::identity::ClusterId::from_bytes([7; 16]);
+        let [first, second] = [1, 2].map(|_| Authority::new(cluster, crate::now()).unwrap());
+        let pins = [&first, &second].map(|one| one.certificate().fingerprint());
+        keep.write_authority(&first).unwrap();
+        keep.write_later_authority(&second).unwrap();
+        for (pin, one) in pins.iter().zip([&first, &second]) {
+            let found = keep.authority(pin).unwrap().unwrap();
+            assert_eq!(found.certificate(), one.certificate());
+        }
+        let mut held = keep.authorities().unwrap();
+        held.sort();
+        let mut both = pins.to_vec();
+        both.sort();
+        assert_eq!(held, both);
+        keep.forget_authority(&pins[0]).unwrap();
+        assert!(keep.authority(&pins[0]).unwrap().is_none() && !dir.path().join("authority.key").exists());
+        assert_eq!(keep.authorities().unwrap(), [pins[1]]);
+        keep.forget_authority(&pins[1]).unwrap();
+        assert!(keep.authorities().unwrap().is_empty());
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use runtime::{EtcdStore, Guard, Outcome, Store, StoreError, person};
+use runtime::{EtcdStore, Guard, Outcome, Store as _, StoreError, person};
 use schemas::keys::{Key, Root, TrustKey};
 use tokio::time::{Instant, sleep};
 use trust::identity::Subject;
@@ -15,6 +15,7 @@ use crate::believed::Believed;
 use crate::call::{call, to_seeds};
 use crate::keep::{Keep, KeepError};
 use crate::port::SeedState;
+use crate::rotate::{StepError, as_found, heard};
 use crate::seed::{KNOWN, Known};
 use crate::seeds::Host;
 use crate::{SEED_PORT, now};
@@ -40,6 +41,16 @@ pub enum RevokeError {
     Show(#[source] ShowError),
     #[error("TLS cannot be prepared")]
     Tls(#[source] rustls::Error),
+}
+
+impl From<StepError> for RevokeError {
+    fn from(error: StepError) -> Self {
+        match error {
+            StepError::Store(error) => Self::Store(error),
+            StepError::Foreign(why) => Self::Foreign(why),
+            error @ (StepError::Bundle(_) | StepError::NoKey) => Self::Foreign(runtime::chain(&error)),
+        }
+    }
 }
 
 /// A seed's directory, from which its authority speaks.
@@ -71,24 +82,26 @@ impl Revoker {
         subject: &Subject,
         reason: &str,
     ) -> Result<u64, RevokeError> {
-        let (Some(authority), Some(mut believed)) = (self.keep.authority()?, Believed::on_disk(&self.keep)?) else {
+        let Some(believed) = Believed::on_disk(&self.keep)? else {
             return Err(RevokeError::Foreign("this seed has not begun".to_owned()));
         };
         let place = root.key(&Key::Trust(TrustKey::Revoked));
         for _ in 0..TRIES {
-            let found = store.get(place.as_bytes()).await?.value;
-            if let Some(found) = &found {
-                let heard = believed.hear([(TrustKey::Revoked, &*found.value)], now());
-                if let Some(why) = heard.refused.into_values().next() {
-                    return Err(RevokeError::Foreign(why));
-                }
-            }
+            // The authority may be replaced at this moment: whoever issues in the store's last set must sign.
+            let (believed, listing) = heard(store, root, believed.clone()).await?;
+            let bundle = believed.bundle();
+            let authority = self.keep.authority(&bundle.present().fingerprint())?;
+            let authority = authority.ok_or(StepError::NoKey)?;
             let list = believed
                 .revoked()
                 .and(Target::Subject(subject.clone()), reason, now())
                 .map_err(RevokeError::List)?;
-            let guard = found.map_or(Guard::Absent, |found| Guard::Unchanged(found.mod_revision));
-            let txn = person::txn().put(place.clone(), list.signed_by(&authority), guard);
+            let following = root.key(&Key::Trust(TrustKey::Authorities(bundle.number() + 1)));
+            let txn = person::txn().require(following, Guard::Absent).put(
+                place.clone(),
+                list.signed_by(&authority),
+                as_found(&listing, &place),
+            );
             match store.commit(txn).await? {
                 Outcome::Committed { revision: _ } => return Ok(list.number()),
                 Outcome::FenceLost | Outcome::Conflict { keys: _ } => {}

@@ -20,8 +20,8 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use trust::authority::{Authority, AuthorityError, Grant, request};
 use trust::bundle::Bundle;
-use trust::certificate::Certificate;
-use trust::identity::{Identity, Name, Rights, Who};
+use trust::certificate::{AuthorityCertificate, Certificate};
+use trust::identity::{Identity, Name, Rights, Role, Who};
 use trust::key::Key;
 use trust::tls::{Door, ShowError};
 use trust::token::{Admits, InstallToken, Names, Record};
@@ -31,9 +31,10 @@ use crate::bootstrap::{Answer, Next, Own, Stage, next, on_disk};
 use crate::call::{CallError, call, to_seeds};
 use crate::etcd::{Initial, Member, client_url, has_begun};
 use crate::join::lines;
-use crate::keep::{Context, Keep, KeepError};
+use crate::keep::{Context, Held, Keep, KeepError};
 use crate::port::{self, PlaceAnswer, PlaceQuestion, Seat, SeedState};
 use crate::rights;
+use crate::rotate::{self, Keys};
 use crate::seeds::{Host, Seeds};
 use crate::upkeep::{self, Upkeep};
 use crate::{SEED_PORT, now};
@@ -80,6 +81,9 @@ pub struct Known {
 /// The file of [`Known`].
 pub const KNOWN: &str = "seed.json";
 
+/// What is said of a seed that belongs to this cluster by an authority that this host does not know.
+pub const LEFT: &str = "the cluster's authority was replaced, and this host has the one before";
+
 /// Why a seed cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum SeedError {
@@ -120,6 +124,10 @@ pub enum SeedError {
     },
     #[error("cluster {cluster} has been, and no seed has its store any more")]
     Gone { cluster: trust::identity::ClusterId },
+    #[error("no authority's key is in {}", .0.display())]
+    NoKey(PathBuf),
+    #[error("cannot note that the authority has followed another: {0}")]
+    Endorse(String),
     #[error("ended while the seeds were still coming together")]
     Ended,
 }
@@ -182,8 +190,7 @@ pub async fn start(
     mut progress: impl FnMut(&Progress),
 ) -> Result<Formed, SeedError> {
     let keep = Arc::new(Keep::open(&options.dir)?);
-    let (authority, mut known) = identity(&keep, &options)?;
-    let believed = believed(&keep, &authority)?;
+    let (believed, keys, mut known) = identity(&keep, &options)?;
     let door = Door::new(believed.trust());
     let listening = door
         .server_for_newcomers(port::guests(), Arc::new(DefaultTimeProvider))
@@ -202,8 +209,10 @@ pub async fn start(
         host: options.me.clone(),
         seeds: options.seeds.clone(),
         root: options.root.clone(),
-        authority,
         believed: RwLock::new(believed),
+        keys,
+        shows: Mutex::default(),
+        anchored: AtomicU64::new(0),
         life: options.life,
         stage: watch::channel(stage).0,
         cut: AtomicU64::new(0),
@@ -300,19 +309,22 @@ pub async fn start(
 }
 
 /// Who this seed is: from its disk, and else from the token.
-fn identity(keep: &Keep, options: &SeedOptions) -> Result<(Authority, Known), SeedError> {
-    if let (Some(known), Some(authority)) = (keep.read_json::<Known>(KNOWN)?, keep.authority()?) {
-        if let Some(asked) = options
-            .token
-            .as_ref()
-            .map(InstallToken::cluster)
-            .filter(|asked| *asked != known.cluster)
-        {
-            return Err(SeedError::OtherCluster {
-                found: known.cluster,
-                asked,
-            });
-        }
+fn identity(keep: &Keep, options: &SeedOptions) -> Result<(Believed, Keys, Known), SeedError> {
+    let asked = options.token.as_ref().map(InstallToken::cluster);
+    let known = keep.read_json::<Known>(KNOWN)?;
+    let held = match Believed::on_disk(keep)? {
+        Some(believed) => Some(believed),
+        // It ended before it had written whom it believes.
+        None if known.is_some() => first(keep)?,
+        None => None,
+    };
+    let cluster = held.as_ref().map(|held| held.bundle().cluster());
+    if let (Some(found), Some(asked)) = (cluster, asked)
+        && found != asked
+    {
+        return Err(SeedError::OtherCluster { found, asked });
+    }
+    if let (Some(known), Some(believed)) = (known, held.as_ref()) {
         if known.seeds != options.seeds || known.host != options.me {
             return Err(SeedError::OtherSeeds {
                 found_host: known.host,
@@ -321,11 +333,21 @@ fn identity(keep: &Keep, options: &SeedOptions) -> Result<(Authority, Known), Se
                 asked: options.seeds.clone(),
             });
         }
-        return Ok((authority, known));
+        let believed = believed.clone();
+        let keys = keys(keep, &believed)?;
+        return Ok((believed, keys, known));
     }
     let token = options.token.as_ref().ok_or(SeedError::NoToken)?;
-    let authority = Authority::derived(token)?;
-    keep.write_authority(&authority)?;
+    let believed = match held {
+        // Brought from another seed, for the cluster has left the token's authority.
+        Some(believed) => believed,
+        None => {
+            let authority = Authority::derived(token)?;
+            keep.write_authority(&authority)?;
+            begun(&authority)
+        }
+    };
+    believed.write(keep)?;
     let known = Known {
         cluster: token.cluster(),
         host: options.me.clone(),
@@ -334,24 +356,57 @@ fn identity(keep: &Keep, options: &SeedOptions) -> Result<(Authority, Known), Se
         formed: false,
         joining: Vec::new(),
     };
+    let keys = keys(keep, &believed)?;
     keep.write_json(KNOWN, &known)?;
-    Ok((authority, known))
+    Ok((believed, keys, known))
 }
 
-fn believed(keep: &Keep, authority: &Authority) -> Result<Believed, SeedError> {
-    if let Some(believed) = Believed::on_disk(keep)? {
-        return Ok(believed);
-    }
+/// What a cluster begins with.
+fn begun(authority: &Authority) -> Believed {
     let bundle = Bundle::of(authority.certificate().clone());
-    let believed = Believed::begin(bundle.signed_by(authority), bundle);
-    believed.write(keep)?;
-    Ok(believed)
+    Believed::begin(bundle.signed_by(authority), bundle)
 }
 
-/// The certificate `<role>.crt` on this disk; issued anew when there is none, or its time comes.
-fn certificate(keep: &Keep, seat: &Seat, who: Who, host: Option<&Host>) -> Result<(Certificate, Key), SeedError> {
+fn first(keep: &Keep) -> Result<Option<Believed>, SeedError> {
+    let pins = keep.authorities()?;
+    let Some(authority) = pins.first().map(|pin| keep.authority(pin)).transpose()?.flatten() else {
+        return Ok(None);
+    };
+    let believed = begun(&authority);
+    believed.write(keep)?;
+    Ok(Some(believed))
+}
+
+/// The keys of those that are believed; whatever else is here of a rotation that ended is destroyed.
+fn keys(keep: &Keep, believed: &Believed) -> Result<Keys, SeedError> {
+    for pin in keep.authorities()? {
+        if believed.bundle().authority(&pin).is_none() {
+            keep.forget_authority(&pin)?;
+        }
+    }
+    let keys = Keys::on_disk(keep, believed.bundle())?;
+    if keys.issuing_here(believed.bundle()).is_none() {
+        return Err(SeedError::NoKey(keep.path("")));
+    }
+    Ok(keys)
+}
+
+/// The certificate `<role>.crt` on this disk; issued anew by this authority when there is none, when another's is there, or
+/// its time comes.
+fn certificate(
+    keep: &Keep,
+    seat: &Seat,
+    who: Who,
+    host: Option<&Host>,
+    by: &Authority,
+) -> Result<(Certificate, Key), SeedError> {
     let name = who.role().to_string();
-    if let Some(held) = keep.held(&name)?.filter(|held| !held.certificate.renewal_is_due(now())) {
+    let believed = seat.believed();
+    let fine = |held: &Held| {
+        let issuer = believed.bundle().issuer(&held.certificate);
+        issuer == Some(by.certificate()) && !held.certificate.renewal_is_due(now())
+    };
+    if let Some(held) = keep.held(&name)?.filter(fine) {
         return Ok((held.certificate, held.key));
     }
     let mut grant = Grant::new(Identity::new(seat.cluster, who), seat.life);
@@ -366,11 +421,34 @@ fn certificate(keep: &Keep, seat: &Seat, who: Who, host: Option<&Host>) -> Resul
     }
     let key = keep.key(&name)?;
     let asked = request(&key, &grant.identity, &grant.addresses, &grant.dns_names)?;
-    let believed = seat.believed();
-    let certificate = seat.authority.issue(&asked, &grant, believed.revoked(), now())?;
+    let certificate = by.issue(&asked, &grant, believed.revoked(), now())?;
     tracing::info!(who = %grant.identity, until = %certificate.validity().until, "this seed has a new certificate");
     keep.write_certificate(&name, &certificate)?;
     Ok((certificate, key))
+}
+
+/// The authority in whose name this seed shows itself: the one it did, for others may not know the present one yet.
+fn showing(keep: &Keep, seat: &Seat) -> Result<Arc<Authority>, SeedError> {
+    let believed = seat.believed();
+    let bundle = believed.bundle();
+    let mut shows = *seat.shows.lock().unwrap_or_else(PoisonError::into_inner);
+    if shows.is_none() {
+        let held = keep.held(&Role::Server.to_string())?;
+        let issuer = held.as_ref().and_then(|held| bundle.issuer(&held.certificate));
+        shows = issuer.map(AuthorityCertificate::fingerprint);
+    }
+    let known = shows.filter(|pin| bundle.authority(pin).is_some());
+    // A seed whose disk was lost in the middle of a rotation shows what everybody still knows.
+    let oldest = || {
+        bundle
+            .former()
+            .iter()
+            .rev()
+            .find_map(|one| seat.keys.get(&one.fingerprint()))
+    };
+    let by = known.and_then(|pin| seat.keys.get(&pin)).or_else(oldest);
+    by.or_else(|| seat.keys.issuing_here(bundle))
+        .ok_or_else(|| SeedError::NoKey(keep.path("")))
 }
 
 /// A name in a certificate: a member's label always is one.
@@ -381,11 +459,25 @@ fn name(label: &str) -> Name {
 /// Makes sure that this seed's certificates are good for a while: its own, which it shows, its controller's and its person's.
 pub(crate) fn renew_own(keep: &Keep, seat: &Seat, door: &Door) -> Result<(), SeedError> {
     let label = seat.host.label();
-    let (shown, key) = certificate(keep, seat, Who::Server(name(&label)), Some(&seat.host))?;
-    certificate(keep, seat, Who::Controller(name(&label)), None)?;
-    certificate(keep, seat, Who::Person(name("root"), Rights::Admin), None)?;
-    door.show(&shown, &key, seat.authority.certificate())
+    let missing = || SeedError::NoKey(keep.path(""));
+    let issuing = seat.keys.issuing_here(seat.believed().bundle()).ok_or_else(missing)?;
+    let by = showing(keep, seat)?;
+    let pin = by.certificate().fingerprint();
+    let (shown, key) = certificate(keep, seat, Who::Server(name(&label)), Some(&seat.host), &by)?;
+    *seat.shows.lock().unwrap_or_else(PoisonError::into_inner) = Some(pin);
+    certificate(keep, seat, Who::Controller(name(&label)), None, &issuing)?;
+    certificate(keep, seat, Who::Person(name("root"), Rights::Admin), None, &issuing)?;
+    let earlier = rotate::endorsements(keep, &pin);
+    door.show_endorsed(&shown, &key, by.certificate(), &earlier)
         .map_err(SeedError::Show)
+}
+
+/// Shows a certificate of the present authority from now on.
+pub(crate) fn serve_anew(keep: &Keep, seat: &Seat, door: &Door) -> Result<(), SeedError> {
+    let bundle = seat.believed().bundle().clone();
+    rotate::endorse(keep, &seat.keys, &bundle).map_err(SeedError::Endorse)?;
+    *seat.shows.lock().unwrap_or_else(PoisonError::into_inner) = Some(bundle.present().fingerprint());
+    renew_own(keep, seat, door)
 }
 
 /// Asks the others until it is clear how this seed begins; the members to join, none for a new store.
@@ -440,7 +532,13 @@ async fn ask(seat: &Seat, host: &Host, tls: &Arc<rustls::ClientConfig>) -> Answe
         }
         Ok((state, _)) if state.host != *host => Answer::Stranger(format!("the seed {} answers there", state.host)),
         Ok((state, _)) => Answer::At(state.stage),
-        Err(CallError::Stranger { at: _, source }) => Answer::Stranger(chain(&source)),
+        Err(CallError::Stranger { at: _, source }) => {
+            if rotate::has_left(host, seat.believed().bundle()).await {
+                Answer::Stranger(LEFT.to_owned())
+            } else {
+                Answer::Stranger(chain(&source))
+            }
+        }
         Err(error) => Answer::Silent(chain(&error)),
     }
 }
@@ -501,11 +599,14 @@ async fn make(options: &SeedOptions, seat: &Seat, store: &EtcdStore, own: &Clust
     let marker = ClusterMarker::first(own.clone());
     let mut txn = person::txn().put(options.root.key(&StoreKey::Cluster), marker.encode(), Guard::Absent);
     if let Some(token) = &options.token {
-        let join = token.join(seat.authority.certificate().fingerprint());
-        let expires = now().plus(INSTALL_SECONDS);
-        let record = Record::of(&join, seat.cluster, Admits::Node, Names::Any, INSTALL_USES, expires);
-        let place = options.root.key(&StoreKey::Join(join.id().to_string()));
-        txn = txn.put(place, record.signed_by(&seat.authority), Guard::Any);
+        let bundle = seat.believed().bundle().clone();
+        if let Some(authority) = seat.keys.issuing(&bundle) {
+            let join = token.join(authority.certificate().fingerprint());
+            let expires = now().plus(INSTALL_SECONDS);
+            let record = Record::of(&join, seat.cluster, Admits::Node, Names::Any, INSTALL_USES, expires);
+            let place = options.root.key(&StoreKey::Join(join.id().to_string()));
+            txn = txn.put(place, record.signed_by(&authority), Guard::Any);
+        }
     }
     match store.commit(txn).await? {
         Outcome::Committed { revision: _ } => Ok(true),

@@ -10,6 +10,7 @@ use membership::bootstrap::Stage;
 use membership::call::{CallError, call};
 use membership::now;
 use membership::port::{self, JoinAnswer, JoinQuestion, PlaceAnswer, PlaceQuestion, RenewQuestion, Seat, SeedState};
+use membership::rotate::{AuthorityAnswer, AuthorityQuestion, Keys};
 use membership::seeds::Host;
 use rustls::ClientConfig;
 use rustls::time_provider::DefaultTimeProvider;
@@ -70,7 +71,9 @@ async fn served() -> Served {
         seeds: "127.0.0.1,10.0.0.2,10.0.0.3".parse().unwrap(),
         root: Root::default(),
         believed: RwLock::new(Believed::begin(bundle.signed_by(&authority), bundle)),
-        authority,
+        keys: Keys::of([authority]),
+        shows: Mutex::default(),
+        anchored: AtomicU64::new(0),
         life: 3_600,
         cut: AtomicU64::new(0),
         stage: watch::channel(Stage::Formed).0,
@@ -224,4 +227,35 @@ async fn a_seed_shows_itself_to_who_has_its_token_and_to_nobody_else() {
             .unwrap(),
     );
     assert!(served.place(&tls, "10.0.0.2").await.is_err());
+}
+
+#[tokio::test]
+async fn the_authoritys_key_is_given_to_the_other_seeds_and_to_nobody_else() {
+    let served = served().await;
+    let authority = served.authority();
+    let pin = authority.certificate().fingerprint();
+    let ask = async |tls: &Arc<ClientConfig>, pin| {
+        let question = AuthorityQuestion { pin };
+        let asked = call::<_, AuthorityAnswer>(&served.host, served.port, tls, "/v1/authority", Some(&question)).await;
+        asked.map(|(answer, _)| (answer.certificate, answer.key))
+    };
+    let strangers = [
+        served.as_newcomer(),
+        served.as_one("node/n1"),
+        served.as_one("person/root?admin"),
+        // A server of no seed's name, and one that says to be this seed itself.
+        served.as_one("server/10-0-0-9"),
+        served.as_one("server/127-0-0-1"),
+    ];
+    for tls in strangers {
+        let (why, later) = refused(ask(&tls, pin).await);
+        assert!(why.contains("only the other seeds") && !later, "{why}");
+    }
+    let (certificate, key) = ask(&served.as_one("server/10-0-0-2"), pin).await.unwrap();
+    let given = Authority::from_pem(&certificate, &key).unwrap();
+    assert_eq!(given.certificate(), authority.certificate());
+    let other = Authority::new(served.token.cluster(), now()).unwrap();
+    let pin = other.certificate().fingerprint();
+    let (why, later) = refused(ask(&served.as_one("server/10-0-0-2"), pin).await);
+    assert!(why.contains("no key of that authority") && later, "{why}");
 }

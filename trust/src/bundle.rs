@@ -6,10 +6,11 @@
 use serde::{Deserialize, Serialize};
 
 use crate::authority::Authority;
-use crate::certificate::AuthorityCertificate;
+use crate::certificate::{AuthorityCertificate, Certificate};
 use crate::identity::ClusterId;
 use crate::key::Fingerprint;
 use crate::sign::{self, Signature};
+use crate::trusted::issued;
 use crate::validity::Time;
 
 /// How many former authorities are kept at most.
@@ -113,6 +114,24 @@ impl Bundle {
     #[must_use]
     pub const fn next(&self) -> Option<&AuthorityCertificate> {
         self.next.as_ref()
+    }
+
+    /// Those that issue no more, the latest first.
+    #[must_use]
+    pub fn former(&self) -> &[AuthorityCertificate] {
+        &self.former
+    }
+
+    /// Whether a rotation is under way: an authority is announced, or one is still to be forgotten.
+    #[must_use]
+    pub const fn is_rotating(&self) -> bool {
+        self.next.is_some() || !self.former.is_empty()
+    }
+
+    /// The one of them that issued a certificate.
+    #[must_use]
+    pub fn issuer(&self, certificate: &Certificate) -> Option<&AuthorityCertificate> {
+        self.authorities().find(|authority| issued(authority, certificate))
     }
 
     /// All of them: present, next, former.
@@ -262,7 +281,7 @@ impl Bundle {
     }
 
     /// The bundle that a newcomer begins with: signed by the authority that the server it speaks to was proven by (see
-    /// [`crate::tls::newcomer`]), and naming that one as its present one.
+    /// [`crate::tls::newcomer`]), and naming that one: as its present one, or as a former one that servers still show.
     ///
     /// # Errors
     /// With the reason why it is not accepted.
@@ -271,7 +290,7 @@ impl Bundle {
             .said(WORD, bytes, MAX_BUNDLE_BYTES, now)
             .map_err(BundleError::Unproven)?;
         let bundle = Self::read(document)?;
-        if bundle.present == *proven {
+        if bundle.present == *proven || bundle.former.contains(proven) {
             Ok(bundle)
         } else {
             Err(BundleError::Unknown)

@@ -325,6 +325,12 @@ impl Keyring {
             .is_none_or(|signer| signer.former || signer.certificate.renewal_is_due(now))
     }
 
+    /// Whether this signer is pinned by an authority that issues no more, and that will be forgotten.
+    #[must_use]
+    pub fn is_former(&self, signer: &Fingerprint) -> bool {
+        self.signers.get(signer).is_some_and(|signer| signer.former)
+    }
+
     /// Verifies a controller's certificate (DER, from anywhere) and pins it.
     ///
     /// # Errors

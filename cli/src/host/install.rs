@@ -706,6 +706,7 @@ mod tests {
             seeds: "10.0.0.1".parse().unwrap(),
             stage,
             cut: 0,
+            authorities: membership::rotation::Standing::default(),
             clock: None,
         })
     }

@@ -202,15 +202,17 @@ impl Authors {
     }
 
     /// Nodes whose assignments are written again as they are: signed by a certificate that is to be replaced, where ours lasts
-    /// longer; or overwritten by who has no right to.
+    /// longer; under an authority that issues no more, where ours is not; or overwritten by who has no right to.
     pub fn due(&self) -> impl Iterator<Item = &NodeName> {
         let own = self.signing.pen.certificate();
+        let (mine, stays) = (own.fingerprint(), !self.keyring.is_former(&own.fingerprint()));
         let due = move |signer: &Fingerprint| {
             let longer = self
                 .keyring
                 .until(signer)
                 .is_none_or(|until| until < own.validity().until);
-            *signer != own.fingerprint() && longer && self.keyring.is_leaving(signer, self.now)
+            let former = stays && self.keyring.is_former(signer);
+            *signer != mine && (former || longer && self.keyring.is_leaving(signer, self.now))
         };
         let due = self
             .signed

@@ -146,22 +146,29 @@ fn a_bundle_survives_its_file() {
 
 #[test]
 fn a_newcomer_begins_with_the_bundle_of_the_authority_it_was_shown() {
-    let (old, new) = (World::new(), World::new());
-    let promoted = old
-        .bundle
-        .announce(new.authority.certificate().clone())
-        .unwrap()
-        .promote()
-        .unwrap();
+    let (old, new, stranger) = (World::new(), World::new(), World::new());
+    let announced = old.bundle.announce(new.authority.certificate().clone()).unwrap();
+    let promoted = announced.promote().unwrap();
     let (old_signed, signed) = (promoted.signed_by(&old.authority), promoted.signed_by(&new.authority));
-    assert_eq!(Bundle::adopt(&signed, new.authority.certificate(), NOW), Ok(promoted));
+    assert_eq!(
+        Bundle::adopt(&signed, new.authority.certificate(), NOW),
+        Ok(promoted.clone())
+    );
     let refused = Bundle::adopt(&old_signed, new.authority.certificate(), NOW);
     assert_eq!(refused, Err(BundleError::Unproven(Unproven::OtherSigner)));
-    // Signed by the one it was shown, but that one says that another is present.
+    // Until everybody knows the new one, servers show the former one's certificates.
     assert_eq!(
         Bundle::adopt(&old_signed, old.authority.certificate(), NOW),
-        Err(BundleError::Unknown)
+        Ok(promoted.clone())
     );
+    // One that is only announced proves nobody yet, and one that is not among them never does.
+    for (bundle, shown) in [(&announced, &new), (&promoted, &stranger)] {
+        let signed = bundle.signed_by(&shown.authority);
+        assert_eq!(
+            Bundle::adopt(&signed, shown.authority.certificate(), NOW),
+            Err(BundleError::Unknown)
+        );
+    }
 }
 
 proptest! {
@@ -171,4 +178,27 @@ proptest! {
         let _ = world.bundle.accept(&bytes, NOW);
         let _ = Bundle::from_own_disk(&sign::attach(text.into_bytes(), &world.authority.sign(WORD, b"")));
     }
+}
+
+#[test]
+fn a_certificate_is_known_by_the_authority_that_issued_it() {
+    let (old, new) = (World::new(), World::new());
+    let promoted = old
+        .bundle
+        .announce(new.authority.certificate().clone())
+        .unwrap()
+        .promote()
+        .unwrap();
+    let issuer = |bundle: &Bundle, held: &Holder| bundle.issuer(&held.certificate).map(|one| one.fingerprint());
+    let (before, after) = (old.holder("node/n1"), new.holder("node/n1"));
+    assert_eq!(
+        issuer(&promoted, &before),
+        Some(old.authority.certificate().fingerprint())
+    );
+    assert_eq!(
+        issuer(&promoted, &after),
+        Some(new.authority.certificate().fingerprint())
+    );
+    assert_eq!(issuer(&old.bundle, &after), None);
+    assert!(promoted.is_rotating() && !old.bundle.is_rotating());
 }
