@@ -231,7 +231,13 @@ impl Place {
             )
             .help(format!("log in again: {}", self.again())));
         }
-        if !certificate.renewal_is_due(now) {
+        let bundle = self.keep().bundle().ok().flatten();
+        let former = bundle.is_some_and(|bundle| {
+            let issuer = bundle.issuer(&certificate);
+            issuer.is_some_and(|issuer| bundle.former().contains(issuer))
+        });
+        // Also when the authority that issued it has been replaced.
+        if !certificate.renewal_is_due(now) && !former {
             return Ok(());
         }
         // Another verb is at it.
@@ -239,7 +245,13 @@ impl Place {
         let renewed = async {
             let seeds = self.login().map_err(|failure| failure.sentence())?.seeds;
             let member = Membership::on_disk(Arc::new(keep), Role::Person, seeds, root.clone());
-            member.map_err(|error| error.to_string())?.renew_if_due().await
+            let member = member.map_err(|error| error.to_string())?;
+            let renewed = member.renew_if_due().await?;
+            if renewed && former {
+                // Whoever replaces the authority sees who is not done yet.
+                let _told = member.confirm().await;
+            }
+            Ok::<_, String>(renewed)
         };
         let why = match tokio::time::timeout(RENEWAL, renewed).await {
             Ok(Ok(_)) => return Ok(()),
@@ -291,6 +303,17 @@ impl Place {
     }
 }
 
+/// Told by `reeve up`: that verbs here go elsewhere.
+pub fn elsewhere(common: &Common) -> Option<String> {
+    match chosen(common) {
+        Ok(Chosen::Context(place)) => Some(format!(
+            "note: commands go to context {}; for this cluster, `reeve context use {HERE}` or --context {HERE}\n",
+            place.name
+        )),
+        Ok(Chosen::Told | Chosen::Here) | Err(_) => None,
+    }
+}
+
 /// A failure, with what the rights of the context in use have to do with it.
 pub fn explained(common: &Common, failure: Failure) -> Failure {
     if !failure.denied {
@@ -334,16 +357,15 @@ pub async fn login(common: &Common, args: &LoginClusterArgs) -> Verdict {
         return Err(Failure::usage(format!("`{HERE}` is what runs on this host")).help("choose another --name"));
     }
     let contexts = home()?.join(CONTEXTS);
-    let known = place(&name);
-    if let Some(known) = &known {
-        let bundle = known.keep().bundle().ok().flatten();
-        if bundle.is_some_and(|bundle| bundle.authority(&token.authority()).is_none()) {
-            return Err(
-                Failure::usage(format!("context `{name}` is of another cluster than the token")).help(format!(
-                    "choose another --name, or forget that one with `reeve context rm {name}`"
-                )),
-            );
-        }
+    if let Some(Ok(known)) = place(&name).map(|place| place.certificate())
+        && let Some(asked) = persons::cluster(&token, &args.seeds).await
+        && asked != known.identity().cluster
+    {
+        return Err(
+            Failure::usage(format!("context `{name}` is of another cluster than the token")).help(format!(
+                "choose another --name, or forget that one with `reeve context rm {name}`"
+            )),
+        );
     }
     // By the token: a second try after a crash asks with the same key, and does not use the token up twice.
     let beside = contexts.join(format!(".{}", token.id()));

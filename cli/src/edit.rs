@@ -85,6 +85,7 @@ pub async fn edits(
         .help("write `resourceVersion` into each document's metadata instead"));
     }
     let keys: Vec<ResourceKey> = admitted.iter().map(Admitted::key).collect();
+    keys.iter().for_each(|key| crate::audit::note(title(key)));
     let stored = stored(connection, &keys).await?;
     let mut edits = Vec::with_capacity(keys.len());
     for ((key, admitted), kv) in keys.into_iter().zip(admitted).zip(stored) {

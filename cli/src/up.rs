@@ -119,6 +119,9 @@ pub async fn up(common: &Common, args: &UpArgs) -> Verdict {
             metrics: (places.controller, places.agent),
             new,
         }));
+        if let Some(note) = crate::contexts::elsewhere(common) {
+            complain(&note);
+        }
     } else if !shutdown.is_draining() && !controller.is_finished() {
         complain("the controller has not begun yet; see the log\n");
     }

@@ -279,6 +279,23 @@ fn people_do_what_their_rights_cover_from_a_machine_that_runs_no_node() {
     });
     anna.is_refused(&["cordon", "n1"], &["the rights `viewer`"]);
 
+    // The cluster's authority is replaced while otto works: his certificate follows.
+    std::thread::scope(|scope| {
+        let rotating = scope.spawn(|| on(seed, &["admin", "rotate-authority", "--yes"]));
+        while !rotating.is_finished() {
+            // The only member of the store starts again in between.
+            let _ = otto.run(&["get", "nodes"]);
+        }
+        let (code, text) = rotating.join().expect("no panic");
+        assert_eq!(code, Some(0), "{text}");
+    });
+    eventually("otto works on", 60, || {
+        let (code, text) = otto.run(&["get", "nodes"]);
+        if code == Some(0) { Ok(()) } else { Err(text) }
+    });
+    assert!(otto.does(&["logs", "web"]).is_empty());
+    anna.log_in(&lab, seed, "anna", "viewer");
+
     // Contexts: which cluster is meant is said once, and forgotten when asked.
     assert!(anna.does(&["context", "ls"]).contains("prod"));
     anna.does(&["context", "use", "here"]);

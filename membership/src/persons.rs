@@ -11,7 +11,7 @@ use rustls::time_provider::DefaultTimeProvider;
 use schemas::keys::{Key as StoreKey, Root};
 use serde::{Deserialize, Serialize};
 use trust::certificate::Certificate;
-use trust::identity::{Name, Rights, Role, Subject, Who};
+use trust::identity::{ClusterId, Name, Rights, Role, Subject, Who};
 use trust::revoked::Revoked;
 use trust::tls::newcomer;
 use trust::token::{JoinToken, unrecorded};
@@ -160,6 +160,17 @@ pub struct LoggedIn {
     pub seeds: Seeds,
 }
 
+/// Which cluster a token is for, as the first of the seeds says that proves to be of it.
+pub async fn cluster(token: &JoinToken, seeds: &Seeds) -> Option<ClusterId> {
+    let tls = Arc::new(newcomer(token.authority(), Arc::new(DefaultTimeProvider)).ok()?);
+    for host in seeds.iter() {
+        if let Ok((state, _)) = call::<(), SeedState>(host, SEED_PORT, &tls, "/v1/seed", None).await {
+            return Some(state.cluster);
+        }
+    }
+    None
+}
+
 /// Gets a person's certificate with a token, from the first of the seeds that gives one. The key is made here and stays here.
 ///
 /// # Errors
@@ -219,7 +230,6 @@ pub enum LoginError {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use trust::identity::ClusterId;
     use trust::revoked::Target;
 
     use super::*;

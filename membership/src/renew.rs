@@ -155,12 +155,13 @@ impl Membership {
                     } else if !told && let Some(shut) = self.shut_out().await {
                         told = true;
                         let why = match shut {
-                            ShutOut::Removed => "it was removed from the cluster",
+                            ShutOut::Removed => "it was removed from the cluster, or another host took its name",
                             ShutOut::LeftBehind => "the cluster's authority was replaced while it was away",
                         };
                         tracing::error!(
                             "the seeds no longer let this host in: {why}; what runs here goes on. To take it back, start the agent \
-                             with a new token: on a seed, `reeve token create` prints one"
+                             with a new token: on a seed, `reeve token create` prints one. To end what runs here: `reeve \
+                             uninstall --force`"
                         );
                     }
                     continue;
@@ -225,7 +226,7 @@ impl Membership {
 
     /// While an authority is replaced: tells the seeds that this host uses a certificate of the present one. Whether there
     /// is nothing to tell any more.
-    async fn confirm(&self) -> bool {
+    pub async fn confirm(&self) -> bool {
         let Ok(held) = self.held() else { return false };
         let believed = self.believed();
         if believed.bundle().former().is_empty() {
