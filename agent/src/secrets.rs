@@ -178,7 +178,12 @@ impl SecretPlace {
     /// A directory on a tmpfs, closed to others.
     pub(crate) fn ready(&self) -> Result<&Path, SecretError> {
         if let Some(found) = self.found.get() {
-            own_directory(found).map_err(io_error("make the directory", found))?;
+            // Somebody may have tidied up since.
+            let made = found
+                .parent()
+                .map_or(Ok(()), own_directory)
+                .and_then(|()| own_directory(found));
+            made.map_err(io_error("make the directory", found))?;
             return Ok(found);
         }
         let mut why = None;

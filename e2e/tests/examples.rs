@@ -36,6 +36,8 @@ fn every_option_is_what_the_engine_says_it_is() {
     let host = &lab.hosts[0];
     let policy = lab.file("policy.yaml", &policy());
     let _up = up(&lab, &["--policy", &policy]);
+    let value = lab.file("value", "every secret");
+    host.reeve_exits(0, &["secret", "set", "every-secret", "--file", &value]);
     apply(host, "every-option.yaml", "90s");
 
     let c = host
@@ -96,6 +98,7 @@ fn every_option_is_what_the_engine_says_it_is() {
     assert!(wrong.is_empty(), "{wrong:#?}");
     let env = c["Config"]["Env"].as_array().expect("an environment");
     for entry in [
+        "EVERY_SECRET=every secret",
         "GREETING=quotes ' \" and $dollars, an = and\na second line",
         "NUMBER=8080",
         "SWITCH=true",
@@ -142,6 +145,14 @@ fn every_option_is_what_the_engine_says_it_is() {
             .map(|line| line.split_whitespace().skip(2).take(2).collect()),
         Some(vec!["1000", "4"])
     );
+    let seen = host.docker(&[
+        "exec",
+        "default.every-option.1.1",
+        "sh",
+        "-c",
+        "cat /etc/every.key; ls -ln /etc/every.key",
+    ]);
+    assert!(seen.starts_with("every secret-r--r-----"), "{seen}");
     let mounts = c["Mounts"].as_array().expect("mounts");
     let mount = |target: &str| {
         mounts
@@ -221,6 +232,9 @@ fn the_smaller_examples_run() {
     assert_eq!(host.http("http://127.0.0.1:8080/"), Ok("Hello from Reeve.\n".into()));
     apply(host, "global.yaml", "60s");
     assert!(host.running().contains(&"default.watcher.n1.1".to_owned()));
+    let value = lab.file("value", "hunter2");
+    host.reeve_exits(0, &["secret", "set", "db-password", "--file", &value]);
+    apply(host, "secret.yaml", "60s");
     apply(host, "files.yaml", "60s");
     let page = host.docker(&[
         "exec",

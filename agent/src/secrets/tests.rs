@@ -108,6 +108,8 @@ fn values_are_laid_out_in_memory_with_their_owner_and_mode_and_variables_are_giv
     assert!(matches!(layout.lay(true), Err(SecretError::NotHanded { .. })));
     drop_others(&host.place, &BTreeSet::new()).unwrap();
     assert!(!folder.exists());
+    fs::remove_dir(host.place.ready().unwrap()).unwrap();
+    assert!(host.place.ready().unwrap().is_dir(), "it is made again");
     assert!(layout.lay(false).is_err());
 }
 
