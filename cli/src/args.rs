@@ -515,6 +515,11 @@ pub enum NodeVerb {
     /// Retire nodes: what they ran goes elsewhere at once
     #[command(after_help = "Example: reeve node rm n3")]
     Rm(NodeRmArgs),
+    /// Give the name and place of a host that is gone to another: shuts the old one out, and prints a token for the new one
+    #[command(
+        after_help = "On a seed, as root. What to run on the new host is said on standard error.\nExample: reeve node replace n4 > token"
+    )]
+    Replace(authority::ReplaceArgs),
     /// Run a program on nodes themselves, in parallel, through their agents
     #[command(
         after_help = "Off until a node's policy says `nodeCommands: [exec]`; recorded there. With one node its exit code is this one's.\nExample: reeve node exec --nodes n1,n2 -- df -h /var/lib"
@@ -566,7 +571,7 @@ pub enum AdminVerb {
     /// Replace the cluster's authority, and with it every certificate; no container is restarted
     #[command(
         name = "rotate-authority",
-        after_help = "On a seed, as root. The seeds do it by themselves; run it again to see how far it is.\nExample: reeve admin rotate-authority\nExample: reeve admin rotate-authority --without n4"
+        after_help = "On a seed, as root. The seeds do it by themselves; run it again to follow it.\nExample: reeve admin rotate-authority"
     )]
     RotateAuthority(authority::RotateArgs),
 }

@@ -100,6 +100,7 @@ fn said(verb: &Verb) -> Option<(&'static str, Vec<String>)> {
         Verb::Uncordon(args) => ("uncordon", all("node/", &args.nodes)),
         Verb::Drain(args) => ("drain", all("node/", &args.nodes)),
         Verb::Node(NodeVerb::Rm(args)) => ("node rm", all("node/", &args.nodes)),
+        Verb::Node(NodeVerb::Replace(args)) => ("node replace", vec![format!("node/{}", args.node)]),
         Verb::Admin(verb) => match verb {
             AdminVerb::Ack { digest } => ("admin ack", vec![digest.clone()]),
             AdminVerb::AcceptStore(_) => ("admin accept-store", none()),

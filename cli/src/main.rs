@@ -27,6 +27,7 @@ mod output;
 mod persons;
 mod preview;
 mod registry;
+mod replace;
 mod rotate;
 mod rows;
 mod sealing;

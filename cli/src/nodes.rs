@@ -89,6 +89,7 @@ pub async fn drain(common: &Common, args: &DrainArgs) -> Verdict {
 pub async fn node(common: &Common, verb: &NodeVerb) -> Verdict {
     match verb {
         NodeVerb::Rm(args) => rm(common, args).await,
+        NodeVerb::Replace(args) => crate::replace::replace(common, args).await,
         NodeVerb::Exec(args) => crate::near::node_exec(common, args).await,
     }
 }

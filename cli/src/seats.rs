@@ -409,7 +409,7 @@ fn show(common: &Common, text: &str, value: &serde_json::Value) {
     }
 }
 
-fn of_tokens(error: &TokensError) -> Failure {
+pub fn of_tokens(error: &TokensError) -> Failure {
     match error {
         TokensError::Store(error) => Failure::from(error.clone()),
         TokensError::NotASeed(_) => Failure::new(

@@ -2,9 +2,12 @@
 //! what the former authority issued is refused afterwards.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use e2e::seats::{GLOBAL, agent, agent_dir, etcdctl, install_token, on, server, server_dir, serves, succeeds};
-use e2e::{Host, Lab, Process, eventually};
+use e2e::seats::{
+    GLOBAL, agent, agent_dir, etcdctl, install_token, members, on, server, server_dir, server_log, serves, succeeds,
+};
+use e2e::{Host, Lab, Process, eventually, run};
 
 const ROTATE: [&str; 3] = ["admin", "rotate-authority", "--yes"];
 
@@ -192,4 +195,54 @@ fn the_authority_is_replaced_during_work_and_nothing_is_restarted() {
     });
     assert_eq!(all_lives(&lab), lives, "no container was restarted");
     drop((agents, servers));
+}
+
+#[test]
+fn a_seed_that_lost_its_disk_after_it_is_told_what_to_bring_and_takes_its_place() {
+    let lab = Lab::new(3);
+    let [n1, n2, n3] = lab.hosts.as_slice() else {
+        panic!("three hosts")
+    };
+    let token = install_token(&lab, "token");
+    let seeds = format!("{},{},{}", n1.address, n2.address, n3.address);
+    let mut servers: Vec<_> = [n1, n2, n3].iter().map(|host| server(host, &seeds, &token)).collect();
+    for host in [n1, n2, n3] {
+        eventually(&format!("{} serves", host.name), 60, || serves(host));
+    }
+    let text = succeeds(n1, &[ROTATE.as_slice(), &["--timeout", "3m"]].concat());
+    assert!(text.contains("is refused"), "{text}");
+
+    servers[2].kill();
+    let pid = std::fs::read_to_string(server_dir(n3).join("etcd.pid")).expect("a member ran");
+    let _ = run(Command::new("kill").args(["-9", pid.trim()]));
+    std::fs::remove_dir_all(server_dir(n3)).expect("its disk");
+    // The install token's authority is another by now.
+    let mut lost = server(n3, &seeds, &token);
+    eventually("the lost seed is told", 60, || {
+        let log = server_log(n3);
+        let told = log.contains("the cluster's authority was replaced") && log.contains("authorities.json");
+        if told && !lost.alive() { Ok(()) } else { Err(log) }
+    });
+    for entry in std::fs::read_dir(server_dir(n1)).expect("a seed's").flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with("authorit") || name == "revoked.json" {
+            std::fs::copy(entry.path(), server_dir(n3).join(name)).expect("a copy");
+        }
+    }
+    let _again = server(n3, &seeds, &token);
+    eventually("it takes its place", 90, || {
+        let args = ["--command-timeout", "3s", "get", "/reeve/cluster"];
+        etcdctl(n1, &server_dir(n1), "person", n3, &args).map_err(|error| {
+            let log = std::fs::read_to_string(server_dir(n3).join("etcd.log")).unwrap_or_default();
+            let tail: Vec<&str> = log.lines().rev().take(5).collect();
+            format!("{error}\n{}", tail.join("\n"))
+        })?;
+        answers(n3)
+    });
+    let text = members(n1).expect("members");
+    assert_eq!(
+        text.lines().filter(|line| line.contains("started")).count(),
+        3,
+        "{text}"
+    );
 }

@@ -62,7 +62,7 @@ pub struct Health {
 }
 
 /// Reads the files, and prepares a client for these endpoints. Nothing is asked yet.
-async fn client(endpoints: &[String], tls: Option<&TlsFiles>) -> Result<Client, MembersError> {
+pub(crate) async fn client(endpoints: &[String], tls: Option<&TlsFiles>) -> Result<Client, MembersError> {
     let read = |path: &std::path::Path| {
         std::fs::read(path).map_err(|source| MembersError::File {
             file: path.display().to_string(),

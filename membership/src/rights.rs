@@ -14,19 +14,15 @@ use schemas::names::NodeName;
 use tokio::time::{sleep, timeout};
 use trust::identity::{Identity, Name, Rights, SERVER_COMMON_NAME, Who};
 
-use crate::keep::Keep;
 use crate::now;
 use crate::persons;
 use crate::port::Seat;
-use crate::seed::{SeedError, member_client};
 use crate::seeds::Host;
 
 /// etcd's own name for the role, and for the user without whom it asks nobody. No certificate has that name.
 const ROOT: &str = "root";
 /// After the store did not answer.
 const AGAIN: Duration = Duration::from_secs(5);
-/// How often the certificate that a seed asks with is looked at.
-const LOOK: Duration = Duration::from_secs(20);
 const CALL: Duration = Duration::from_secs(10);
 
 /// Why users and roles are not as they should be.
@@ -252,18 +248,16 @@ async fn nodes(store: &EtcdStore, root: &Root) -> Result<BTreeSet<Name>, StoreEr
     Ok(names)
 }
 
-/// Works for as long as the seed: sets up users and roles, and asks with the certificate that is in force.
-pub async fn keep(keep: Arc<Keep>, seat: Arc<Seat>) {
+/// Sets up users and roles; tried until the store takes it.
+pub async fn set_up(seat: Arc<Seat>) {
     let mut told = None;
-    let mut shown = keep.read("controller.crt").ok().flatten();
-    let mut set = false;
     loop {
         let asks = seat.store.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some((store, client)) = asks.filter(|_| !set) {
+        if let Some((store, client)) = asks {
             match begin(&client, &store, &seat).await {
                 Ok(()) => {
-                    set = true;
                     tracing::info!("the store asks its users' rights");
+                    return;
                 }
                 Err(error) => {
                     let why = chain(&error);
@@ -274,25 +268,8 @@ pub async fn keep(keep: Arc<Keep>, seat: Arc<Seat>) {
                 }
             }
         }
-        sleep(if set { LOOK } else { AGAIN }).await;
-        let now = keep.read("controller.crt").ok().flatten();
-        if now != shown {
-            match renewed(&keep, &seat).await {
-                Ok(()) => shown = now,
-                Err(error) => tracing::warn!("{}; it is tried again", chain(&error)),
-            }
-        }
+        sleep(AGAIN).await;
     }
-}
-
-/// Takes the renewed certificate for what is asked of the store's members.
-async fn renewed(keep: &Keep, seat: &Seat) -> Result<(), SeedError> {
-    let client = member_client(&seat.seeds, keep).await?;
-    let mut asks = seat.store.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((_, before)) = asks.as_mut() {
-        *before = client;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

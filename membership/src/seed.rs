@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use etcd_client::{Certificate as EtcdCertificate, Client, ConnectOptions, Identity as EtcdIdentity, TlsOptions};
+use etcd_client::Client;
 use futures::future::join_all;
 use runtime::{EtcdOptions, EtcdStore, Guard, Outcome, Shutdown, Store, StoreError, TlsFiles, chain, person};
 use rustls::time_provider::DefaultTimeProvider;
@@ -32,6 +32,7 @@ use crate::call::{CallError, call, to_seeds};
 use crate::etcd::{Initial, Member, client_url, has_begun};
 use crate::join::lines;
 use crate::keep::{Context, Held, Keep, KeepError};
+use crate::members::{self, MembersError};
 use crate::port::{self, PlaceAnswer, PlaceQuestion, Seat, SeedState};
 use crate::rights;
 use crate::rotate::{self, Keys};
@@ -116,7 +117,7 @@ pub enum SeedError {
     #[error("cannot reach this seed's own store")]
     Store(#[source] StoreError),
     #[error("cannot reach this seed's own store")]
-    Client(#[source] etcd_client::Error),
+    Client(#[source] MembersError),
     #[error("the store holds cluster {found}, but this seed is of cluster {own}")]
     OtherStore {
         found: String,
@@ -280,7 +281,7 @@ pub async fn start(
             again,
         };
         started.tasks.push(tokio::spawn(upkeep.run(shutdown.clone())));
-        let (rights, mut done) = (rights::keep(Arc::clone(&keep), Arc::clone(&seat)), ended.clone());
+        let (rights, mut done) = (rights::set_up(Arc::clone(&seat)), ended.clone());
         started.tasks.push(tokio::spawn(async move {
             tokio::select! {
                 () = rights => {}
@@ -334,6 +335,13 @@ fn identity(keep: &Keep, options: &SeedOptions) -> Result<(Believed, Keys, Known
             });
         }
         let believed = believed.clone();
+        // What was brought from another seed has another file for programs than the one that is here.
+        if keep
+            .read("ca.crt")?
+            .is_none_or(|found| found != believed.bundle().to_pem().as_bytes())
+        {
+            believed.write(keep)?;
+        }
         let keys = keys(keep, &believed)?;
         return Ok((believed, keys, known));
     }
@@ -616,16 +624,7 @@ async fn make(options: &SeedOptions, seat: &Seat, store: &EtcdStore, own: &Clust
 
 /// A client for the store's members, as a controller.
 pub(crate) async fn member_client(seeds: &Seeds, keep: &Keep) -> Result<Client, SeedError> {
-    let read = |name: &str| -> Result<Vec<u8>, KeepError> { Ok(keep.read(name)?.unwrap_or_default()) };
-    let tls = TlsOptions::new()
-        .ca_certificate(EtcdCertificate::from_pem(read("ca.crt")?))
-        .identity(EtcdIdentity::from_pem(read("controller.crt")?, read("controller.key")?));
-    let connect = ConnectOptions::new()
-        .with_connect_timeout(Duration::from_secs(2))
-        .with_timeout(Duration::from_secs(5))
-        .with_tls(tls);
     let endpoints: Vec<String> = seeds.iter().map(client_url).collect();
-    Client::connect(endpoints, Some(connect))
-        .await
-        .map_err(SeedError::Client)
+    let client = members::client(&endpoints, Some(&tls_files(keep))).await;
+    client.map_err(SeedError::Client)
 }

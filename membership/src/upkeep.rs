@@ -28,7 +28,7 @@ use crate::keep::{Keep, KeepError};
 use crate::port::{Seat, SeedState};
 use crate::rotate;
 use crate::rotation::{Authorities, Facts, Next, Standing, next};
-use crate::seed::{SeedError, renew_own, serve_anew, tls_files};
+use crate::seed::{SeedError, member_client, renew_own, serve_anew, tls_files};
 use crate::seeds::{Host, Seeds};
 use crate::{SEED_PORT, now};
 
@@ -123,6 +123,7 @@ impl Upkeep {
         };
         self.seat.anchored.store(believed.bundle().number(), Ordering::Release);
         let mut told = None;
+        let mut stale = false;
         let mut soon = LOOK;
         loop {
             tokio::select! {
@@ -139,8 +140,19 @@ impl Upkeep {
             if let Err(error) = renew_own(&self.keep, &self.seat, &self.door) {
                 tracing::warn!(error = %chain(&error), "this seed's certificates cannot be renewed");
             }
-            if let Err(error) = self.store.reread_tls().await {
-                tracing::warn!(error = %chain(&error), "the store's clients cannot use the renewed certificates");
+            match self.store.reread_tls().await {
+                Ok(renewed) => stale |= renewed,
+                Err(error) => {
+                    tracing::warn!(error = %chain(&error), "the store's clients cannot use the renewed certificates");
+                }
+            }
+            if stale {
+                match self.ask_anew().await {
+                    Ok(()) => stale = false,
+                    Err(error) => {
+                        tracing::warn!(error = %chain(&error), "the store's members cannot be asked with the renewed certificates");
+                    }
+                }
             }
             let ended = tokio::select! {
                 done = self.shut_out() => done,
@@ -178,6 +190,16 @@ impl Upkeep {
             self.door.set_trust(believed.trust());
         }
         *self.seat.believed.write().unwrap_or_else(PoisonError::into_inner) = believed;
+        Ok(())
+    }
+
+    /// Takes the renewed certificates for what is asked of the store's members.
+    async fn ask_anew(&self) -> Result<(), SeedError> {
+        let client = member_client(&self.seat.seeds, &self.keep).await?;
+        let mut asks = self.seat.store.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, before)) = asks.as_mut() {
+            *before = client;
+        }
         Ok(())
     }
 

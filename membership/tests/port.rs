@@ -141,10 +141,12 @@ impl Served {
 }
 
 fn refused<T: std::fmt::Debug>(asked: Result<T, CallError>) -> (String, bool) {
-    match asked.unwrap_err() {
-        CallError::Refused { at: _, refused } => (refused.reason, refused.later),
-        other => panic!("{other:?}"),
-    }
+    let error = asked.unwrap_err();
+    let why = format!("{error:?}");
+    let CallError::Refused { at: _, refused } = error else {
+        panic!("{why}");
+    };
+    (refused.reason, refused.later)
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! The command line of replacing the cluster's authority.
+//! The command line of what only a seed's authority does: replacing itself, and letting another host take a name over.
 
 use std::time::Duration;
 
@@ -27,4 +27,22 @@ pub struct RotateArgs {
     /// Return as soon as the new authority is announced
     #[arg(long)]
     pub no_wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ReplaceArgs {
+    #[arg(value_name = "NODE")]
+    pub node: NodeName,
+    /// Replace it though it answers: it is shut out, and what runs there goes on beside the new host's
+    #[arg(long)]
+    pub although_it_answers: bool,
+    /// How long the token can be used, at most 30d
+    #[arg(long, value_parser = duration, default_value = "1d", value_name = "DURATION")]
+    pub ttl: Duration,
+    /// Why, for those who ask later
+    #[arg(long)]
+    pub note: Option<String>,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
 }

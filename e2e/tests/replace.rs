@@ -1,0 +1,94 @@
+//! A host that is gone for good: another takes its name and what is assigned to it, and the old one is not let in again.
+
+use e2e::seats::{GLOBAL, agent, agent_dir, install_token, on, server, serves, succeeds};
+use e2e::{Host, Lab, Process, eventually};
+
+/// An agent on `host` under another name than the host's own.
+fn agent_as(host: &Host, node: &str, seeds: &str, token: &str) -> Process {
+    let dir = host.dir.join("as-another").display().to_string();
+    let args = ["agent", "--data-dir", &dir, "--seeds", seeds, "--token-file", token];
+    let args = [args.as_slice(), &["--node", node, "--docker", &host.docker_host]].concat();
+    let log = host.dir.join("as-another.log");
+    Process::start("the new host's agent", Some(&host.place), &host.binary, &args, &[], log)
+}
+
+#[test]
+fn another_host_takes_the_name_of_one_that_is_gone_and_what_it_ran() {
+    let lab = Lab::new(3);
+    let [n1, n2, n3] = lab.hosts.as_slice() else {
+        panic!("three hosts")
+    };
+    let token = install_token(&lab, "token");
+    let seeds = n1.address.clone();
+    let _server = server(n1, &seeds, &token);
+    eventually("the seed serves", 60, || serves(n1));
+    let mut old = agent(n2, &seeds, &token);
+    let _own = agent(n1, &seeds, &token);
+    eventually("both nodes are there", 60, || {
+        let text = succeeds(n1, &["get", "nodes", "-o", "name"]);
+        let both = ["n1", "n2"].iter().all(|node| text.contains(node));
+        if both { Ok(()) } else { Err(text) }
+    });
+    let manifest = lab.file("web.yaml", GLOBAL);
+    succeeds(n1, &["apply", "-f", &manifest, "--yes"]);
+    let before = n2.lives();
+    assert_eq!(before.len(), 1);
+    let others = n1.lives();
+
+    // One that answers is not replaced by mistake, nor a seed, whose place goes by its address; nor one that nobody knows.
+    for (node, why) in [
+        ("n2", "would run twice"),
+        ("n1", "a seed's place goes by its address"),
+        ("n7", "there is no node"),
+    ] {
+        let (code, text) = on(n1, &["node", "replace", node, "--yes"]);
+        assert!(code != Some(0) && text.contains(why), "{text}");
+    }
+    old.kill();
+    n2.cut(true);
+    eventually("n2 is gone", 60, || {
+        let text = succeeds(n1, &["get", "nodes"]);
+        let gone = text
+            .lines()
+            .any(|line| line.starts_with("n2 ") && !line.contains(" Ready "));
+        if gone { Ok(()) } else { Err(text) }
+    });
+    let text = succeeds(n1, &["node", "replace", "n2", "--yes", "-o", "json"]);
+    let said: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let install = said["install"].as_str().expect("a command");
+    assert!(install.contains("--node n2") && install.contains(&seeds), "{install}");
+    let fresh = lab.file("fresh", said["token"].as_str().expect("a token"));
+
+    // Under another name it does not count.
+    let mut other = agent_as(n3, "n3", &seeds, &fresh);
+    eventually("another name is refused", 30, || {
+        let text = other.output();
+        let refused = text.contains("does not admit the name n3") && !other.alive();
+        if refused { Ok(()) } else { Err(text) }
+    });
+    let _new = agent_as(n3, "n2", &seeds, &fresh);
+    eventually("the new host runs what n2 ran", 90, || {
+        let text = succeeds(n1, &["get", "nodes"]);
+        let ready = text
+            .lines()
+            .any(|line| line.starts_with("n2 ") && line.contains(" Ready "));
+        match n3.lives().as_slice() {
+            [(name, ..)] if ready && name.contains("web.n2") => Ok(()),
+            found => Err(format!("{found:?}\n{text}")),
+        }
+    });
+
+    // The old one comes back: it is not let in, and keeps what it runs until somebody stops it there.
+    n2.cut(false);
+    let gone = agent_dir(n2).join("no-token").display().to_string();
+    let mut back = agent(n2, &seeds, &gone);
+    eventually("the old host is told", 60, || {
+        let text = back.output();
+        let told = text.contains("no longer let this host in") && text.contains("reeve uninstall");
+        if told { Ok(()) } else { Err(text) }
+    });
+    assert!(back.alive(), "{}", back.output());
+    assert_eq!(n2.lives(), before, "nothing was stopped or restarted");
+    assert_eq!(n1.lives(), others, "nothing was stopped or restarted");
+    assert_eq!(n3.lives().len(), 1);
+}
