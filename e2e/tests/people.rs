@@ -143,6 +143,9 @@ fn people_do_what_their_rights_cover_from_a_machine_that_runs_no_node() {
         anna.does(&["exec", "web.n1", "--", "echo", "ä b", "c"])
             .contains("ä b c")
     );
+    // Sealed on this machine, for the controllers that the authority vouches for.
+    let secret = lab.file("password", "open sesame");
+    anna.does(&["secret", "set", "db", "--file", &secret]);
     anna.does(&["cordon", "n1"]);
     anna.does(&["uncordon", "n1"]);
     anna.is_refused(&["token", "create"], &["on a seed"]);
@@ -220,6 +223,15 @@ fn people_do_what_their_rights_cover_from_a_machine_that_runs_no_node() {
         &["put", "/reeve/audit/person.anna/1", "x"],
     )
     .expect_err("not in anna's name");
+
+    ida.does(&["kv", "set", "-n", "shop", "mine", "1"]);
+    ida.is_refused(&["kv", "set", "mine", "1"], &["the store denied access"]);
+    for shown in [["context", "ls"], ["context", "show"]] {
+        println!("{}", anna.does(&shown));
+    }
+    for shown in [&["person", "ls"][..], &["token", "ls"], &["audit"]] {
+        println!("{}", succeeds(seed, shown));
+    }
 
     // Other rights are no second set beside the first ones.
     let (code, text) = on(seed, &["token", "create", "--person", "otto", "--rights", "admin"]);
