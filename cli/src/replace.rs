@@ -110,8 +110,8 @@ pub async fn replace(common: &Common, args: &ReplaceArgs) -> Verdict {
             complain(&format!(
                 "node/{node} is shut out; its name, and what is assigned to it, wait for another host.\n\
                  There, with this token in the file `token` (until {}):\n  {install}\n\
-                 What still runs on the old host is for you to stop: `reeve uninstall --force` there.\n\
-                 Data in volumes is not brought along.\n",
+                 What still runs on the old host is for you to stop there, with\n\
+                 `reeve uninstall --force`. Data in volumes is not brought along.\n",
                 record.expires
             ));
             print(&format!("{}\n", text.as_str()));

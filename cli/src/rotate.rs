@@ -113,7 +113,7 @@ fn confirm(common: &Common, args: &RotateArgs, picture: &Picture) -> Result<(), 
     say(
         common,
         &format!(
-            "A new authority takes the place of {}: every host gets a new certificate,\nand tokens made before count no more. No container and no agent is restarted.\n{stores}\n",
+            "A new authority takes the place of {}. Every host gets a new\ncertificate; tokens made before count no more; no container and no agent is\nrestarted. {stores}\n",
             short(&picture.authorities.present)
         ),
     );
