@@ -24,6 +24,7 @@ mod logs;
 mod reach;
 mod server;
 mod session;
+mod share;
 mod tls;
 mod top;
 pub mod wire;
@@ -116,6 +117,8 @@ pub enum Act {
     Attach,
     Forward,
     Copy,
+    /// Giving an image to another node, whose registry is away.
+    Share,
     /// A command on the node itself; whether the node allows it, its policy says.
     Host,
 }
@@ -147,6 +150,7 @@ impl Act {
             Self::Attach => "attaching to containers",
             Self::Forward => "connecting to containers' ports",
             Self::Copy => "copying into and out of containers",
+            Self::Share => "giving images to other nodes",
             Self::Host => "running commands on nodes",
         }
     }
@@ -163,7 +167,7 @@ impl Act {
 }
 
 /// Whether a caller may do that, to an instance of this namespace where it is about one: what the caller's certificate says,
-/// and then what the node allows anybody. A node's certificate opens nothing: what one node's intruder holds must not reach
+/// and then what the node allows anybody. A node's certificate opens nothing but images: what one node's intruder holds must not reach
 /// into the others. On an etcd of one's own, certificates say nothing of rights: each of the CA may what the node allows.
 pub fn may(caller: &Caller, act: Act, about: Option<&Namespace>, rights: Rights) -> Result<(), Denied> {
     match caller {
@@ -173,9 +177,14 @@ pub fn may(caller: &Caller, act: Act, about: Option<&Namespace>, rights: Rights)
             role,
             rights,
         } => match (role.as_deref(), rights) {
+            // The one thing that nodes have of each other.
+            (Some("node") | None, _) if act == Act::Share => return Ok(()),
+            (_, _) if act == Act::Share => {
+                return denied("images are given to nodes alone", "pull it from its registry");
+            }
             (Some("node"), _) => {
                 return denied(
-                    "a node's certificate opens nothing on other nodes",
+                    "a node's certificate opens nothing on other nodes but images that both run",
                     "use a person's certificate, or this node's own socket",
                 );
             }

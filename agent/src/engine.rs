@@ -87,7 +87,7 @@ pub trait ContainerRuntime: Send + Sync + 'static {
     fn drop_networks<'a>(&'a self, cluster: &'a str, keep: &'a BTreeSet<Namespace>) -> BoxFuture<'a, Result<()>>;
     /// Connects a container to its namespace's network under its names; connected already is a success.
     fn connect<'a>(&'a self, cluster: &'a str, id: &'a str, instance: &'a InstanceName) -> BoxFuture<'a, Result<()>>;
-    /// Fetches an image as `login`, else with the host's own credentials. Passing faults are retried (10 times, 0.5 s to 30 s);
+    /// Fetches an image as `login`, else with the host's own credentials. Passing faults are retried (4 times, 0.5 s to 4 s);
     /// [`ErrorKind::ImageNotFound`] and [`ErrorKind::Denied`] fail at once. Five minutes of silence are a timeout.
     fn pull<'a>(
         &'a self,
@@ -164,6 +164,8 @@ pub struct LocalImage {
     /// What the registry in its reference knows it by. None of an image that was built or loaded here: of those nobody else
     /// knows a digest; and of one whose id no digest is.
     pub pin: Option<ImagePin>,
+    /// It came from another node, and has the name for that.
+    pub loaded: bool,
 }
 
 /// A container as an inspection tells it.

@@ -285,7 +285,7 @@ fn failure(op: &Op, error: &EngineError) -> Failure {
 }
 
 /// A failed pull, and when it is tried again: `delay_ms` after `now_ms`.
-pub fn pull_failure(error: &EngineError, now_ms: u64, delay_ms: u64) -> PullFailure {
+pub fn pull_failure(error: &EngineError, now_ms: u64, delay_ms: u64, others_asked: bool) -> PullFailure {
     let reason = match error.kind {
         ErrorKind::ImageNotFound | ErrorKind::NotFound => FailingReason::ImageNotFound,
         ErrorKind::Denied => FailingReason::ImageDenied,
@@ -304,6 +304,7 @@ pub fn pull_failure(error: &EngineError, now_ms: u64, delay_ms: u64) -> PullFail
         reason,
         message: sentence(error),
         retry_ms: now_ms.saturating_add(delay_ms),
+        others_asked,
     }
 }
 

@@ -21,6 +21,7 @@ mod ledger;
 pub mod logins;
 pub mod metrics;
 mod observe;
+mod peers;
 pub mod policy;
 pub mod probe;
 mod register;

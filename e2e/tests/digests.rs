@@ -1,5 +1,5 @@
 //! Images on real engines and a real registry: what a tag stands for is settled once, for slots and nodes that come later
-//! too, and an image that was built here needs no registry.
+//! too, and an image that was built here needs no registry. With the registry away a node has its images from another.
 
 use std::path::Path;
 
@@ -97,4 +97,61 @@ fn a_tag_means_one_image_for_slots_and_nodes_that_come_later() {
     applied(n1, &manifest(&lab, "reeve/hello:1", 2, "e"));
     let text = succeeds(n1, &["describe", "service", "web"]);
     assert!(text.contains("as it is on each node"), "{text}");
+}
+
+#[test]
+fn with_the_registry_away_all_runs_on_and_a_new_node_has_the_image_from_another() {
+    let mut lab = Lab::new(3);
+    let registry = lab.registry();
+    let registry_process = lab.process(0).pid().to_string();
+    let token = install_token(&lab, "token");
+    let [n1, n2, n3] = lab.hosts.as_slice() else {
+        panic!("three hosts")
+    };
+    let seeds = n1.address.clone();
+    let _server = server(n1, &seeds, &token);
+    eventually("the seed serves", 60, || serves(n1));
+    let _first = agent(n2, &seeds, &token);
+    wait_nodes(n1, 1);
+    let image = format!("{registry}/team/app:1");
+    push(n1, &registry, "1", "first");
+    applied(n1, &manifest(&lab, &image, 1, "a"));
+    assert_eq!(marks(&[n2]), ["first"]);
+
+    // The registry goes. What runs runs on, and is started again where it ends.
+    e2e::succeed(std::process::Command::new("kill").args(["-9", &registry_process]));
+    let before = n2.lives();
+    n2.docker(&["kill", "default.web.1.1"]);
+    eventually("it is started again", 60, || {
+        let now = n2.lives();
+        if now.len() == 1 && now != before {
+            Ok(())
+        } else {
+            Err(format!("{now:?}"))
+        }
+    });
+
+    // A node that comes now.
+    let _second = agent(n3, &seeds, &token);
+    wait_nodes(n1, 2);
+    let file = manifest(&lab, &image, 2, "a");
+    succeeds(n1, &["apply", "-f", &file, "--yes", "--no-wait"]);
+    eventually("the new node runs it", 90, || {
+        if marks(&[n2, n3]) == ["first", "first"] {
+            Ok(())
+        } else {
+            Err(on(n1, &["describe", "service", "web"]).1)
+        }
+    });
+    let names = n3.docker(&["images", "--format", "{{.Repository}}:{{.Tag}}"]);
+    assert!(names.contains("team/app:sha256-"), "{names}");
+    // It is made again of what is there.
+    n3.docker(&["rm", "-f", &n3.running()[0]]);
+    eventually("it is made again", 60, || {
+        if marks(&[n3]) == ["first"] {
+            Ok(())
+        } else {
+            Err(on(n1, &["describe", "service", "web"]).1)
+        }
+    });
 }

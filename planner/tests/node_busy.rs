@@ -30,6 +30,7 @@ fn assignment(n: u64) -> Arc<Assignment> {
         digest: Digest::of(&[u8::try_from(n).expect("small")]),
         ports: Vec::new(),
         image: None,
+        from: Vec::new(),
     };
     let order = Order {
         restore_epoch: 0,

@@ -165,6 +165,7 @@ impl Sim {
             digest: self.versions[&(workload.to_owned(), n)].0.clone(),
             ports: Vec::new(),
             image: None,
+            from: Vec::new(),
         }
     }
 
@@ -244,6 +245,7 @@ impl Sim {
                 reason: FailingReason::ImagePullFailed,
                 message: "no".to_owned(),
                 retry_ms: self.input.now_ms + 5_000,
+                others_asked: false,
             });
             if failed.is_none() {
                 self.local.insert(image.clone());
@@ -257,6 +259,7 @@ impl Sim {
                     pulling: None,
                     failed,
                     pin: None,
+                    loaded: false,
                 },
             );
         }

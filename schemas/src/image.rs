@@ -74,6 +74,29 @@ impl ImageRef {
             None => self.repository.clone(),
         }
     }
+    /// What an image is called on a node that had it from another node, and not from its registry: `name:sha256-...`.
+    #[must_use]
+    pub fn loaded_as(&self, digest: ImageDigest) -> Self {
+        let tag = digest.to_string().replace(':', "-");
+        Self {
+            text: format!("{}:{tag}", self.name()),
+            registry: self.registry.clone(),
+            repository: self.repository.clone(),
+            tag: Some(tag),
+            digest: None,
+        }
+    }
+    /// The digest it names: as a digest, or as [`ImageRef::loaded_as`] says it.
+    #[must_use]
+    pub fn pinned(&self) -> Option<ImageDigest> {
+        match (&self.digest, &self.tag) {
+            (Some(digest), _) => digest.parse().ok(),
+            (None, Some(tag)) => tag
+                .strip_prefix("sha256-")
+                .and_then(|hex| format!("sha256:{hex}").parse().ok()),
+            (None, None) => None,
+        }
+    }
     /// Whether both name the same repository of the same registry, with Docker's own spelled out or not.
     #[must_use]
     pub fn is_of_same_repository(&self, other: &Self) -> bool {
@@ -303,6 +326,12 @@ mod tests {
         let pinned = image.at(digest);
         assert_eq!(pinned.as_str(), format!("r.example:5000/team/app@{text}"));
         assert_eq!(pinned.as_str().parse::<ImageRef>().expect("a reference"), pinned);
+        let loaded = image.loaded_as(digest);
+        assert_eq!(loaded.as_str().parse::<ImageRef>().expect("a reference"), loaded);
+        assert_eq!(
+            (image.pinned(), pinned.pinned(), loaded.pinned()),
+            (None, Some(digest), Some(digest))
+        );
         for wrong in [
             "",
             "sha256:",

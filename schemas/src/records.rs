@@ -19,8 +19,8 @@ mod status;
 pub use cluster::{Accepted, AcceptedBody, AcceptedFile, Ack, Breaker, ClusterMarker, Held, Moved};
 pub use done::{Done, Ended, MAX_DONE_OBJECTS};
 pub use instance::{
-    Assigned, AssignedImage, AssignedPort, AssignedState, Assignment, Failing, FailingReason, InstanceCondition, Next,
-    Order, Phase, Report, ReportedInstance,
+    Assigned, AssignedImage, AssignedPort, AssignedState, Assignment, Failing, FailingReason, ImageSource,
+    InstanceCondition, Next, Order, Phase, Report, ReportedInstance,
 };
 pub use node::{
     Addresses, Capacity, Cordon, CordonMode, Engine, NodeCondition, NodeFacts, SessionRecord, Verdict, VerdictRecord,

@@ -61,6 +61,9 @@ pub enum Ask {
     Top {},
     /// The images of this node's engine: Data frames, a list of `ImageHere` as JSON.
     Images {},
+    /// An image that a service on this node was settled to be (`name@sha256:...`), with this id: its archive in Data frames. For
+    /// other nodes.
+    Image { image: String, id: String },
     /// Removes images that nobody uses, each by its id or a name: one Data frame, a list of `ImageGone` as JSON.
     RemoveImages { images: Vec<String> },
     /// Runs a command on the node itself, for so many seconds at most.

@@ -34,7 +34,7 @@ use super::tls::{Served, TlsError};
 use super::wire::{self, Frame, Kind, Reader};
 use super::{
     Act, ApiOptions, CLUSTER_HEADER, Caller, NODE_HEADER, PATH, PROTOCOL, Rights, SOCKET, host, images, logs, may,
-    reach, top,
+    reach, share, top,
 };
 use crate::engine::ContainerRuntime;
 use crate::engine::clean;
@@ -407,6 +407,7 @@ async fn act<R: AsyncRead + Unpin>(asked: Asked, caller: &Caller, hall: &Hall, p
         }
         Ask::Top {} => hall.top(caller, peer).await,
         Ask::Images {} => hall.images(caller, None, peer).await,
+        Ask::Image { image, id } => hall.share(caller, &image, &id, peer).await,
         Ask::RemoveImages { images } => {
             tracing::info!(%caller, by = clean(&by, 200), images = images.len(), "images are to be removed, by a person");
             hall.images(caller, Some(&images), peer).await
@@ -541,6 +542,22 @@ impl Hall {
         session::send(&peer.out, Kind::Data, bytes).await;
         let _ = peer.out.send(Frame::json(Kind::End, &Ended::Done)).await;
         Ok(())
+    }
+
+    /// Gives an image to another node.
+    async fn share<R: AsyncRead + Unpin>(
+        &self,
+        caller: &Caller,
+        image: &str,
+        id: &str,
+        peer: &mut Peer<R>,
+    ) -> Result<(), Refusal> {
+        let near = self.near(caller, Act::Share, None)?;
+        let mut directories = self.shared.directories.clone();
+        let directory = known(&mut directories).await.ok_or_else(not_ready)?;
+        let engine = self.shared.engine.as_ref();
+        tracing::info!(%caller, image = clean(image, 600), "an image is asked for by another node");
+        share::send_image(near, engine, directory.images(), image, id, peer).await
     }
 
     /// Lists the engine's images, or removes some of them.

@@ -150,7 +150,8 @@ impl Served {
                 Ok(Self::Files { files, last })
             }
             Security::Door(door) => {
-                let guests = Peers::roles([Role::Person, Role::Server, Role::Controller]);
+                // Nodes for images only: see `may`.
+                let guests = Peers::roles([Role::Person, Role::Server, Role::Controller, Role::Node]);
                 let config = door.server(guests, Arc::new(DefaultTimeProvider));
                 Ok(Self::Door(door, Arc::new(config.map_err(TlsError::Door)?)))
             }

@@ -120,7 +120,14 @@ impl FakeEngine {
             .parse::<ImageRef>()
             .map_or_else(|_| image.to_owned(), |image| translate::engine_reference(&image));
         let id = ImageId(format!("sha256:{reference}"));
-        self.world().images.insert(reference, LocalImage { id, pin: None });
+        self.world().images.insert(
+            reference,
+            LocalImage {
+                id,
+                pin: None,
+                loaded: false,
+            },
+        );
     }
 
     /// A registry has this under this tag from now on.
@@ -140,7 +147,11 @@ impl FakeEngine {
             };
             if let Some(pin) = pin {
                 let id = ImageId(pin.id.to_string());
-                let here = LocalImage { id, pin: Some(pin) };
+                let here = LocalImage {
+                    id,
+                    pin: Some(pin),
+                    loaded: false,
+                };
                 world.images.insert(reference.clone(), here.clone());
                 world.images.insert(image.at(pin.digest).as_str().to_owned(), here);
             }

@@ -16,6 +16,7 @@ use hyper::body::{Frame, Incoming};
 use hyper::upgrade::Upgraded;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use schemas::image::ImageRef;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::sync::Notify;
@@ -116,6 +117,54 @@ impl Near {
         let path = format!("/images/{}", encode(name));
         let act = format!("remove image `{name}`");
         self.wire.call(&act, REMOVE, Call::delete(&path)).await.map(drop)
+    }
+
+    /// One image with all its layers, as an archive without names.
+    pub async fn save_image(&self, id: &str) -> Result<Incoming> {
+        const ACT: &str = "read an image from the engine";
+        let path = format!("/images/{}/get", encode(id));
+        let response = within(ACT, REMOVE, self.open("GET", &path, Bytes::new(), ACT, false)).await?;
+        Ok(response.into_body())
+    }
+
+    /// Takes an archive of an image. An error in its stream ends it, and nothing of it is kept.
+    pub async fn load_image(
+        &self,
+        archive: impl futures::Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+    ) -> Result<()> {
+        const ACT: &str = "give an image to the engine";
+        let frames: Frames = Box::pin(archive.map(|bytes| bytes.map(Frame::data)));
+        let request = Request::post("/images/load?quiet=1")
+            .header("Content-Type", "application/x-tar")
+            .body(Either::Right(StreamBody::new(frames)))
+            .map_err(|error| EngineError::new(ErrorKind::Other, ACT, &error.to_string()))?;
+        let sent = self.wire.clone().send(request).await;
+        let response = sent.map_err(|error| self.wire.failed(ACT, &error))?;
+        let said = Limited::new(accepted(response, ACT).await?.into_body(), MAX_REFUSAL)
+            .collect()
+            .await;
+        let said = said.map_err(|error| EngineError::new(ErrorKind::Other, ACT, &error.to_string()))?;
+        let said = said.to_bytes();
+        for line in said.split(|byte| *byte == b'\n') {
+            let line: Value = serde_json::from_slice(line).unwrap_or_default();
+            if let Some(error) = line["errorDetail"]["message"].as_str().or(line["error"].as_str()) {
+                return Err(EngineError::new(ErrorKind::Other, ACT, error));
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives an image a name.
+    pub async fn name_image(&self, id: &str, name: &ImageRef) -> Result<()> {
+        const ACT: &str = "name an image";
+        let tag = name.tag().unwrap_or("latest");
+        let path = format!(
+            "/images/{}/tag?repo={}&tag={}",
+            encode(id),
+            encode(&name.name()),
+            encode(tag)
+        );
+        self.wire.call(ACT, READ, Call::post(&path, None)).await.map(drop)
     }
 
     /// Whoever reads a container's log stays with it meanwhile: its removal waits a moment for those who do.

@@ -15,10 +15,10 @@ use super::{EngineError, ErrorKind, ImageId, LocalImage, ProgressSink, PullProgr
 use crate::logins::Login;
 use zeroize::Zeroizing;
 
-/// How often a passing fault is retried.
-const RETRIES: u32 = 10;
+/// How often a passing fault is retried before it is told. Whoever asked asks again after a while.
+const RETRIES: u32 = 4;
 /// Bounds of the delay between attempts.
-const DELAYS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(8));
+const DELAYS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(4));
 /// No word from the engine for so long is a hang.
 const SILENCE: Duration = Duration::from_secs(300);
 /// Time to look an image up.
@@ -57,6 +57,7 @@ fn here(answer: &Value, image: &ImageRef) -> Option<LocalImage> {
     Some(LocalImage {
         id: ImageId(id.to_owned()),
         pin: pin.map(|(digest, id)| ImagePin { digest, id }),
+        loaded: false,
     })
 }
 

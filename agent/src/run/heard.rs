@@ -103,11 +103,12 @@ impl Agent {
                 image,
                 began_ms,
                 took,
+                others_asked,
                 result,
             } => {
                 let failed = result.as_ref().err().map(|error| &error.kind);
                 self.metrics.operated("pull", took, failed);
-                self.pulled(image, began_ms, took, result);
+                self.pulled(image, began_ms, took, others_asked, result);
             }
             End::LookedUp { image, result } => {
                 let counts = self.look_ups.ended(&image, result.is_err(), self.input.now_ms);
@@ -115,6 +116,7 @@ impl Agent {
                     Ok(found) if counts => {
                         let known = self.input.images.entry(image).or_default();
                         known.present = found.is_some();
+                        known.loaded = found.as_ref().is_some_and(|found| found.loaded);
                         known.pin = found.and_then(|found| found.pin);
                     }
                     Ok(_) => self.look_up(image),
@@ -260,7 +262,14 @@ impl Agent {
         }
     }
 
-    fn pulled(&mut self, image: String, began_ms: u64, took: Duration, result: EngineResult<LocalImage>) {
+    fn pulled(
+        &mut self,
+        image: String,
+        began_ms: u64,
+        took: Duration,
+        others_asked: bool,
+        result: EngineResult<LocalImage>,
+    ) {
         let known = match result {
             Ok(found) => {
                 tracing::info!(image, took = %Took(took), "pulled");
@@ -268,6 +277,7 @@ impl Agent {
                 Image {
                     present: true,
                     pin: found.pin,
+                    loaded: found.loaded,
                     pulled_ms: Some(began_ms),
                     pulling: None,
                     failed: None,
@@ -291,9 +301,10 @@ impl Agent {
                 Image {
                     present: known.is_some_and(|image| image.present),
                     pin: known.and_then(|image| image.pin),
+                    loaded: known.is_some_and(|image| image.loaded),
                     pulled_ms: None,
                     pulling: None,
-                    failed: Some(pull_failure(&error, self.input.now_ms, delay)),
+                    failed: Some(pull_failure(&error, self.input.now_ms, delay, others_asked)),
                 }
             }
         };

@@ -5,15 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use planner::node::{InstanceKey, LedgerEntry, NodePlan, Op, SpecState, Step, plan};
+use planner::node::{InstanceKey, LedgerEntry, NodePlan, Op, Pull, SpecState, Step, plan};
 use runtime::chain;
-use schemas::image::ImageRef;
+use schemas::image::{ImagePin, ImageRef};
 use schemas::records::{AssignedImage, FailingReason, NodeCondition, Phase, Report, ReportedInstance};
 
 use super::now_ms;
 use super::state::{Agent, End, Note};
 use super::turn::under;
 use crate::api::Directory;
+use crate::engine::{EngineError, LocalImage};
 use crate::events_out;
 use crate::execute::{Ran, execute};
 use crate::metrics::InstanceSample;
@@ -79,7 +80,7 @@ impl Agent {
             self.start_step(step);
         }
         for (reference, pull) in pulls {
-            self.start_pull(reference, pull.image, &pull.instance);
+            self.start_pull(reference, pull);
         }
         for id in inspect {
             if !self.may_wait(&id) {
@@ -243,7 +244,13 @@ impl Agent {
         });
     }
 
-    fn start_pull(&mut self, reference: String, image: ImageRef, instance: &InstanceKey) {
+    fn start_pull(&mut self, reference: String, pull: Pull) {
+        let Pull {
+            image,
+            others,
+            instance,
+            reason: _,
+        } = pull;
         let known = self.input.images.entry(reference.clone()).or_default();
         if known.pulling.is_some() {
             return;
@@ -253,6 +260,7 @@ impl Agent {
         let began_ms = self.input.now_ms;
         let (engine, permits, notes) = (self.engine.clone(), self.pulls.clone(), self.notes.clone());
         let (logins, namespace) = (self.logins.clone(), instance.namespace.clone());
+        let peers = self.peers.clone();
         self.begin(async move {
             let mut permit = permits.acquire_owned().await.ok();
             let heard_ms = Arc::new(AtomicU64::new(now_ms()));
@@ -265,6 +273,22 @@ impl Agent {
                 });
             });
             let began = Instant::now();
+            let others_asked = others.is_some();
+            let refused = match others {
+                None => None,
+                Some((pin, sources)) => match peers.fetch(&image, pin, &sources).await {
+                    Err(why) => Some(why),
+                    Ok(found) => {
+                        return End::Pulled {
+                            image: reference,
+                            began_ms,
+                            took: began.elapsed(),
+                            others_asked,
+                            result: Ok(found),
+                        };
+                    }
+                },
+            };
             // Opened for this pull alone, and as late as can be.
             let login = logins.of(&namespace, &image).and_then(|login| {
                 let failed = |error| tracing::warn!(image = image.as_str(), "{}", chain(&error));
@@ -281,11 +305,16 @@ impl Agent {
                     }
                 }
             };
+            let told = |error: EngineError| match &refused {
+                Some(why) => EngineError::new(error.kind, error.act, &format!("{}; {why}", error.said)),
+                None => error,
+            };
             End::Pulled {
                 image: reference,
                 began_ms,
                 took: began.elapsed(),
-                result,
+                others_asked,
+                result: result.map_err(told),
             }
         });
     }
@@ -317,7 +346,21 @@ impl Agent {
         }
         let (engine, permits) = (self.engine.clone(), self.reads.clone());
         self.begin(async move {
-            let (result, _) = under(permits, engine.image(&reference)).await;
+            let find = async {
+                match (engine.image(&reference).await?, reference.pinned()) {
+                    // Perhaps it came from another node.
+                    (None, Some(digest)) if reference.digest().is_some() => {
+                        let found = engine.image(&reference.loaded_as(digest)).await?;
+                        Ok(found.map(|found| LocalImage {
+                            pin: found.id.0.parse().ok().map(|id| ImagePin { digest, id }),
+                            loaded: true,
+                            ..found
+                        }))
+                    }
+                    (found, _) => Ok(found),
+                }
+            };
+            let (result, _) = under(permits, find).await;
             End::LookedUp { image, result }
         });
     }
@@ -354,7 +397,11 @@ impl Agent {
                 .collect();
             digests.sort_unstable();
             digests.dedup();
-            wanted.extend(digests.into_iter().map(|digest| image.at(digest)));
+            wanted.extend(
+                digests
+                    .into_iter()
+                    .flat_map(|digest| [image.at(digest), image.loaded_as(digest)]),
+            );
         }
         wanted
     }

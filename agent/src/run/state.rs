@@ -22,6 +22,7 @@ use crate::http::Health;
 use crate::logins::Logins;
 use crate::metrics::Metrics;
 use crate::observe::Sight;
+use crate::peers::Peers;
 use crate::policy::{Gate, Judgement};
 use crate::probe::Prober;
 use crate::secrets::SecretPlace;
@@ -59,6 +60,8 @@ pub(super) enum End {
         image: String,
         began_ms: u64,
         took: Duration,
+        /// Other nodes were asked for it too.
+        others_asked: bool,
         result: EngineResult<LocalImage>,
     },
     LookedUp {
@@ -107,6 +110,8 @@ pub(super) struct Agent {
     pub(super) gate: Arc<Gate>,
     /// The accounts that images are fetched with.
     pub(super) logins: Arc<Logins>,
+    /// Other nodes, for when a registry is away.
+    pub(super) peers: Arc<Peers>,
     /// Where secrets are laid out, in memory.
     pub(super) secret_place: Arc<SecretPlace>,
     /// What it is being asked; true: something has changed since, so it is asked again.
@@ -217,6 +222,8 @@ impl Agent {
         notes: mpsc::UnboundedSender<Note>,
         ends: Ends,
     ) -> Self {
+        let security = options.api.tcp.as_ref().map(|tcp| tcp.security.clone());
+        let peers = Arc::new(Peers::new(options.node.clone(), security, engine.clone()));
         let at_once = |count: usize| Arc::new(Semaphore::new(count.max(1)));
         Self {
             prober: Prober::new(engine.clone(), probed),
@@ -280,6 +287,7 @@ impl Agent {
             engine,
             gate,
             logins,
+            peers,
             judging: BTreeMap::new(),
             gate_at_ms: 0,
             boot_id,

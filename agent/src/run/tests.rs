@@ -141,6 +141,7 @@ impl Bed {
             digest,
             ports: Vec::new(),
             image: None,
+            from: Vec::new(),
         }
     }
 
@@ -390,6 +391,7 @@ async fn an_orphan_that_is_ordered_absent_goes_though_nothing_is_known_of_its_sp
         digest: line.digest,
         ports: line.ports,
         image: None,
+        from: Vec::new(),
     }]);
     let report = bed.until("it is gone", |report| report.instances.is_empty()).await;
     assert_eq!(report.applied.generation, 3);

@@ -140,6 +140,7 @@ fn instance(name: &str, state: AssignedState) -> Assigned {
         digest: Digest::of(b"spec"),
         ports: Vec::new(),
         image: None,
+        from: Vec::new(),
     }
 }
 
@@ -187,6 +188,7 @@ fn status(reason: &str, ready: u32) -> Status {
         }],
         problems: Vec::new(),
         refusals: Vec::new(),
+        images: Vec::new(),
     }))
 }
 

@@ -29,6 +29,7 @@ impl Pass<'_> {
                 inst.to != To::Stay && (inst.assigned != NONE || inst.to != To::Out)
                     || inst.assigned == NONE && inst.state().is_some()
                     || inst.repin && inst.stays()
+                    || inst.seen.starved && self.sources(inst).is_some()
             };
             if here.is_empty() && !node.rewrite && !insts.iter().any(changed) {
                 continue;
@@ -143,6 +144,7 @@ impl Pass<'_> {
                 digest: known.unwrap_or_else(|| reported.digest.clone()),
                 ports: reported.ports.clone(),
                 image: svc.and_then(|svc| images::of_number(self.snapshot, svc, &self.lives[svc.life], reported)),
+                from: Vec::new(),
             }
         };
         entry.state = state;
@@ -151,9 +153,13 @@ impl Pass<'_> {
             entry.n = live.n;
             entry.digest = live.digest.clone().into_owned();
             entry.image = self.memory.svcs[inst.svc as usize].image.assigned();
+            entry.from.clear();
         } else if state != AssignedState::Absent && inst.repin {
             let svc = &self.memory.svcs[inst.svc as usize];
             entry.image = self.memory.settled.assigned(inst, svc).or(entry.image);
+        }
+        if let Some(from) = self.sources(inst) {
+            entry.from = from;
         }
         if let Some(ports) = self.ports.get(&at) {
             entry.ports.clone_from(ports);
@@ -175,6 +181,7 @@ impl Pass<'_> {
             digest: live.digest.clone().into_owned(),
             ports: new.ports.clone(),
             image: svc.image.assigned(),
+            from: Vec::new(),
         })
     }
 

@@ -7,17 +7,24 @@ use std::sync::Arc;
 
 use schemas::container::PullPolicy;
 use schemas::image::ImagePin;
-use schemas::records::{AssignedImage, ReportedInstance, ServiceStatus, SettledImage};
+use schemas::names::NodeName;
+use schemas::records::{Assigned, AssignedImage, ImageSource, ReportedInstance, ServiceStatus, SettledImage};
 use schemas::service::ServiceSpec;
 
 use super::accept::{Life, Standing, record};
 use super::memory::{Inst, Svc, service_of};
+use super::pass::Pass;
 use super::snapshot::Snapshot;
 use super::world::{NONE, Nodes};
 use crate::change::{Cost, cost, is_tagged};
 
 /// How many numbers a status remembers: as many as there are accepted records for people to go back to.
 const REMEMBERED: usize = 20;
+
+/// How many nodes an assignment names that have an image.
+const SOURCES: usize = 3;
+/// The longest address of an agent that is passed on.
+const MAX_ADDRESS: usize = 300;
 
 /// What the image of the spec in force is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -194,6 +201,46 @@ pub(super) fn of_number(
     let known = known(status.and_then(|stored| stored.value.as_ref().ok()), life);
     let pin = settled(life, known, reported.n, spec).or(reported.image);
     Some(pin.map_or(AssignedImage::Settling, AssignedImage::Settled))
+}
+
+impl Pass<'_> {
+    /// Which nodes an instance is to have its image from, where its registry is away and its assignment names none that has
+    /// it. Different instances ask different nodes first.
+    pub(super) fn sources(&self, inst: &Inst) -> Option<Vec<ImageSource>> {
+        if !inst.seen.starved || inst.to_n != inst.n || !inst.stays() {
+            return None;
+        }
+        let assigned = self.listed(inst)?;
+        let wanted = assigned.image?;
+        let mut there: BTreeMap<&NodeName, &str> = BTreeMap::new();
+        for other in &self.memory.insts {
+            let runs = other.seen.pinned && other.seen.running && other.seen.in_force && other.node != inst.node;
+            let node = &self.nodes.list[other.node as usize];
+            if !runs || !node.reachable() || self.listed(other).is_none_or(|listed| listed.image != Some(wanted)) {
+                continue;
+            }
+            let api = node.facts.and_then(|facts| facts.addresses.api.as_deref());
+            if let Some(api) = api.filter(|api| api.len() <= MAX_ADDRESS) {
+                there.insert(node.name, api);
+            }
+        }
+        let known = |source: &ImageSource| there.get(&source.node) == Some(&source.api.as_str());
+        if there.is_empty() || assigned.from.iter().any(known) {
+            return None;
+        }
+        let first = (inst.node as usize).wrapping_add(usize::try_from(inst.slot).unwrap_or(0)) % there.len();
+        let chosen = there.iter().cycle().skip(first).take(there.len().min(SOURCES));
+        let source = |(node, api): (&&NodeName, &&str)| ImageSource {
+            node: (*node).clone(),
+            api: (*api).to_owned(),
+        };
+        Some(chosen.map(source).collect())
+    }
+
+    fn listed(&self, inst: &Inst) -> Option<&Assigned> {
+        let assignment = self.nodes.list[inst.node as usize].assignment?;
+        assignment.instances.get(inst.assigned as usize)
+    }
 }
 
 /// What the status remembers from now on. `before` is what it remembers.

@@ -10,7 +10,8 @@ use std::vec::IntoIter;
 use schemas::keys::ResourceKey;
 use schemas::names::{NodeName, Slot};
 use schemas::records::{
-    Accepted, Assigned, AssignedImage, AssignedState, Assignment, Phase, Report, ReportedInstance, ServiceStatus, Uid,
+    Accepted, Assigned, AssignedImage, AssignedState, Assignment, FailingReason, Phase, Report, ReportedInstance,
+    ServiceStatus, Uid,
 };
 use schemas::service::{Mode, ServiceSpec};
 
@@ -136,6 +137,8 @@ pub(super) struct Seen {
     pub imaged: bool,
     pub pinned: bool,
     pub settling: bool,
+    /// Its image is settled, and its registry does not give it.
+    pub starved: bool,
 }
 
 pub(super) fn halves(uid: &Uid) -> (u64, u64) {
@@ -343,12 +346,17 @@ fn row(
             imaged: one.image.is_some() || one.next.as_ref().is_some_and(|next| next.image.is_some()),
             pinned: false,
             settling: false,
+            starved: one
+                .failing
+                .as_ref()
+                .is_some_and(|failing| failing.reason == FailingReason::ImagePullFailed && failing.n == n),
         }
     });
     seen.confirmed_gone = newest && said.is_none();
     seen.pinned = assigned.is_some_and(|(_, one)| matches!(one.image, Some(AssignedImage::Settled(_))));
     seen.settling = assigned.is_some_and(|(_, one)| one.image == Some(AssignedImage::Settling));
     seen.imaged |= seen.pinned;
+    seen.starved &= seen.pinned;
     let place = |place: Option<usize>| place.map_or(NONE, index);
     Some(Row {
         uid: halves(uid),

@@ -4,8 +4,10 @@
 use std::sync::Arc;
 
 use schemas::container::{NetworkMode, PullPolicy};
-use schemas::image::{ImageDigest, ImagePin, ImageRef};
-use schemas::records::{AssignedImage, Failing, FailingReason, InstanceCondition, Next, Phase, ReportedInstance};
+use schemas::image::{ImagePin, ImageRef};
+use schemas::records::{
+    Assigned, AssignedImage, Failing, FailingReason, ImageSource, InstanceCondition, Next, Phase, ReportedInstance,
+};
 use schemas::service::{RestartPolicy, ServiceSpec};
 use schemas::units::Span;
 
@@ -13,8 +15,8 @@ use super::labels::OwnLabels;
 use super::ledger::{InForce, LedgerEntry, Owned, Trying, Up};
 use super::plan::{InTheWay, Walked, World, earlier, network_name};
 use super::types::{
-    ContainerState, FileId, InstanceKey, Making, NodeInput, NodePlan, Observed, Op, Permit, Probe, ProbeTarget, Pull,
-    Reason, SecretState, SpecId, SpecState, Step,
+    ContainerState, FileId, Image, InstanceKey, Making, NodeInput, NodePlan, Observed, Op, Permit, Probe, ProbeTarget,
+    Pull, Reason, SecretState, SpecId, SpecState, Step,
 };
 use crate::change::{Cost, backoff, cost, is_tagged};
 
@@ -52,6 +54,22 @@ pub(super) fn delay(key: &InstanceKey, count: u32, initial: u64, max: u64) -> u6
     bound - bound / 2 + (hash >> 17) % (bound / 2 + 1)
 }
 
+/// What an assignment says of an instance's image.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Said<'a> {
+    image: Option<AssignedImage>,
+    from: &'a [ImageSource],
+}
+
+impl<'a> Said<'a> {
+    pub(super) fn of(assigned: &'a Assigned) -> Self {
+        Self {
+            image: assigned.image,
+            from: &assigned.from,
+        }
+    }
+}
+
 pub(super) struct Walk<'a, 'o> {
     input: &'a NodeInput,
     world: &'o World<'a>,
@@ -59,6 +77,8 @@ pub(super) struct Walk<'a, 'o> {
     goal: &'o Goal,
     /// What the assignment says of the image of the goal's spec.
     image: Option<AssignedImage>,
+    /// Which nodes have it.
+    from: &'a [ImageSource],
     entry: LedgerEntry,
     out: &'o mut NodePlan,
     next: Option<Next>,
@@ -89,7 +109,7 @@ impl<'a, 'o> Walk<'a, 'o> {
         world: &'o World<'a>,
         key: &'o InstanceKey,
         goal: &'o Goal,
-        image: Option<AssignedImage>,
+        said: Said<'a>,
         entry: LedgerEntry,
         out: &'o mut NodePlan,
     ) -> Self {
@@ -98,7 +118,8 @@ impl<'a, 'o> Walk<'a, 'o> {
             world,
             key,
             goal,
-            image,
+            image: said.image,
+            from: said.from,
             entry,
             out,
             next: None,
@@ -224,7 +245,7 @@ impl<'a, 'o> Walk<'a, 'o> {
         if self.entry.in_force.is_none() {
             // What it was made of is what its number was settled to be.
             let digest = container.image.parse::<ImageRef>().ok();
-            let digest = digest.and_then(|image| image.digest()?.parse::<ImageDigest>().ok());
+            let digest = digest.and_then(|image| image.pinned());
             self.entry.image = digest.map(|digest| {
                 let id = container.image_id.unwrap_or(digest);
                 AssignedImage::Settled(ImagePin { digest, id })
@@ -635,7 +656,7 @@ impl<'a, 'o> Walk<'a, 'o> {
             name: labels.name(),
             labels,
             spec: spec.clone(),
-            image: Box::new(self.reference(spec, n)),
+            image: Box::new(self.reference_here(spec, n)),
             ports: in_force.ports.clone(),
         };
         let step = self.step(op, if gone { Reason::Gone } else { Reason::Assigned });
@@ -735,6 +756,16 @@ impl<'a, 'o> Walk<'a, 'o> {
         }
     }
 
+    /// The same for a new container: where it came from another node, by the name it has then.
+    fn reference_here(&self, spec: &ServiceSpec, n: u64) -> ImageRef {
+        let reference = self.reference(spec, n);
+        let known = self.input.images.get(reference.as_str());
+        match reference.pinned() {
+            Some(digest) if known.is_some_and(|image| image.loaded) => reference.loaded_as(digest),
+            Some(_) | None => reference,
+        }
+    }
+
     /// What the image of number `n` is here, where the assignment is about that number and does not say.
     fn found(&self, n: u64) -> Option<ImagePin> {
         let asked = match self.goal {
@@ -799,7 +830,9 @@ impl<'a, 'o> Walk<'a, 'o> {
             }
             PullPolicy::Never => true,
         };
-        if image.present && fresh {
+        // From another node only that very image counts.
+        let present = image.present && (!image.loaded || image.pin.map(|pin| pin.id) == self.pin(n).map(|pin| pin.id));
+        if present && fresh {
             if settling && let Some(pin) = image.pin {
                 self.entry.found.insert(n, Some(pin));
                 return ImageState::Settling;
@@ -812,19 +845,33 @@ impl<'a, 'o> Walk<'a, 'o> {
         }
         if let Some(failed) = &image.failed {
             self.failing = Some(failing(n, failed.reason, &failed.message));
-            if image.pulling.is_none() && self.waits(failed.retry_ms) {
+            let others = !failed.others_asked && self.others(n, image).is_some();
+            if image.pulling.is_none() && !others && self.waits(failed.retry_ms) {
                 return ImageState::Unknown;
             }
         }
         if image.pulling.is_none() {
+            let others = self.others(n, image);
             let pull = || Pull {
                 image: reference.clone(),
+                others,
                 instance: self.key.clone(),
                 reason,
             };
             self.out.pulls.entry(reference.as_str().to_owned()).or_insert_with(pull);
         }
         ImageState::Pulling(image.pulling.unwrap_or(0))
+    }
+
+    /// The nodes to be asked for the image of number `n`, once its registry has failed to give it.
+    fn others(&self, n: u64, image: &Image) -> Option<(ImagePin, Vec<ImageSource>)> {
+        let failed = image.failed.as_ref()?;
+        let target = match self.goal {
+            Goal::Prepared(spec) | Goal::Present(spec) => spec.n == n,
+            Goal::Absent(_) | Goal::Orphaned => false,
+        };
+        let ask = target && failed.reason == FailingReason::ImagePullFailed && !self.from.is_empty();
+        self.pin(n).filter(|_| ask).map(|pin| (pin, self.from.to_vec()))
     }
 
     // ---- keeping ---------------------------------------------------------------------------------------------------
@@ -1259,7 +1306,7 @@ fn same_image(found: &str, named: &ImageRef, pin: Option<ImagePin>) -> bool {
     let settled = || {
         let found: Option<ImageRef> = found.parse().ok();
         let of = found.filter(|found| found.name() == named.name());
-        let digest = of.and_then(|found| found.digest()?.parse::<ImageDigest>().ok());
+        let digest = of.and_then(|found| found.pinned());
         digest.is_some_and(|digest| pin.is_none_or(|pin| pin.digest == digest))
     };
     found == named.as_str() || found == given || (named.digest().is_none() && settled())

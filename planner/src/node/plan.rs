@@ -3,11 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use schemas::names::Namespace;
-use schemas::records::{
-    AssignedImage, AssignedPort, AssignedState, NodeCondition, Report, ReportedInstance, SchemaVersion,
-};
+use schemas::records::{AssignedPort, AssignedState, NodeCondition, Report, ReportedInstance, SchemaVersion};
 
-use super::instance::{Goal, Walk};
+use super::instance::{Goal, Said, Walk};
 use super::ledger::{InForce, LedgerEntry};
 use super::types::{ContainerState, InstanceKey, NodeInput, NodePlan, Observed, Op, Step};
 
@@ -101,10 +99,10 @@ fn specs_of(key: &InstanceKey, entry: &LedgerEntry) -> Vec<super::types::SpecId>
 }
 
 /// What every instance is to become, and what the assignment says of its image.
-type Goals = BTreeMap<InstanceKey, (Goal, Option<AssignedImage>)>;
+type Goals<'a> = BTreeMap<InstanceKey, (Goal, Said<'a>)>;
 
 /// By the assignment in force; and for what only the ledger knows, to stay as it is.
-fn goals(input: &NodeInput) -> Goals {
+fn goals(input: &NodeInput) -> Goals<'_> {
     let mut goals = BTreeMap::new();
     for assigned in input.assignment.iter().flat_map(|assignment| &assignment.instances) {
         let spec = InForce {
@@ -119,7 +117,7 @@ fn goals(input: &NodeInput) -> Goals {
         };
         goals
             .entry(InstanceKey::from(assigned))
-            .or_insert((goal, assigned.image));
+            .or_insert((goal, Said::of(assigned)));
     }
     for (key, entry) in &input.ledger.entries {
         let alone = match (&input.assignment, &entry.in_force) {
@@ -127,7 +125,7 @@ fn goals(input: &NodeInput) -> Goals {
             (None, Some(spec)) => Goal::Present(spec.clone()),
             (None, None) | (Some(_), _) => Goal::Orphaned,
         };
-        goals.entry(key.clone()).or_insert((alone, None));
+        goals.entry(key.clone()).or_insert((alone, Said::default()));
     }
     goals
 }
@@ -180,7 +178,7 @@ pub(super) enum InTheWay<'a> {
 }
 
 impl<'a> World<'a> {
-    fn new(input: &'a NodeInput, goals: &Goals) -> Self {
+    fn new(input: &'a NodeInput, goals: &Goals<'_>) -> Self {
         let owned: BTreeSet<&str> = input
             .ledger
             .entries

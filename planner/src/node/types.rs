@@ -13,8 +13,8 @@ use schemas::keys::ResourceKey;
 use schemas::kinds::Kind;
 use schemas::names::{InstanceName, Namespace, NodeName, ResourceName, Slot};
 use schemas::records::{
-    Assigned, AssignedPort, Assignment, ClusterId, Digest, FailingReason, InstanceCondition, NodeCondition, Report,
-    ReportedInstance, Uid,
+    Assigned, AssignedPort, Assignment, ClusterId, Digest, FailingReason, ImageSource, InstanceCondition,
+    NodeCondition, Report, ReportedInstance, Uid,
 };
 use schemas::service::ServiceSpec;
 use schemas::units::Span;
@@ -261,6 +261,8 @@ pub struct Image {
     pub present: bool,
     /// What the registry in the reference knows it by. None of what is not here, and of what came from nowhere else.
     pub pin: Option<ImagePin>,
+    /// It came from another node, and has the name for that.
+    pub loaded: bool,
     /// When the last successful pull by this process began, in ms of BOOTTIME.
     pub pulled_ms: Option<u64>,
     /// A pull is under way; percent, 0 while unknown.
@@ -276,6 +278,8 @@ pub struct PullFailure {
     pub message: String,
     /// Not tried again before, in ms of BOOTTIME.
     pub retry_ms: u64,
+    /// Other nodes were asked too.
+    pub others_asked: bool,
 }
 
 /// What the probe of a container last said.
@@ -405,6 +409,8 @@ pub struct ProbeTarget {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pull {
     pub image: ImageRef,
+    /// Where its registry has failed: the nodes to be asked, and what it is to be.
+    pub others: Option<(ImagePin, Vec<ImageSource>)>,
     pub instance: InstanceKey,
     pub reason: Reason,
 }

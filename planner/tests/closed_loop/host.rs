@@ -156,6 +156,7 @@ impl Host {
             assignment: self.input.assignment.clone(),
             specs: std::mem::take(&mut self.input.specs),
             files: std::mem::take(&mut self.input.files),
+            secrets: std::mem::take(&mut self.input.secrets),
             ledger: self.disk_ledger.clone(),
             ..fresh.input
         };
@@ -233,6 +234,19 @@ impl Host {
                 _ => Err("the store does not have it".to_owned()),
             };
             self.input.files.insert(id.edition.digest, state);
+        }
+        // Handed out while its value is in the store, and kept where it is in use.
+        let mut secrets = std::mem::take(&mut self.input.secrets);
+        for state in self.input.specs.values() {
+            let SpecState::Here(spec) = state else { continue };
+            for edition in spec.container.secrets.iter().filter_map(|one| one.edition.as_ref()) {
+                let handed = store.secrets.values().any(|one| one == edition) || secrets.contains_key(&edition.digest);
+                if handed {
+                    let state = Ok(SecretState::Text);
+                    secrets.insert(edition.digest.clone(), state.clone());
+                    self.input.secrets.insert(edition.digest.clone(), state);
+                }
+            }
         }
     }
 
@@ -419,6 +433,7 @@ impl Host {
                     reason: FailingReason::ImageNotFound,
                     message: "no such image".to_owned(),
                     retry_ms: now_ms + 5_000,
+                    others_asked: false,
                 });
             } else {
                 let reference: ImageRef = name.parse().expect("a reference");
@@ -431,6 +446,7 @@ impl Host {
                     pulling: None,
                     failed: None,
                     pin: Some(pin),
+                    loaded: false,
                 };
             }
         }

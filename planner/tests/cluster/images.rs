@@ -174,6 +174,61 @@ fn a_lost_status_is_told_by_assignments_and_lost_assignments_by_the_status() {
     assert_eq!((settled(&cluster), cluster.serving("web")), (first, 2));
 }
 
+/// The nodes that an instance may have its image from.
+fn sources(cluster: &Cluster, slot: &str) -> Vec<String> {
+    let found = cluster
+        .assigned()
+        .into_iter()
+        .find(|(_, one)| one.name().to_string() == slot);
+    let (_, one) = found.expect("assigned");
+    one.from
+        .iter()
+        .map(|source| format!("{} at {}", source.node, source.api))
+        .collect()
+}
+
+#[test]
+fn with_its_registry_away_an_instance_is_told_who_has_its_image_and_else_nobody_is() {
+    let mut cluster = telling(4);
+    cluster.apply("web", web(3, "app:1"));
+    cluster.settle();
+    for node in ["n1", "n2", "n3", "n4"] {
+        let mut facts = cluster.entry(node).facts.clone().expect("facts");
+        facts.value.as_mut().expect("readable").addresses.api = Some(format!("{node}.example:9465"));
+        cluster.entry(node).facts = Some(facts);
+    }
+    cluster.settle();
+    let (free, _) = ["n1", "n2", "n3", "n4"]
+        .map(|node| (node, cluster.assigned().iter().any(|(of, _)| of.as_str() == node)))
+        .into_iter()
+        .find(|(_, busy)| !busy)
+        .expect("one is free");
+    cluster.away.insert(name(free));
+    cluster.apply("web", web(4, "app:1"));
+    cluster.pass();
+    assert_eq!(
+        sources(&cluster, "web.4"),
+        Vec::<String>::new(),
+        "nobody knows yet that it is away"
+    );
+    cluster.step(free);
+    cluster.pass();
+    let told = sources(&cluster, "web.4");
+    assert_eq!(told.len(), 3);
+    assert!(
+        told.iter()
+            .all(|one| one.ends_with(".example:9465") && !one.starts_with(free)),
+        "{told:?}"
+    );
+    let plan = cluster.plan();
+    assert!(plan.assignments.is_empty(), "it is told once");
+    assert!(sources(&cluster, "web.1").is_empty());
+    // Those that it was told are lost: nobody else has it.
+    cluster.away.clear();
+    cluster.settle();
+    assert_eq!(cluster.serving("web"), 4);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 

@@ -54,6 +54,8 @@ pub struct Cluster {
     pub sick: BTreeSet<String>,
     /// What images with tags are for these nodes. Others have them from no registry.
     pub tells: BTreeMap<NodeName, ImagePin>,
+    /// Nodes that do not reach the registry: they get no image that is settled unless they are told who has it.
+    pub away: BTreeSet<NodeName>,
     pub exhaustive: bool,
 }
 
@@ -139,6 +141,7 @@ impl Cluster {
             crashing: BTreeSet::new(),
             sick: BTreeSet::new(),
             tells: BTreeMap::new(),
+            away: BTreeSet::new(),
             exhaustive: false,
         }
     }
@@ -534,6 +537,7 @@ impl Cluster {
                 _ if self.missing.contains(&image) && container.steps < 1 => 0,
                 AssignedState::Prepared => 1.max(container.steps),
                 _ if self.settles(node, &container.entry) => 1.max(container.steps),
+                _ if self.away.contains(node) && container.entry.from.is_empty() => container.steps,
                 _ if self.crashing.contains(&image) => 2,
                 _ => 3,
             };
@@ -611,7 +615,9 @@ impl Cluster {
             .next
             .as_ref()
             .filter(|next| self.missing.contains(&self.image(next)));
-        let failing = if self.missing.contains(&image) && container.steps == 0 {
+        let failing = if self.away.contains(node) && container.steps == 0 {
+            fail(entry.n, FailingReason::ImagePullFailed)
+        } else if self.missing.contains(&image) && container.steps == 0 {
             fail(entry.n, FailingReason::ImageNotFound)
         } else if let Some(next) = missing_next {
             fail(next.n, FailingReason::ImageNotFound)

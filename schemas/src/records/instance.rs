@@ -57,6 +57,18 @@ pub struct Assigned {
     /// (`pullPolicy: Never`); and in assignments of releases that did not settle tags.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<AssignedImage>,
+    /// Nodes that have that image, for when its registry is away: at most 3, and none before a report says that it is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub from: Vec<ImageSource>,
+}
+
+/// A node that has an image.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageSource {
+    pub node: NodeName,
+    /// `host:port` of its agent's API.
+    pub api: String,
 }
 
 /// What a tag stands for.
