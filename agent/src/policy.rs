@@ -418,7 +418,7 @@ fn read(options: &PolicyOptions) -> InForce {
     match file::read(&options.file) {
         Ok(None) if !options.named => InForce {
             policy: Ok(options.built_in.clone()),
-            name: format!("the node's built-in policy, as there is no {shown}"),
+            name: format!("the node's built-in policy (there is no {shown})"),
         },
         Ok(None) => InForce {
             policy: Err(format!(

@@ -150,7 +150,11 @@ pub async fn bring_in_edits(
         revision: written.get(&edit.key).copied().unwrap_or(edit.found),
         removes: preview.removals.iter().any(|removal| removal.key == edit.key),
     };
-    let goals = edits.iter().map(goal).collect();
+    let renewed = preview.renewed.iter().map(|(key, before)| Goal::Renewed {
+        key: key.clone(),
+        before: *before,
+    });
+    let goals = edits.iter().map(goal).chain(renewed).collect();
     wait(connection, goals, waiting.timeout, machine).await?;
     Ok(Exit::Done)
 }

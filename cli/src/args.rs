@@ -217,7 +217,7 @@ pub enum Verb {
     Delete(DeleteArgs),
     /// Put a file into the store, for services to mount
     #[command(
-        after_help = "Up to 8 MiB, of any kind. Services mount it by its name: `reeve explain service.spec.container.files`.\nExample: reeve upload nginx.conf\n         reeve upload ./logo.png shop-logo"
+        after_help = "Up to 8 MiB, of any kind. Services mount it by its name: `reeve explain service.spec.container.files`.\nThose that do are replaced, one instance after the other; that is waited for.\nExample: reeve upload nginx.conf\n         reeve upload ./logo.png shop-logo"
     )]
     Upload(files::UploadArgs),
     /// Get a file out of the store, byte for byte

@@ -337,8 +337,20 @@ pub fn person() -> String {
     let user = ["SUDO_USER", "USER", "LOGNAME"]
         .iter()
         .find_map(|name| std::env::var(name).ok().filter(|text| !text.is_empty()));
-    let name = format!("{}@{}", user.unwrap_or_else(|| "unknown".to_owned()), hostname());
+    let user = user.or_else(login).unwrap_or_else(|| "unknown".to_owned());
+    let name = format!("{user}@{}", hostname());
     crate::output::cut(&crate::failure::printable(&name), 200)
+}
+
+/// What this host calls the user of this process; a service manager or a container's shell often says it nowhere else.
+fn login() -> Option<String> {
+    let uid = rustix::process::getuid().as_raw().to_string();
+    let users = std::fs::read_to_string("/etc/passwd").ok()?;
+    let mut fields = users.lines().map(|line| line.split(':'));
+    fields.find_map(|mut user| {
+        let name = user.next()?;
+        (user.nth(1)? == uid).then(|| name.to_owned())
+    })
 }
 
 /// The host's name.

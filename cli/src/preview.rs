@@ -37,6 +37,9 @@ pub struct Preview {
     /// Of the edited resources all, `Keep` too; of others those that this change causes.
     pub changes: Vec<Change>,
     pub removals: Vec<Removal>,
+    /// Services that get another spec by what the edits change, and the generation in force before: those that mount a file
+    /// or a secret of them.
+    pub renewed: BTreeMap<ResourceKey, Option<u64>>,
     /// Why instances find no node, by resource.
     refusals: BTreeMap<ResourceKey, Vec<Refusal>>,
 }
@@ -97,10 +100,28 @@ pub async fn preview(connection: &Connection, edits: &[Edit]) -> Result<Preview,
         edited.contains(&change.resource)
             || (change.action != Action::Keep && anyway.get(&(&change.resource, &change.instance)) != Some(&change))
     };
-    let changes = plan.changes.iter().filter(|change| caused(change)).cloned().collect();
+    let changes: Vec<Change> = plan.changes.iter().filter(|change| caused(change)).cloned().collect();
+    let generation = |key: &ResourceKey| {
+        let status = before.service_statuses.get(key)?.value.as_ref().ok()?;
+        status.generation
+    };
+    let renews = |change: &&Change| match &change.action {
+        Action::Replace { fields: _ } | Action::Update { fields: _ } => true,
+        // It had nothing in force while a file or a secret was missing.
+        Action::Create => generation(&change.resource).is_none(),
+        Action::Move { from: _ } | Action::Keep | Action::Remove | Action::Unschedulable => false,
+    };
+    let mounted = |edit: &Edit| matches!(edit.key.kind, Kind::ConfigFile | Kind::Secret);
+    let others = changes.iter().filter(|change| !edited.contains(&change.resource));
+    let renewed = others
+        .filter(|_| edits.iter().any(mounted))
+        .filter(renews)
+        .map(|change| (change.resource.clone(), generation(&change.resource)))
+        .collect();
     Ok(Preview {
         changes,
         removals,
+        renewed,
         refusals,
     })
 }

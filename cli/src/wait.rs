@@ -37,6 +37,8 @@ pub enum Goal {
         revision: i64,
         removes: bool,
     },
+    /// A service has another spec in force than at this generation, and all its instances are ready.
+    Renewed { key: ResourceKey, before: Option<u64> },
     /// Nothing is left of it.
     Gone { key: ResourceKey },
 }
@@ -206,6 +208,16 @@ fn far(view: &View, goal: &Goal) -> Far {
             Kind::Node | Kind::ConfigFile | Kind::Registry | Kind::Secret => {
                 Far::Done(format!("{} is deleted", title(key)))
             }
+        },
+        Goal::Renewed { key, before } => match view.services.get(key) {
+            None => Far::Done(format!("{} is gone", title(key))),
+            Some(Ok(status)) if status.generation > *before => match service(key, status) {
+                Far::Failed(failure) => Far::Failed(Box::new(failure.help(
+                    "put a better value, or take it back with `reeve secret undo` or `reeve files undo`; the other instances keep the one they have",
+                ))),
+                far @ (Far::Done(_) | Far::Waiting(_) | Far::NoNode(_)) => far,
+            },
+            Some(Ok(_) | Err(_)) => Far::Waiting(format!("{}: waits for the controller", title(key))),
         },
         Goal::InForce { key, revision, removes } => match key.kind {
             Kind::Service => match view.services.get(key) {
@@ -384,6 +396,7 @@ async fn with_logs(connection: &Connection, goal: &Goal, mut failure: Failure) -
         revision: _,
         removes: _,
     }
+    | Goal::Renewed { key, before: _ }
     | Goal::Gone { key }) = goal;
     if key.kind != Kind::Service || !matches!(failure.exit, Exit::Failed | Exit::TimedOut) {
         return failure;
@@ -630,5 +643,26 @@ mod tests {
             Exit::Unschedulable
         );
         assert_eq!(exit(&[(Accepted, False, "Invalid"), (Ready, True, "x")]), Exit::Invalid);
+    }
+
+    #[test]
+    fn a_service_with_a_new_file_or_secret_is_done_only_with_a_newer_generation() {
+        let key = crate::view::service_key(&Namespace::default(), &"web".parse().expect("a name"));
+        let ready = [(ConditionType::Ready, ConditionStatus::True, "AllReady")];
+        let done = |generation: Option<u64>, before: Option<u64>| {
+            let mut view = View::default();
+            let mut status = status(&ready);
+            status.generation = generation;
+            view.services.insert(key.clone(), Ok(status));
+            let goal = Goal::Renewed {
+                key: key.clone(),
+                before,
+            };
+            matches!(far(&view, &goal), Far::Done(_))
+        };
+        assert!(!done(Some(1), Some(1)), "that is the status from before");
+        assert!(done(Some(2), Some(1)));
+        assert!(!done(None, None));
+        assert!(done(Some(1), None));
     }
 }

@@ -9,7 +9,7 @@ use super::Waiting;
 pub enum SecretVerb {
     /// Give a secret a value: asked for, unseen, or read from a file or a pipe
     #[command(
-        after_help = "Up to 64 KiB, of any kind, byte for byte. Whoever gets it is replaced, one instance after the other.\nExample: reeve secret set db-password\n         reeve secret set tls-key --file key.pem\n         openssl rand -hex 32 | reeve secret set token"
+        after_help = "Up to 64 KiB, of any kind, byte for byte. Whoever gets it is replaced, one instance after the other; that is waited for.\nExample: reeve secret set db-password\n         reeve secret set tls-key --file key.pem\n         openssl rand -hex 32 | reeve secret set token"
     )]
     Set(SetArgs),
     /// List secrets, with their editions and users

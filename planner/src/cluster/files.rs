@@ -103,6 +103,8 @@ pub(super) fn resolve<'a>(
         "FileMissing"
     };
     missing.extend(unset);
+    // One may be mounted twice.
+    missing.dedup();
     if let Some(first) = missing.first() {
         let more = match missing.len() {
             1 => String::new(),
