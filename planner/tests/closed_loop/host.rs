@@ -235,17 +235,11 @@ impl Host {
             };
             self.input.files.insert(id.edition.digest, state);
         }
-        // Handed out while its value is in the store, and kept where it is in use.
-        let mut secrets = std::mem::take(&mut self.input.secrets);
+        // Editions are kept for longer than it takes to hand one out.
         for state in self.input.specs.values() {
             let SpecState::Here(spec) = state else { continue };
             for edition in spec.container.secrets.iter().filter_map(|one| one.edition.as_ref()) {
-                let handed = store.secrets.values().any(|one| one == edition) || secrets.contains_key(&edition.digest);
-                if handed {
-                    let state = Ok(SecretState::Text);
-                    secrets.insert(edition.digest.clone(), state.clone());
-                    self.input.secrets.insert(edition.digest.clone(), state);
-                }
+                self.input.secrets.insert(edition.digest.clone(), Ok(SecretState::Text));
             }
         }
     }

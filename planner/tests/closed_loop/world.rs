@@ -14,8 +14,9 @@ use schemas::names::{NodeName, Slot};
 use schemas::problem::Problem;
 use schemas::records::{
     AcceptedBody, Ack, Addresses, AssignedState, Breaker, Capacity, ClusterId, ClusterMarker, ConditionType, Cordon,
-    CordonMode, Engine, NodeFacts, SchemaVersion, SessionRecord, Uid, Verdict, VerdictRecord,
+    CordonMode, Digest, Engine, NodeFacts, SchemaVersion, SessionRecord, Uid, Verdict, VerdictRecord,
 };
+use schemas::secret::SecretEdition;
 use schemas::service::{Mode, ServiceSpec};
 use schemas::units::{ByteSize, Cpu};
 use serde_json::{Value, json};
@@ -132,6 +133,13 @@ fn file_key(text: &str) -> ResourceKey {
         ..key(text)
     }
 }
+/// The one secret there is.
+fn secret_key() -> ResourceKey {
+    ResourceKey {
+        kind: Kind::Secret,
+        ..key("x0")
+    }
+}
 fn key(text: &str) -> ResourceKey {
     ResourceKey {
         namespace: Some("default".parse().expect("a name")),
@@ -219,6 +227,14 @@ impl World {
         self.put(file_key(name), DesiredBody::ConfigFile(Arc::new(spec)));
     }
 
+    fn set_secret(&mut self, n: usize) {
+        let edition = SecretEdition {
+            n: n as u64,
+            digest: Digest::of(&n.to_be_bytes()),
+        };
+        self.store.secrets.insert(secret_key(), edition);
+    }
+
     pub fn apply_good(&mut self, name: &str) {
         let replicas = 2 + self.script.below(3);
         self.apply(name, json!({ "replicas": replicas, "container": { "image": "app:1" } }));
@@ -244,8 +260,10 @@ impl World {
             4 => container["ports"] = json!([{ "containerPort": 80, "hostPort": "auto" }]),
             _ => {}
         }
-        if script.below(4) == 0 {
-            container["files"] = json!([{ "file": format!("f{}", script.below(2)), "path": "/f" }]);
+        match script.below(4) {
+            0 => container["files"] = json!([{ "file": format!("f{}", script.below(2)), "path": "/f" }]),
+            1 => container["secrets"] = json!([{ "secret": "x0" }]),
+            _ => {}
         }
         if image.starts_with("sick") {
             container["healthCheck"] = json!({ "tcp": { "port": 80 } });
@@ -395,9 +413,13 @@ impl World {
                 match self.script.below(4) {
                     0 => {
                         self.store.desired.remove(&file_key(&file));
+                        self.store.secrets.remove(&secret_key());
                         bump(&mut self.store);
                     }
-                    content => self.put_file(&file, content),
+                    content => {
+                        self.put_file(&file, content);
+                        self.set_secret(content);
+                    }
                 }
             }
             57..=61 => {
@@ -565,7 +587,7 @@ impl World {
                 if tracing() {
                     let lines = write.assignment.instances.iter();
                     let lines: Vec<String> = lines
-                        .map(|one| format!("{} {:?} n{}", one.name(), one.state, one.n))
+                        .map(|one| format!("{} {:?} n{} {:?}", one.name(), one.state, one.n, one.image))
                         .collect();
                     eprintln!("  {} := {:?} {lines:?}", write.assignment.node, write.assignment.order);
                 }
@@ -943,6 +965,7 @@ impl World {
         for file in ["f0", "f1"] {
             self.put_file(file, 9);
         }
+        self.set_secret(9);
         // In place of a document that is not valid, or was wiped, its last good one.
         for name in (0..self.services).map(|at| key(&format!("s{at}"))) {
             let invalid =
@@ -1003,8 +1026,17 @@ impl World {
                 let edition = mount.edition.take().expect("accepted with an edition");
                 assert_eq!(edition.digest, FileDigest::of(b"9"), "{name} mounts what is in force");
             }
+            for one in &mut unresolved.container.secrets {
+                let edition = one.edition.take();
+                assert_eq!(
+                    edition.as_ref(),
+                    self.store.secrets.get(&secret_key()),
+                    "{name} gets what is in force"
+                );
+            }
             let mut plain = (**desired).clone();
             plain.container.files.iter_mut().for_each(|mount| mount.edition = None);
+            plain.container.secrets.iter_mut().for_each(|one| one.edition = None);
             assert_eq!(unresolved, plain, "{name}: what is desired is accepted");
             let status = self.store.service_statuses[&name].value.as_ref().expect("readable");
             let reason = |kind| {
