@@ -143,7 +143,10 @@ impl Pass<'_> {
                 n: reported.n,
                 digest: known.unwrap_or_else(|| reported.digest.clone()),
                 ports: reported.ports.clone(),
-                image: svc.and_then(|svc| images::of_number(self.snapshot, svc, &self.lives[svc.life], reported)),
+                image: svc.and_then(|svc| {
+                    let now = self.memory.settled.now.get(&inst.svc);
+                    images::of_number(self.snapshot, svc, &self.lives[svc.life], reported, now)
+                }),
                 from: Vec::new(),
             }
         };

@@ -185,21 +185,24 @@ fn told_by(inst: &Inst, nodes: &Nodes<'_>) -> Option<(u64, bool, u64, u32, Image
     Some((n, only_reported, inst.slot, inst.node, pin))
 }
 
-/// What the image of a number is that a node reports, and that is written into its assignment anew. As it says itself where
-/// nothing remembers it; and to be settled where it does not.
+/// What the image of a number is that a node reports, and that is written into its assignment anew: to be settled where
+/// nothing remembers it. What the node itself says counts in the pass after this one, beside what others say.
 pub(super) fn of_number(
     snapshot: &Snapshot,
     svc: &Svc<'_>,
     life: &Life<'_>,
     reported: &ReportedInstance,
+    now: Option<&Vec<SettledImage>>,
 ) -> Option<AssignedImage> {
     let spec = spec_of(life, reported.n).filter(|spec| is_tagged(spec))?;
     if let (ImageOf::Settled(pin), true) = (svc.image, svc.n == reported.n) {
         return Some(AssignedImage::Settled(pin));
     }
     let status = snapshot.service_statuses.get(svc.key);
-    let known = known(status.and_then(|stored| stored.value.as_ref().ok()), life);
-    let pin = settled(life, known, reported.n, spec).or(reported.image);
+    let mut known = known(status.and_then(|stored| stored.value.as_ref().ok()), life).to_vec();
+    known.extend(now.into_iter().flatten().cloned());
+    known.sort_by_key(|one| one.n);
+    let pin = settled(life, &known, reported.n, spec);
     Some(pin.map_or(AssignedImage::Settling, AssignedImage::Settled))
 }
 
