@@ -15,7 +15,7 @@ pub use planner::node::{ContainerState, Details, Limits, NetworkEnd, Observed};
 use schemas::container::ContainerSpec;
 use schemas::image::{ImagePin, ImageRef};
 use schemas::names::{InstanceName, Namespace, ResourceName};
-use schemas::records::{AssignedPort, InstanceCondition};
+use schemas::records::{Addresses, AssignedPort, InstanceCondition};
 
 use crate::logins::Login;
 use crate::policy::{Asked, Gate, Judgement};
@@ -198,6 +198,8 @@ pub struct CreateRequest<'a> {
     pub files: &'a [FileBind],
     /// Variables whose values are secrets: they are in the request, and nowhere else of ours.
     pub secrets: &'a [SecretVariable],
+    /// Where the node is found, of which its variables tell.
+    pub addresses: &'a Addresses,
     /// Services it depends on, of which its variables tell.
     pub depends_on: &'a [ResourceName],
     /// The node's policy: the engine is asked nothing that does not pass it.

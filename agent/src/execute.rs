@@ -7,7 +7,7 @@ use planner::node::{ContainerState, Failure, Op, OpOutcome, OwnLabels, PullFailu
 use runtime::chain;
 use schemas::container::{ContainerSpec, NetworkMode};
 use schemas::image::ImageRef;
-use schemas::records::{ClusterId, FailingReason, InstanceCondition};
+use schemas::records::{Addresses, ClusterId, FailingReason, InstanceCondition};
 
 use crate::engine::translate::engine_reference;
 use crate::engine::{ContainerRuntime, CreateRequest, EngineError, ErrorKind, FileBind};
@@ -51,6 +51,7 @@ impl Ran {
 pub struct Needs {
     pub files: Option<Layout>,
     pub secrets: Option<SecretLayout>,
+    pub addresses: Addresses,
 }
 
 /// What was laid out.
@@ -58,6 +59,7 @@ pub struct Needs {
 struct Laid {
     files: Vec<FileBind>,
     variables: Vec<SecretVariable>,
+    addresses: Addresses,
 }
 
 /// Runs a step. `created` is told at once when a container was created, before it is started.
@@ -92,16 +94,23 @@ pub async fn execute(
 
 /// Lays out the files and secrets of a container that is about to start.
 async fn lay(needs: Needs, anew: bool) -> Result<Laid, Failure> {
-    let Needs { files, secrets } = needs;
+    let Needs {
+        files,
+        secrets,
+        addresses,
+    } = needs;
+    let mut laid = Laid {
+        addresses,
+        ..Laid::default()
+    };
     if files.is_none() && secrets.is_none() {
-        return Ok(Laid::default());
+        return Ok(laid);
     }
     let failed = |reason, why: String| Failure {
         reason,
         message: format!("{why}; see that the disk of the agent's data directory has space and can be written"),
     };
     let laying = tokio::task::spawn_blocking(move || {
-        let mut laid = Laid::default();
         if let Some(layout) = files {
             laid.files = layout
                 .lay(anew)
@@ -172,6 +181,7 @@ async fn create(
         ports,
         files: &laid.files,
         secrets: &laid.variables,
+        addresses: &laid.addresses,
         depends_on: &spec.depends_on,
         gate,
     };

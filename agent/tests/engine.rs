@@ -61,6 +61,7 @@ async fn run(docker: &Docker, name: &InstanceName, spec: &ContainerSpec, ports: 
         ports,
         files: &[],
         secrets: &[],
+        addresses: &schemas::records::Addresses::default(),
         depends_on: &[],
         gate: &agent::policy::Gate::open(),
     };
@@ -161,6 +162,7 @@ async fn every_option_is_in_force_or_said_not_to_be() {
         ports: &ports,
         files: &[],
         secrets: &[],
+        addresses: &schemas::records::Addresses::default(),
         depends_on: &[],
         gate: &agent::policy::Gate::open(),
     };
@@ -267,6 +269,7 @@ async fn every_option_is_in_force_or_said_not_to_be() {
             ports: &[],
             files: &[],
             secrets: &[],
+            addresses: &schemas::records::Addresses::default(),
             depends_on: &[],
             gate: &agent::policy::Gate::open(),
         };
@@ -300,6 +303,7 @@ async fn every_option_is_in_force_or_said_not_to_be() {
             ports: &[],
             files: &[],
             secrets: &[],
+            addresses: &schemas::records::Addresses::default(),
             depends_on: &[],
             gate: &agent::policy::Gate::open(),
         };
@@ -330,6 +334,7 @@ async fn every_option_is_in_force_or_said_not_to_be() {
         ports: &[],
         files: &[],
         secrets: &[],
+        addresses: &schemas::records::Addresses::default(),
         depends_on: &[],
         gate: &agent::policy::Gate::open(),
     };
@@ -347,6 +352,7 @@ async fn every_option_is_in_force_or_said_not_to_be() {
         ports: &[],
         files: &[],
         secrets: &[],
+        addresses: &schemas::records::Addresses::default(),
         depends_on: &[],
         gate: &agent::policy::Gate::open(),
     };
@@ -486,6 +492,7 @@ async fn names_resolve_commands_end_in_time_and_logs_are_read() {
         ports: &[],
         files: &[],
         secrets: &[],
+        addresses: &schemas::records::Addresses::default(),
         depends_on: &[],
         gate: &agent::policy::Gate::open(),
     };
@@ -603,6 +610,7 @@ async fn images_are_pulled_with_the_hosts_credentials_and_failures_are_told_apar
         ports: &[],
         files: &[],
         secrets: &[],
+        addresses: &schemas::records::Addresses::default(),
         depends_on: &[],
         gate: &agent::policy::Gate::open(),
     };

@@ -32,9 +32,10 @@ pub struct ContainerSpec {
     #[schemars(extend("maxItems" = 1_024))]
     pub args: Vec<Text>,
     /// Environment variables. Values are strings, whole numbers or booleans; quote decimals. Where it names none of them,
-    /// a container also gets `CONTAINER_NAME`, `SERVICE_NAME`, `NAMESPACE`, `SLOT`, `NODE_NAME`, `CLUSTER_ID`, and for each
-    /// published port the node's as `PORT_<name>`, or `PORT_<containerPort>` (`PORT_53_UDP`) where it has no name;
-    /// and a variable for each service in `dependsOn`.
+    /// a container also gets `CONTAINER_NAME`, `SERVICE_NAME`, `NAMESPACE`, `SLOT`, `NODE_NAME`, `NODE_ADDRESS`, `CLUSTER_ID`,
+    /// and for each published port the node's as `PORT_<name>`, or `PORT_<containerPort>` (`PORT_53_UDP`) where it has no
+    /// name; with published ports also `PUBLIC_HOST_IP`, where the node was given a public address; and a variable for each
+    /// service in `dependsOn`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 1_024))]
     pub env: BTreeMap<String, Text>,

@@ -63,6 +63,7 @@ impl Hand<'_> {
             ports,
             files: &[],
             secrets: &[],
+            addresses: &schemas::records::Addresses::default(),
             depends_on: &[],
             gate: &crate::policy::Gate::open(),
         };

@@ -91,6 +91,7 @@ pub fn create_body(
         files,
         // Among the variables.
         secrets: _,
+        addresses: _,
         depends_on: _,
         gate: _,
     } = *request;

@@ -51,6 +51,7 @@ fn body(container: &Value) -> Value {
         ports: &ports,
         files: &[],
         secrets: &[],
+        addresses: &schemas::records::Addresses::default(),
         depends_on: &[],
         gate: &Gate::open(),
     };

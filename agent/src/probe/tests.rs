@@ -175,6 +175,7 @@ async fn running(engine: &FakeEngine) -> String {
         ports: &[],
         files: &[],
         secrets: &[],
+        addresses: &schemas::records::Addresses::default(),
         depends_on: &[],
         gate: &crate::policy::Gate::open(),
     };

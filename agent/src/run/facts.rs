@@ -7,6 +7,7 @@ use schemas::units::{ByteSize, Cpu};
 
 use super::keep::LEAST_FREE_BYTES;
 use super::state::{Agent, End};
+use crate::AgentOptions;
 use crate::api::Tcp;
 use crate::register;
 
@@ -27,10 +28,6 @@ impl Agent {
                 return End::Facts(None);
             };
             let version = &info.version;
-            let advertised = options
-                .advertise
-                .clone()
-                .or(options.http.map(|address| address.to_string()));
             let facts = NodeFacts {
                 schema_version: SchemaVersion::default(),
                 cluster,
@@ -41,12 +38,7 @@ impl Agent {
                     },
                     memory: ByteSize(info.memory_bytes),
                 },
-                addresses: Addresses {
-                    host: host_addresses(),
-                    agent: advertised,
-                    api: options.api.tcp.as_ref().map(api_address),
-                    public: options.public_address.clone(),
-                },
+                addresses: addresses(&options),
                 engine: Engine {
                     version: version.version.clone(),
                     api_version: format!("{}.{}", version.api.0, version.api.1),
@@ -92,6 +84,20 @@ fn api_address(tcp: &Tcp) -> String {
         std::net::SocketAddr::new(ip, listens.port()).to_string()
     };
     tcp.advertise.clone().unwrap_or_else(told)
+}
+
+/// Where this node and its agent are found, as things are now.
+pub(super) fn addresses(options: &AgentOptions) -> Addresses {
+    let advertised = options
+        .advertise
+        .clone()
+        .or(options.http.map(|address| address.to_string()));
+    Addresses {
+        host: host_addresses(),
+        agent: advertised,
+        api: options.api.tcp.as_ref().map(api_address),
+        public: options.public_address.clone(),
+    }
 }
 
 /// The addresses this host sends from, loopback left out. Connecting a datagram socket sends nothing.

@@ -8,6 +8,7 @@ use runtime::chain;
 use schemas::config_file::FileDigest;
 use schemas::container::ContainerSpec;
 
+use super::facts;
 use super::state::Agent;
 use crate::execute::Needs;
 use crate::files::{self, LayError, Layout};
@@ -43,7 +44,11 @@ impl Agent {
             let files = Layout::of(self.dir.path(), name, spec)?;
             let (place, logins) = (&self.secret_place, &self.logins);
             let secrets = SecretLayout::of(place, logins, name, &step.instance.namespace, spec);
-            Ok(Needs { files, secrets })
+            Ok(Needs {
+                files,
+                secrets,
+                addresses: facts::addresses(&self.options),
+            })
         };
         let needs = match &step.op {
             Op::Create { name, spec, .. } => of(name, &spec.container),

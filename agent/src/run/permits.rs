@@ -166,6 +166,7 @@ impl Question {
             ports: &making.ports,
             files: &[],
             secrets: &[],
+            addresses: &schemas::records::Addresses::default(),
             depends_on: &spec.depends_on,
             gate,
         };

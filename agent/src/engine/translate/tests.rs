@@ -12,6 +12,14 @@ fn instance() -> InstanceName {
     }
 }
 
+fn addresses() -> schemas::records::Addresses {
+    schemas::records::Addresses {
+        host: vec!["192.0.2.7".parse().unwrap(), "2001:db8::7".parse().unwrap()],
+        public: Some("198.51.100.7".to_owned()),
+        ..Default::default()
+    }
+}
+
 fn body_at(
     api: (u32, u32),
     spec: Value,
@@ -34,6 +42,7 @@ fn body_at(
         ports,
         files: &[],
         secrets: &[],
+        addresses: &addresses(),
         depends_on: &[],
         gate: &crate::policy::Gate::open(),
     };
@@ -89,9 +98,11 @@ fn a_container_is_told_who_it_is_and_a_persons_variables_stand_over_ours() {
         "CLUSTER_ID=c",
         "CONTAINER_NAME=shop.web.2.1",
         "NAMESPACE=mine",
+        "NODE_ADDRESS=192.0.2.7",
         "OTHER=1",
         "PORT_53_UDP=5353",
         "PORT_HTTP_ALT=30001",
+        "PUBLIC_HOST_IP=198.51.100.7",
         "SERVICE_NAME=web",
         "SLOT=2",
     ];

@@ -31,9 +31,19 @@ fn own(request: &CreateRequest<'_>) -> BTreeMap<String, String> {
     let told = told
         .into_iter()
         .filter_map(|(key, value)| Some((key.to_owned(), value?)));
+    let published = request.spec.ports.iter().any(|port| port.host_port.is_some());
+    let public = request.addresses.public.clone().filter(|_| published);
+    let host = request.addresses.host.first().map(ToString::to_string);
+    let found = [("NODE_ADDRESS", host), ("PUBLIC_HOST_IP", public)];
+    let found = found
+        .into_iter()
+        .filter_map(|(key, value)| Some((key.to_owned(), value?)));
     let services = request.depends_on.iter();
     let services = services.map(|name| (format!("{}_SERVICE", word(name.as_str())), name.to_string()));
-    told.chain(services).chain(ports(request.spec, request.ports)).collect()
+    told.chain(found)
+        .chain(services)
+        .chain(ports(request.spec, request.ports))
+        .collect()
 }
 
 /// A name as part of a variable's.
