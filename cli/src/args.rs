@@ -240,8 +240,11 @@ pub enum Verb {
     #[command(after_help = "Example: reeve logout registry.example:5000")]
     Logout(registry::LogoutArgs),
     /// List registries and accounts: whether they work, and who uses them
-    #[command(visible_alias = "users", after_help = "Example: reeve registries -o wide")]
-    Registries,
+    #[command(
+        visible_alias = "users",
+        after_help = "Example: reeve registries -o wide\n         reeve registries tags registry.example:5000/team/app"
+    )]
+    Registries(registry::RegistriesArgs),
     /// Check documents, without a store
     #[command(after_help = "Example: reeve validate -f manifests/")]
     Validate(ValidateArgs),

@@ -149,7 +149,7 @@ fn said(verb: &Verb) -> Option<(&'static str, Vec<String>)> {
         | Verb::Get(_)
         | Verb::Describe(_)
         | Verb::Download(_)
-        | Verb::Registries
+        | Verb::Registries(_)
         | Verb::Validate(_)
         | Verb::Explain(_)
         | Verb::Schema(_)

@@ -109,7 +109,7 @@ fn run(common: &args::Common, verb: &Verb) -> Verdict {
         Verb::Secret(verb) => ask(secrets::secret(common, verb)),
         Verb::Login(args) => ask(registry::login(common, args)),
         Verb::Logout(args) => ask(registry::logout(common, args)),
-        Verb::Registries => ask(registry::registries(common)),
+        Verb::Registries(args) => ask(registry::registries(common, args)),
         Verb::Events(args) => ask(status::events(common, args)),
         Verb::Kv(verb) => ask(kv::kv(common, verb)),
         Verb::Audit(args) => ask(audit::audit(common, args)),

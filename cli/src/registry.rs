@@ -26,7 +26,7 @@ use zeroize::Zeroizing;
 
 use crate::Verdict;
 use crate::args::Common;
-use crate::args::registry::{LoginArgs, LogoutArgs};
+use crate::args::registry::{LoginArgs, LogoutArgs, RegistriesArgs, RegistriesVerb};
 use crate::connect::{Connection, Marker, connect};
 use crate::describe;
 use crate::edit::{self, Beside, Edit, Then};
@@ -38,6 +38,7 @@ use crate::seats::server_dir;
 use crate::view::{Instance, View, registry_key, title};
 
 mod ask;
+mod browse;
 
 use ask::{Answer, Way, ask};
 
@@ -422,8 +423,16 @@ struct Row {
     users: BTreeSet<String>,
 }
 
-/// `reeve registries`.
-pub async fn registries(common: &Common) -> Verdict {
+/// `reeve registries`, and the verbs under it.
+pub async fn registries(common: &Common, args: &RegistriesArgs) -> Verdict {
+    match &args.verb {
+        Some(RegistriesVerb::Tags(args)) => browse::tags(common, args).await,
+        Some(RegistriesVerb::Search(args)) => browse::search(common, args).await,
+        None => list(common).await,
+    }
+}
+
+async fn list(common: &Common) -> Verdict {
     let connection = connect(common).await?;
     connection.marker().await?;
     let view = View::read(

@@ -457,6 +457,13 @@ impl Host {
         }
     }
 
+    /// Where the test finds what this host has at a path: its mounts are its own. While its engine runs.
+    #[must_use]
+    pub fn view(&self, path: &Path) -> PathBuf {
+        let root = PathBuf::from(format!("/proc/{}/root", self.engine.pid()));
+        root.join(path.strip_prefix("/").unwrap_or(path))
+    }
+
     /// Asks a URL in this host's network.
     pub fn http(&self, url: &str) -> Result<String, String> {
         self.within("curl", &["-fsS", "--max-time", "2", url])

@@ -48,12 +48,13 @@ fn told_well(said: &str, words: &[&str]) {
     }
 }
 
-/// A small disk of its own at a directory; it goes with the lab.
-fn small_disk(dir: &Path, size: &str) {
+/// A small disk of its own at a directory of a host; it goes with the lab.
+fn small_disk(host: &Host, dir: &Path, size: &str) {
     std::fs::create_dir_all(dir).expect("a directory");
     let options = format!("size={size},mode=0700");
     succeed(
-        Command::new("mount")
+        host.place
+            .command(Path::new("mount"))
             .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
             .arg(dir),
     );
@@ -74,13 +75,13 @@ fn a_full_disk_starts_nothing_new_and_stops_nothing() {
     let lab = Lab::new(1);
     let host = &lab.hosts[0];
     let (agent, store) = (host.dir.join("up/agent"), host.dir.join("up/store"));
-    small_disk(&agent, "48m");
-    small_disk(&store, "48m");
+    small_disk(host, &agent, "48m");
+    small_disk(host, &store, "48m");
     let up = up(&lab);
     let before = host.containers();
 
     // The agent's disk.
-    let filled = fill(&agent);
+    let filled = fill(&host.view(&agent));
     host.docker(&["kill", "default.web.1.1"]);
     eventually("what runs is restarted on a full disk", 5, || web_runs(host));
     let file = lab.file("extra.yaml", &service("extra", 1));
@@ -109,7 +110,7 @@ fn a_full_disk_starts_nothing_new_and_stops_nothing() {
     host.reeve_exits(0, &["delete", "service", "extra", "--yes"]);
 
     // The store's disk.
-    let filled = fill(&store);
+    let filled = fill(&host.view(&store));
     // What the store has in hand is used up first.
     let junk = lab.file("junk", &"x".repeat(900_000));
     let put = format!("etcdctl --endpoints http://127.0.0.1:2379 put /junk < {junk}");

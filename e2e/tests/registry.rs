@@ -306,6 +306,29 @@ fn in_a_cluster_of_seeds_nothing_is_sealed_for_a_key_that_no_certificate_states(
     let (code, text) = piped(&mut command, FIRST);
     assert_eq!(code, Some(0), "{text}");
 
+    // People look around in it: what is declared says that it has no TLS.
+    let image = format!("{registry}/team/app");
+    let look = |words: &[&str], password: &str| {
+        let mut command = n1.place.command(&n1.binary);
+        command.arg("registries").args(words);
+        command.args(["--user", "ci", "--password-stdin", "--data-dir"]);
+        command.arg(server_dir(n1)).env_remove("REEVE_ETCD");
+        piped(&mut command, password)
+    };
+    assert_eq!(look(&["tags", &image], FIRST), (Some(0), "TAG\n1\n".to_owned()));
+    let (code, text) = look(&["search", &registry, "app"], FIRST);
+    assert_eq!((code, text), (Some(0), format!("IMAGE\n{image}\n")));
+    let (code, text) = look(&["tags", &format!("{image}:1")], FIRST);
+    assert!(
+        code == Some(0) && text.starts_with(&format!("{image}:1@sha256:")),
+        "{text}"
+    );
+    let (code, text) = look(&["tags", &format!("{image}s")], FIRST);
+    assert!(code == Some(6) && text.contains("has no image `team/apps`"), "{text}");
+    for (code, text) in [look(&["tags", &image], SECOND), on(n1, &["registries", "tags", &image])] {
+        assert!(code == Some(6) && text.contains("does not show that to us"), "{text}");
+    }
+
     let file = lab.file("web.yaml", &manifest(&registry, "1", 1));
     succeeds(n1, &["apply", "-f", &file, "--yes", "--timeout", "90s"]);
     let ctl = |args: &[&str]| etcdctl(n1, &server_dir(n1), "person", n1, args).expect("etcdctl");

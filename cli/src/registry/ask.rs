@@ -1,5 +1,6 @@
-//! Asks a registry whether it knows an account: the greeting of the registry API, with Basic or Bearer as the registry
-//! demands. Bounded in time and size; nothing of the password is in any error. `reeve login` calls it before it saves.
+//! Asks a registry: whether it knows an account, and what it has. The registry API, with Basic or Bearer as the registry
+//! demands. Bounded in time and size; nothing of the password is in any error. `reeve login` calls it before it saves,
+//! `reeve registries tags` and `search` to look around.
 
 use std::io;
 use std::net::IpAddr;
@@ -24,7 +25,11 @@ use zeroize::Zeroizing;
 
 const CONNECT: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(20);
-const MAX_ANSWER_BYTES: usize = 256 << 10;
+/// Some registries give all their names at once, however many are asked for.
+const MAX_ANSWER_BYTES: usize = 1 << 20;
+/// What is asked for: the documents that a tag may stand for, and lists.
+const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/vnd.docker.distribution.manifest.list.v2+json, \
+    application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json, application/json";
 /// Where systems keep the authorities they trust.
 const SYSTEM_ROOTS: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",
@@ -146,7 +151,44 @@ struct Told {
     status: StatusCode,
     demands: Vec<String>,
     is_registry: bool,
+    /// Where the list goes on.
+    link: Option<String>,
+    digest: Option<String>,
     body: Zeroizing<Vec<u8>>,
+}
+
+/// A registry that has greeted us, and how it wants to be asked.
+struct Greeted {
+    server: Server,
+    tls: Arc<ClientConfig>,
+    plain_will_do: bool,
+    /// What it demands of who asks; None when it asks nobody.
+    demands: Option<Vec<String>>,
+}
+
+/// Whose name a question is asked in: the user, and the header that shows the password.
+struct Own {
+    user: String,
+    basic: Zeroizing<String>,
+}
+
+/// Somebody who looks around in a registry.
+pub struct Reader {
+    greeted: Greeted,
+    own: Option<Own>,
+    /// The header that the last scope was opened with.
+    open: Option<(String, Zeroizing<String>)>,
+}
+
+/// A page of what a registry has.
+#[derive(Debug)]
+pub struct Page {
+    pub status: StatusCode,
+    pub body: serde_json::Value,
+    /// The path of the page after it.
+    pub next: Option<String>,
+    /// Of the document, where it is one of an image.
+    pub digest: Option<String>,
 }
 
 fn split(authority: &str, default: u16) -> (String, u16) {
@@ -174,6 +216,117 @@ fn basic(user: &str, password: &str) -> Zeroizing<String> {
 /// # Errors
 /// When the registry does not confirm the account.
 pub async fn ask(way: &Way<'_>, user: &str, password: &str) -> Result<Answer, AskError> {
+    let greeted = greet(way).await?;
+    let Greeted {
+        server,
+        tls,
+        plain_will_do: _,
+        demands,
+    } = &greeted;
+    let Some(demands) = demands else {
+        return Ok(Answer::AsksNobody);
+    };
+    let at = server.authority.clone();
+    let own = Own {
+        user: user.to_owned(),
+        basic: basic(user, password),
+    };
+    let status = match demands.iter().find_map(|demand| Bearer::of(demand)) {
+        Some(bearer) => {
+            let Some(token) = bearer.token(&greeted, Some(&own), None).await? else {
+                return Err(AskError::Refused {
+                    at,
+                    user: user.to_owned(),
+                });
+            };
+            get(server, tls, "/v2/", Some(&token)).await?.status
+        }
+        None => get(server, tls, "/v2/", Some(&own.basic)).await?.status,
+    };
+    let user = user.to_owned();
+    match status {
+        StatusCode::OK => Ok(Answer::Knows),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(AskError::Refused { at, user }),
+        status => Err(AskError::Failing { at, status }),
+    }
+}
+
+impl Reader {
+    /// Greets a registry, to look around in somebody's name or in nobody's.
+    ///
+    /// # Errors
+    /// When it cannot be reached, or is no registry.
+    pub async fn new(way: &Way<'_>, own: Option<(&str, &str)>) -> Result<Self, AskError> {
+        Ok(Self {
+            greeted: greet(way).await?,
+            own: own.map(|(user, password)| Own {
+                user: user.to_owned(),
+                basic: basic(user, password),
+            }),
+            open: None,
+        })
+    }
+
+    /// A page. `scope` is what a registry that wants tokens is asked for: `repository:team/app:pull`.
+    ///
+    /// # Errors
+    /// When it cannot be asked; a refusal is a page with its status.
+    pub async fn page(&mut self, path: &str, scope: &str) -> Result<Page, AskError> {
+        let Greeted {
+            server,
+            tls,
+            plain_will_do: _,
+            demands,
+        } = &self.greeted;
+        let known = self.open.take().filter(|(opened, _)| opened == scope);
+        let header = match (known, demands) {
+            (Some((_, header)), _) => Some(header),
+            (None, None) => None,
+            (None, Some(demands)) => match demands.iter().find_map(|demand| Bearer::of(demand)) {
+                Some(bearer) => bearer.token(&self.greeted, self.own.as_ref(), Some(scope)).await?,
+                None => self.own.as_ref().map(|own| own.basic.clone()),
+            },
+        };
+        let told = get(server, tls, path, header.as_ref().map(|header| header.as_str())).await?;
+        self.open = header.map(|header| (scope.to_owned(), header));
+        let Told {
+            status,
+            demands: _,
+            is_registry: _,
+            link,
+            digest,
+            body,
+        } = told;
+        if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+            return Err(AskError::Failing {
+                at: server.authority.clone(),
+                status,
+            });
+        }
+        Ok(Page {
+            status,
+            body: serde_json::from_slice(&body).unwrap_or_default(),
+            next: link.as_deref().and_then(next_of),
+            digest,
+        })
+    }
+}
+
+/// The path in `</v2/_catalog?last=x&n=100>; rel="next"`, also where the whole address is named: it is asked of the same server.
+fn next_of(link: &str) -> Option<String> {
+    let (address, rest) = link.trim().strip_prefix('<')?.split_once('>')?;
+    if !rest.contains("next") {
+        return None;
+    }
+    let path = match address.split_once("://") {
+        Some((_, rest)) => rest.find('/').and_then(|at| rest.get(at..))?,
+        None => address,
+    };
+    let clean = path.starts_with("/v2/") && path.len() <= 2_000 && path.bytes().all(|byte| byte.is_ascii_graphic());
+    clean.then(|| path.to_owned())
+}
+
+async fn greet(way: &Way<'_>) -> Result<Greeted, AskError> {
     let authority = match way.registry {
         DOCKER_IO => "registry-1.docker.io",
         registry => registry,
@@ -196,35 +349,20 @@ pub async fn ask(way: &Way<'_>, user: &str, password: &str) -> Result<Answer, As
         greeted => greeted?,
     };
     let at = server.authority.clone();
-    match greeted.status {
-        StatusCode::OK if greeted.is_registry => return Ok(Answer::AsksNobody),
-        StatusCode::UNAUTHORIZED if !greeted.demands.is_empty() => {}
+    let demands = match greeted.status {
+        StatusCode::OK if greeted.is_registry => None,
+        StatusCode::UNAUTHORIZED if !greeted.demands.is_empty() => Some(greeted.demands),
         status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
             return Err(AskError::Failing { at, status });
         }
         status => return Err(AskError::NotARegistry { at, status }),
-    }
-    let bearer = greeted.demands.iter().find_map(|demand| Bearer::of(demand));
-    let own = basic(user, password);
-    let status = match bearer {
-        Some(bearer) => {
-            let Some(token) = bearer.token(&server, &tls, plain_will_do, user, &own).await? else {
-                return Err(AskError::Refused {
-                    at,
-                    user: user.to_owned(),
-                });
-            };
-            let value = Zeroizing::new(format!("Bearer {}", token.as_str()));
-            get(&server, &tls, "/v2/", Some(&value)).await?.status
-        }
-        None => get(&server, &tls, "/v2/", Some(&own)).await?.status,
     };
-    let user = user.to_owned();
-    match status {
-        StatusCode::OK => Ok(Answer::Knows),
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(AskError::Refused { at, user }),
-        status => Err(AskError::Failing { at, status }),
-    }
+    Ok(Greeted {
+        server,
+        tls,
+        plain_will_do,
+        demands,
+    })
 }
 
 /// What a registry demands that wants tokens.
@@ -258,15 +396,19 @@ impl Bearer {
         Some(Self { realm: realm?, service })
     }
 
-    /// The token that the realm gives for an account; None when it refuses.
+    /// The header with the token that the realm gives, for an account or for nobody; None when it refuses.
     async fn token(
         &self,
-        registry: &Server,
-        tls: &Arc<ClientConfig>,
-        plain_will_do: bool,
-        user: &str,
-        own: &str,
+        greeted: &Greeted,
+        own: Option<&Own>,
+        scope: Option<&str>,
     ) -> Result<Option<Zeroizing<String>>, AskError> {
+        let Greeted {
+            server: registry,
+            tls,
+            plain_will_do,
+            demands: _,
+        } = greeted;
         let wrong = || AskError::Realm {
             at: registry.authority.clone(),
             realm: self.realm.chars().take(200).collect(),
@@ -275,7 +417,7 @@ impl Bearer {
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         let secure = scheme.eq_ignore_ascii_case("https");
         let (host, port) = split(authority, if secure { 443 } else { 80 });
-        let plain = scheme.eq_ignore_ascii_case("http") && (plain_will_do || is_loopback(&host));
+        let plain = scheme.eq_ignore_ascii_case("http") && (*plain_will_do || is_loopback(&host));
         let clean = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
         if !(secure || plain) || !clean(authority) || !clean(path) || authority.contains('@') || host.is_empty() {
             return Err(wrong());
@@ -286,12 +428,19 @@ impl Bearer {
             secure,
             authority: authority.to_owned(),
         };
-        let mut query = format!("account={}&client_id=reeve", encoded(user));
+        let mut query = "client_id=reeve".to_owned();
+        if let Some(own) = own {
+            query.push_str(&format!("&account={}", encoded(&own.user)));
+        }
+        if let Some(scope) = scope {
+            query.push_str(&format!("&scope={}", encoded(scope)));
+        }
         if let Some(service) = &self.service {
             query.push_str(&format!("&service={}", encoded(service)));
         }
         let joint = if path.contains('?') { '&' } else { '?' };
-        let told = get(&server, tls, &format!("/{path}{joint}{query}"), Some(own)).await?;
+        let own = own.map(|own| own.basic.as_str());
+        let told = get(&server, tls, &format!("/{path}{joint}{query}"), own).await?;
         match told.status {
             StatusCode::OK => {}
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST => return Ok(None),
@@ -305,7 +454,7 @@ impl Bearer {
         let value: serde_json::Value = serde_json::from_slice(&told.body).unwrap_or_default();
         let token = value["token"].as_str().or_else(|| value["access_token"].as_str());
         match token.filter(|token| clean(token)) {
-            Some(token) => Ok(Some(Zeroizing::new(token.to_owned()))),
+            Some(token) => Ok(Some(Zeroizing::new(format!("Bearer {token}")))),
             None => Err(AskError::NotARegistry {
                 at: server.authority,
                 status: told.status,
@@ -315,7 +464,7 @@ impl Bearer {
 }
 
 /// A word of a query.
-fn encoded(text: &str) -> String {
+pub fn encoded(text: &str) -> String {
     text.bytes()
         .map(|byte| match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(byte).to_string(),
@@ -395,6 +544,7 @@ where
     let mut request = Request::builder()
         .uri(path)
         .header(header::HOST, server.authority.as_str())
+        .header(header::ACCEPT, ACCEPT)
         .header(header::USER_AGENT, concat!("reeve/", env!("CARGO_PKG_VERSION")));
     if let Some(own) = own {
         let mut value = header::HeaderValue::from_str(own).map_err(|error| broken(error.into()))?;
@@ -412,18 +562,21 @@ where
             .map_err(|error| broken(error.into()))?;
         let (parts, body) = answer.into_parts();
         let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await.map_err(broken)?;
-        let texts = |name: header::HeaderName| {
+        let texts = |name: header::HeaderName| -> Vec<String> {
             let values = parts.headers.get_all(name).iter();
             values
                 .filter_map(|value| value.to_str().ok().map(str::to_owned))
                 .collect()
         };
+        let digest = header::HeaderName::from_static("docker-content-digest");
         let body = Zeroizing::new(body.to_bytes().to_vec());
         let named = parts.headers.contains_key("docker-distribution-api-version");
         Ok(Told {
             status: parts.status,
             demands: texts(header::WWW_AUTHENTICATE),
             is_registry: named || body.trim_ascii() == b"{}",
+            link: texts(header::LINK).into_iter().next(),
+            digest: texts(digest).into_iter().next(),
             body,
         })
     };
@@ -452,6 +605,27 @@ mod tests {
             "Bearer =,=,=",
         ] {
             assert_eq!(Bearer::of(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_list_goes_on_at_the_same_server_only() {
+        let next = "/v2/_catalog?last=b&n=2";
+        assert_eq!(next_of(&format!("<{next}>; rel=\"next\"")).as_deref(), Some(next));
+        assert_eq!(
+            next_of(&format!("<https://elsewhere.example{next}>; rel=\"next\"")).as_deref(),
+            Some(next)
+        );
+        for text in [
+            "",
+            "<",
+            "<>; rel=\"next\"",
+            "</v2/x>; rel=\"prev\"",
+            "</other>; rel=\"next\"",
+            "</v2/a b>; rel=\"next\"",
+            "<https://elsewhere.example>; rel=\"next\"",
+        ] {
+            assert_eq!(next_of(text), None, "{text}");
         }
     }
 
