@@ -17,6 +17,9 @@ use runtime::{Prefix, Store};
 
 const PASSWORD: &str = "hunter2-canary";
 
+const FIRST_PAGE: &str = "/v2/_catalog?n=100";
+const NEXT_PAGE: &str = "/v2/_catalog?last=team%2Fb&n=100";
+
 #[derive(Clone, Copy, PartialEq)]
 enum Manner {
     /// Wants name and password.
@@ -107,12 +110,21 @@ fn answer(mut stream: impl std::io::Read + std::io::Write, manner: Manner, host:
         (Manner::NoRegistry, _) => ("404 Not Found", String::new(), "<html>"),
         (Manner::Basic, "/v2/") if is_right => ("200 OK", String::new(), "{}"),
         (Manner::Basic, _) => ("401 Unauthorized", r#"Basic realm="lab""#.to_owned(), "{}"),
+        (Manner::Bearer, FIRST_PAGE) if own.as_ref() == Some(&token) => (
+            "200 OK",
+            String::new(),
+            r#"{"repositories":["team/b","\u001b[31mred"]}"#,
+        ),
+        (Manner::Bearer, NEXT_PAGE) if own.as_ref() == Some(&token) => {
+            ("200 OK", String::new(), r#"{"repositories":["team/a","team/b"]}"#)
+        }
         (Manner::Bearer, "/v2/") if own == Some(token) => ("200 OK", String::new(), "{}"),
         (Manner::Bearer, "/v2/") => (
             "401 Unauthorized",
             format!(r#"Bearer realm="http://{host}/token",{service}"#),
             "{}",
         ),
+        (Manner::Bearer, path) if path.starts_with("/v2/") => ("401 Unauthorized", String::new(), "{}"),
         (Manner::Bearer, _) if is_right => ("200 OK", String::new(), r#"{"token":"a-token"}"#),
         (Manner::Bearer, _) => ("401 Unauthorized", String::new(), "{}"),
         (Manner::Elsewhere, _) => (
@@ -126,9 +138,14 @@ fn answer(mut stream: impl std::io::Read + std::io::Write, manner: Manner, host:
     } else {
         format!("WWW-Authenticate: {demand}\r\n")
     };
+    let link = if path == FIRST_PAGE {
+        format!("Link: <http://{host}{NEXT_PAGE}>; rel=\"next\"\r\n")
+    } else {
+        String::new()
+    };
     let _ = write!(
         stream,
-        "HTTP/1.1 {status}\r\nDocker-Distribution-Api-Version: registry/2.0\r\n{demand}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        "HTTP/1.1 {status}\r\nDocker-Distribution-Api-Version: registry/2.0\r\n{demand}{link}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
         body.len()
     );
 }
@@ -139,7 +156,11 @@ impl Lab {
     }
 
     fn login(&self, code: i32, registry: &str, password: &str, more: &[&str]) -> String {
-        let args = [&["login", registry, "--user", "ci", "--password-stdin"], more].concat();
+        self.as_ci(code, &[&["login", registry], more].concat(), password)
+    }
+
+    fn as_ci(&self, code: i32, verb: &[&str], password: &str) -> String {
+        let args = [verb, &["--user", "ci", "--password-stdin"]].concat();
         let mut child = self
             .command(&args)
             .stdin(Stdio::piped())
@@ -231,6 +252,35 @@ fn a_login_is_checked_saved_sealed_used_by_pulls_and_taken_back() {
         let text = lab.exits(6, &["logout", &registry.host]);
         assert!(text.contains("nobody is logged in"), "{text}");
     }
+}
+
+#[test]
+fn what_a_registry_has_is_listed_page_after_page_for_who_may_see_it() {
+    let lab = Lab::new();
+    let registry = Registry::start(Manner::Bearer);
+    let host = &registry.host;
+    let search = ["registries", "search", host];
+    let text = lab.as_ci(0, &search, PASSWORD);
+    assert_eq!(text, format!("IMAGE\n{host}/ [31mred\n{host}/team/a\n{host}/team/b\n"));
+    let asked = registry.asked.lock().expect("no panic").clone();
+    let scoped = asked
+        .iter()
+        .filter(|path| path.contains("&scope=registry%3Acatalog%3A%2A"));
+    assert_eq!(scoped.count(), 1, "one token for all pages: {asked:?}");
+    let json = lab.as_ci(0, &[&search[..], &["/a", "-o", "json"]].concat(), PASSWORD);
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(json["images"], serde_json::json!(["team/a"]));
+    for text in [lab.as_ci(6, &search, "wrong"), lab.exits(6, &search)] {
+        assert!(
+            text.contains("does not show that to us") && text.contains("--user"),
+            "{text}"
+        );
+    }
+    let none = Registry::start(Manner::NoRegistry);
+    let text = lab.exits(6, &["registries", "tags", &format!("{}/app", none.host)]);
+    assert!(text.contains("is no registry (it answers 404"), "{text}");
+    let text = lab.exits(2, &["registries", "search", "docker.io"]);
+    assert!(text.contains("docker.io has too much to list"), "{text}");
 }
 
 #[test]

@@ -428,10 +428,8 @@ impl Bearer {
             secure,
             authority: authority.to_owned(),
         };
-        let mut query = "client_id=reeve".to_owned();
-        if let Some(own) = own {
-            query.push_str(&format!("&account={}", encoded(&own.user)));
-        }
+        let mut query = own.map_or_else(String::new, |own| format!("account={}&", encoded(&own.user)));
+        query.push_str("client_id=reeve");
         if let Some(scope) = scope {
             query.push_str(&format!("&scope={}", encoded(scope)));
         }
