@@ -201,16 +201,21 @@ enum Shut {
 /// How long the seeds may take to cut connections; what they have not done then they do when they can.
 const CUT: Duration = Duration::from_secs(30);
 
-async fn shut_out(common: &Common, connection: &Connection, args: &NodeRmArgs) -> Result<Shut, Failure> {
-    let failed = |error: RevokeError| match error {
+/// Why somebody was not shut out.
+pub fn not_shut_out(whom: &str, error: RevokeError) -> Failure {
+    match error {
         RevokeError::Store(error) => Failure::from(error),
         error @ (RevokeError::Keep(_)
         | RevokeError::List(_)
         | RevokeError::Foreign(_)
         | RevokeError::Conflict
         | RevokeError::Show(_)
-        | RevokeError::Tls(_)) => Failure::new(Exit::Failed, "cannot shut the node out").because(&error),
-    };
+        | RevokeError::Tls(_)) => Failure::new(Exit::Failed, format!("cannot shut {whom} out")).because(&error),
+    }
+}
+
+async fn shut_out(common: &Common, connection: &Connection, args: &NodeRmArgs) -> Result<Shut, Failure> {
+    let failed = |error| not_shut_out("the node", error);
     let Some(revoker) = Revoker::here(&server_dir(common)).map_err(failed)? else {
         return Ok(Shut::NoAuthority);
     };

@@ -7,7 +7,7 @@ use std::time::Duration;
 use membership::believed::Believed;
 use membership::keep::Keep;
 use membership::persons::{self, Person};
-use membership::revoke::{RevokeError, Revoker};
+use membership::revoke::Revoker;
 use membership::tokens;
 use runtime::Prefix;
 use runtime::Store as _;
@@ -21,6 +21,7 @@ use crate::args::Common;
 use crate::args::contexts::{PersonRmArgs, PersonVerb};
 use crate::connect::{Connection, connect};
 use crate::failure::{Exit, Failure};
+use crate::nodes::not_shut_out;
 use crate::output::{self, Cell, Format, Table, Tone, print};
 use crate::seats::{failed, server_dir};
 
@@ -140,15 +141,7 @@ async fn list(common: &Common) -> Verdict {
 }
 
 async fn rm(common: &Common, args: &PersonRmArgs) -> Verdict {
-    let cannot = |error: RevokeError| match error {
-        RevokeError::Store(error) => Failure::from(error),
-        error @ (RevokeError::Keep(_)
-        | RevokeError::List(_)
-        | RevokeError::Foreign(_)
-        | RevokeError::Conflict
-        | RevokeError::Show(_)
-        | RevokeError::Tls(_)) => Failure::new(Exit::Failed, "cannot shut anybody out").because(&error),
-    };
+    let cannot = |error| not_shut_out("anybody", error);
     let connection = connect(common).await?;
     connection.marker().await?;
     let dir = server_dir(common);

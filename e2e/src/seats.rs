@@ -1,8 +1,9 @@
 //! Hosts of one's own: seeds and the nodes that join them, each started as its operator would.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use crate::{Host, Lab, Process, run};
+use crate::{Host, Lab, Process, eventually, run};
 
 pub fn server_dir(host: &Host) -> PathBuf {
     host.dir.join("server")
@@ -57,6 +58,18 @@ pub fn agent(host: &Host, seeds: &str, token: &str) -> Process {
         &[],
         host.dir.join("agent.log"),
     )
+}
+
+/// Ends a host's server and its store's member as a loss of power does.
+pub fn cut_power(host: &Host, server: &mut Process) {
+    server.kill();
+    let pid = std::fs::read_to_string(server_dir(host).join("etcd.pid")).expect("a member ran");
+    run(Command::new("kill").args(["-9", pid.trim()]));
+    let gone = Path::new("/proc").join(pid.trim()).join("cmdline");
+    eventually("the member is gone", 10, || {
+        let dead = std::fs::read(&gone).unwrap_or_default().is_empty();
+        if dead { Ok(()) } else { Err(pid.clone()) }
+    });
 }
 
 /// Runs `reeve` on a seed, as its operator would.

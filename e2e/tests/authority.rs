@@ -2,12 +2,12 @@
 //! what the former authority issued is refused afterwards.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use e2e::seats::{
-    GLOBAL, agent, agent_dir, etcdctl, install_token, members, on, server, server_dir, server_log, serves, succeeds,
+    GLOBAL, agent, agent_dir, cut_power, etcdctl, install_token, members, on, server, server_dir, server_log, serves,
+    succeeds,
 };
-use e2e::{Host, Lab, Process, eventually, run};
+use e2e::{Host, Lab, Process, eventually};
 
 const ROTATE: [&str; 3] = ["admin", "rotate-authority", "--yes"];
 
@@ -212,9 +212,7 @@ fn a_seed_that_lost_its_disk_after_it_is_told_what_to_bring_and_takes_its_place(
     let text = succeeds(n1, &[ROTATE.as_slice(), &["--timeout", "3m"]].concat());
     assert!(text.contains("is refused"), "{text}");
 
-    servers[2].kill();
-    let pid = std::fs::read_to_string(server_dir(n3).join("etcd.pid")).expect("a member ran");
-    let _ = run(Command::new("kill").args(["-9", pid.trim()]));
+    cut_power(n3, &mut servers[2]);
     std::fs::remove_dir_all(server_dir(n3)).expect("its disk");
     // The install token's authority is another by now.
     let mut lost = server(n3, &seeds, &token);

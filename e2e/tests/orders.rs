@@ -2,11 +2,9 @@
 //! cluster. Three take all their orders; five take some here, and all 120 with `REEVE_ORDERS=all`.
 
 use std::collections::BTreeSet;
-use std::path::Path;
-use std::process::Command;
 
-use e2e::seats::{cluster_of, install_token, members, server, server_dir, server_log, serves};
-use e2e::{Host, Lab, Process, eventually, run};
+use e2e::seats::{cluster_of, cut_power, install_token, members, server, server_dir, server_log, serves};
+use e2e::{Host, Lab, Process, eventually};
 
 /// All orders of `count` things, in the order of their numbers.
 fn orders(count: usize) -> Vec<Vec<usize>> {
@@ -23,24 +21,6 @@ fn orders(count: usize) -> Vec<Vec<usize>> {
     }
     all.sort();
     all
-}
-
-/// What runs on a host ends as with a loss of power, and its disk is empty again.
-fn clear(host: &Host, server: Option<Process>) {
-    if let Some(mut server) = server {
-        server.kill();
-    }
-    let dir = server_dir(host);
-    if let Ok(pid) = std::fs::read_to_string(dir.join("etcd.pid")) {
-        run(Command::new("kill").args(["-9", pid.trim()]));
-        let gone = Path::new("/proc").join(pid.trim()).join("cmdline");
-        eventually("the member is gone", 10, || {
-            let dead = std::fs::read(&gone).unwrap_or_default().is_empty();
-            if dead { Ok(()) } else { Err(pid.clone()) }
-        });
-    }
-    std::fs::remove_dir_all(&dir).expect("a server's directory");
-    std::fs::remove_file(host.dir.join("server.log")).expect("a server's log");
 }
 
 /// One beginning: the seeds start in this order, each told the list in another one, the next when the last one has said
@@ -101,7 +81,9 @@ fn begins_as_one(hosts: &[Host], order: &[usize], at_once: bool, token: &str) {
         }
     });
     for (host, server) in hosts.iter().zip(running) {
-        clear(host, server);
+        cut_power(host, &mut server.expect("it was started"));
+        std::fs::remove_dir_all(server_dir(host)).expect("a server's directory");
+        std::fs::remove_file(host.dir.join("server.log")).expect("a server's log");
     }
 }
 

@@ -1,25 +1,13 @@
 //! Hosts of one's own: seeds that come together with real etcd members behind certificates, nodes that join with tokens,
 //! and who is refused.
 
-use std::path::Path;
 use std::process::Command;
 
 use e2e::seats::{
-    GLOBAL, agent, agent_dir, cluster_of, install_token, members, on, server, server_dir, server_log, serves, succeeds,
+    GLOBAL, agent, agent_dir, cluster_of, cut_power, install_token, members, on, server, server_dir, server_log,
+    serves, succeeds,
 };
-use e2e::{Host, Lab, Process, eventually, run};
-
-/// Ends a host's server and its store's member as a loss of power does.
-fn cut_power(host: &Host, server: &mut Process) {
-    server.kill();
-    let pid = std::fs::read_to_string(server_dir(host).join("etcd.pid")).expect("a member ran");
-    run(Command::new("kill").args(["-9", pid.trim()]));
-    let gone = Path::new("/proc").join(pid.trim());
-    eventually("the member is gone", 10, || {
-        let dead = std::fs::read(gone.join("cmdline")).unwrap_or_default().is_empty();
-        if dead { Ok(()) } else { Err(pid.clone()) }
-    });
-}
+use e2e::{Lab, Process, eventually, run};
 
 #[test]
 fn seeds_come_together_in_any_order_and_a_lost_one_takes_its_place_again() {

@@ -2,14 +2,13 @@
 //! Archives are passed on as they are: the engine unpacks within the container, `reeve` within its target.
 
 use bytes::Bytes;
-use http_body_util::BodyExt as _;
 use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
 
 use super::ask::{Ended, Place, Refusal, Why};
 use super::audit::Running;
 use super::server::begun;
-use super::session::{Peer, send};
+use super::session::{Peer, pass_on};
 use super::wire::{Frame, Kind};
 use crate::engine::near::Near;
 
@@ -50,30 +49,10 @@ pub async fn out<R: AsyncRead + Unpin>(
     running: &mut Running,
 ) -> Result<(), Refusal> {
     absolute(path)?;
-    let mut body = near.archive(id, path).await?;
+    let body = near.archive(id, path).await?;
     let out = peer.out.clone();
     let _ = out.send(begun()).await;
-    let pass = async {
-        while let Some(frame) = body.frame().await {
-            match frame {
-                Ok(frame) => {
-                    let data = frame.into_data().unwrap_or_default();
-                    if !send(&out, Kind::Data, data).await {
-                        return None;
-                    }
-                }
-                Err(error) => {
-                    let why = Refusal::new(Why::Engine, format!("the engine broke off: {error}"));
-                    return Some(Ended::Failed(why));
-                }
-            }
-        }
-        Some(Ended::Done)
-    };
-    let ended = tokio::select! {
-        ended = pass => ended,
-        () = peer.gone() => None,
-    };
+    let ended = pass_on(body, peer).await;
     if let Some(ended) = ended {
         running.ended(i64::from(ended != Ended::Done));
         let _ = out.send(Frame::json(Kind::End, &ended)).await;

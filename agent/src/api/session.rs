@@ -4,10 +4,12 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 
-use super::ask::Size;
+use super::ask::{Ended, Refusal, Size, Why};
 use super::wire::{Frame, Kind, PIECE, Reader, SILENCE};
 use crate::engine::near::{Near, Output, Session, Stream};
 
@@ -77,6 +79,32 @@ pub async fn pass<R: AsyncRead + Unpin>(
     tokio::select! {
         passed = from_engine => passed,
         () = to_engine(near, write, terminal, peer) => Ok(Passed::Left),
+    }
+}
+
+/// Passes on what the engine sends, to its end; how that ended. None when the caller went first.
+pub async fn pass_on<R: AsyncRead + Unpin>(mut body: Incoming, peer: &mut Peer<R>) -> Option<Ended> {
+    let out = peer.out.clone();
+    let pass = async {
+        while let Some(frame) = body.frame().await {
+            match frame {
+                Ok(frame) => {
+                    let data = frame.into_data().unwrap_or_default();
+                    if !send(&out, Kind::Data, data).await {
+                        return None;
+                    }
+                }
+                Err(error) => {
+                    let why = Refusal::new(Why::Engine, format!("the engine broke off: {error}"));
+                    return Some(Ended::Failed(why));
+                }
+            }
+        }
+        Some(Ended::Done)
+    };
+    tokio::select! {
+        ended = pass => ended,
+        () = peer.gone() => None,
     }
 }
 

@@ -1,14 +1,13 @@
 //! Gives an image of this node to another node of the cluster, whose registry is away. Called by `server`, after it was allowed.
 //! Only what a service on this node was settled to be is given, by the id that the other one was told.
 
-use http_body_util::BodyExt as _;
 use schemas::image::ImageRef;
 use tokio::io::AsyncRead;
 use tokio::sync::Semaphore;
 
-use super::ask::{Ended, Refusal, Why};
+use super::ask::{Refusal, Why};
 use super::server::begun;
-use super::session::{Peer, send};
+use super::session::{Peer, pass_on};
 use super::wire::{Frame, Kind};
 use crate::engine::ContainerRuntime;
 use crate::engine::near::Near;
@@ -45,30 +44,10 @@ pub async fn send_image<R: AsyncRead + Unpin>(
     let Ok(_turn) = TURNS.try_acquire() else {
         return Err(Refusal::new(Why::Busy, "it gives images to others just now"));
     };
-    let mut body = near.save_image(&found.id.0).await?;
+    let body = near.save_image(&found.id.0).await?;
     let out = peer.out.clone();
     let _ = out.send(begun()).await;
-    let pass = async {
-        while let Some(frame) = body.frame().await {
-            match frame {
-                Ok(frame) => {
-                    let data = frame.into_data().unwrap_or_default();
-                    if !send(&out, Kind::Data, data).await {
-                        return None;
-                    }
-                }
-                Err(error) => {
-                    let why = Refusal::new(Why::Engine, format!("the engine broke off: {error}"));
-                    return Some(Ended::Failed(why));
-                }
-            }
-        }
-        Some(Ended::Done)
-    };
-    let ended = tokio::select! {
-        ended = pass => ended,
-        () = peer.gone() => None,
-    };
+    let ended = pass_on(body, peer).await;
     if let Some(ended) = ended {
         let _ = out.send(Frame::json(Kind::End, &ended)).await;
     }
