@@ -177,3 +177,11 @@ fn no_link_and_no_directory_of_somebody_else_is_used() {
     }
     assert!(!host.dir.path().join("0").exists());
 }
+
+#[test]
+fn only_a_file_system_in_memory_counts_as_one() {
+    assert!(in_memory(Path::new("/dev/shm")));
+    for other in ["/proc", "/sys", "/nonexistent"] {
+        assert!(!in_memory(Path::new(other)), "{other}");
+    }
+}
