@@ -271,7 +271,7 @@ fn a_bad_change_under_load_stops_at_the_first_slot_and_a_good_one_goes_through()
     }
     let manifest = |image: &str, command: &str, path: &str| {
         format!(
-            "apiVersion: reeve/v1\nkind: Service\nmetadata: {{name: web}}\nspec:\n  replicas: 3\n  update: {{progressDeadline: 8s}}\n  container:\n    image: {image}\n    pullPolicy: IfNotPresent\n    command: {command}\n    ports: [{{containerPort: 80, hostPort: 8080}}]\n    stopGracePeriod: 1s\n    healthCheck: {{http: {{port: 80, path: {path}}}, interval: 500ms}}\n"
+            "apiVersion: reeve/v1\nkind: Service\nmetadata: {{name: web}}\nspec:\n  replicas: 3\n  update: {{progressDeadline: 30s}}\n  container:\n    image: {image}\n    pullPolicy: IfNotPresent\n    command: {command}\n    ports: [{{containerPort: 80, hostPort: 8080}}]\n    stopGracePeriod: 1s\n    healthCheck: {{http: {{port: 80, path: {path}}}, interval: 500ms}}\n"
         )
     };
     let good = "[httpd, -f, -p, '80', -h, /www]";

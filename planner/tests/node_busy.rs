@@ -1,4 +1,5 @@
-//! What a pass says of an instance while a step on it is under way.
+//! What a pass says of an instance, in situations that histories at random meet too seldom: while a step on it is under way,
+//! and while it ends again and again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,7 +8,9 @@ use planner::node::*;
 use schemas::keys::ResourceKey;
 use schemas::kinds::Kind;
 use schemas::names::Slot;
-use schemas::records::{Assigned, AssignedState, Assignment, ClusterId, Digest, Order, Phase, SchemaVersion, Uid};
+use schemas::records::{
+    Assigned, AssignedState, Assignment, ClusterId, Digest, FailingReason, Order, Phase, SchemaVersion, Uid,
+};
 
 fn cluster() -> ClusterId {
     ClusterId::from_random([7; 16])
@@ -104,15 +107,9 @@ fn what_is_to_go_is_told_of_while_its_create_may_be_under_way() {
     assert!(told.report.instances.is_empty() && told.steps.is_empty(), "{told:?}");
 }
 
-#[test]
-fn a_container_that_is_being_stopped_does_not_become_ready_by_a_new_check() {
-    let mut input = node();
-    let unhealthy = Probe::Unhealthy {
-        message: "404".to_owned(),
-    };
-
-    // Created and started; then its check fails, and it is stopped to be started again.
-    let create = pass(&mut input, &unhealthy).steps.remove(0);
+/// Creates its container and starts it.
+fn started(input: &mut NodeInput, probe: &Probe) -> Observed {
+    let create = pass(input, probe).steps.remove(0);
     let Op::Create { name, labels, .. } = &create.op else {
         panic!("{create:?}")
     };
@@ -133,7 +130,60 @@ fn a_container_that_is_being_stopped_does_not_become_ready_by_a_new_check() {
     };
     settle(&create.instance, entry, &create.op, &created, input.now_ms);
     settle(&create.instance, entry, &create.op, &OpOutcome::Done, input.now_ms);
+    container
+}
+
+/// The reason and the message of why it fails, when its deadline has passed and it ended so often before.
+fn fails_after(ends: u32) -> (FailingReason, String) {
+    let unknown = Probe::default();
+    let mut input = node();
+    let mut container = started(&mut input, &unknown);
+    for _ in 0..ends {
+        container.state = ContainerState::Running;
+        input.observed = Ok(vec![container.clone()]);
+        let told = pass(&mut input, &unknown).report;
+        assert!(told.instances[0].failing.is_none(), "{told:?}");
+        container.state = ContainerState::Exited { code: Some(3) };
+        input.observed = Ok(vec![container.clone()]);
+        let mut steps = pass(&mut input, &unknown).steps;
+        while steps.is_empty() {
+            steps = pass(&mut input, &unknown).steps;
+        }
+        let entry = input.ledger.entries.get_mut(&steps[0].instance).expect("an entry");
+        settle(&steps[0].instance, entry, &steps[0].op, &OpOutcome::Done, input.now_ms);
+    }
+    container.state = ContainerState::Running;
     input.observed = Ok(vec![container]);
+    input.now_ms += 3_600_000;
+    let told = pass(&mut input, &unknown).report.instances.remove(0);
+    let failing = told.failing.expect("its deadline has passed");
+    (failing.reason, failing.message)
+}
+
+#[test]
+fn what_is_not_ready_in_time_says_so_and_what_ended_again_and_again_says_that() {
+    for ends in [0, 1] {
+        let (reason, message) = fails_after(ends);
+        assert_eq!(reason, FailingReason::ProgressDeadlineExceeded, "{message}");
+        assert_eq!(message, "it was not ready within 5m; it is tried on");
+    }
+    let (reason, message) = fails_after(2);
+    assert_eq!(reason, FailingReason::CrashLoop, "{message}");
+    assert_eq!(
+        message,
+        "it ended with code 3, 2 times in a row, and was not ready within 5m: see its last lines"
+    );
+}
+
+#[test]
+fn a_container_that_is_being_stopped_does_not_become_ready_by_a_new_check() {
+    let mut input = node();
+    let unhealthy = Probe::Unhealthy {
+        message: "404".to_owned(),
+    };
+
+    // Its check fails, and it is stopped to be started again.
+    input.observed = Ok(vec![started(&mut input, &unhealthy)]);
     let _ = pass(&mut input, &unhealthy);
     let stop = pass(&mut input, &unhealthy).steps.remove(0);
     assert!(matches!(stop.op, Op::Stop { .. }), "{stop:?}");

@@ -1117,9 +1117,10 @@ impl<'a, 'o> Walk<'a, 'o> {
             return (Phase::Stopped, None);
         }
         if self.entry.row > CRASH_LOOP && !self.entry.restarting {
-            let ended = code.map_or_else(|| "it ended".to_owned(), |code| format!("it ended with code {code}"));
-            let message = format!("{ended}, {} times in a row: see its last lines", self.entry.row);
-            self.fail(FailingReason::CrashLoop, &message);
+            self.fail(
+                FailingReason::CrashLoop,
+                &format!("{}: see its last lines", self.ended_in_a_row()),
+            );
         }
         self.try_for_in_force();
         self.deadline(spec);
@@ -1180,11 +1181,25 @@ impl<'a, 'o> Walk<'a, 'o> {
         };
         let allowed = spec.update.progress_deadline();
         if !self.waits(since + allowed.millis) && self.entry.failing.is_none() {
-            self.fail(
-                FailingReason::ProgressDeadlineExceeded,
-                &format!("it was not ready within {allowed}; it is tried on"),
-            );
+            // One end may have been chance; more than one is why it is not ready.
+            if self.entry.row > 1 {
+                let ended = self.ended_in_a_row();
+                let message = format!("{ended}, and was not ready within {allowed}: see its last lines");
+                self.fail(FailingReason::CrashLoop, &message);
+            } else {
+                let message = format!("it was not ready within {allowed}; it is tried on");
+                self.fail(FailingReason::ProgressDeadlineExceeded, &message);
+            }
         }
+    }
+
+    fn ended_in_a_row(&self) -> String {
+        let code = self.entry.exit_code.map(|code| format!(" with code {code}"));
+        format!(
+            "it ended{}, {} times in a row",
+            code.unwrap_or_default(),
+            self.entry.row
+        )
     }
 
     fn fail(&mut self, reason: FailingReason, message: &str) {
