@@ -270,8 +270,10 @@ fn a_bad_change_under_load_stops_at_the_first_slot_and_a_good_one_goes_through()
         host.docker(&["tag", "reeve/hello:1", "reeve/hello:2"]);
     }
     let manifest = |image: &str, command: &str, path: &str| {
+        // Enough for a container to end again and again, and no longer for one that stays up and is not ready.
+        let deadline = if command.contains("false") { "30s" } else { "8s" };
         format!(
-            "apiVersion: reeve/v1\nkind: Service\nmetadata: {{name: web}}\nspec:\n  replicas: 3\n  update: {{progressDeadline: 30s}}\n  container:\n    image: {image}\n    pullPolicy: IfNotPresent\n    command: {command}\n    ports: [{{containerPort: 80, hostPort: 8080}}]\n    stopGracePeriod: 1s\n    healthCheck: {{http: {{port: 80, path: {path}}}, interval: 500ms}}\n"
+            "apiVersion: reeve/v1\nkind: Service\nmetadata: {{name: web}}\nspec:\n  replicas: 3\n  update: {{progressDeadline: {deadline}}}\n  container:\n    image: {image}\n    pullPolicy: IfNotPresent\n    command: {command}\n    ports: [{{containerPort: 80, hostPort: 8080}}]\n    stopGracePeriod: 1s\n    healthCheck: {{http: {{port: 80, path: {path}}}, interval: 500ms}}\n"
         )
     };
     let good = "[httpd, -f, -p, '80', -h, /www]";
