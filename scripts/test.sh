@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The tests on real parts: e2e, one lab of hosts at a time.
+# The tests on real parts: e2e, each with hosts of its own. Three at a time, of which two mostly wait (.config/nextest.toml).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if cargo nextest --version >/dev/null 2>&1; then
-  cargo nextest run --locked -p e2e
+  cargo nextest run --locked --test-threads 3 -p e2e
 else
   cargo test --locked -p e2e -- --test-threads 1
 fi
