@@ -230,7 +230,7 @@ async fn shut_out(common: &Common, connection: &Connection, args: &NodeRmArgs) -
             number = revoked.map_err(failed)?;
         }
     }
-    let left = revoker.until_cut(number, CUT).await.map_err(failed)?;
+    let left = revoker.until_cut(number, CUT, None).await.map_err(failed)?;
     open_tokens(common, connection, &args.nodes).await;
     if left.is_empty() {
         return Ok(Shut::Everywhere);

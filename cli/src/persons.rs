@@ -191,7 +191,7 @@ async fn rm(common: &Common, args: &PersonRmArgs) -> Verdict {
         number = revoked.map_err(cannot)?;
         withdraw_tokens(&connection, &dir, name).await;
     }
-    let left = revoker.until_cut(number, CUT).await.map_err(cannot)?;
+    let left = revoker.until_cut(number, CUT, None).await.map_err(cannot)?;
     if !left.is_empty() {
         let left: Vec<String> = left.iter().map(ToString::to_string).collect();
         return Err(Failure::new(

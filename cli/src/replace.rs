@@ -1,15 +1,20 @@
 //! `reeve node replace`: a host that is gone for good leaves its name, its labels and roles and what is assigned to it to another.
-//! The old one is shut out, and a token of that name alone is printed, with which the new one joins.
+//! The old one is shut out, and a token of that name alone is printed, with which the new one joins; where it was a seed, a token of
+//! the seed, with which the new one takes its place among the store's members.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 
-use membership::keep::Keep;
+use membership::keep::{Context, Keep};
+use membership::members;
 use membership::revoke::Revoker;
+use membership::seat;
 use membership::seed::{KNOWN, Known};
 use membership::seeds::Host;
 use membership::tokens::{self, Wanted};
+use runtime::TlsFiles;
 use schemas::names::NodeName;
 use schemas::records::{CordonMode, NodeFacts, Verdict as NodeVerdict};
 use serde_json::json;
@@ -49,12 +54,18 @@ pub async fn replace(common: &Common, args: &ReplaceArgs) -> Verdict {
         )
         .help("run it on a seed, as root; on a store of your own, start an agent on the new host with --node and that name"));
     };
-    let (connection, _, view) = known(common, std::slice::from_ref(node)).await?;
+    let reached = known(common, std::slice::from_ref(node)).await;
+    let (connection, _, view) = match reached {
+        Ok(reached) => reached,
+        Err(failure) => return Err(without_quorum(&dir, failure).await),
+    };
     let facts = view.facts.get(node).and_then(|facts| facts.as_ref().ok());
-    fits(node, args, &view, facts, &seed)?;
+    let seat = facts.and_then(|facts| seat_of(facts, &seed));
+    fits(node, args, &view, &seed, seat).await?;
     if !args.yes {
         let question = format!(
-            "Shut the host of node/{node} out, and give its name to another, with {}?",
+            "Shut the host of node/{node} out, and give its name{} to another, with {}?",
+            seat.map_or("", |_| " and its seat among the seeds"),
             output::count(on(&view, node), "instance")
         );
         if !output::can_ask() {
@@ -80,15 +91,20 @@ pub async fn replace(common: &Common, args: &ReplaceArgs) -> Verdict {
         .revoke(&connection.store, &connection.root, &subject, why)
         .await
         .map_err(|error| cannot(&error))?;
-    let wanted = Wanted {
-        admits: Admits::Node,
-        names: BTreeSet::from([name]),
-        uses: 1,
-        seconds: args.ttl.as_secs(),
+    let seconds = args.ttl.as_secs();
+    let wanted = match seat {
+        Some(host) => Wanted::seat(&dir, host, seconds).map_err(|error| of_tokens(&error))?,
+        None => Wanted {
+            admits: Admits::Node,
+            names: BTreeSet::from([name]),
+            uses: 1,
+            seconds,
+        },
     };
     let made = tokens::create(&dir, &connection.store, &connection.root, wanted).await;
     let (token, record) = made.map_err(|error| of_tokens(&error))?;
-    let left = revoker.until_cut(revoked, CUT).await.map_err(|error| cannot(&error))?;
+    let left = revoker.until_cut(revoked, CUT, seat).await;
+    let left = left.map_err(|error| cannot(&error))?;
     for host in &left {
         complain(&format!(
             "the seed {host} has not said that it cut the old host's connections; it does when it is back\n"
@@ -99,7 +115,7 @@ pub async fn replace(common: &Common, args: &ReplaceArgs) -> Verdict {
     match common.output {
         Format::Json | Format::Yaml => {
             let value = json!({
-                "node": node, "token": text.as_str(), "id": record.id, "expires": record.expires.to_string(), "install": install,
+                "node": node, "seed": seat, "token": text.as_str(), "id": record.id, "expires": record.expires.to_string(), "install": install,
             });
             print(&match common.output {
                 Format::Yaml => output::yaml(&value),
@@ -107,17 +123,64 @@ pub async fn replace(common: &Common, args: &ReplaceArgs) -> Verdict {
             });
         }
         Format::Table | Format::Wide | Format::Name => {
-            complain(&format!(
-                "node/{node} is shut out; its name, and what is assigned to it, wait for another host.\n\
-                 There, with this token in the file `token` (until {}):\n  {install}\n\
-                 What still runs on the old host is for you to stop there, with\n\
-                 `reeve uninstall --force`. Data in volumes is not brought along.\n",
-                record.expires
-            ));
+            complain(&told(node, seat, &record.expires.to_string(), &install));
             print(&format!("{}\n", text.as_str()));
         }
     }
     Ok(Exit::Done)
+}
+
+/// What there is to do now, for people.
+fn told(node: &NodeName, seat: Option<&Host>, expires: &str, install: &str) -> String {
+    let old = "What still runs on the old host is for you to stop there, with\n`reeve uninstall --force`. Data in volumes is not brought along.\n";
+    match seat {
+        None => format!(
+            "node/{node} is shut out; its name, and what is assigned to it, wait for another host.\n\
+             There, with this token in the file `token` (until {expires}):\n  {install}\n{old}"
+        ),
+        Some(host) => format!(
+            "node/{node} is shut out; its name, what is assigned to it, and the seat of the seed\n{host} wait for another host. \
+             A seat goes by its address: that host must have\n{host}. There, with this token in the file `token` (until {expires}):\n  \
+             {install}\n\
+             Who has this token in that time can be the cluster: keep it as a password.\n\
+             The old disk holds the authority's key: unless it is destroyed, run\n`reeve admin rotate-authority` when the new host is there.\n{old}"
+        ),
+    }
+}
+
+/// A store that cannot be reached from a seed: which of its members are away, and what that means.
+async fn without_quorum(dir: &Path, failure: Failure) -> Failure {
+    let Some(context) = Context::in_dir(dir) else {
+        return failure;
+    };
+    let tls = TlsFiles {
+        ca: context.ca,
+        identity: Some((context.cert, context.key)),
+    };
+    let Ok(seen) = members::look(&context.endpoints, Some(&tls)).await else {
+        return failure;
+    };
+    let silent: Vec<String> = { seen.iter() }
+        .filter(|one| !one.health.as_ref().is_ok_and(|health| health.leader != 0))
+        .map(|one| one.url.clone())
+        .collect();
+    if silent.len() * 2 < seen.len() {
+        return failure;
+    }
+    let failure = Failure::new(
+        Exit::Unreachable,
+        format!(
+            "the store has no majority, so that nobody can be replaced: {} of {} are away",
+            silent.len(),
+            output::count(seen.len(), "member")
+        ),
+    )
+    .help(
+        "bring back as many of their hosts as make a majority, with their disks; what runs goes on meanwhile. When they are gone for \
+         good: stop `reeve server` on the seed that is left, run its etcd once with --force-new-cluster, start it again, and let the \
+         others come with `reeve token create --seed`",
+    );
+    silent.into_iter().fold(failure, Failure::detail)
 }
 
 fn on(view: &View, node: &NodeName) -> usize {
@@ -129,12 +192,12 @@ fn on(view: &View, node: &NodeName) -> usize {
 }
 
 /// Whether the node may be replaced now.
-fn fits(
+async fn fits(
     node: &NodeName,
     args: &ReplaceArgs,
     view: &View,
-    facts: Option<&NodeFacts>,
     seed: &Known,
+    seat: Option<&Host>,
 ) -> Result<(), Failure> {
     if view.cordon(node) == Some(CordonMode::Retire) {
         return Err(Failure::new(
@@ -145,14 +208,24 @@ fn fits(
             "a host joins under its name with `reeve token create --node {node}`, then `reeve uncordon {node}`"
         )));
     }
-    if let Some(host) = facts.and_then(|facts| seat(facts, seed)) {
-        return Err(Failure::new(
-            Exit::Failed,
-            format!("the host of node/{node} is the seed {host}, and a seed's place goes by its address"),
-        )
-        .help(format!(
-            "give the new host the address {host} and start `reeve server` there with the install token: it takes the seed's\nplace. Then, for its containers: `reeve node rm {node} --now`, `reeve token create --node {node}`, `reeve uncordon {node}`"
-        )));
+    if let Some(host) = seat {
+        if *host == seed.host {
+            return Err(Failure::new(
+                Exit::Failed,
+                format!("the host of node/{node} is this very seed, {host}"),
+            )
+            .help("run it on another seed, when this one is gone for good"));
+        }
+        if seat::answers(host).await {
+            return Err(Failure::new(
+                Exit::Conflict,
+                format!("node/{node} is on the seed {host}, and that answers: its seat is taken"),
+            )
+            .help(
+                "stop the old host first; when it is in wrong hands, cut it off from the network, and afterwards replace the \
+                 authority with `reeve admin rotate-authority`",
+            ));
+        }
     }
     let lives = view.sessions.contains_key(node) || view.verdict(node) == NodeVerdict::Ready;
     if lives && !args.although_it_answers {
@@ -168,7 +241,7 @@ fn fits(
 }
 
 /// Which seed the node's host is, by its addresses.
-fn seat<'a>(facts: &NodeFacts, seed: &'a Known) -> Option<&'a Host> {
+fn seat_of<'a>(facts: &NodeFacts, seed: &'a Known) -> Option<&'a Host> {
     let mut seeds = seed.seeds.iter();
     let here = |address: IpAddr| facts.addresses.host.contains(&address);
     seeds.find(|host| host.address().is_some_and(here))

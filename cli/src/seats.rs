@@ -109,6 +109,12 @@ fn tell(progress: &Progress) {
                 missing(hosts)
             ));
         }
+        Progress::Seat(hosts) => {
+            complain(&format!(
+                "waiting for another seed to give this one its seat\n{}",
+                missing(hosts)
+            ));
+        }
         Progress::Beginning => complain("all seeds are there: the store begins\n"),
         Progress::TakingPlace(host) => {
             complain(&format!(
@@ -120,20 +126,36 @@ fn tell(progress: &Progress) {
     }
 }
 
-fn of_seed(error: &SeedError) -> Failure {
+fn of_seed(error: &SeedError, me: &Host) -> Failure {
     let failure = failed(error);
+    let seat = || {
+        format!(
+            "on another seed, `reeve token create --seed {me}` prints a token for this host: move its data directory away and \
+             start again with that"
+        )
+    };
     match error {
-        SeedError::NoToken => failure.help("name the file of the token with --token-file; `reeve token install` prints one"),
+        SeedError::NoToken => failure.help(format!(
+            "name the file of the token with --token-file; `reeve token install` prints one for a new cluster, `reeve token \
+             create --seed {me}` on another seed one for this"
+        )),
         SeedError::OtherCluster { .. } => failure.help(
             "use the token that this host was installed with; or remove its data directory, when that cluster is gone for good",
         ),
         SeedError::OtherSeeds { .. } => failure.help("give --seeds as when it was installed"),
-        SeedError::Strangers(hosts) if hosts.values().any(|why| why == seed::LEFT) => failure.help(
-            "copy authority*, authorities.json and revoked.json (if it is there) from another seed's data directory into this one's, as root, and start it again",
+        SeedError::Strangers(hosts) if hosts.values().any(|why| why == seed::LEFT) => failure.help(seat()),
+        SeedError::NoKey(_) => failure.help(seat()),
+        SeedError::Seat(JoinError::Refused { reason, .. }) if reason.contains(" answers: ") => {
+            failure.help("stop the old host for good, or give it another address; then start this one again")
+        }
+        SeedError::Seat(JoinError::Refused { .. }) => {
+            failure.help(format!("on another seed, `reeve token create --seed {me}` prints a new token"))
+        }
+        SeedError::Seat(JoinError::OtherSeeds { .. }) => failure.help("give --seeds as on the other seeds"),
+        SeedError::Seat(JoinError::Alone) => failure.help(
+            "start it with the token that it was installed with: with its disk the cluster is gone, and a new one begins",
         ),
-        SeedError::NoKey(_) => failure.help(
-            "copy authority* and authorities.json from another seed's data directory into it, as root, and start it again",
-        ),
+        SeedError::Seat(error) => of_join(error),
         SeedError::Strangers(_) => {
             failure.help("see that all seeds have the same token and the same --seeds, and that the addresses are theirs")
         }
@@ -164,20 +186,10 @@ pub async fn server(common: &Common, args: &ServerArgs) -> Verdict {
     }
     let shutdown = signals()?;
     let dir = own_dir(common);
-    let told = match &args.token.token_file {
+    let token = match &args.token.token_file {
         // Once this host is a seed, its token may be gone.
         Some(file) if dir.join(seed::KNOWN).exists() && !file.exists() && file.as_os_str() != "-" => None,
         Some(_) | None => token(&args.token)?,
-    };
-    let token = match told {
-        None => None,
-        Some(Token::Install(token)) => Some(token),
-        Some(Token::Join(_)) => {
-            return Err(
-                Failure::usage("a seed begins with an install token, and this is a join token")
-                    .help("`reeve token install` prints one for a new cluster"),
-            );
-        }
     };
     if args.certificate_life < LEAST_LIFE || args.certificate_life > MOST_LIFE {
         return Err(Failure::usage("--certificate-life is from 1m to 400d"));
@@ -206,7 +218,7 @@ pub async fn server(common: &Common, args: &ServerArgs) -> Verdict {
             print("reeve server has ended before the cluster was there\n");
             return Ok(Exit::Done);
         }
-        Err(error) => return Err(of_seed(&error)),
+        Err(error) => return Err(of_seed(&error, &me)),
     };
     print(&greeting(&formed, &me, &dir, args));
     let ended = run_controller(common, args, &formed, &me, &shutdown).await;
@@ -279,6 +291,8 @@ pub fn of_join(error: &JoinError) -> Failure {
         JoinError::Strangers(_) => failure.help("see that token and --seeds are of one cluster"),
         JoinError::Keep(KeepError::InUse { .. }) => failure.help("an agent runs here already"),
         JoinError::Keep(_)
+        | JoinError::OtherSeeds { .. }
+        | JoinError::Alone
         | JoinError::NotJoined
         | JoinError::Show(_)
         | JoinError::Token(_)
@@ -418,6 +432,8 @@ pub fn of_tokens(error: &TokensError) -> Failure {
         )
         .detail(error.to_string())
         .help("run it on a seed, as root; its --data-dir is the one of `reeve server`"),
+        TokensError::OtherSeed { .. } => failed(error).help("write it as it is written in --seeds"),
+        TokensError::OwnSeat(_) => failed(error).help("run it on another seed"),
         TokensError::Keep(_) | TokensError::Key(_) | TokensError::Record(_) | TokensError::Conflict => failed(error),
     }
 }
@@ -448,18 +464,26 @@ async fn create(common: &Common, args: &TokenCreateArgs) -> Verdict {
     let names = names
         .collect::<Result<std::collections::BTreeSet<Name>, _>>()
         .map_err(|error| Failure::usage("--node").because(&error))?;
-    let (admits, names) = match args.person.clone().zip(args.rights.clone()) {
-        None => (Admits::Node, names),
-        Some((name, rights)) => {
-            persons::one_set_of_rights(&connection, &server_dir(common), &name, &rights).await?;
-            (Admits::Person(rights), [name].into())
+    let seconds = args.ttl.as_secs();
+    let wanted = match (&args.seed, args.person.clone().zip(args.rights.clone())) {
+        (Some(host), _) => {
+            tokens::Wanted::seat(&server_dir(common), host, seconds).map_err(|error| of_tokens(&error))?
         }
-    };
-    let wanted = tokens::Wanted {
-        admits,
-        names,
-        uses: args.uses,
-        seconds: args.ttl.as_secs(),
+        (None, Some((name, rights))) => {
+            persons::one_set_of_rights(&connection, &server_dir(common), &name, &rights).await?;
+            tokens::Wanted {
+                admits: Admits::Person(rights),
+                names: [name].into(),
+                uses: 1,
+                seconds,
+            }
+        }
+        (None, None) => tokens::Wanted {
+            admits: Admits::Node,
+            names,
+            uses: args.uses,
+            seconds,
+        },
     };
     let made = tokens::create(&server_dir(common), &connection.store, &connection.root, wanted).await;
     let (token, record) = made.map_err(|error| of_tokens(&error))?;
@@ -468,6 +492,9 @@ async fn create(common: &Common, args: &TokenCreateArgs) -> Verdict {
     if let Admits::Person(rights) = &record.admits {
         value["person"] = json!(args.person);
         value["rights"] = json!(rights);
+    }
+    if let Some(host) = &args.seed {
+        value["seed"] = json!(host);
     }
     show(common, &text, &value);
     Ok(Exit::Done)
@@ -482,7 +509,7 @@ fn whom(admits: &Admits, names: &Names) -> String {
     match (admits, names) {
         (Admits::Node, None) => "nodes".to_owned(),
         (Admits::Node, Some(names)) => format!("node {names}"),
-        (Admits::Server, _) => "servers".to_owned(),
+        (Admits::Server, names) => format!("seed {}", names.unwrap_or_else(|| "any".to_owned())),
         (Admits::Controller, _) => "controllers".to_owned(),
         (Admits::Person(rights), names) => format!("{} ({rights})", names.unwrap_or_else(|| "people".to_owned())),
     }

@@ -35,10 +35,10 @@ fn another_host_takes_the_name_of_one_that_is_gone_and_what_it_ran() {
     assert_eq!(before.len(), 1);
     let others = n1.lives();
 
-    // One that answers is not replaced by mistake, nor a seed, whose place goes by its address; nor one that nobody knows.
+    // One that answers is not replaced by mistake, nor the seed that is asked; nor one that nobody knows.
     for (node, why) in [
         ("n2", "would run twice"),
-        ("n1", "a seed's place goes by its address"),
+        ("n1", "this very seed"),
         ("n7", "there is no node"),
     ] {
         let (code, text) = on(n1, &["node", "replace", node, "--yes"]);

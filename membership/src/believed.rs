@@ -177,6 +177,12 @@ impl Believed {
         &self.signed
     }
 
+    /// The list of the revoked as it was signed; None while nobody is on it.
+    #[must_use]
+    pub fn signed_revoked(&self) -> Option<&[u8]> {
+        self.signed_revoked.as_deref()
+    }
+
     #[must_use]
     pub const fn revoked(&self) -> &Revoked {
         &self.revoked

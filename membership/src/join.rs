@@ -59,6 +59,10 @@ pub enum JoinError {
         #[source]
         source: BundleError,
     },
+    #[error("{at} is of a cluster with the seeds {found}, and not {asked}")]
+    OtherSeeds { at: String, found: Seeds, asked: Seeds },
+    #[error("this is the only seed: there is no other that could give it its seat")]
+    Alone,
     #[error("TLS cannot be prepared")]
     Tls(#[source] rustls::Error),
     #[error("this host has not joined yet")]

@@ -27,6 +27,7 @@ pub mod rights;
 pub mod rotate;
 pub mod rotation;
 pub mod rotator;
+pub mod seat;
 pub mod seed;
 pub mod seeds;
 pub mod signing;

@@ -33,7 +33,7 @@ use trust::authority::{Authority, Grant, asked};
 use trust::bundle::{Bundle, Unproven};
 use trust::certificate::Certificate;
 use trust::identity::{ClusterId, Identity, Role, Who};
-use trust::key::Fingerprint;
+use trust::key::{Fingerprint, PublicKey};
 use trust::token::{JoinToken, Record, RecordError, unrecorded};
 
 use crate::believed::Believed;
@@ -196,7 +196,7 @@ impl Seat {
     }
 
     /// The authority that issued what is shown here: what this seed says to newcomers, it says in its name.
-    fn shown(&self, bundle: &Bundle) -> Option<Arc<Authority>> {
+    pub(crate) fn shown(&self, bundle: &Bundle) -> Option<Arc<Authority>> {
         let shows = *self.shows.lock().unwrap_or_else(PoisonError::into_inner);
         shows
             .and_then(|pin| self.keys.get(&pin))
@@ -255,7 +255,7 @@ pub(crate) fn formed(seat: &Seat) -> Result<(EtcdStore, Client), Failure> {
 }
 
 /// This seed was away while the authority was replaced, and still asks for the new one's key.
-fn keyless() -> Failure {
+pub(crate) fn keyless() -> Failure {
     later("this seed has not got the key of the cluster's authority yet")
 }
 
@@ -286,20 +286,39 @@ async fn join(
     let who = wanted.identity.who.clone();
     match &who {
         Who::Node(_) | Who::Person(..) => {}
+        // A seed that was lost asks for its seat.
         Who::Server(_) | Who::Controller(_) => return Err(refuse("only nodes and people join with a token")),
     }
     persons::fits(&seat, &store, &who).await?;
+    admitted(&seat, &store, &token, (&wanted.identity, &key), &caller).await?;
+    rights::admit(&client, &seat.root, &wanted.identity)
+        .await
+        .map_err(|error| later(chain(&error)))?;
+    let answer = issue(&seat, &store, &request, wanted.identity.clone()).await?;
+    tracing::info!(who = %wanted.identity, token = %token.id(), from = %caller.address, "joined");
+    Ok(Json(answer))
+}
+
+/// Has a token let somebody with this key in, and writes that down before anything is issued.
+pub(crate) async fn admitted(
+    seat: &Seat,
+    store: &EtcdStore,
+    token: &JoinToken,
+    (asked, key): (&Identity, &PublicKey),
+    caller: &Caller,
+) -> Result<(), Failure> {
+    let who = &asked.who;
     let place = seat.root.key(&StoreKey::Join(token.id().to_string())).into_bytes();
     let bundle = seat.believed().bundle().clone();
     let mut tries = 0;
     loop {
         let found = store.get(&place).await.map_err(|error| later(chain(&error)))?;
         let Some(found) = found.value else {
-            return Err(refuse(unrecorded(&token, &bundle)));
+            return Err(refuse(unrecorded(token, &bundle)));
         };
         let record = record(&found.value, &bundle)?;
-        let admitted = record.admit(&token, &who, &key, now()).map_err(|refusal| {
-            tracing::warn!(asked = %wanted.identity, token = %token.id(), from = %caller.address, why = %refusal, "refused to join");
+        let admitted = record.admit(token, who, key, now()).map_err(|refusal| {
+            tracing::warn!(%asked, token = %token.id(), from = %caller.address, why = %refusal, "refused to join");
             refuse(refusal)
         })?;
         if admitted == record {
@@ -310,24 +329,18 @@ async fn join(
                     who.subject()
                 )));
             }
-            break;
+            return Ok(());
         }
         let signed = admitted.signed_by(&*seat.keys.stating(&bundle).ok_or_else(keyless)?);
         let txn = person::txn().put(place.clone(), signed, Guard::Unchanged(found.mod_revision));
         match store.commit(txn).await.map_err(|error| later(chain(&error)))? {
-            Outcome::Committed { revision: _ } => break,
+            Outcome::Committed { revision: _ } => return Ok(()),
             Outcome::FenceLost | Outcome::Conflict { keys: _ } if tries < TRIES => tries += 1,
             Outcome::FenceLost | Outcome::Conflict { keys: _ } => {
                 return Err(later("many join at this moment: ask again"));
             }
         }
     }
-    rights::admit(&client, &seat.root, &wanted.identity)
-        .await
-        .map_err(|error| later(chain(&error)))?;
-    let answer = issue(&seat, &store, &request, wanted.identity.clone()).await?;
-    tracing::info!(who = %wanted.identity, token = %token.id(), from = %caller.address, "joined");
-    Ok(Json(answer))
 }
 
 /// Issues a certificate, of which note is kept before anybody has it: what is not in the store could not be revoked.
@@ -474,6 +487,7 @@ pub async fn serve(
         .route("/v1/renewed", post(rotate::renewed))
         .route("/v1/authority", post(rotate::authority))
         .route("/v1/place", post(place))
+        .route("/v1/seat", post(crate::seat::answer))
         .route("/v1/leave", post(crate::leave::answer))
         .layer(DefaultBodyLimit::max(MAX_QUESTION_BYTES))
         .with_state(seat);
@@ -489,7 +503,7 @@ pub async fn serve(
 /// Who asks.
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     /// Proven by the handshake; a newcomer has none.
     pub(crate) certificate: Option<Certificate>,
 }

@@ -110,19 +110,31 @@ impl Revoker {
         Err(RevokeError::Conflict)
     }
 
-    /// Waits until every seed has cut what the revoked had open; those that have not when the time is over.
+    /// Waits until every seed, but one that is gone for good, has cut what the revoked had open; those that have not when the
+    /// time is over.
     ///
     /// # Errors
     /// When this seed cannot ask.
-    pub async fn until_cut(&self, number: u64, patience: Duration) -> Result<Vec<Host>, RevokeError> {
+    pub async fn until_cut(
+        &self,
+        number: u64,
+        patience: Duration,
+        gone: Option<&Host>,
+    ) -> Result<Vec<Host>, RevokeError> {
+        let mut left: Vec<Host> = self
+            .known
+            .seeds
+            .iter()
+            .filter(|host| Some(*host) != gone)
+            .cloned()
+            .collect();
         let believed = Believed::on_disk(&self.keep)?;
         let (Some(believed), Some(held)) = (believed, self.keep.held("person")?) else {
-            return Ok(self.known.seeds.iter().cloned().collect());
+            return Ok(left);
         };
         let door = believed.door(&held).map_err(RevokeError::Show)?;
         let tls = to_seeds(&door).map_err(RevokeError::Tls)?;
         let end = Instant::now() + patience;
-        let mut left: Vec<Host> = self.known.seeds.iter().cloned().collect();
         loop {
             let mut waiting = Vec::new();
             for host in left {

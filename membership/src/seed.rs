@@ -24,18 +24,19 @@ use trust::certificate::{AuthorityCertificate, Certificate};
 use trust::identity::{Identity, Name, Rights, Role, Who};
 use trust::key::Key;
 use trust::tls::{Door, ShowError};
-use trust::token::{Admits, InstallToken, Names, Record};
+use trust::token::{Admits, InstallToken, JoinToken, Names, Record, Token};
 
 use crate::believed::Believed;
 use crate::bootstrap::{Answer, Next, Own, Stage, next, on_disk};
 use crate::call::{CallError, call, to_seeds};
 use crate::etcd::{Initial, Member, client_url, has_begun};
-use crate::join::lines;
+use crate::join::{JoinError, lines};
 use crate::keep::{Context, Held, Keep, KeepError};
 use crate::members::{self, MembersError};
 use crate::port::{self, PlaceAnswer, PlaceQuestion, Seat, SeedState};
 use crate::rights;
 use crate::rotate::{self, Keys};
+use crate::seat;
 use crate::seeds::{Host, Seeds};
 use crate::upkeep::{self, Upkeep};
 use crate::{SEED_PORT, now};
@@ -53,8 +54,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 pub struct SeedOptions {
     pub dir: PathBuf,
     pub root: Root,
-    /// Needed for the first start; then the disk knows.
-    pub token: Option<InstallToken>,
+    /// Needed for the first start; then the disk knows. A join token is for a seed of a cluster that is, whose disk was lost.
+    pub token: Option<Token>,
     pub seeds: Seeds,
     /// Which of them this host is.
     pub me: Host,
@@ -90,7 +91,9 @@ pub const LEFT: &str = "the cluster's authority was replaced, and this host has 
 pub enum SeedError {
     #[error(transparent)]
     Keep(#[from] KeepError),
-    #[error("this host is no seed yet, and there is no install token")]
+    #[error(transparent)]
+    Seat(#[from] JoinError),
+    #[error("this host is no seed yet, and there is no token")]
     NoToken,
     #[error("this host is a seed of cluster {found}, but the token is of cluster {asked}")]
     OtherCluster {
@@ -138,6 +141,8 @@ pub enum SeedError {
 pub enum Progress {
     /// These are missed, each with the reason.
     Missing(BTreeMap<Host, String>),
+    /// None of the other seeds gives this one its seat yet, each with the reason.
+    Seat(BTreeMap<Host, String>),
     /// All are there: a new store begins.
     Beginning,
     /// The cluster is, and this seed takes its old place in it.
@@ -191,6 +196,14 @@ pub async fn start(
     mut progress: impl FnMut(&Progress),
 ) -> Result<Formed, SeedError> {
     let keep = Arc::new(Keep::open(&options.dir)?);
+    if let Some(Token::Join(token)) = &options.token
+        && vacant(&keep)?
+    {
+        tokio::select! {
+            taken = take_seat(&keep, token, &options, &mut progress) => taken?,
+            () = shutdown.draining() => return Err(SeedError::Ended),
+        }
+    }
     let (believed, keys, mut known) = identity(&keep, &options)?;
     let door = Door::new(believed.trust());
     let listening = door
@@ -309,9 +322,47 @@ pub async fn start(
     }
 }
 
+/// Whether this disk holds nothing that a seed could go on with: it was never one, or has not got as far as the cluster.
+fn vacant(keep: &Keep) -> Result<bool, KeepError> {
+    let known = keep.read_json::<Known>(KNOWN)?;
+    Ok(known.is_none_or(|known| !known.formed) && !has_begun(&keep.path("etcd")))
+}
+
+/// Becomes a seed of a cluster that is, with a token made for that. Its disk then says that the cluster has been seen: so
+/// whatever becomes of the others, this one never begins another.
+async fn take_seat(
+    keep: &Keep,
+    token: &JoinToken,
+    options: &SeedOptions,
+    progress: &mut impl FnMut(&Progress),
+) -> Result<(), SeedError> {
+    let waiting = |missed: &BTreeMap<Host, String>| progress(&Progress::Seat(missed.clone()));
+    let cluster = seat::take(keep, token, &options.seeds, &options.me, waiting).await?;
+    let known = Known {
+        cluster,
+        host: options.me.clone(),
+        seeds: options.seeds.clone(),
+        // Members that join a store which is are told its id by the others.
+        store_token: cluster.to_string(),
+        formed: true,
+        joining: Vec::new(),
+    };
+    keep.write_json(KNOWN, &known)?;
+    Ok(())
+}
+
+impl SeedOptions {
+    fn install_token(&self) -> Option<&InstallToken> {
+        match &self.token {
+            Some(Token::Install(token)) => Some(token),
+            Some(Token::Join(_)) | None => None,
+        }
+    }
+}
+
 /// Who this seed is: from its disk, and else from the token.
 fn identity(keep: &Keep, options: &SeedOptions) -> Result<(Believed, Keys, Known), SeedError> {
-    let asked = options.token.as_ref().map(InstallToken::cluster);
+    let asked = options.install_token().map(InstallToken::cluster);
     let known = keep.read_json::<Known>(KNOWN)?;
     let held = match Believed::on_disk(keep)? {
         Some(believed) => Some(believed),
@@ -345,7 +396,7 @@ fn identity(keep: &Keep, options: &SeedOptions) -> Result<(Believed, Keys, Known
         let keys = keys(keep, &believed)?;
         return Ok((believed, keys, known));
     }
-    let token = options.token.as_ref().ok_or(SeedError::NoToken)?;
+    let token = options.install_token().ok_or(SeedError::NoToken)?;
     let believed = match held {
         // Brought from another seed, for the cluster has left the token's authority.
         Some(believed) => believed,
@@ -399,6 +450,18 @@ fn keys(keep: &Keep, believed: &Believed) -> Result<Keys, SeedError> {
     Ok(keys)
 }
 
+/// What a seed serves at.
+pub(crate) fn served_at(mut grant: Grant, host: &Host) -> Grant {
+    grant.addresses = vec![Ipv4Addr::LOCALHOST.into()];
+    grant.dns_names = vec!["localhost".to_owned()];
+    match host.address() {
+        Some(address) if address != Ipv4Addr::LOCALHOST => grant.addresses.push(address),
+        Some(_) => {}
+        None => grant.dns_names.push(host.to_string()),
+    }
+    grant
+}
+
 /// The certificate `<role>.crt` on this disk; issued anew by this authority when there is none, when another's is there, or
 /// its time comes.
 fn certificate(
@@ -419,13 +482,7 @@ fn certificate(
     }
     let mut grant = Grant::new(Identity::new(seat.cluster, who), seat.life);
     if let Some(host) = host {
-        grant.addresses = vec![Ipv4Addr::LOCALHOST.into()];
-        grant.dns_names = vec!["localhost".to_owned()];
-        match host.address() {
-            Some(address) if address != Ipv4Addr::LOCALHOST => grant.addresses.push(address),
-            Some(_) => {}
-            None => grant.dns_names.push(host.to_string()),
-        }
+        grant = served_at(grant, host);
     }
     let key = keep.key(&name)?;
     let asked = request(&key, &grant.identity, &grant.addresses, &grant.dns_names)?;
@@ -460,7 +517,7 @@ fn showing(keep: &Keep, seat: &Seat) -> Result<Arc<Authority>, SeedError> {
 }
 
 /// A name in a certificate: a member's label always is one.
-fn name(label: &str) -> Name {
+pub(crate) fn name(label: &str) -> Name {
     label.parse().expect("a label is a DNS label")
 }
 
@@ -606,7 +663,7 @@ async fn found(
 async fn make(options: &SeedOptions, seat: &Seat, store: &EtcdStore, own: &ClusterId) -> Result<bool, StoreError> {
     let marker = ClusterMarker::first(own.clone());
     let mut txn = person::txn().put(options.root.key(&StoreKey::Cluster), marker.encode(), Guard::Absent);
-    if let Some(token) = &options.token {
+    if let Some(token) = options.install_token() {
         let bundle = seat.believed().bundle().clone();
         if let Some(authority) = seat.keys.issuing(&bundle) {
             let join = token.join(authority.certificate().fingerprint());

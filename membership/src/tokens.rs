@@ -13,6 +13,8 @@ use trust::token::{Admits, JoinToken, Names, Record, RecordError, TokenId};
 use crate::keep::{Keep, KeepError};
 use crate::now;
 use crate::rotate::Keys;
+use crate::seed::{KNOWN, Known, name};
+use crate::seeds::{Host, Seeds};
 
 /// Why a token cannot be made or listed.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +29,10 @@ pub enum TokensError {
     Record(#[from] RecordError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("{host} is none of the seeds {seeds}")]
+    OtherSeed { host: Host, seeds: Seeds },
+    #[error("{0} is this very seed: its own seat is not given away here")]
+    OwnSeat(Host),
     #[error("another wrote the same key at this moment: ask again")]
     Conflict,
 }
@@ -40,6 +46,32 @@ pub struct Wanted {
     pub uses: u32,
     /// From now on.
     pub seconds: u64,
+}
+
+impl Wanted {
+    /// Another seed, and the node on its host.
+    ///
+    /// # Errors
+    /// When this host is no seed, or the very one, or that one is none.
+    pub fn seat(dir: &Path, host: &Host, seconds: u64) -> Result<Self, TokensError> {
+        let known = Keep::beside(dir).read_json::<Known>(KNOWN)?;
+        let known = known.ok_or_else(|| TokensError::NotASeed(dir.to_owned()))?;
+        if known.host == *host {
+            return Err(TokensError::OwnSeat(host.clone()));
+        }
+        if !known.seeds.contains(host) {
+            return Err(TokensError::OtherSeed {
+                host: host.clone(),
+                seeds: known.seeds,
+            });
+        }
+        Ok(Self {
+            admits: Admits::Server,
+            names: BTreeSet::from([name(&host.label())]),
+            uses: 2,
+            seconds,
+        })
+    }
 }
 
 /// Makes a token, and its record.

@@ -243,6 +243,16 @@ impl JoinToken {
         Fingerprint::from_bytes(sha256(&[b"reeve join token 1", &self.id.0, &self.secret.0]))
     }
 
+    /// What its record says of it.
+    #[must_use]
+    pub fn mark(&self) -> TokenMark {
+        TokenMark {
+            id: self.id,
+            authority: self.authority,
+            secret_sha256: self.secret_sha256(),
+        }
+    }
+
     /// The text for people: 132 characters.
     #[must_use]
     pub fn to_text(&self) -> Zeroizing<String> {
@@ -272,6 +282,17 @@ impl fmt::Debug for JoinToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "JoinToken({}, secret)", self.id)
     }
+}
+
+/// What of a join token may be known to everybody: nothing that lets anybody join. So who asks a seed for a record keeps the
+/// secret to themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TokenMark {
+    pub id: TokenId,
+    /// The authority that the token pins.
+    pub authority: Fingerprint,
+    pub secret_sha256: Fingerprint,
 }
 
 /// Base32 in lower case, without padding.
@@ -359,6 +380,7 @@ pub struct Record {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub enum Admits {
     Node,
+    /// A server of one of the names, and the node on its host, whatever that is called: who is a server may make nodes.
     Server,
     Controller,
     Person(Rights),
@@ -376,9 +398,9 @@ impl Admits {
 
     fn check(&self, asked: &Who) -> Result<(), Refusal> {
         match (self, asked) {
-            (Self::Node, Who::Node(_)) | (Self::Server, Who::Server(_)) | (Self::Controller, Who::Controller(_)) => {
-                Ok(())
-            }
+            (Self::Node | Self::Server, Who::Node(_))
+            | (Self::Server, Who::Server(_))
+            | (Self::Controller, Who::Controller(_)) => Ok(()),
             (Self::Person(rights), Who::Person(_, asked)) if rights == asked => Ok(()),
             (Self::Person(rights), Who::Person(_, asked)) => Err(Refusal::OtherRights {
                 admitted: rights.clone(),
@@ -407,6 +429,9 @@ pub struct Joined {
     pub name: Name,
     /// The fingerprint of the key (SPKI) that its first certificate was issued for.
     pub key: Fingerprint,
+    /// Said where the token admits more than one role: a server and the node on its host may have one name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
 }
 
 /// Why a token does not admit somebody. One who does not know the secret is told only the first three.
@@ -454,12 +479,23 @@ impl Record {
     /// The record of a new token.
     #[must_use]
     pub fn of(token: &JoinToken, cluster: ClusterId, admits: Admits, names: Names, uses: u32, expires: Time) -> Self {
+        Self::marked(token.mark(), cluster, admits, names, uses, expires)
+    }
+
+    /// The record of a new token whose secret is elsewhere.
+    #[must_use]
+    pub fn marked(mark: TokenMark, cluster: ClusterId, admits: Admits, names: Names, uses: u32, expires: Time) -> Self {
+        let TokenMark {
+            id,
+            authority,
+            secret_sha256,
+        } = mark;
         Self {
             version: 1,
-            id: token.id,
+            id,
             cluster,
-            authority: token.authority,
-            secret_sha256: token.secret_sha256(),
+            authority,
+            secret_sha256,
             admits,
             names,
             uses_left: uses.min(MAX_USES),
@@ -552,15 +588,16 @@ impl Record {
         } = self;
         admits.check(asked)?;
         let name = asked.name();
+        let role = (*admits == Admits::Server).then(|| asked.role());
         let named = match names {
             Names::Any => true,
-            Names::Only(names) => names.contains(name),
+            Names::Only(names) => names.contains(name) || role == Some(Role::Node),
         };
         if !named {
             return Err(Refusal::OtherName { asked: name.clone() });
         }
         let key = key.fingerprint();
-        if let Some(earlier) = joined.iter().find(|joined| joined.name == *name) {
+        if let Some(earlier) = joined.iter().find(|joined| joined.name == *name && joined.role == role) {
             return if earlier.key == key {
                 Ok(self.clone())
             } else if asked.role() == Role::Person {
@@ -574,6 +611,7 @@ impl Record {
         record.joined.push(Joined {
             name: name.clone(),
             key,
+            role,
         });
         Ok(record)
     }

@@ -51,9 +51,9 @@ pub enum TokenVerb {
         after_help = "Give it to every host of the new cluster; hosts join with it for a day.\nWho has it in that time can be the cluster: keep it as a password.\nExample: reeve token install > token"
     )]
     Install,
-    /// Print a token that further nodes join with, or a person logs in with; on a seed
+    /// Print a token that nodes join with, a person logs in with, or a lost seed comes back with; on a seed
     #[command(
-        after_help = "A person uses it once, with `reeve login-cluster`.\nExample: reeve token create --ttl 1h --uses 2\n         reeve token create --person anna --rights operator+exec"
+        after_help = "A person uses it once, with `reeve login-cluster`. Who has a seed's token in its time\ncan be the cluster: keep it as a password.\nExample: reeve token create --ttl 1h --uses 2\n         reeve token create --person anna --rights operator+exec\n         reeve token create --seed 10.0.0.3"
     )]
     Create(TokenCreateArgs),
     /// List the tokens that nodes and people may join with
@@ -81,8 +81,12 @@ pub struct TokenCreateArgs {
     /// A person of this name instead of nodes, once
     #[arg(long, value_name = "NAME", requires = "rights", conflicts_with_all = ["nodes", "uses"])]
     pub person: Option<Name>,
-    /// What the person may do: `admin`, `operator`, `viewer`, or `namespaces=shop,web`; an operator runs commands in
-    /// containers with `operator+exec`, on nodes with `operator+host`, both with `operator+exec+host`
+    /// What the person may do: `admin`, `operator`, `namespaces=shop,web`, or `viewer`. Commands in containers also with
+    /// `operator+exec` and `namespaces=shop,web+exec`, on nodes with `operator+host`, both with `operator+exec+host`; only
+    /// those that are declared by name with `viewer+run` or `viewer+run=shop,web`
     #[arg(long, value_name = "RIGHTS", requires = "person")]
     pub rights: Option<Rights>,
+    /// This seed, whose disk was lost, and the node on its host, instead of nodes; on another seed, once
+    #[arg(long, value_name = "HOST", conflicts_with_all = ["nodes", "uses", "person"])]
+    pub seed: Option<Host>,
 }

@@ -204,16 +204,11 @@ async fn begin(
         None if (host.is_none() || was_seed) && (node.is_none() || was_node) => None,
         None => {
             return Err(Failure::usage("there is no token: name its file with --token-file, `-` is standard input").help(
-                "`reeve token install` prints one for a new cluster, `reeve token create` on a seed one for this cluster",
+                "`reeve token install` prints one for a new cluster, `reeve token create` on a seed one for this cluster, with --seed \
+                 for a seed whose disk was lost",
             ));
         }
     };
-    if host.is_some() && !was_seed && matches!(token, Some(Token::Join(_))) {
-        return Err(
-            Failure::usage("a seed begins with an install token, and this is a join token")
-                .help("`reeve token install` prints one for a new cluster"),
-        );
-    }
     let cluster = match &token {
         Some(Token::Install(token)) => Some(token.cluster()),
         Some(Token::Join(_)) | None => None,
@@ -569,7 +564,10 @@ async fn until_it_works(
         };
         let server = match &installed.host {
             None => true,
-            Some(_) => formed(places) && seen.values().any(|seed| stage(seed) == Some(Stage::Formed)),
+            Some(_) => {
+                let begun = membership::etcd::has_begun(&places.server().join("etcd"));
+                begun && formed(places) && seen.values().any(|seed| stage(seed) == Some(Stage::Formed))
+            }
         };
         let agent = match &installed.node {
             None => Ok(()),

@@ -173,6 +173,34 @@ fn who_crashed_in_the_middle_of_joining_may_ask_again_and_a_copy_of_it_may_not()
 }
 
 #[test]
+fn a_seeds_token_admits_the_seed_and_the_node_on_its_host_though_they_have_one_name() {
+    let Case { world, token, key, .. } = case(Names::Any, 1);
+    let only = Names::Only(["n3".parse().unwrap()].into());
+    let record = Record::of(&token, world.cluster(), Admits::Server, only, 2, NOW);
+    let admit = |record: &Record, rest: &str, key: &PublicKey| record.admit(&token, &who(rest), key, NOW);
+    let seed = admit(&record, "server/n3", &key).unwrap();
+    let node_key = Key::generate().unwrap().public();
+    let both = admit(&seed, "node/n3", &node_key).unwrap();
+    // Asked again after a crash, and asked by a copy.
+    assert_eq!(admit(&both, "server/n3", &key), Ok(both.clone()));
+    assert!(matches!(
+        admit(&both, "server/n3", &node_key),
+        Err(Refusal::NameTaken { .. })
+    ));
+    assert_eq!(admit(&both, "node/n4", &node_key), Err(Refusal::UsedUp));
+    assert!(matches!(
+        admit(&record, "server/n4", &key),
+        Err(Refusal::OtherName { .. })
+    ));
+    for other in ["controller/n3", "person/n3?admin"] {
+        assert!(
+            matches!(admit(&record, other, &key), Err(Refusal::OtherRole { .. })),
+            "{other}"
+        );
+    }
+}
+
+#[test]
 fn every_reason_to_refuse_a_token_is_told_apart() {
     let Case {
         world,

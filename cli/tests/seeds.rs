@@ -1,0 +1,273 @@
+//! Seeds as their operator runs them, with real etcd members, on addresses of loopback: one that is lost comes back, and the
+//! authority is replaced though things go wrong. Nothing here needs an engine.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// Some seeds on this machine. Each test has a network of its own in 127.0.0.0/8.
+struct Lab {
+    net: u8,
+    count: usize,
+    dir: TempDir,
+    servers: Vec<Option<Child>>,
+}
+
+fn eventually(what: &str, within: u64, mut holds: impl FnMut() -> Result<(), String>) {
+    let end = Instant::now() + Duration::from_secs(within);
+    loop {
+        match holds() {
+            Ok(()) => return,
+            Err(last) if Instant::now() > end => panic!("{what}: not within {within} s; last seen:\n{last}"),
+            Err(_) => std::thread::sleep(Duration::from_millis(100)),
+        }
+    }
+}
+
+fn signal(pid: u32, name: &str) {
+    let _ = Command::new("kill")
+        .args([&format!("-{name}"), &pid.to_string()])
+        .status();
+}
+
+fn text(output: &Output) -> String {
+    let parts = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    parts.concat()
+}
+
+impl Lab {
+    /// All of them, started and serving.
+    fn new(net: u8, count: usize) -> Self {
+        let mut lab = Self {
+            net,
+            count,
+            dir: tempfile::tempdir().expect("a directory"),
+            servers: (0..count).map(|_| None).collect(),
+        };
+        let token = lab.exits(0, 0, &["token", "install"]);
+        lab.file("token", &token);
+        for seed in 0..count {
+            lab.start(seed, "token");
+        }
+        for seed in 0..count {
+            lab.serves(seed);
+        }
+        lab
+    }
+
+    fn address(&self, seed: usize) -> String {
+        format!("127.{}.0.{}", self.net, seed + 1)
+    }
+
+    fn seeds(&self) -> String {
+        let all: Vec<String> = (0..self.count).map(|seed| self.address(seed)).collect();
+        all.join(",")
+    }
+
+    fn data(&self, seed: usize) -> PathBuf {
+        self.dir.path().join(format!("seed{seed}"))
+    }
+
+    fn file(&self, name: &str, text: &str) -> String {
+        let path = self.dir.path().join(name);
+        std::fs::write(&path, text).expect("a file");
+        path.display().to_string()
+    }
+
+    fn log(&self, seed: usize) -> String {
+        std::fs::read_to_string(self.dir.path().join(format!("log{seed}"))).unwrap_or_default()
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_reeve"));
+        command
+            .args(args)
+            .env("NO_COLOR", "1")
+            .env("COLUMNS", "80")
+            .env("HOME", self.dir.path())
+            .env_remove("REEVE_ETCD")
+            .env_remove("XDG_CONFIG_HOME")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// `reeve server` as seed number `seed`, with its data in this directory.
+    fn server(&self, seed: usize, data: &str, token: &str) -> Command {
+        let (address, token) = (self.address(seed), self.dir.path().join(token).display().to_string());
+        let (data, metrics) = (
+            self.dir.path().join(data).display().to_string(),
+            format!("{address}:9463"),
+        );
+        let args = [
+            "server",
+            "--data-dir",
+            &data,
+            "--seeds",
+            &self.seeds(),
+            "--host",
+            &address,
+        ];
+        self.command(&[args.as_slice(), &["--token-file", &token, "--metrics", &metrics]].concat())
+    }
+
+    fn start(&mut self, seed: usize, token: &str) {
+        let log = std::fs::File::create(self.dir.path().join(format!("log{seed}"))).expect("a log");
+        let mut command = self.server(seed, &format!("seed{seed}"), token);
+        command.stdout(log.try_clone().expect("a log")).stderr(log);
+        self.servers[seed] = Some(command.spawn().expect("reeve starts"));
+    }
+
+    fn serves(&self, seed: usize) {
+        eventually(&format!("seed {seed} serves"), 90, || {
+            let log = self.log(seed);
+            if log.contains(" serves: ") { Ok(()) } else { Err(log) }
+        });
+    }
+
+    /// Ends a server and its member as a loss of power does.
+    fn cut_power(&mut self, seed: usize) {
+        let Some(mut server) = self.servers[seed].take() else {
+            return;
+        };
+        let _ = server.kill();
+        let _ = server.wait();
+        let Ok(pid) = std::fs::read_to_string(self.data(seed).join("etcd.pid")) else {
+            return;
+        };
+        let Ok(pid) = pid.trim().parse::<u32>() else { return };
+        signal(pid, "KILL");
+        let line = PathBuf::from(format!("/proc/{pid}/cmdline"));
+        eventually("the member is gone", 20, || match std::fs::read(&line) {
+            Ok(line) if !line.is_empty() => Err(pid.to_string()),
+            Ok(_) | Err(_) => Ok(()),
+        });
+    }
+
+    /// Runs `reeve` on a seed.
+    fn run(&self, seed: usize, args: &[&str]) -> Output {
+        let data = self.data(seed).display().to_string();
+        let args = [args, &["--data-dir", &data]].concat();
+        self.command(&args).output().expect("reeve starts")
+    }
+
+    /// It must exit with this code; all that it printed, errors last.
+    fn exits(&self, seed: usize, code: i32, args: &[&str]) -> String {
+        let output = self.run(seed, args);
+        let text = text(&output);
+        assert_eq!(output.status.code(), Some(code), "reeve {args:?} said:\n{text}");
+        text
+    }
+
+    /// Who starts as this seed, on an empty disk of its own, with this token, is told why not and is none.
+    fn refused(&self, seed: usize, token: &str, why: &str) {
+        let output = self.server(seed, "other", token).output().expect("reeve starts");
+        let said = text(&output);
+        let refused = output.status.code() == Some(6) && said.contains(why);
+        assert!(refused, "wanted {why:?}: {said}");
+        // What the install token's holder begins with is in nobody's way.
+        let known = std::fs::read_to_string(self.dir.path().join("other/seed.json")).unwrap_or_default();
+        assert!(!known.contains("\"formed\": true"), "{known}");
+    }
+
+    fn cluster(&self, seed: usize) -> String {
+        let log = self.log(seed);
+        let line = log.lines().rev().find_map(|line| line.trim().strip_prefix("cluster "));
+        line.unwrap_or_default().trim().to_owned()
+    }
+
+    /// The store's members, as etcd's own tool lists them on this seed.
+    fn members(&self, seed: usize) -> Vec<String> {
+        let file = |name: &str| self.data(seed).join(name).display().to_string();
+        let endpoint = format!("https://{}:2379", self.address(seed));
+        let output = Command::new("etcdctl")
+            .args(["--endpoints", &endpoint, "--cacert", &file("ca.crt"), "--cert"])
+            .args([&file("person.crt"), "--key", &file("person.key"), "member", "list"])
+            .env("ETCDCTL_API", "3")
+            .output()
+            .expect("etcdctl");
+        text(&output).lines().map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for seed in 0..self.count {
+            let Some(mut server) = self.servers[seed].take() else {
+                continue;
+            };
+            signal(server.id(), "TERM");
+            let end = Instant::now() + Duration::from_secs(20);
+            while Instant::now() < end && matches!(server.try_wait(), Ok(None)) {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            self.servers[seed] = Some(server);
+            if !std::thread::panicking() || self.data(seed).join("etcd.pid").exists() {
+                self.cut_power(seed);
+            }
+        }
+    }
+}
+
+const ROTATE: [&str; 4] = ["admin", "rotate-authority", "--timeout", "3m"];
+
+#[test]
+fn a_seed_whose_disk_is_gone_comes_back_with_a_token_made_for_it_also_after_the_authority_was_replaced() {
+    let mut lab = Lab::new(71, 3);
+    let lost = lab.address(2);
+    let said = lab.exits(0, 0, &[ROTATE.as_slice(), &["--yes"]].concat());
+    assert!(said.contains("is refused"), "{said}");
+    let cluster = lab.cluster(0);
+    let token = lab.exits(0, 0, &["token", "create", "--seed", &lost]);
+    lab.file("seat", &token);
+
+    // Nobody takes a seat whose seed answers, nor one that is none, nor its own, nor with what lets nodes in.
+    lab.refused(2, "seat", "answers: nobody takes its seat");
+    let own = lab.address(0);
+    for (host, why) in [(own.as_str(), "is this very seed"), ("10.9.9.9", "none of the seeds")] {
+        let said = lab.exits(0, 6, &["token", "create", "--seed", host]);
+        assert!(said.contains(why), "{said}");
+    }
+    lab.cut_power(2);
+    let node = lab.exits(0, 0, &["token", "create"]);
+    lab.file("node", &node);
+    lab.refused(2, "node", "admits a node, not a server");
+
+    // With the install token it is told which token it needs; with that it takes its place.
+    std::fs::remove_dir_all(lab.data(2)).expect("a disk can be lost");
+    lab.refused(2, "token", &format!("reeve token create --seed {lost}"));
+    lab.start(2, "seat");
+    lab.serves(2);
+    assert_eq!(lab.cluster(2), cluster, "there is one cluster");
+    assert!(lab.log(2).contains("taking this seed's place"), "{}", lab.log(2));
+    eventually("three members have started", 60, || {
+        let members = lab.members(0);
+        let started = members.iter().filter(|line| line.contains(", started, ")).count();
+        if started == 3 && members.len() == 3 {
+            Ok(())
+        } else {
+            Err(members.join("\n"))
+        }
+    });
+    let said = lab.exits(2, 0, &["admin", "rotate-authority", "--status"]);
+    assert!(said.contains("no other is believed"), "{said}");
+    let listed = lab.exits(2, 0, &["token", "ls"]);
+    assert!(listed.contains("seed 127-71-0-3"), "{listed}");
+
+    // It is a seed as the others are: without another one there is a quorum, and it makes tokens.
+    lab.cut_power(1);
+    eventually("two of three manage on", 60, || {
+        let output = lab.run(2, &["token", "create"]);
+        if output.status.success() {
+            Ok(())
+        } else {
+            Err(text(&output))
+        }
+    });
+    // A copy of the token that was used is worth nothing.
+    lab.cut_power(2);
+    lab.start(1, "token");
+    lab.serves(1);
+    lab.refused(2, "seat", "has joined with this token already");
+}
