@@ -296,7 +296,17 @@ fn failure(op: &Op, error: &EngineError) -> Failure {
 
 /// A failed pull, and when it is tried again: `delay_ms` after `now_ms`.
 pub fn pull_failure(error: &EngineError, now_ms: u64, delay_ms: u64, others_asked: bool) -> PullFailure {
-    let reason = match error.kind {
+    PullFailure {
+        reason: pull_reason(&error.kind),
+        message: sentence(error),
+        retry_ms: now_ms.saturating_add(delay_ms),
+        others_asked,
+    }
+}
+
+/// What a failed pull is reported as.
+pub fn pull_reason(kind: &ErrorKind) -> FailingReason {
+    match kind {
         ErrorKind::ImageNotFound | ErrorKind::NotFound => FailingReason::ImageNotFound,
         ErrorKind::Denied => FailingReason::ImageDenied,
         ErrorKind::NoSpace => FailingReason::DiskFull,
@@ -309,12 +319,6 @@ pub fn pull_failure(error: &EngineError, now_ms: u64, delay_ms: u64, others_aske
         | ErrorKind::Policy
         | ErrorKind::TooOld
         | ErrorKind::Other => FailingReason::ImagePullFailed,
-    };
-    PullFailure {
-        reason,
-        message: sentence(error),
-        retry_ms: now_ms.saturating_add(delay_ms),
-        others_asked,
     }
 }
 

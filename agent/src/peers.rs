@@ -1,12 +1,12 @@
 //! Images from other nodes, for when their registry is away. The leader says which nodes have it; the loop's pulls ask
-//! [`Peers::fetch`] after the registry has failed. What comes is looked through on its way (`archive`), and counts only if it
+//! [`Peers::fetch`] when the registry has failed. Nodes that give to others just now are asked again after a while. What comes is looked through on its way (`archive`), and counts only if it
 //! is the very image whose id was settled: then it gets a name of its own in the engine, `name:sha256-<digest>`.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use runtime::backoff::jitter;
+use runtime::backoff::{Backoff, jitter};
 use runtime::chain;
 use rustls::time_provider::DefaultTimeProvider;
 use schemas::image::{ImagePin, ImageRef};
@@ -15,9 +15,9 @@ use schemas::records::ImageSource;
 use tokio::sync::{Semaphore, mpsc};
 use trust::identity::Role;
 
-use crate::api::ask::{Ask, Asked, Ended};
+use crate::api::ask::{Ask, Asked, Ended, Why};
 use crate::api::wire::Kind;
-use crate::api::{Client, Security, Way};
+use crate::api::{AskError, Client, Security, Way};
 use crate::engine::near::Near;
 use crate::engine::{ContainerRuntime, ImageId, LocalImage};
 
@@ -29,10 +29,26 @@ mod archive;
 const SPREAD: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// Time for one image from one node.
 const WHOLE: Duration = Duration::from_secs(1_800);
+/// Nodes that are busy are asked for so long, with these bounds of the time between; then the registry has its turn again.
+const PATIENCE: Duration = Duration::from_secs(300);
+const DELAYS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 /// The largest image that is taken, as its archive.
 const MAX_BYTES: u64 = 16 << 30;
 /// Pieces that wait for the engine.
 const WAITING: usize = 8;
+
+/// Why a node did not give an image.
+struct Missed {
+    /// It gives to others just now.
+    busy: bool,
+    why: String,
+}
+
+impl From<String> for Missed {
+    fn from(why: String) -> Self {
+        Self { busy: false, why }
+    }
+}
 
 /// The way to the other nodes' agents.
 pub(crate) struct Peers {
@@ -67,20 +83,31 @@ impl Peers {
             );
         };
         tokio::time::sleep(jitter(SPREAD.0, SPREAD.1)).await;
-        let _turn = self.turn.acquire().await;
-        let mut why = Vec::new();
-        for source in sources {
-            let work = self.fetch_from(security, &near, image, pin, source);
-            match tokio::time::timeout(WHOLE, work).await {
-                Ok(Ok(found)) => {
-                    tracing::info!(image = image.as_str(), from = %source.node, "fetched from another node");
-                    return Ok(found);
+        let began = Instant::now();
+        let mut backoff = Backoff::new(DELAYS.0, DELAYS.1);
+        loop {
+            let (mut why, mut busy) = (Vec::new(), false);
+            let turn = self.turn.acquire().await;
+            for source in sources {
+                let work = self.fetch_from(security, &near, image, pin, source);
+                match tokio::time::timeout(WHOLE, work).await {
+                    Ok(Ok(found)) => {
+                        tracing::info!(image = image.as_str(), from = %source.node, "fetched from another node");
+                        return Ok(found);
+                    }
+                    Ok(Err(missed)) => {
+                        busy |= missed.busy;
+                        why.push(format!("{}: {}", source.node, missed.why));
+                    }
+                    Err(_) => why.push(format!("{}: it takes too long", source.node)),
                 }
-                Ok(Err(error)) => why.push(format!("{}: {error}", source.node)),
-                Err(_) => why.push(format!("{}: it takes too long", source.node)),
             }
+            drop(turn);
+            if !busy || began.elapsed() >= PATIENCE {
+                return Err(format!("nor is it had from another node ({})", why.join("; ")));
+            }
+            tokio::time::sleep(backoff.delay()).await;
         }
-        Err(format!("nor is it had from another node ({})", why.join("; ")))
     }
 
     fn client(security: &Security, source: &ImageSource) -> Result<Client, String> {
@@ -107,7 +134,7 @@ impl Peers {
         image: &ImageRef,
         pin: ImagePin,
         source: &ImageSource,
-    ) -> Result<LocalImage, String> {
+    ) -> Result<LocalImage, Missed> {
         let asked = Asked {
             by: format!("node {}", self.node),
             ask: Ask::Image {
@@ -116,7 +143,10 @@ impl Peers {
             },
         };
         let client = Self::client(security, source)?;
-        let mut talk = client.ask(&source.node, &asked).await.map_err(|error| chain(&error))?;
+        let mut talk = client.ask(&source.node, &asked).await.map_err(|error| Missed {
+            busy: matches!(&error, AskError::Refused(refusal) if refusal.why == Why::Busy),
+            why: chain(&error),
+        })?;
         let (feed, fed) = mpsc::channel::<std::io::Result<Bytes>>(WAITING);
         let stream = futures::stream::unfold(fed, |mut fed| async move { Some((fed.recv().await?, fed)) });
         let feeding = async move {
@@ -153,7 +183,7 @@ impl Peers {
                     }
                 }
             };
-            let passed = passed.await;
+            let passed: Result<(), String> = passed.await;
             if passed.is_err() {
                 // An archive that breaks off is none: the engine takes nothing of it.
                 let _ = feed.send(Err(std::io::ErrorKind::ConnectionAborted.into())).await;
@@ -166,7 +196,7 @@ impl Peers {
         let id: ImageRef = pin.id.to_string().parse().map_err(|_| "its id is none".to_owned())?;
         let found = self.engine.image(&id).await.map_err(|error| error.to_string())?;
         if found.is_none_or(|found| found.id.0 != pin.id.to_string()) {
-            return Err("the engine made another image of what was sent".to_owned());
+            return Err("the engine made another image of what was sent".to_owned().into());
         }
         let alias = image.loaded_as(pin.digest);
         near.name_image(&pin.id.to_string(), &alias)

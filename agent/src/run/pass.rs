@@ -14,15 +14,17 @@ use super::now_ms;
 use super::state::{Agent, End, Note};
 use super::turn::under;
 use crate::api::Directory;
-use crate::engine::{EngineError, LocalImage};
+use crate::engine::{EngineError, ErrorKind, LocalImage};
 use crate::events_out;
-use crate::execute::{Ran, execute};
+use crate::execute::{Ran, execute, pull_reason};
 use crate::metrics::InstanceSample;
 
 /// Inspections that only look for drift wait for creates under way, as long as those get on.
 const CREATES_FIRST_MS: u64 = 2_000;
 /// A pull that is silent for so long gives its turn to another, and goes on.
 const SILENT_PULL_MS: u64 = 30_000;
+/// Where other nodes have the image they are asked when the registry has not said a first word of it for so long.
+const FIRST_WORD_MS: u64 = 10_000;
 /// How often that is looked at.
 const PULL_LOOK: Duration = Duration::from_secs(5);
 /// The last lines of a failing instance that are reported.
@@ -256,6 +258,11 @@ impl Agent {
             return;
         }
         known.pulling = Some(0);
+        // Then those are asked first that may have it: the registry is asked again after them.
+        let failed_before = known
+            .failed
+            .as_ref()
+            .is_some_and(|failed| failed.reason == FailingReason::ImagePullFailed);
         tracing::debug!(%instance, image = reference, "pull begins");
         let began_ms = self.input.now_ms;
         let (engine, permits, notes) = (self.engine.clone(), self.pulls.clone(), self.notes.clone());
@@ -263,7 +270,8 @@ impl Agent {
         let peers = self.peers.clone();
         self.begin(async move {
             let mut permit = permits.acquire_owned().await.ok();
-            let heard_ms = Arc::new(AtomicU64::new(now_ms()));
+            let asked_ms = now_ms();
+            let heard_ms = Arc::new(AtomicU64::new(asked_ms));
             let (name, heard) = (reference.clone(), heard_ms.clone());
             let progress = Arc::new(move |progress: crate::engine::PullProgress| {
                 heard.store(now_ms(), Ordering::Relaxed);
@@ -273,38 +281,59 @@ impl Agent {
                 });
             });
             let began = Instant::now();
-            let others_asked = others.is_some();
-            let refused = match others {
-                None => None,
-                Some((pin, sources)) => match peers.fetch(&image, pin, &sources).await {
-                    Err(why) => Some(why),
+            let mut refused = None;
+            if let (Some((pin, sources)), true) = (&others, failed_before) {
+                match peers.fetch(&image, *pin, sources).await {
+                    Err(why) => refused = Some(why),
                     Ok(found) => {
                         return End::Pulled {
                             image: reference,
                             began_ms,
                             took: began.elapsed(),
-                            others_asked,
+                            others_asked: true,
                             result: Ok(found),
                         };
                     }
-                },
-            };
+                }
+            }
             // Opened for this pull alone, and as late as can be.
             let login = logins.of(&namespace, &image).and_then(|login| {
                 let failed = |error| tracing::warn!(image = image.as_str(), "{}", chain(&error));
                 login.map_err(failed).ok()
             });
-            let mut pull = std::pin::pin!(engine.pull(&image, login.as_ref(), progress));
-            let result = loop {
-                tokio::select! {
-                    result = &mut pull => break result,
-                    () = tokio::time::sleep(PULL_LOOK), if permit.is_some() => {
-                        if now_ms().saturating_sub(heard_ms.load(Ordering::Relaxed)) >= SILENT_PULL_MS {
-                            permit = None;
+            let mut result = {
+                let mut pull = std::pin::pin!(engine.pull(&image, login.as_ref(), progress));
+                let mut looks = tokio::time::interval(PULL_LOOK);
+                loop {
+                    tokio::select! {
+                        result = &mut pull => break result,
+                        _ = looks.tick() => {
+                            let heard_ms = heard_ms.load(Ordering::Relaxed);
+                            let silent_ms = now_ms().saturating_sub(heard_ms);
+                            if silent_ms >= SILENT_PULL_MS {
+                                permit = None;
+                            }
+                            if others.is_some() && refused.is_none() && heard_ms == asked_ms && silent_ms >= FIRST_WORD_MS {
+                                break Err(EngineError::new(
+                                    ErrorKind::Registry,
+                                    format!("pull image `{image}`"),
+                                    "its registry has not answered yet",
+                                ));
+                            }
                         }
                     }
                 }
             };
+            // Whoever waits for the same registry need not wait for other nodes.
+            drop(permit);
+            if let (Err(error), Some((pin, sources)), None) = (&result, &others, &refused)
+                && pull_reason(&error.kind) == FailingReason::ImagePullFailed
+            {
+                match peers.fetch(&image, *pin, sources).await {
+                    Ok(found) => result = Ok(found),
+                    Err(why) => refused = Some(why),
+                }
+            }
             let told = |error: EngineError| match &refused {
                 Some(why) => EngineError::new(error.kind, error.act, &format!("{}; {why}", error.said)),
                 None => error,
@@ -313,7 +342,7 @@ impl Agent {
                 image: reference,
                 began_ms,
                 took: began.elapsed(),
-                others_asked,
+                others_asked: refused.is_some(),
                 result: result.map_err(told),
             }
         });

@@ -4,7 +4,7 @@
 use schemas::records::{Assigned, AssignedState, Assignment, Order, SchemaVersion};
 
 use super::accept::{MAX_REPORTED, record};
-use super::images;
+use super::images::{self, Holders};
 use super::memory::{Inst, To};
 use super::pass::Pass;
 use super::place::New;
@@ -17,6 +17,7 @@ impl Pass<'_> {
         let mut writes = Vec::new();
         // Service, slot, place among the known or the new, and whether it is new.
         let mut lines: Vec<(u32, u64, u32, bool)> = Vec::new();
+        let mut holders = Holders::default();
         for (at, node) in self.nodes.list.iter().enumerate() {
             if node.held.is_some() && !node.rewrite {
                 continue;
@@ -25,13 +26,13 @@ impl Pass<'_> {
             let from = self.memory.starts[at] as usize;
             let insts = &self.memory.insts[from..self.memory.starts[at + 1] as usize];
             let here = &news.0[news.1[at]..news.1[at + 1]];
-            let changed = |inst: &Inst| {
+            let changed = |(at, inst): (u32, &Inst)| {
                 inst.to != To::Stay && (inst.assigned != NONE || inst.to != To::Out)
                     || inst.assigned == NONE && inst.state().is_some()
                     || inst.repin && inst.stays()
-                    || inst.seen.starved && self.sources(inst).is_some()
+                    || inst.seen.starved && self.asks.get(&at).is_some_and(|from| !from.is_empty())
             };
-            if here.is_empty() && !node.rewrite && !insts.iter().any(changed) {
+            if here.is_empty() && !node.rewrite && !(self.memory.starts[at]..).zip(insts).any(changed) {
                 continue;
             }
             lines.clear();
@@ -54,9 +55,9 @@ impl Pass<'_> {
             instances.extend(lines.iter().filter_map(|(_, _, at, new)| {
                 if *new {
                     let (new, state) = &self.news[*at as usize];
-                    self.assigned_new(new, *state)
+                    self.assigned_new(new, *state, &mut holders)
                 } else {
-                    self.assigned(*at, &self.memory.insts[*at as usize])
+                    self.assigned(*at, &self.memory.insts[*at as usize], &mut holders)
                 }
             }));
             if !sorted {
@@ -116,7 +117,7 @@ impl Pass<'_> {
     }
 
     /// The entry of an instance that was known before.
-    fn assigned(&self, at: u32, inst: &Inst) -> Option<Assigned> {
+    fn assigned(&self, at: u32, inst: &Inst, holders: &mut Holders) -> Option<Assigned> {
         let state = inst.state()?;
         let node = &self.nodes.list[inst.node as usize];
         let mut entry = if let Some(stored) = node
@@ -156,13 +157,16 @@ impl Pass<'_> {
             entry.n = live.n;
             entry.digest = live.digest.clone().into_owned();
             entry.image = self.memory.svcs[inst.svc as usize].image.assigned();
-            entry.from.clear();
+            entry.from = self.sources_of(inst, entry.image, holders);
         } else if state != AssignedState::Absent && inst.repin {
             let svc = &self.memory.svcs[inst.svc as usize];
             entry.image = self.memory.settled.assigned(inst, svc).or(entry.image);
-        }
-        if let Some(from) = self.sources(inst) {
-            entry.from = from;
+            entry.from = self.sources_of(inst, entry.image, holders);
+        } else if let Some(from) = self.asks.get(&at).filter(|from| !from.is_empty()) {
+            entry.from.clone_from(from);
+        } else if state == AssignedState::Absent || inst.seen.running && inst.seen.in_force {
+            // It needs nobody any more: a node's document stays short.
+            entry.from.clear();
         }
         if let Some(ports) = self.ports.get(&at) {
             entry.ports.clone_from(ports);
@@ -170,7 +174,7 @@ impl Pass<'_> {
         Some(entry)
     }
 
-    fn assigned_new(&self, new: &New, state: AssignedState) -> Option<Assigned> {
+    fn assigned_new(&self, new: &New, state: AssignedState, holders: &mut Holders) -> Option<Assigned> {
         let svc = &self.memory.svcs[new.want.svc as usize];
         let live = self.in_force(new.want.svc as usize)?;
         Some(Assigned {
@@ -184,7 +188,7 @@ impl Pass<'_> {
             digest: live.digest.clone().into_owned(),
             ports: new.ports.clone(),
             image: svc.image.assigned(),
-            from: Vec::new(),
+            from: self.sources(new.want.svc, new.node, svc.image.assigned(), holders),
         })
     }
 

@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use schemas::container::PullPolicy;
 use schemas::image::ImagePin;
-use schemas::names::NodeName;
 use schemas::records::{Assigned, AssignedImage, ImageSource, ReportedInstance, ServiceStatus, SettledImage};
 use schemas::service::ServiceSpec;
 
@@ -15,7 +14,7 @@ use super::accept::{Life, Standing, record};
 use super::memory::{Inst, Svc, service_of};
 use super::pass::Pass;
 use super::snapshot::Snapshot;
-use super::world::{NONE, Nodes};
+use super::world::{NONE, Node, Nodes};
 use crate::change::{Cost, cost, is_tagged};
 
 /// How many numbers a status remembers: as many as there are accepted records for people to go back to.
@@ -23,6 +22,8 @@ const REMEMBERED: usize = 20;
 
 /// How many nodes an assignment names that have an image.
 const SOURCES: usize = 3;
+/// Of how many those are chosen.
+const KNOWN_SOURCES: usize = 64;
 /// The longest address of an agent that is passed on.
 const MAX_ADDRESS: usize = 300;
 
@@ -206,44 +207,163 @@ pub(super) fn of_number(
     Some(pin.map_or(AssignedImage::Settling, AssignedImage::Settled))
 }
 
+/// The nodes that have an image, found out once a pass for each service that asks; at most [`KNOWN_SOURCES`] of each.
+#[derive(Default)]
+pub(super) struct Holders {
+    nodes: BTreeMap<(u32, ImagePin), Vec<u32>>,
+    /// The services that run an image, by the image; found out when a service asks none of whose own nodes has it.
+    services: Option<BTreeMap<ImagePin, Vec<u32>>>,
+}
+
 impl Pass<'_> {
-    /// Which nodes an instance is to have its image from, where its registry is away and its assignment names none that has
-    /// it. Different instances ask different nodes first.
-    pub(super) fn sources(&self, inst: &Inst) -> Option<Vec<ImageSource>> {
-        if !inst.seen.starved || inst.to_n != inst.n || !inst.stays() {
-            return None;
+    /// Which nodes are to be asked for the image where its registry does not give it: of those that have it, different
+    /// ones first by different nodes. None where nobody has it, and where this very node does.
+    pub(super) fn sources(
+        &self,
+        svc: u32,
+        node: u32,
+        image: Option<AssignedImage>,
+        holders: &mut Holders,
+    ) -> Vec<ImageSource> {
+        let Some(AssignedImage::Settled(pin)) = image else {
+            return Vec::new();
+        };
+        if !holders.nodes.contains_key(&(svc, pin)) {
+            let found = self.find_holders(svc, pin, &mut holders.services);
+            holders.nodes.insert((svc, pin), found);
         }
-        let assigned = self.listed(inst)?;
-        let wanted = assigned.image?;
-        let mut there: BTreeMap<&NodeName, &str> = BTreeMap::new();
-        for other in &self.memory.insts {
-            let runs = other.seen.pinned && other.seen.running && other.seen.in_force && other.node != inst.node;
-            let node = &self.nodes.list[other.node as usize];
-            if !runs || !node.reachable() || self.listed(other).is_none_or(|listed| listed.image != Some(wanted)) {
+        let known = holders.nodes.get(&(svc, pin)).map_or(&[][..], Vec::as_slice);
+        if known.is_empty() || known.contains(&node) {
+            return Vec::new();
+        }
+        let chosen = known.iter().cycle().skip(node as usize % known.len());
+        let source = |at: &u32| {
+            let node = &self.nodes.list[*at as usize];
+            Some(ImageSource {
+                node: node.name.clone(),
+                api: api(node)?.to_owned(),
+            })
+        };
+        chosen.take(known.len().min(SOURCES)).filter_map(source).collect()
+    }
+
+    /// The same for an instance that is assigned already.
+    pub(super) fn sources_of(
+        &self,
+        inst: &Inst,
+        image: Option<AssignedImage>,
+        holders: &mut Holders,
+    ) -> Vec<ImageSource> {
+        match image {
+            Some(AssignedImage::Settled(pin)) if !self.has(inst, pin) => {
+                self.sources(inst.svc, inst.node, image, holders)
+            }
+            Some(AssignedImage::Settled(_) | AssignedImage::Settling) | None => Vec::new(),
+        }
+    }
+
+    /// Tells those that nobody gives their image whom else to ask, where none of those they were told of has it any more.
+    pub(super) fn name_sources(&mut self) {
+        let mut holders = Holders::default();
+        let mut asks = BTreeMap::new();
+        for at in &self.memory.starved {
+            let inst = &self.memory.insts[*at as usize];
+            let listed = self.listed(inst).filter(|_| inst.to_n == inst.n && inst.stays());
+            let Some((listed, AssignedImage::Settled(pin))) = listed.and_then(|listed| Some((listed, listed.image?)))
+            else {
+                continue;
+            };
+            if listed.from.iter().any(|source| self.gives(source, pin)) {
+                if inst.seen.stale {
+                    asks.insert(*at, Vec::new());
+                }
                 continue;
             }
-            let api = node.facts.and_then(|facts| facts.addresses.api.as_deref());
-            if let Some(api) = api.filter(|api| api.len() <= MAX_ADDRESS) {
-                there.insert(node.name, api);
+            let from = self.sources(inst.svc, inst.node, listed.image, &mut holders);
+            if !from.is_empty() {
+                asks.insert(*at, from);
             }
         }
-        let known = |source: &ImageSource| there.get(&source.node) == Some(&source.api.as_str());
-        if there.is_empty() || assigned.from.iter().any(known) {
-            return None;
+        self.asks = asks;
+    }
+
+    /// The nodes of this service that have the image; else those of others that run it. In order of slots.
+    fn find_holders(&self, svc: u32, pin: ImagePin, services: &mut Option<BTreeMap<ImagePin, Vec<u32>>>) -> Vec<u32> {
+        let mut found = Vec::new();
+        self.add_holders(svc, pin, &mut found);
+        if found.is_empty() {
+            let services = services.get_or_insert_with(|| {
+                let mut services: BTreeMap<ImagePin, Vec<u32>> = BTreeMap::new();
+                for (at, svc) in (0..).zip(&self.memory.svcs) {
+                    if let ImageOf::Settled(pin) = svc.image {
+                        services.entry(pin).or_default().push(at);
+                    }
+                }
+                services
+            });
+            for other in services.get(&pin).into_iter().flatten() {
+                self.add_holders(*other, pin, &mut found);
+            }
         }
-        let first = (inst.node as usize).wrapping_add(usize::try_from(inst.slot).unwrap_or(0)) % there.len();
-        let chosen = there.iter().cycle().skip(first).take(there.len().min(SOURCES));
-        let source = |(node, api): (&&NodeName, &&str)| ImageSource {
-            node: (*node).clone(),
-            api: (*api).to_owned(),
+        found
+    }
+
+    fn add_holders(&self, svc: u32, pin: ImagePin, found: &mut Vec<u32>) {
+        for offset in 0..self.memory.svcs.get(svc as usize).map_or(0, |svc| svc.slots) {
+            for (_, inst) in self.memory.in_slot(svc as usize, offset) {
+                let node = &self.nodes.list[inst.node as usize];
+                if found.len() < KNOWN_SOURCES
+                    && self.has(inst, pin)
+                    && node.reachable()
+                    && api(node).is_some()
+                    && !found.contains(&inst.node)
+                {
+                    found.push(inst.node);
+                }
+            }
+            if found.len() == KNOWN_SOURCES {
+                break;
+            }
+        }
+    }
+
+    /// Whether the image is on the instance's node: it is made of it, or keeps it for later, or was found there.
+    fn has(&self, inst: &Inst, pin: ImagePin) -> bool {
+        let seen = &inst.seen;
+        if seen.pinned && (seen.running && seen.in_force || seen.prepared) {
+            return self
+                .listed(inst)
+                .is_some_and(|listed| listed.image == Some(AssignedImage::Settled(pin)));
+        }
+        seen.imaged
+            && self.reported(inst).is_some_and(|said| {
+                let next = said.next.as_ref().and_then(|next| next.image);
+                said.image == Some(pin) || next == Some(pin)
+            })
+    }
+
+    /// Whether a node that an assignment names has the image still, and is to be found where that says.
+    fn gives(&self, source: &ImageSource, pin: ImagePin) -> bool {
+        let Some(at) = self.nodes.find(&source.node).map(|at| at as usize) else {
+            return false;
         };
-        Some(chosen.map(source).collect())
+        let node = &self.nodes.list[at];
+        let here = self.memory.starts[at] as usize..self.memory.starts[at + 1] as usize;
+        node.reachable()
+            && api(node) == Some(source.api.as_str())
+            && self.memory.insts[here].iter().any(|inst| self.has(inst, pin))
     }
 
     fn listed(&self, inst: &Inst) -> Option<&Assigned> {
         let assignment = self.nodes.list[inst.node as usize].assignment?;
         assignment.instances.get(inst.assigned as usize)
     }
+}
+
+/// Where other nodes find a node's agent.
+fn api<'n>(node: &Node<'n>) -> Option<&'n str> {
+    let api = node.facts.and_then(|facts| facts.addresses.api.as_deref());
+    api.filter(|api| api.len() <= MAX_ADDRESS)
 }
 
 /// What the status remembers from now on. `before` is what it remembers.

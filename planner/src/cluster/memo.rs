@@ -137,8 +137,10 @@ pub(super) struct Seen {
     pub imaged: bool,
     pub pinned: bool,
     pub settling: bool,
-    /// Its image is settled, and its registry does not give it.
+    /// Its image is settled, and neither its registry nor a node that it was told of gives it.
     pub starved: bool,
+    /// The report is about an older assignment than the stored one.
+    pub stale: bool,
 }
 
 pub(super) fn halves(uid: &Uid) -> (u64, u64) {
@@ -350,6 +352,7 @@ fn row(
                 .failing
                 .as_ref()
                 .is_some_and(|failing| failing.reason == FailingReason::ImagePullFailed && failing.n == n),
+            stale: !newest,
         }
     });
     seen.confirmed_gone = newest && said.is_none();

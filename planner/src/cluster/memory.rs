@@ -139,6 +139,8 @@ pub(super) struct Memory<'a> {
     uids: Uids,
     /// What this pass has found out about images.
     pub settled: Settled,
+    /// Instances that say that nobody gives them their image.
+    pub starved: Vec<u32>,
 }
 
 /// From a uid to its service: sorted by the uid's first 16 digits, with an index over the first bits.
@@ -349,6 +351,7 @@ impl<'a> Memory<'a> {
             odd: Vec::new(),
             uids: Uids::new(uids),
             settled: Settled::default(),
+            starved: Vec::new(),
         };
         let count = nodes
             .list
@@ -450,6 +453,9 @@ impl<'a> Memory<'a> {
             } else {
                 inst.next = *head;
                 *head = here;
+                if seen.starved {
+                    self.starved.push(here);
+                }
                 let unpinned = assigned != NONE && was != AssignedState::Absent && !seen.pinned;
                 match home.image {
                     Settling::Settled if unpinned && n == home.n => inst.repin = true,

@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use schemas::records::{
-    AcceptedBody, AssignedPort, AssignedState, Breaker, Digest, FailingReason, RefusalRule, ReportedInstance, Uid,
-    Verdict,
+    AcceptedBody, AssignedPort, AssignedState, Breaker, Digest, FailingReason, ImageSource, RefusalRule,
+    ReportedInstance, Uid, Verdict,
 };
 
 use super::accept::{Accepting, Life, Standing, accept, record};
@@ -134,6 +134,9 @@ pub(super) struct Pass<'a> {
     pub busy: Vec<(u32, u32)>,
     /// Services with slots that no node fits, in order.
     pub unplaced: BTreeMap<u32, Vec<u64>>,
+    /// Instances that are to ask other nodes for their image, and have not answered for that yet: the nodes they are told
+    /// of in this pass; none where they were told before.
+    pub asks: BTreeMap<u32, Vec<ImageSource>>,
     /// What it costs to go from a number to the one in force, by service.
     costs: BTreeMap<(u32, u64), Cost>,
 }
@@ -180,6 +183,7 @@ impl<'a> Pass<'a> {
             tallies,
             busy: Vec::new(),
             unplaced: BTreeMap::new(),
+            asks: BTreeMap::new(),
             costs: BTreeMap::new(),
         };
         for svc in 0..pass.memory.svcs.len() {
@@ -188,6 +192,7 @@ impl<'a> Pass<'a> {
         pass.judge_breaker();
         let wants = pass.resolve();
         pass.place(wants);
+        pass.name_sources();
         pass.take_turns();
         pass
     }

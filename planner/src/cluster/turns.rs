@@ -92,8 +92,8 @@ impl<'a> Pass<'a> {
                     *reason,
                     message.clone(),
                     // What fails must be the newest spec, probes and policies included: a failure of the one before it
-                    // says nothing about this one.
-                    *failed == one.n && matches!(self.cost(svc, one.n), Cost::Nothing),
+                    // says nothing about this one. Nor has failed what other nodes are still to be asked for.
+                    *failed == one.n && !self.asks.contains_key(&at) && matches!(self.cost(svc, one.n), Cost::Nothing),
                 ));
             }
             tally.unsettled += u32::from(reachable && !one.seen.in_force);

@@ -15,8 +15,8 @@ use super::labels::OwnLabels;
 use super::ledger::{InForce, LedgerEntry, Owned, Trying, Up};
 use super::plan::{InTheWay, Walked, World, earlier, network_name};
 use super::types::{
-    ContainerState, FileId, Image, InstanceKey, Making, NodeInput, NodePlan, Observed, Op, Permit, Probe, ProbeTarget,
-    Pull, Reason, SecretState, SpecId, SpecState, Step,
+    ContainerState, FileId, InstanceKey, Making, NodeInput, NodePlan, Observed, Op, Permit, Probe, ProbeTarget, Pull,
+    PullFailure, Reason, SecretState, SpecId, SpecState, Step,
 };
 use crate::change::{Cost, backoff, cost, is_tagged};
 
@@ -843,15 +843,18 @@ impl<'a, 'o> Walk<'a, 'o> {
             self.failing = Some(disk_full(n));
             return ImageState::Unknown;
         }
-        if let Some(failed) = &image.failed {
+        let others = self.others(n);
+        // What other nodes have has not failed before they were asked.
+        let asks = |failed: &PullFailure| {
+            others.is_some() && failed.reason == FailingReason::ImagePullFailed && !failed.others_asked
+        };
+        if let Some(failed) = image.failed.as_ref().filter(|failed| !asks(failed)) {
             self.failing = Some(failing(n, failed.reason, &failed.message));
-            let others = !failed.others_asked && self.others(n, image).is_some();
-            if image.pulling.is_none() && !others && self.waits(failed.retry_ms) {
+            if image.pulling.is_none() && self.waits(failed.retry_ms) {
                 return ImageState::Unknown;
             }
         }
         if image.pulling.is_none() {
-            let others = self.others(n, image);
             let pull = || Pull {
                 image: reference.clone(),
                 others,
@@ -863,15 +866,14 @@ impl<'a, 'o> Walk<'a, 'o> {
         ImageState::Pulling(image.pulling.unwrap_or(0))
     }
 
-    /// The nodes to be asked for the image of number `n`, once its registry has failed to give it.
-    fn others(&self, n: u64, image: &Image) -> Option<(ImagePin, Vec<ImageSource>)> {
-        let failed = image.failed.as_ref()?;
+    /// The nodes to be asked for the image of number `n` where its registry does not give it.
+    fn others(&self, n: u64) -> Option<(ImagePin, Vec<ImageSource>)> {
         let target = match self.goal {
             Goal::Prepared(spec) | Goal::Present(spec) => spec.n == n,
             Goal::Absent(_) | Goal::Orphaned => false,
         };
-        let ask = target && failed.reason == FailingReason::ImagePullFailed && !self.from.is_empty();
-        self.pin(n).filter(|_| ask).map(|pin| (pin, self.from.to_vec()))
+        let known = target && !self.from.is_empty();
+        self.pin(n).filter(|_| known).map(|pin| (pin, self.from.to_vec()))
     }
 
     // ---- keeping ---------------------------------------------------------------------------------------------------

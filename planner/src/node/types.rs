@@ -409,7 +409,7 @@ pub struct ProbeTarget {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pull {
     pub image: ImageRef,
-    /// Where its registry has failed: the nodes to be asked, and what it is to be.
+    /// The nodes to be asked where its registry fails, and what it is to be.
     pub others: Option<(ImagePin, Vec<ImageSource>)>,
     pub instance: InstanceKey,
     pub reason: Reason,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 use schemas::image::ImagePin;
-use schemas::records::{AssignedImage, AssignedState};
+use schemas::records::{AssignedImage, AssignedState, ConditionType};
 use serde_json::{Value, json};
 
 use crate::support::{Cluster, key, name, pin};
@@ -183,50 +183,192 @@ fn sources(cluster: &Cluster, slot: &str) -> Vec<String> {
     let (_, one) = found.expect("assigned");
     one.from
         .iter()
-        .map(|source| format!("{} at {}", source.node, source.api))
+        .map(|source| {
+            assert_eq!(source.api, format!("{}.example:9465", source.node));
+            source.node.to_string()
+        })
         .collect()
 }
 
-#[test]
-fn with_its_registry_away_an_instance_is_told_who_has_its_image_and_else_nobody_is() {
-    let mut cluster = telling(4);
-    cluster.apply("web", web(3, "app:1"));
-    cluster.settle();
-    for node in ["n1", "n2", "n3", "n4"] {
-        let mut facts = cluster.entry(node).facts.clone().expect("facts");
+/// A cluster whose agents reach each other.
+fn reaching(nodes: u8) -> Cluster {
+    let mut cluster = telling(nodes);
+    for node in 1..=nodes {
+        let node = format!("n{node}");
+        let mut facts = cluster.entry(&node).facts.clone().expect("facts");
         facts.value.as_mut().expect("readable").addresses.api = Some(format!("{node}.example:9465"));
-        cluster.entry(node).facts = Some(facts);
+        cluster.entry(&node).facts = Some(facts);
     }
+    cluster
+}
+
+fn node_of(cluster: &Cluster, slot: &str) -> String {
+    let all = cluster.assigned().into_iter();
+    let mut found = all.filter(|(_, one)| one.name().to_string() == slot);
+    found.next().expect("assigned").0.to_string()
+}
+
+#[test]
+fn who_is_assigned_a_settled_image_is_told_at_once_who_has_it() {
+    let mut cluster = reaching(6);
+    cluster.apply("web", web(2, "app:1"));
+    cluster.pass();
+    // The registry goes away when one node has the image, and the other one is told of that with what it was settled to be.
+    let (first, second) = (node_of(&cluster, "web.1"), node_of(&cluster, "web.2"));
+    cluster.step(&first);
+    cluster.away.insert(name(&second));
+    cluster.pass();
+    assert_eq!(sources(&cluster, "web.2"), [first]);
+    assert!(sources(&cluster, "web.1").is_empty(), "it has the image");
     cluster.settle();
-    let (free, _) = ["n1", "n2", "n3", "n4"]
-        .map(|node| (node, cluster.assigned().iter().any(|(of, _)| of.as_str() == node)))
-        .into_iter()
-        .find(|(_, busy)| !busy)
-        .expect("one is free");
-    cluster.away.insert(name(free));
+    assert_eq!(cluster.serving("web"), 2);
+
+    // More of the same, on nodes that have no registry: they ask different nodes first, and none of them fails.
+    for node in 1..=6 {
+        cluster.away.insert(name(&format!("n{node}")));
+    }
     cluster.apply("web", web(4, "app:1"));
     cluster.pass();
-    assert_eq!(
-        sources(&cluster, "web.4"),
-        Vec::<String>::new(),
-        "nobody knows yet that it is away"
-    );
-    cluster.step(free);
-    cluster.pass();
-    let told = sources(&cluster, "web.4");
-    assert_eq!(told.len(), 3);
-    assert!(
-        told.iter()
-            .all(|one| one.ends_with(".example:9465") && !one.starts_with(free)),
-        "{told:?}"
-    );
-    let plan = cluster.plan();
-    assert!(plan.assignments.is_empty(), "it is told once");
-    assert!(sources(&cluster, "web.1").is_empty());
-    // Those that it was told are lost: nobody else has it.
-    cluster.away.clear();
-    cluster.settle();
+    let (third, fourth) = (sources(&cluster, "web.3"), sources(&cluster, "web.4"));
+    assert_eq!((third.len(), fourth.len()), (2, 2));
+    assert_ne!(third[0], fourth[0]);
+    for _ in 0..10 {
+        for node in 1..=6 {
+            cluster.step(&format!("n{node}"));
+        }
+        cluster.pass();
+        let progressing = cluster.condition("web", ConditionType::Progressing);
+        assert_ne!(progressing.reason, "ImagePullFailed");
+    }
     assert_eq!(cluster.serving("web"), 4);
+
+    // Another tag is news to all; the same one under a new number is on its nodes.
+    cluster.away.clear();
+    cluster.apply(
+        "web",
+        json!({ "replicas": 4, "container": { "image": "app:1", "env": { "A": "1" } }, "placement": { "maxPerNode": 1 } }),
+    );
+    for _ in 0..40 {
+        cluster.pass();
+        let all = cluster.assigned();
+        let renewed = all.iter().filter(|(_, one)| one.n == all[0].1.n && one.n > 2);
+        assert!(renewed.clone().all(|(_, one)| one.from.is_empty()), "{all:?}");
+        for node in 1..=6 {
+            cluster.step(&format!("n{node}"));
+        }
+    }
+    assert_eq!(cluster.serving("web"), 4);
+}
+
+#[test]
+fn of_many_nodes_too_those_that_have_an_image_are_told_of_nobody() {
+    let mut cluster = reaching(70);
+    let global = |env: &str| json!({ "mode": "global", "container": { "image": "app:1", "env": { "A": env } } });
+    cluster.apply("web", global("1"));
+    cluster.settle();
+    cluster.apply("web", global("2"));
+    let mut renewed = 0;
+    while renewed < 70 {
+        cluster.pass();
+        for node in 1..=70 {
+            cluster.step(&format!("n{node}"));
+        }
+        let all = cluster.assigned().into_iter();
+        let new: Vec<_> = all.filter(|(_, one)| one.n == 2).collect();
+        assert!(new.iter().all(|(_, one)| one.from.is_empty()), "{new:?}");
+        renewed = new.len();
+    }
+}
+
+#[test]
+fn nodes_that_come_and_go_write_no_assignment_for_who_has_an_image() {
+    let mut cluster = reaching(6);
+    cluster.apply("web", web(3, "app:1"));
+    cluster.settle();
+    cluster.apply("web", web(4, "app:1"));
+    cluster.settle();
+    let told = sources(&cluster, "web.4");
+    assert_eq!(told.len(), 3, "it was told, and has not been written since");
+    // One that it was told of is not heard any more, and then it is lost for good and what ran there runs elsewhere.
+    cluster.session(&told[0], false);
+    let plan = cluster.passed();
+    assert!(plan.assignments.is_empty(), "{:?}", plan.assignments);
+    cluster.lose(&told[0]);
+    let plan = cluster.passed();
+    let written: BTreeSet<String> = plan
+        .assignments
+        .iter()
+        .map(|one| one.assignment.node.to_string())
+        .collect();
+    assert!(!written.contains(&node_of(&cluster, "web.4")), "{written:?}");
+    cluster.settle();
+    // What is written for another reason does not carry it further.
+    cluster.apply(
+        "other",
+        json!({ "mode": "global", "container": { "image": "other:1" } }),
+    );
+    cluster.settle();
+    assert!(sources(&cluster, "web.4").is_empty());
+}
+
+#[test]
+fn an_instance_that_nobody_gives_its_image_has_not_failed_before_it_has_asked_those_that_came_to_have_it() {
+    let mut cluster = reaching(4);
+    cluster.apply("web", web(1, "app:1"));
+    cluster.settle();
+    let holder = node_of(&cluster, "web.1");
+    for node in 1..=4 {
+        cluster.away.insert(name(&format!("n{node}")));
+    }
+    cluster.apply("web", web(2, "app:1"));
+    cluster.pass();
+    assert_eq!(sources(&cluster, "web.2"), std::slice::from_ref(&holder));
+    let asking = node_of(&cluster, "web.2");
+    // The only one that has it is not heard: then it has failed, and says so.
+    cluster.session(&holder, false);
+    cluster.step(&asking);
+    cluster.pass();
+    let reason = |cluster: &Cluster| cluster.condition("web", ConditionType::Progressing).reason;
+    assert_eq!(reason(&cluster), "ImagePullFailed");
+    // It is heard again at another address, and the one that waits is told: from then on it has not failed.
+    cluster.session(&holder, true);
+    let mut facts = cluster.entry(&holder).facts.clone().expect("facts");
+    facts.value.as_mut().expect("readable").addresses.api = Some("elsewhere.example:9465".to_owned());
+    cluster.entry(&holder).facts = Some(facts);
+    let plan = cluster.passed();
+    assert_eq!(plan.assignments.len(), 1);
+    assert_ne!(reason(&cluster), "ImagePullFailed");
+    let plan = cluster.passed();
+    assert!(plan.assignments.is_empty(), "it is told once");
+    assert_ne!(
+        reason(&cluster),
+        "ImagePullFailed",
+        "its report is older than what it was told"
+    );
+    cluster.settle();
+    assert_eq!(cluster.serving("web"), 2);
+}
+
+#[test]
+fn an_image_that_only_another_service_runs_is_had_from_there() {
+    let mut cluster = reaching(3);
+    for at in 1..=3 {
+        cluster.tells.insert(name(&format!("n{at}")), pin(7));
+    }
+    cluster.apply("web", web(1, "app:1"));
+    cluster.apply("worker", web(1, "app:1"));
+    cluster.settle();
+    cluster.apply("web", web(0, "app:1"));
+    cluster.settle();
+    cluster.apply("web", web(3, "app:1"));
+    cluster.pass();
+    let worker = node_of(&cluster, "worker.1");
+    let told: Vec<Vec<String>> = ["web.1", "web.2", "web.3"]
+        .iter()
+        .filter(|slot| node_of(&cluster, slot) != worker)
+        .map(|slot| sources(&cluster, slot))
+        .collect();
+    assert_eq!(told, [[worker.clone()], [worker]]);
 }
 
 proptest! {

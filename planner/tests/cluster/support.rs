@@ -537,7 +537,7 @@ impl Cluster {
                 _ if self.missing.contains(&image) && container.steps < 1 => 0,
                 AssignedState::Prepared => 1.max(container.steps),
                 _ if self.settles(node, &container.entry) => 1.max(container.steps),
-                _ if self.away.contains(node) && container.entry.from.is_empty() => container.steps,
+                _ if self.away.contains(node) && !self.gives(&container.entry) => container.steps,
                 _ if self.crashing.contains(&image) => 2,
                 _ => 3,
             };
@@ -581,6 +581,17 @@ impl Cluster {
             let revision = self.revision();
             self.entry(text).report = Some(stored(revision, Arc::new(report)));
         }
+    }
+
+    /// Whether a node that the assignment names is there to give the image.
+    fn gives(&self, entry: &Assigned) -> bool {
+        let there = |node| {
+            self.snapshot
+                .nodes
+                .get(node)
+                .is_some_and(|entry| entry.session.is_some())
+        };
+        entry.from.iter().any(|source| there(&source.node))
     }
 
     /// Whether an agent waits to be told what an image is that it could fetch.

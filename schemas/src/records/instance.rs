@@ -57,7 +57,8 @@ pub struct Assigned {
     /// (`pullPolicy: Never`); and in assignments of releases that did not settle tags.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<AssignedImage>,
-    /// Nodes that have that image, for when its registry is away: at most 3, and none before a report says that it is.
+    /// Nodes that have that image, for when its registry is away: at most 3 of those that had it when this was assigned,
+    /// or when a report said that nobody gives it. None where it is on the node already.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub from: Vec<ImageSource>,
 }

@@ -1,7 +1,7 @@
 //! Images with tags: told before they run, run as settled, and never replaced for being settled.
 
 use schemas::image::{ImageDigest, ImagePin};
-use schemas::records::AssignedImage;
+use schemas::records::{AssignedImage, ImageSource};
 
 use super::*;
 
@@ -114,5 +114,33 @@ async fn what_runs_already_is_told_and_not_replaced_by_being_settled() {
     bed.start();
     bed.two_sweeps().await;
     assert_eq!(bed.starts(), 1);
+    bed.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registry_that_is_away_is_no_failure_before_the_other_nodes_were_asked() {
+    let mut bed = Bed::new();
+    let pinned = format!("team/app@{}", pin(1).digest);
+    bed.engine.fail_pull(&pinned, ErrorKind::Registry);
+    bed.start();
+    let mut web = bed.accept("web", 1, 1, spec("team/app:1"));
+    web.image = Some(AssignedImage::Settled(pin(1)));
+    web.from = vec![ImageSource {
+        node: "n2".parse().unwrap(),
+        api: "127.0.0.1:1".to_owned(),
+    }];
+    bed.assign(&[web]);
+    let report = bed.until("it fails", |report| {
+        one(report).is_some_and(|line| line.failing.is_some())
+    });
+    let line = one(&report.await).cloned().unwrap();
+    let failing = line.failing.unwrap();
+    assert_eq!(failing.reason, FailingReason::ImagePullFailed);
+    // Both are said, the registry first: no report said the one alone.
+    let (registry, others) = failing.message.split_once("as the test asked; ").unwrap();
+    assert!(registry.contains("pull image"), "{}", failing.message);
+    assert!(others.starts_with("other nodes have it"), "{}", failing.message);
+    // Tried again by itself.
+    bed.until("ready", ready).await;
     bed.stop().await;
 }
