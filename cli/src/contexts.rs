@@ -12,6 +12,7 @@ use membership::keep::{Context, Keep, KeepError};
 use membership::persons::{self, LoggedIn, LoginError};
 use membership::renew::Membership;
 use membership::seeds::Seeds;
+use membership::voice::Voice;
 use runtime::{EtcdStore, Prefix, Store as _};
 use schemas::keys::{Key, Root};
 use schemas::names::ResourceName;
@@ -25,12 +26,12 @@ use crate::Verdict;
 use crate::args::Common;
 use crate::args::contexts::{ContextVerb, LoginClusterArgs};
 use crate::connect::connect;
-use crate::failure::{Exit, Failure};
+use crate::failure::{Exit, Failure, folded};
 use crate::output::{self, Cell, Format, Table, Tone, complain, print};
 use crate::seats::{self, failed};
 
 /// The name that means what runs on this host.
-const HERE: &str = "here";
+pub const HERE: &str = "here";
 /// The name of the context in use, in `~/.config/reeve`.
 const CURRENT: &str = "current";
 const CONTEXTS: &str = "contexts";
@@ -197,9 +198,25 @@ impl Place {
         }
     }
 
+    /// In whose name the seeds are asked for what only the authority can do; None for who is no administrator.
+    pub fn voice(&self) -> Result<Option<Voice>, Failure> {
+        if !matches!(self.person(), Some((_, Rights::Admin))) {
+            return Ok(None);
+        }
+        self.asks().map(Some)
+    }
+
+    /// As who the seeds are asked how they are.
+    pub fn asks(&self) -> Result<Voice, Failure> {
+        Ok(Voice::Person {
+            dir: self.dir.clone(),
+            seeds: self.login()?.seeds,
+        })
+    }
+
     /// Whether its person only looks.
     pub fn only_looks(&self) -> bool {
-        matches!(self.person(), Some((_, Rights::Viewer)))
+        matches!(self.person(), Some((_, Rights::Viewer { .. })))
     }
 
     /// For people: `prod as anna`.
@@ -258,10 +275,11 @@ impl Place {
             Ok(Err(why)) => why,
             Err(_) => format!("no seed answered within {} s", RENEWAL.as_secs()),
         };
-        complain(&format!(
-            "warning: your certificate of context `{}` ends at {until} and could not be renewed: {why}\n",
+        let text = format!(
+            "your certificate of context `{}` ends at {until} and could not be renewed: {why}",
             self.name
-        ));
+        );
+        complain(&format!("warning: {}\n", folded(&text, "warning: ".len())));
         Ok(())
     }
 
@@ -326,7 +344,7 @@ pub fn explained(common: &Common, failure: Failure) -> Failure {
     match person {
         Some((person, rights)) => failure.help(format!(
             "you are {person}, with the rights `{rights}`; for more, an administrator runs `reeve person rm {person}` and \
-             `reeve token create --person {person} --rights RIGHTS` on a seed"
+             `reeve token create --person {person} --rights RIGHTS`"
         )),
         None => failure,
     }
@@ -476,7 +494,7 @@ fn tell(common: &Common, place: &Place, certificate: &Certificate, login: &Login
                 "logged in to cluster {}
   person       {}
   context      {}, now in use
-  certificate  until {}; renewed by itself when commands are used
+  certificate  until {}; commands renew it by themselves
 Next: reeve status
 ",
                 certificate.identity().cluster,

@@ -213,7 +213,7 @@ impl Failure {
 }
 
 /// A sentence, broken between words where a terminal would break it within them. Programs get one line.
-fn folded(text: &str, begins_at: usize) -> String {
+pub fn folded(text: &str, begins_at: usize) -> String {
     if !std::io::stderr().is_terminal() {
         return text.to_owned();
     }

@@ -10,6 +10,7 @@
 //! ```
 
 pub mod advisories;
+pub mod authority;
 pub mod check;
 pub mod doctor;
 pub mod install;

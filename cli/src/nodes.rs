@@ -18,7 +18,7 @@ use crate::connect::{Connection, Marker, connect};
 use crate::edit;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Format, complain, print};
-use crate::seats::server_dir;
+use crate::seats::{of_ask, server_dir, voice};
 use crate::view::View;
 use crate::wait::until_empty;
 
@@ -146,9 +146,12 @@ async fn rm(common: &Common, args: &NodeRmArgs) -> Verdict {
         Shut::NoAuthority if args.now => {
             return Err(Failure::new(
                 Exit::Failed,
-                format!("{names} retired, but not shut out: only a seed's authority can do that"),
+                format!("{names} retired, but not shut out: only the cluster's authority can do that"),
             )
-            .help("run it on a seed, as root; a store of your own has its own users and certificates to withdraw"));
+            .help(
+                "run it on a seed, as root, or as a person with the right `admin`; a store of your own has its own users and \
+                 certificates to withdraw",
+            ));
         }
         Shut::NoAuthority => say_all(
             common,
@@ -193,7 +196,7 @@ async fn open_tokens(common: &Common, connection: &Connection, nodes: &[NodeName
 
 /// How far shutting out has come.
 enum Shut {
-    /// This host has no authority: a store of one's own, or not a seed.
+    /// There is no authority to ask from here: a store of one's own, or neither a seed nor an administrator.
     NoAuthority,
     Everywhere,
 }
@@ -205,20 +208,26 @@ const CUT: Duration = Duration::from_secs(30);
 pub fn not_shut_out(whom: &str, error: RevokeError) -> Failure {
     match error {
         RevokeError::Store(error) => Failure::from(error),
-        error @ (RevokeError::Keep(_)
-        | RevokeError::List(_)
-        | RevokeError::Foreign(_)
-        | RevokeError::Conflict
-        | RevokeError::Show(_)
-        | RevokeError::Tls(_)) => Failure::new(Exit::Failed, format!("cannot shut {whom} out")).because(&error),
+        RevokeError::Ask(error) => {
+            let because = of_ask(&error);
+            let failure = Failure::new(because.exit, format!("cannot shut {whom} out")).because(&error);
+            match because.remedy() {
+                Some(help) => failure.help(help),
+                None => failure,
+            }
+        }
+        error @ (RevokeError::Keep(_) | RevokeError::List(_) | RevokeError::Foreign(_) | RevokeError::Conflict) => {
+            Failure::new(Exit::Failed, format!("cannot shut {whom} out")).because(&error)
+        }
     }
 }
 
 async fn shut_out(common: &Common, connection: &Connection, args: &NodeRmArgs) -> Result<Shut, Failure> {
     let failed = |error| not_shut_out("the node", error);
-    let Some(revoker) = Revoker::here(&server_dir(common)).map_err(failed)? else {
+    let Some(voice) = voice(common)? else {
         return Ok(Shut::NoAuthority);
     };
+    let revoker = Revoker::of(voice);
     let reason = args.note.as_deref().unwrap_or("removed with `reeve node rm`");
     let mut number = 0;
     for node in &args.nodes {

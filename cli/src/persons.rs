@@ -1,5 +1,5 @@
 //! `reeve person`: who has a certificate of the cluster with which rights, and how somebody is shut out: by the authority's
-//! list of the revoked, as a node is, on a seed.
+//! list of the revoked, as a node is, on a seed or for an administrator elsewhere.
 
 use std::path::Path;
 use std::time::Duration;
@@ -23,7 +23,7 @@ use crate::connect::{Connection, connect};
 use crate::failure::{Exit, Failure};
 use crate::nodes::not_shut_out;
 use crate::output::{self, Cell, Format, Table, Tone, print};
-use crate::seats::{failed, server_dir};
+use crate::seats::{NO_VOICE, failed, server_dir, voice};
 
 /// How long the seeds may take to cut connections; what they have not done then they do when they can.
 const CUT: Duration = Duration::from_secs(30);
@@ -118,9 +118,7 @@ async fn list(common: &Common) -> Verdict {
         return Ok(Exit::Done);
     }
     if people.is_empty() {
-        print(
-            "nobody has logged in; on a seed, `reeve token create --person NAME --rights RIGHTS` prints a token for that\n",
-        );
+        print("nobody has logged in; `reeve token create --person NAME --rights RIGHTS` prints a token for that\n");
         return Ok(Exit::Done);
     }
     let mut table = Table::new(&["NAME", "RIGHTS", "CERTIFICATE"]);
@@ -145,13 +143,14 @@ async fn rm(common: &Common, args: &PersonRmArgs) -> Verdict {
     let connection = connect(common).await?;
     connection.marker().await?;
     let dir = server_dir(common);
-    let Some(revoker) = Revoker::here(&dir).map_err(cannot)? else {
+    let Some(voice) = voice(common)? else {
         return Err(Failure::new(
             Exit::Failed,
-            "only a seed's authority can shut people out, and this host is no seed",
+            "only the cluster's authority can shut people out: on a seed, or for an administrator",
         )
-        .help("run it on a seed, as root"));
+        .help(NO_VOICE));
     };
+    let revoker = Revoker::of(voice);
     let known = people(&connection, &dir).await?;
     for name in &args.names {
         if !known.iter().any(|person| person.name == *name) {

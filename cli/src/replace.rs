@@ -7,13 +7,13 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use membership::keep::{Context, Keep};
+use membership::keep::Context;
 use membership::members;
 use membership::revoke::Revoker;
 use membership::seat;
-use membership::seed::{KNOWN, Known};
-use membership::seeds::Host;
+use membership::seeds::{Host, Seeds};
 use membership::tokens::{self, Wanted};
+use membership::voice::Voice;
 use runtime::TlsFiles;
 use schemas::names::NodeName;
 use schemas::records::{CordonMode, NodeFacts, Verdict as NodeVerdict};
@@ -27,7 +27,7 @@ use crate::args::authority::ReplaceArgs;
 use crate::failure::{Exit, Failure};
 use crate::nodes::known;
 use crate::output::{self, Format, complain, print};
-use crate::seats::{of_tokens, server_dir};
+use crate::seats::{of_tokens, voice};
 use crate::view::View;
 
 /// Labels that an agent gives itself begin with it.
@@ -41,27 +41,28 @@ pub async fn replace(common: &Common, args: &ReplaceArgs) -> Verdict {
     if args.ttl > MOST_TTL || args.ttl < Duration::from_secs(1) {
         return Err(Failure::usage("--ttl is from 1s to 30d"));
     }
-    let dir = server_dir(common);
     let cannot = |error: &(dyn std::error::Error + 'static)| {
         Failure::new(Exit::Failed, format!("cannot replace node/{node}")).because(error)
     };
-    let revoker = Revoker::here(&dir).map_err(|error| cannot(&error))?;
-    let seed = Keep::beside(&dir).read_json::<Known>(KNOWN);
-    let (Some(revoker), Some(seed)) = (revoker, seed.map_err(|error| cannot(&error))?) else {
+    let Some(voice) = voice(common)? else {
         return Err(Failure::new(
             Exit::Failed,
-            "this host is no seed, and only a seed's authority shuts a host out and lets another in",
+            "only the cluster's authority shuts a host out and lets another in",
         )
-        .help("run it on a seed, as root; on a store of your own, start an agent on the new host with --node and that name"));
+        .help(
+            "run it on a seed, as root, or as a person with the right `admin`; on a store of your own, start an agent on the new \
+             host with --node and that name",
+        ));
     };
+    let revoker = Revoker::of(voice.clone());
     let reached = known(common, std::slice::from_ref(node)).await;
     let (connection, _, view) = match reached {
         Ok(reached) => reached,
-        Err(failure) => return Err(without_quorum(&dir, failure).await),
+        Err(failure) => return Err(without_quorum(voice.dir(), failure).await),
     };
     let facts = view.facts.get(node).and_then(|facts| facts.as_ref().ok());
-    let seat = facts.and_then(|facts| seat_of(facts, &seed));
-    fits(node, args, &view, &seed, seat).await?;
+    let seat = facts.and_then(|facts| seat_of(facts, voice.seeds()));
+    fits(node, args, &view, &voice, seat).await?;
     if !args.yes {
         let question = format!(
             "Shut the host of node/{node} out, and give its name{} to another, with {}?",
@@ -93,7 +94,7 @@ pub async fn replace(common: &Common, args: &ReplaceArgs) -> Verdict {
         .map_err(|error| cannot(&error))?;
     let seconds = args.ttl.as_secs();
     let wanted = match seat {
-        Some(host) => Wanted::seat(&dir, host, seconds).map_err(|error| of_tokens(&error))?,
+        Some(host) => Wanted::seat(voice.dir(), host, seconds).map_err(|error| of_tokens(&error))?,
         None => Wanted {
             admits: Admits::Node,
             names: BTreeSet::from([name]),
@@ -101,7 +102,7 @@ pub async fn replace(common: &Common, args: &ReplaceArgs) -> Verdict {
             seconds,
         },
     };
-    let made = tokens::create(&dir, &connection.store, &connection.root, wanted).await;
+    let made = tokens::create(&voice, &connection.store, &connection.root, wanted).await;
     let (token, record) = made.map_err(|error| of_tokens(&error))?;
     let left = revoker.until_cut(revoked, CUT, seat).await;
     let left = left.map_err(|error| cannot(&error))?;
@@ -111,7 +112,7 @@ pub async fn replace(common: &Common, args: &ReplaceArgs) -> Verdict {
         ));
     }
     let text = token.to_text();
-    let install = install(node, &seed, facts);
+    let install = install(node, voice.seeds(), facts);
     match common.output {
         Format::Json | Format::Yaml => {
             let value = json!({
@@ -161,7 +162,7 @@ async fn without_quorum(dir: &Path, failure: Failure) -> Failure {
         return failure;
     };
     let silent: Vec<String> = { seen.iter() }
-        .filter(|one| !one.health.as_ref().is_ok_and(|health| health.leader != 0))
+        .filter(|one| one.health.is_err())
         .map(|one| one.url.clone())
         .collect();
     if silent.len() * 2 < seen.len() {
@@ -177,8 +178,8 @@ async fn without_quorum(dir: &Path, failure: Failure) -> Failure {
     )
     .help(
         "bring back as many of their hosts as make a majority, with their disks; what runs goes on meanwhile. When they are gone for \
-         good: stop `reeve server` on the seed that is left, run its etcd once with --force-new-cluster, start it again, and let the \
-         others come with `reeve token create --seed`",
+         good: stop `reeve server` on a seed that is left, run its etcd once with --force-new-cluster, start it again, and let the \
+         others come with `reeve token create --seed` (decision 22 has the commands)",
     );
     silent.into_iter().fold(failure, Failure::detail)
 }
@@ -196,7 +197,7 @@ async fn fits(
     node: &NodeName,
     args: &ReplaceArgs,
     view: &View,
-    seed: &Known,
+    voice: &Voice,
     seat: Option<&Host>,
 ) -> Result<(), Failure> {
     if view.cordon(node) == Some(CordonMode::Retire) {
@@ -209,7 +210,14 @@ async fn fits(
         )));
     }
     if let Some(host) = seat {
-        if *host == seed.host {
+        let Some(own) = voice.own() else {
+            return Err(Failure::new(
+                Exit::Failed,
+                format!("node/{node} is on the seed {host}, and a seed's token is made on another seed alone"),
+            )
+            .help("run it there, as root"));
+        };
+        if host == own {
             return Err(Failure::new(
                 Exit::Failed,
                 format!("the host of node/{node} is this very seed, {host}"),
@@ -241,15 +249,15 @@ async fn fits(
 }
 
 /// Which seed the node's host is, by its addresses.
-fn seat_of<'a>(facts: &NodeFacts, seed: &'a Known) -> Option<&'a Host> {
-    let mut seeds = seed.seeds.iter();
+fn seat_of<'a>(facts: &NodeFacts, seeds: &'a Seeds) -> Option<&'a Host> {
+    let mut seeds = seeds.iter();
     let here = |address: IpAddr| facts.addresses.host.contains(&address);
     seeds.find(|host| host.address().is_some_and(here))
 }
 
 /// What a person runs on the new host, so that it is to placement what the old one was.
-fn install(node: &NodeName, seed: &Known, facts: Option<&NodeFacts>) -> String {
-    let mut line = format!("reeve install --seeds {} --token-file token --node {node}", seed.seeds);
+fn install(node: &NodeName, seeds: &Seeds, facts: Option<&NodeFacts>) -> String {
+    let mut line = format!("reeve install --seeds {seeds} --token-file token --node {node}");
     let Some(facts) = facts else { return line };
     for role in &facts.roles {
         line.push_str(&format!(" --role {role}"));

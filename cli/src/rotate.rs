@@ -8,6 +8,8 @@ use membership::revoke::Revoker;
 use membership::rotate::short;
 use membership::rotation::Standing;
 use membership::rotator::{Picture, RotateError, Rotator, Stage};
+use membership::voice::Voice;
+use runtime::Shutdown;
 use schemas::names::NodeName;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
@@ -17,9 +19,10 @@ use crate::Verdict;
 use crate::args::Common;
 use crate::args::authority::RotateArgs;
 use crate::connect::{Connection, connect};
+use crate::daemons::signals;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Format, print};
-use crate::seats::{failed, server_dir};
+use crate::seats::{asks, failed, of_ask, voice};
 
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -28,19 +31,24 @@ const NAMED: usize = 8;
 
 pub async fn rotate(common: &Common, args: &RotateArgs) -> Verdict {
     let connection = connect(common).await?;
-    let rotator = Rotator::here(&server_dir(common)).map_err(|error| of(&error))?;
-    let Some(rotator) = rotator else {
+    let voice = if args.status {
+        asks(common)?
+    } else {
+        voice(common)?.filter(|voice| voice.own().is_some())
+    };
+    let Some(voice) = voice else {
         return Err(
             Failure::new(Exit::Failed, "this host is no seed, and only seeds have the authority")
                 .help("run it on a seed, as root; its --data-dir is the one of `reeve server`"),
         );
     };
+    let rotator = Rotator::of(voice.clone());
     if args.withdraw {
         let withdrawn = rotator.withdraw(&connection.store, &connection.root).await;
         let pin = short(&withdrawn.map_err(|error| of(&error))?);
         say(
             common,
-            &format!("authority {pin} is taken back; the seeds' stores start again without it\n"),
+            &format!("authority {pin} is taken back; the seeds' stores start without it\n"),
         );
         return Ok(Exit::Done);
     }
@@ -49,8 +57,13 @@ pub async fn rotate(common: &Common, args: &RotateArgs) -> Verdict {
         show(common, &picture);
         return Ok(Exit::Done);
     }
-    if picture.stage() == Stage::Rests {
+    let rests = picture.stage() == Stage::Rests;
+    if rests {
         confirm(common, args, &picture)?;
+    }
+    // From here on Ctrl-C ends the watching, and not the command in the middle of something.
+    let shutdown = signals()?;
+    if rests {
         let begun = rotator.begin(&connection.store, &connection.root).await;
         if let Some(pin) = begun.map_err(|error| of(&error))? {
             say(common, &format!("authority {} is announced\n", short(&pin)));
@@ -65,7 +78,7 @@ pub async fn rotate(common: &Common, args: &RotateArgs) -> Verdict {
         );
         return Ok(Exit::Done);
     }
-    follow(common, args, &rotator, &connection).await
+    follow(common, args, (&rotator, voice), &connection, &shutdown).await
 }
 
 fn say(common: &Common, text: &str) {
@@ -89,9 +102,8 @@ fn of(error: &RotateError) -> Failure {
         | RotateError::Step(_)
         | RotateError::Authority(_)
         | RotateError::Bundle(_)
-        | RotateError::NothingAnnounced
-        | RotateError::Show(_)
-        | RotateError::Tls(_) => failed(error),
+        | RotateError::NothingAnnounced => failed(error),
+        RotateError::Ask(error) => of_ask(error),
     }
 }
 
@@ -117,6 +129,17 @@ fn confirm(common: &Common, args: &RotateArgs, picture: &Picture) -> Result<(), 
             short(&picture.authorities.present)
         ),
     );
+    for (host, why) in { &picture.seeds }
+        .iter()
+        .filter_map(|(host, said)| Some((host, said.as_ref().err()?)))
+    {
+        say(
+            common,
+            &folded(&format!(
+                "The seed {host} is away, and all of it waits for that one: {why}"
+            )),
+        );
+    }
     if output::ask("Replace the authority?") {
         Ok(())
     } else {
@@ -124,25 +147,37 @@ fn confirm(common: &Common, args: &RotateArgs, picture: &Picture) -> Result<(), 
     }
 }
 
-async fn follow(common: &Common, args: &RotateArgs, rotator: &Rotator, connection: &Connection) -> Verdict {
+async fn follow(
+    common: &Common,
+    args: &RotateArgs,
+    (rotator, voice): (&Rotator, Voice),
+    connection: &Connection,
+    shutdown: &Shutdown,
+) -> Verdict {
+    let revoker = Revoker::of(voice);
     let began = Instant::now();
     let mut told: Option<(Stage, Vec<String>)> = None;
     let mut people = BTreeSet::new();
     let mut left = args.without.clone();
+    let mut about = None;
     loop {
         let mut last = None;
         // Certificates are replaced under us.
-        let reread = connection.store.reread_tls().await;
-        let looked = match reread {
-            Ok(_) => look(rotator, connection).await,
-            Err(error) => Err(Failure::from(error)),
+        let looked = async {
+            connection.store.reread_tls().await?;
+            look(rotator, connection).await
+        };
+        let looked = tokio::select! {
+            looked = looked => looked,
+            () = shutdown.draining() => return Err(interrupted()),
         };
         match looked {
             Ok(picture) => {
                 let stage = picture.stage();
+                about.clone_from(&advice(&picture));
                 if stage == Stage::Promoted {
                     people.clone_from(&picture.awaited.people);
-                    leave(common, connection, &picture, &mut left).await?;
+                    leave(common, connection, &revoker, &picture, &mut left).await?;
                 }
                 let waiting = waits_for(&picture);
                 tell(common, &picture, told.as_ref(), stage, &waiting);
@@ -156,19 +191,45 @@ async fn follow(common: &Common, args: &RotateArgs, rotator: &Rotator, connectio
             Err(failure) => last = Some(failure),
         }
         if began.elapsed() >= args.timeout {
-            return Err(too_long(args, last, told));
+            return Err(too_long(args, last, told, about));
         }
         tokio::select! {
             () = sleep(LOOK) => {}
-            _ = tokio::signal::ctrl_c() => {
-                return Err(Failure::new(Exit::Failed, "no longer waiting; the authority is replaced all the same")
-                    .help("run `reeve admin rotate-authority` again to follow it"));
-            }
+            () = shutdown.draining() => return Err(interrupted()),
         }
     }
 }
 
-fn too_long(args: &RotateArgs, last: Option<Failure>, told: Option<(Stage, Vec<String>)>) -> Failure {
+fn interrupted() -> Failure {
+    Failure::new(
+        Exit::Failed,
+        "no longer waiting; the authority is replaced all the same",
+    )
+    .help("run `reeve admin rotate-authority` again to follow it")
+}
+
+/// What to do about seeds that are away: nothing goes on without them.
+pub fn advice(picture: &Picture) -> Option<String> {
+    let silent = picture.seeds.iter().filter(|(_, said)| said.is_err());
+    let silent: Vec<String> = silent.map(|(host, _)| host.to_string()).collect();
+    let first = silent.first()?;
+    let back = if picture.authorities.next.is_some() {
+        ", or take the new authority back with `reeve admin rotate-authority --withdraw`"
+    } else {
+        ""
+    };
+    Some(format!(
+        "bring {} back, for every seed is needed; replace one that is gone for good (`reeve token create --seed {first}`){back}",
+        silent.join(" and ")
+    ))
+}
+
+fn too_long(
+    args: &RotateArgs,
+    last: Option<Failure>,
+    told: Option<(Stage, Vec<String>)>,
+    about: Option<String>,
+) -> Failure {
     if let Some(failure) = last {
         return failure.detail("the authority is not replaced yet");
     }
@@ -177,6 +238,7 @@ fn too_long(args: &RotateArgs, last: Option<Failure>, told: Option<(Stage, Vec<S
     let waiting = told.map(|(_, waiting)| waiting).unwrap_or_default();
     let node = waiting.iter().find_map(|who| who.strip_prefix("node/"));
     let help = match node {
+        _ if about.is_some() => about.unwrap_or_default(),
         Some(node) => format!(
             "it goes on by itself, when they are back; or leave them behind:\n`reeve admin rotate-authority --without {node}`"
         ),
@@ -193,6 +255,7 @@ fn too_long(args: &RotateArgs, last: Option<Failure>, told: Option<(Stage, Vec<S
 async fn leave(
     common: &Common,
     connection: &Connection,
+    revoker: &Revoker,
     picture: &Picture,
     left: &mut Vec<NodeName>,
 ) -> Result<(), Failure> {
@@ -203,9 +266,7 @@ async fn leave(
         Failure::new(Exit::Failed, "cannot leave the nodes behind").because(error)
     };
     for node in now {
-        let revoker = Revoker::here(&server_dir(common)).map_err(|error| cannot(&error))?;
-        let subject = format!("node/{node}").parse::<Subject>();
-        let (Some(revoker), Ok(subject)) = (revoker, subject) else {
+        let Ok(subject) = format!("node/{node}").parse::<Subject>() else {
             continue;
         };
         let why = "left behind when the authority was replaced";
@@ -242,7 +303,8 @@ fn lacks(picture: &Picture, said: &Result<Standing, String>) -> Option<String> {
     Some(why.to_owned())
 }
 
-fn waits_for(picture: &Picture) -> Vec<String> {
+/// Whom it waits for, each with why.
+pub fn waits_for(picture: &Picture) -> Vec<String> {
     let seeds = picture.seeds.iter().filter_map(|(host, said)| {
         let why = lacks(picture, said)?;
         let known = why.starts_with(host.as_str());
@@ -256,13 +318,14 @@ fn waits_for(picture: &Picture) -> Vec<String> {
     }
 }
 
-fn sentence(picture: &Picture, stage: Stage) -> String {
+/// How far it is.
+pub fn sentence(picture: &Picture, stage: Stage) -> String {
     let present = short(&picture.authorities.present);
     match stage {
         Stage::Rests => format!("authority {present} issues, and no other is believed"),
         Stage::Announced => {
             let next = picture.authorities.next.as_ref().map(short).unwrap_or_default();
-            format!("authority {next} is believed beside {present}, which still issues")
+            format!("authority {next} is believed beside {present}, which issues")
         }
         Stage::Promoted => format!("authority {present} issues from now on; nodes renew their certificates"),
         Stage::Serving => "every node has its new certificate; the seeds show theirs".to_owned(),
@@ -283,6 +346,13 @@ fn waiting_lines(waiting: &[String]) -> String {
     text
 }
 
+/// Under the lines of those that are waited for.
+fn folded(text: &str) -> String {
+    let room = output::width().saturating_sub(2);
+    let lines = output::wrap(text, room);
+    lines.iter().map(|line| format!("  {line}\n")).collect()
+}
+
 fn tell(common: &Common, picture: &Picture, before: Option<&(Stage, Vec<String>)>, stage: Stage, waiting: &[String]) {
     let (was, said) = before.map_or((None, [].as_slice()), |(was, said)| (Some(*was), said.as_slice()));
     if was != Some(stage) {
@@ -290,6 +360,11 @@ fn tell(common: &Common, picture: &Picture, before: Option<&(Stage, Vec<String>)
     }
     if said != waiting {
         say(common, &waiting_lines(waiting));
+        if let Some(about) = advice(picture)
+            && stage != Stage::Rests
+        {
+            say(common, &folded(&about));
+        }
     }
 }
 
@@ -327,6 +402,9 @@ fn show(common: &Common, picture: &Picture) {
         Format::Name => print(&format!("{}\n", picture.authorities.present)),
         Format::Table | Format::Wide => {
             print(&format!("{}\n{}", sentence(picture, stage), waiting_lines(&waiting)));
+            if let Some(about) = advice(picture).filter(|_| stage != Stage::Rests) {
+                print(&folded(&about));
+            }
         }
     }
 }

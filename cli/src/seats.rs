@@ -16,6 +16,7 @@ use membership::seed::{self, Formed, Progress, SeedError, SeedOptions};
 use membership::seeds::{Host, Seeds};
 use membership::signing;
 use membership::tokens::{self, TokensError};
+use membership::voice::{AskError, Voice};
 use runtime::Shutdown;
 use schemas::keys::Root;
 use schemas::names::NodeName;
@@ -42,6 +43,8 @@ const MAX_TOKEN_BYTES: u64 = 4_096;
 /// A certificate's life: long enough to be renewed at a third of it, and no longer than the authority allows.
 const LEAST_LIFE: Duration = Duration::from_secs(60);
 const MOST_LIFE: Duration = Duration::from_secs(MAX_LIFETIME_SECONDS);
+/// How many are named of those who joined with one token.
+const FEW: usize = 3;
 const MAX_TTL: Duration = Duration::from_secs(30 * 86_400);
 
 pub fn failed(error: &(dyn std::error::Error + 'static)) -> Failure {
@@ -121,6 +124,7 @@ fn tell(progress: &Progress) {
                 "the cluster is there: taking this seed's place in it again, through {host}\n"
             ));
         }
+        Progress::NoPlace(why) => complain(&format!("  {why}\n")),
         Progress::Quorum(None) => complain("waiting for a quorum of the store's members\n"),
         Progress::Quorum(Some(why)) => complain(&format!("the store does not run: {why}\n")),
     }
@@ -428,13 +432,37 @@ pub fn of_tokens(error: &TokensError) -> Failure {
         TokensError::Store(error) => Failure::from(error.clone()),
         TokensError::NotASeed(_) => Failure::new(
             Exit::Failed,
-            "tokens are made and read on a seed, and this host is none",
+            "tokens are read on a seed or with a context, and there is neither here",
         )
         .detail(error.to_string())
-        .help("run it on a seed, as root; its --data-dir is the one of `reeve server`"),
+        .help(NO_VOICE),
         TokensError::OtherSeed { .. } => failed(error).help("write it as it is written in --seeds"),
         TokensError::OwnSeat(_) => failed(error).help("run it on another seed"),
-        TokensError::Keep(_) | TokensError::Key(_) | TokensError::Record(_) | TokensError::Conflict => failed(error),
+        TokensError::Ask(error) => of_ask(error),
+        TokensError::Keep(_)
+        | TokensError::Key(_)
+        | TokensError::Record(_)
+        | TokensError::OtherToken
+        | TokensError::Conflict => failed(error),
+    }
+}
+
+/// The seeds do not do what an administrator asks.
+pub fn of_ask(error: &AskError) -> Failure {
+    let mut failure = failed(error);
+    match error {
+        AskError::Nobody(_) => {
+            failure.exit = Exit::Unreachable;
+            failure.help("can this machine reach port 2378 of the seeds, and do they run?")
+        }
+        AskError::NoCertificate(_) => {
+            failure.help("does `reeve server` run here? See its log; elsewhere, log in again")
+        }
+        AskError::Keep(_)
+        | AskError::Show(_)
+        | AskError::Tls(_)
+        | AskError::Refused { .. }
+        | AskError::Older { .. } => failure,
     }
 }
 
@@ -451,6 +479,26 @@ pub fn server_dir(common: &Common) -> PathBuf {
     }
 }
 
+/// In whose name the authority is asked: of an administrator by the context in use, else of the seed on this host. None: there
+/// is neither.
+pub fn voice(common: &Common) -> Result<Option<Voice>, Failure> {
+    match contexts::chosen(common)? {
+        Chosen::Context(place) => place.voice(),
+        Chosen::Told | Chosen::Here => Voice::here(&own_dir(common)).map_err(|error| failed(&error)),
+    }
+}
+
+/// As who the seeds are asked how they are: as [`voice`], and as everybody who has logged in.
+pub fn asks(common: &Common) -> Result<Option<Voice>, Failure> {
+    match contexts::chosen(common)? {
+        Chosen::Context(place) => place.asks().map(Some),
+        Chosen::Told | Chosen::Here => voice(common),
+    }
+}
+
+/// What to do where there is neither.
+pub const NO_VOICE: &str = "run it on a seed, as root (its --data-dir is the one of `reeve server`), or with a context of a person with the right `admin`";
+
 async fn create(common: &Common, args: &TokenCreateArgs) -> Verdict {
     if args.ttl > MAX_TTL || args.ttl < Duration::from_secs(1) {
         return Err(Failure::usage("--ttl is from 1s to 30d"));
@@ -458,6 +506,13 @@ async fn create(common: &Common, args: &TokenCreateArgs) -> Verdict {
     if args.person.as_ref().is_some_and(|name| name.as_str() == "root") {
         return Err(Failure::usage("--person root: that is root on the seeds").help("name the person"));
     }
+    let Some(voice) = voice(common)? else {
+        return Err(Failure::new(
+            Exit::Failed,
+            "tokens are made by the cluster's authority: on a seed, or by one for an administrator",
+        )
+        .help(NO_VOICE));
+    };
     let connection = connect(common).await?;
     connection.marker().await?;
     let names = args.nodes.iter().map(|node| node.as_str().parse::<Name>());
@@ -467,7 +522,14 @@ async fn create(common: &Common, args: &TokenCreateArgs) -> Verdict {
     let seconds = args.ttl.as_secs();
     let wanted = match (&args.seed, args.person.clone().zip(args.rights.clone())) {
         (Some(host), _) => {
-            tokens::Wanted::seat(&server_dir(common), host, seconds).map_err(|error| of_tokens(&error))?
+            if voice.own().is_none() {
+                return Err(Failure::new(
+                    Exit::Failed,
+                    "a seed's token is the cluster, and is made on another seed alone",
+                )
+                .help("run it there, as root, with --context here if contexts are in use"));
+            }
+            tokens::Wanted::seat(voice.dir(), host, seconds).map_err(|error| of_tokens(&error))?
         }
         (None, Some((name, rights))) => {
             persons::one_set_of_rights(&connection, &server_dir(common), &name, &rights).await?;
@@ -485,7 +547,7 @@ async fn create(common: &Common, args: &TokenCreateArgs) -> Verdict {
             seconds,
         },
     };
-    let made = tokens::create(&server_dir(common), &connection.store, &connection.root, wanted).await;
+    let made = tokens::create(&voice, &connection.store, &connection.root, wanted).await;
     let (token, record) = made.map_err(|error| of_tokens(&error))?;
     let text = token.to_text();
     let mut value = json!({ "token": text.as_str(), "id": record.id, "expires": record.expires.to_string(), "uses": record.uses_left });
@@ -512,6 +574,17 @@ fn whom(admits: &Admits, names: &Names) -> String {
         (Admits::Server, names) => format!("seed {}", names.unwrap_or_else(|| "any".to_owned())),
         (Admits::Controller, _) => "controllers".to_owned(),
         (Admits::Person(rights), names) => format!("{} ({rights})", names.unwrap_or_else(|| "people".to_owned())),
+    }
+}
+
+/// The last of those who joined: with the install token they are many.
+fn few(joined: &[String]) -> String {
+    let more = joined.len().saturating_sub(FEW);
+    let last = joined[more..].join(",");
+    if more > 0 {
+        format!("{last} and {more} more")
+    } else {
+        last
     }
 }
 
@@ -552,17 +625,18 @@ async fn list(common: &Common) -> Verdict {
         match record {
             Ok(record) => {
                 let joined: Vec<String> = record.joined.iter().map(|joined| joined.name.to_string()).collect();
+                let left = record.expires.unix_seconds().saturating_sub(now.unix_seconds());
                 let expires = if now > record.expires {
                     "expired".to_owned()
                 } else {
-                    record.expires.to_string()
+                    format!("in {}", output::short(left))
                 };
                 table.row(vec![
                     cell(id.to_string()),
                     cell(whom(&record.admits, &record.names)),
                     cell(record.uses_left.to_string()),
                     cell(expires),
-                    cell(joined.join(",")),
+                    cell(few(&joined)),
                 ]);
             }
             Err(why) => table.row(vec![

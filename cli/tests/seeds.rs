@@ -152,6 +152,24 @@ impl Lab {
         self.command(&args).output().expect("reeve starts")
     }
 
+    /// Runs `reeve` as somebody on a machine of their own, who has logged in or is about to.
+    fn elsewhere(&self, who: &str, code: i32, args: &[&str]) -> String {
+        let output = self
+            .command(args)
+            .env("HOME", self.dir.path().join(who))
+            .output()
+            .expect("reeve starts");
+        let text = text(&output);
+        assert_eq!(output.status.code(), Some(code), "{who}: reeve {args:?} said:\n{text}");
+        text
+    }
+
+    fn login(&self, who: &str, token: &str) {
+        let file = self.file(&format!("of-{who}"), token);
+        let args = ["login-cluster", "--seeds", &self.seeds(), "--token-file", &file];
+        self.elsewhere(who, 0, &args);
+    }
+
     /// It must exit with this code; all that it printed, errors last.
     fn exits(&self, seed: usize, code: i32, args: &[&str]) -> String {
         let output = self.run(seed, args);
@@ -270,4 +288,271 @@ fn a_seed_whose_disk_is_gone_comes_back_with_a_token_made_for_it_also_after_the_
     lab.start(1, "token");
     lab.serves(1);
     lab.refused(2, "seat", "has joined with this token already");
+}
+
+#[test]
+fn when_most_seeds_are_gone_for_good_one_that_is_left_begins_again_and_the_others_come_back() {
+    let mut lab = Lab::new(74, 3);
+    let cluster = lab.cluster(0);
+    let token = lab.exits(0, 0, &["token", "create", "--node", "n9"]);
+    for lost in [1, 2] {
+        lab.cut_power(lost);
+        std::fs::remove_dir_all(lab.data(lost)).expect("a disk can be lost");
+    }
+    let said = lab.exits(0, 3, &["node", "replace", "n9", "--yes"]);
+    assert!(
+        said.contains("no majority")
+            && said.contains("2 of 3 members are away")
+            && said.contains("--force-new-cluster"),
+        "{said}"
+    );
+
+    // As decision 22 says it.
+    lab.cut_power(0);
+    let here = format!("http://127.{}.1.1", lab.net);
+    let log = std::fs::File::create(lab.dir.path().join("forced")).expect("a log");
+    let mut forced = Command::new("etcd")
+        .args([
+            "--name",
+            &lab.address(0).replace('.', "-"),
+            "--force-new-cluster",
+            "--data-dir",
+        ])
+        .arg(lab.data(0).join("etcd"))
+        .args(["--listen-peer-urls", &format!("{here}:32380"), "--listen-client-urls"])
+        .args([
+            &format!("{here}:32379"),
+            "--advertise-client-urls",
+            &format!("{here}:32379"),
+        ])
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .expect("etcd starts");
+    let mut ready = || {
+        let log = std::fs::read_to_string(lab.dir.path().join("forced")).unwrap_or_default();
+        let ended = forced.try_wait().is_ok_and(|ended| ended.is_some());
+        if log.contains("ready to serve") || ended {
+            Ok(())
+        } else {
+            Err(log)
+        }
+    };
+    eventually("it is ready", 30, &mut ready);
+    signal(forced.id(), "TERM");
+    forced.wait().expect("it ends");
+    lab.start(0, "token");
+    lab.serves(0);
+    let doctor = text(&lab.run(0, &["doctor", "-o", "json"]));
+    let away = format!("member {}", lab.address(1));
+    let told = checks(&doctor, &away);
+    assert!(
+        told.iter()
+            .any(|(level, said)| level == "bad" && said.contains("no member of the store")),
+        "{doctor}"
+    );
+    for lost in [1, 2] {
+        let token = lab.exits(0, 0, &["token", "create", "--seed", &lab.address(lost)]);
+        lab.file("seat", &token);
+        lab.start(lost, "seat");
+        lab.serves(lost);
+        assert_eq!(lab.cluster(lost), cluster, "there is one cluster");
+    }
+    let members = lab.members(2);
+    assert_eq!(
+        members.iter().filter(|line| line.contains(", started, ")).count(),
+        3,
+        "{members:?}"
+    );
+    let listed = lab.exits(2, 0, &["token", "ls"]);
+    assert!(listed.contains("node n9"), "what was stored is there: {listed}");
+    drop(token);
+}
+
+/// What `reeve doctor` says of one thing, as programs read it.
+fn checks(text: &str, check: &str) -> Vec<(String, String)> {
+    let value: serde_json::Value = serde_json::from_str(text).expect("JSON");
+    let word = |line: &serde_json::Value, key: &str| line[key].as_str().unwrap_or_default().to_owned();
+    let lines = value["checks"].as_array().expect("a list").iter();
+    let lines = lines.filter(|line| line["check"] == check);
+    lines.map(|line| (word(line, "level"), word(line, "found"))).collect()
+}
+
+#[test]
+fn a_rotation_waits_for_a_seed_that_is_away_says_so_and_is_taken_back_or_followed_again() {
+    let mut lab = Lab::new(72, 3);
+    let away = lab.address(2);
+    lab.cut_power(2);
+    let said = lab.exits(0, 6, &["admin", "rotate-authority", "--withdraw"]);
+    assert!(said.contains("no authority is announced"), "{said}");
+    let said = lab.exits(0, 2, &ROTATE);
+    assert!(said.contains("add --yes"), "{said}");
+
+    // Too long: who is away, and what to do.
+    let said = lab.exits(0, 124, &["admin", "rotate-authority", "--yes", "--timeout", "6s"]);
+    for wanted in [
+        format!("waiting for {away}:2378 does not answer"),
+        format!("bring {away} back"),
+        format!("reeve token create --seed {away}"),
+        "--withdraw".to_owned(),
+    ] {
+        assert!(said.contains(&wanted), "wanted {wanted:?}: {said}");
+    }
+    let wide = said
+        .lines()
+        .filter(|line| !line.starts_with("help: ") && line.chars().count() > 80);
+    let wide: Vec<&str> = wide.collect();
+    assert!(wide.is_empty(), "{wide:?}");
+    let said = lab.exits(1, 0, &["admin", "rotate-authority", "--status"]);
+    assert!(said.contains("is believed beside") && said.contains(&away), "{said}");
+    let doctor = text(&lab.run(0, &["doctor", "-o", "json"]));
+    let told = checks(&doctor, "rotation");
+    assert!(
+        told.len() >= 2
+            && told.iter().all(|(level, _)| level == "warn")
+            && told.iter().any(|(_, said)| said.contains(&away)),
+        "{told:?}"
+    );
+    let told = checks(&doctor, &format!("member {}", away.replace('.', "-")));
+    assert!(told.iter().any(|(level, _)| level == "bad"), "{doctor}");
+
+    // Taken back, and then begun again, followed for a while, and followed once more.
+    let said = lab.exits(1, 0, &["admin", "rotate-authority", "--withdraw"]);
+    assert!(said.contains("is taken back"), "{said}");
+    eventually("it rests", 60, || {
+        let said = lab.exits(0, 0, &["admin", "rotate-authority", "--status"]);
+        if said.contains("no other is believed") {
+            Ok(())
+        } else {
+            Err(said)
+        }
+    });
+    let data = lab.data(0).display().to_string();
+    let args = [ROTATE.as_slice(), &["--yes", "--data-dir", &data]].concat();
+    let file = |name: &str| lab.dir.path().join(name);
+    let (out, err) = ["out", "err"]
+        .map(|name| std::fs::File::create(file(name)).expect("a file"))
+        .into();
+    let mut verb = lab
+        .command(&args)
+        .stdout(out)
+        .stderr(err)
+        .spawn()
+        .expect("reeve starts");
+    let shown = || {
+        let read = |name| std::fs::read_to_string(file(name)).unwrap_or_default();
+        read("out") + &read("err")
+    };
+    eventually("the verb waits", 30, || {
+        let text = shown();
+        if text.contains(&format!("waiting for {away}")) {
+            Ok(())
+        } else {
+            Err(text)
+        }
+    });
+    signal(verb.id(), "INT");
+    let ended = verb.wait().expect("it ends");
+    assert!(
+        ended.code() == Some(6) && shown().contains("replaced all the same") && shown().contains("again to follow it"),
+        "{}",
+        shown()
+    );
+    lab.start(2, "token");
+    lab.serves(2);
+    let said = lab.exits(0, 0, &ROTATE);
+    assert!(
+        said.contains("is being replaced already") && said.contains("what the former one issued is refused"),
+        "{said}"
+    );
+    let told = checks(&text(&lab.run(2, &["doctor", "-o", "json"])), "rotation");
+    assert!(matches!(told.as_slice(), [(level, _)] if level == "ok"), "{told:?}");
+}
+
+#[test]
+fn an_administrator_makes_tokens_and_shuts_people_out_from_elsewhere_and_one_seed_replaces_its_authority() {
+    let lab = Lab::new(73, 1);
+    let person =
+        |name: &str, rights: &str| ["token", "create", "--person", name, "--rights", rights].map(str::to_owned);
+    let make = |seed_or: Option<&str>, name: &str, rights: &str| {
+        let args = person(name, rights);
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        match seed_or {
+            None => lab.exits(0, 0, &args),
+            Some(who) => lab.elsewhere(who, 0, &args),
+        }
+    };
+    lab.login("anna", &make(None, "anna", "admin"));
+    lab.login("otto", &make(Some("anna"), "otto", "operator+exec"));
+    let listed = lab.elsewhere("anna", 0, &["person", "ls"]);
+    assert!(listed.contains("anna") && listed.contains("otto"), "{listed}");
+
+    // Tokens, from elsewhere: made, listed without a cut in 80 columns, withdrawn.
+    let token = lab.elsewhere(
+        "anna",
+        0,
+        &["token", "create", "--node", "n7", "--uses", "2", "-o", "json"],
+    );
+    let token: serde_json::Value = serde_json::from_str(&token).expect("JSON");
+    let id = token["id"].as_str().expect("an id");
+    let listed = lab.elsewhere("anna", 0, &["token", "ls"]);
+    assert!(
+        listed.contains(id) && listed.contains("node n7") && listed.contains("in 59m"),
+        "{listed}"
+    );
+    assert!(
+        listed.contains("otto (operator+exec)") && !listed.contains('…'),
+        "all of it fits: {listed}"
+    );
+    assert!(lab.exits(0, 0, &["token", "ls"]).contains(id), "seeds see the same");
+    lab.elsewhere("anna", 0, &["token", "rm", id]);
+    assert!(!lab.elsewhere("anna", 0, &["token", "ls"]).contains(id));
+    let own = lab.address(0);
+    for (who, code, args, why) in [
+        (
+            "anna",
+            6,
+            ["token", "create", "--seed", own.as_str()].as_slice(),
+            "on another seed alone",
+        ),
+        (
+            "anna",
+            6,
+            &["admin", "rotate-authority", "--yes"],
+            "this host is no seed",
+        ),
+        (
+            "anna",
+            4,
+            &["token", "create", "--person", "otto", "--rights", "viewer"],
+            "has the rights `operator+exec`",
+        ),
+        ("otto", 6, &["token", "create"], "with the right `admin`"),
+        ("otto", 6, &["person", "rm", "anna", "--yes"], "with the right `admin`"),
+    ] {
+        let said = lab.elsewhere(who, code, args);
+        assert!(said.contains(why), "{who} {args:?}, wanted {why:?}: {said}");
+    }
+    let said = lab.elsewhere("otto", 0, &["admin", "rotate-authority", "--status"]);
+    assert!(said.contains("no other is believed"), "{said}");
+    let doctor = lab
+        .command(&["doctor", "-o", "json"])
+        .env("HOME", lab.dir.path().join("anna"))
+        .output();
+    let doctor = String::from_utf8_lossy(&doctor.expect("reeve starts").stdout).into_owned();
+    assert_eq!(checks(&doctor, "rotation").len(), 1, "{doctor}");
+    let said = lab.elsewhere("anna", 0, &["person", "rm", "otto", "--yes"]);
+    assert!(said.contains("person/otto is shut out"), "{said}");
+    lab.elsewhere("otto", 3, &["get", "nodes"]);
+
+    // The only seed: its store is away for moments, and all of it comes to its end.
+    let said = lab.exits(0, 0, &[ROTATE.as_slice(), &["--yes"]].concat());
+    assert!(said.contains("these people log in again: person/anna"), "{said}");
+    let said = lab.elsewhere("anna", 3, &["get", "nodes"]);
+    assert!(
+        said.contains("log in again") || said.contains("were you removed"),
+        "{said}"
+    );
+    lab.login("anna", &make(None, "anna", "admin"));
+    lab.elsewhere("anna", 0, &["person", "ls"]);
 }

@@ -21,6 +21,7 @@ pub mod look;
 pub mod members;
 pub mod persons;
 pub mod port;
+mod record;
 pub mod renew;
 pub mod revoke;
 pub mod rights;
@@ -33,6 +34,7 @@ pub mod seeds;
 pub mod signing;
 pub mod tokens;
 pub mod upkeep;
+pub mod voice;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

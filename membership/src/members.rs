@@ -36,6 +36,29 @@ pub enum MembersError {
     Slow { act: &'static str },
 }
 
+impl MembersError {
+    /// For people: without the layers of a transport, which each say the same in their own words.
+    #[must_use]
+    pub fn plain(&self) -> String {
+        match self {
+            Self::Etcd { act, source } => format!("cannot {act}: {}", plain(source)),
+            Self::File { .. } | Self::Slow { .. } => runtime::chain(self),
+        }
+    }
+}
+
+/// What etcd, or at last the system, says.
+pub(crate) fn plain(error: &Error) -> String {
+    let mut last: &dyn std::error::Error = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    match (error, last.downcast_ref::<Error>()) {
+        (Error::GRpcStatus(status), Some(_)) => status.message().to_owned(),
+        _ => last.to_string(),
+    }
+}
+
 /// One member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
@@ -43,8 +66,10 @@ pub struct Seen {
     pub id: Option<u64>,
     /// Empty for one that was added and has not begun.
     pub name: String,
-    /// Where it is reached.
+    /// Where it is reached; empty for one that has not begun.
     pub url: String,
+    /// Where other members reach it; empty where only its address is known, and of the embedded store.
+    pub peer: String,
     pub health: Result<Health, String>,
 }
 
@@ -105,7 +130,7 @@ pub async fn look(endpoints: &[String], tls: Option<&TlsFiles>) -> Result<Vec<Se
             Err(_) => {}
         }
     }
-    let places: Vec<(Option<u64>, String, String)> = match listed {
+    let places: Vec<(Option<u64>, String, String, String)> = match listed {
         Some(listed) if !listed.members().is_empty() => listed
             .members()
             .iter()
@@ -113,14 +138,23 @@ pub async fn look(endpoints: &[String], tls: Option<&TlsFiles>) -> Result<Vec<Se
                 let url = member.client_urls().first().cloned().unwrap_or_default();
                 // A member of etcd's has peers' addresses from the moment it is added; the embedded store has none.
                 let id = Some(member.id()).filter(|_| !member.peer_urls().is_empty());
-                (id, member.name().to_owned(), url)
+                let peer = member.peer_urls().first().cloned().unwrap_or_default();
+                (id, member.name().to_owned(), url, peer)
             })
             .collect(),
-        Some(_) | None => endpoints.iter().map(|url| (None, String::new(), url.clone())).collect(),
+        Some(_) | None => { endpoints.iter() }
+            .map(|url| (None, String::new(), url.clone(), String::new()))
+            .collect(),
     };
-    let asked = places.into_iter().map(async |(id, name, url)| {
+    let asked = places.into_iter().map(async |(id, name, url, peer)| {
         let health = health(&url, tls).await;
-        Seen { id, name, url, health }
+        Seen {
+            id,
+            name,
+            url,
+            peer,
+            health,
+        }
     });
     Ok(join_all(asked).await)
 }
@@ -133,7 +167,7 @@ async fn health(url: &str, tls: Option<&TlsFiles>) -> Result<Health, String> {
         let mut client = client(&[url.to_owned()], tls).await?;
         within("ask for its status", client.status()).await
     };
-    let status = ask.await.map_err(|error| runtime::chain(&error))?;
+    let status = ask.await.map_err(|error| error.plain())?;
     Ok(Health {
         version: status.version().to_owned(),
         db_size_bytes: status.db_size(),
@@ -149,9 +183,20 @@ async fn health(url: &str, tls: Option<&TlsFiles>) -> Result<Health, String> {
 /// # Errors
 /// When the store does not answer.
 pub async fn alarms(endpoints: &[String], tls: Option<&TlsFiles>) -> Result<Vec<String>, MembersError> {
-    let mut client = client(endpoints, tls).await?;
     let act = "ask for alarms";
-    let answer = within(act, client.alarm(AlarmAction::Get, AlarmType::None, None)).await?;
+    let mut asked = Err(MembersError::Slow { act });
+    // One after the other: with several at once, one that is away may be asked.
+    for url in endpoints {
+        let one = async {
+            let mut client = client(std::slice::from_ref(url), tls).await?;
+            within(act, client.alarm(AlarmAction::Get, AlarmType::None, None)).await
+        };
+        asked = one.await;
+        if asked.is_ok() {
+            break;
+        }
+    }
+    let answer = asked?;
     let names = answer.alarms().iter().map(|alarm| match alarm.alarm() {
         AlarmType::Nospace => "NOSPACE".to_owned(),
         AlarmType::Corrupt => "CORRUPT".to_owned(),
@@ -250,6 +295,7 @@ mod tests {
             id: Some(id),
             name: format!("m{id}"),
             url: format!("https://10.0.0.{id}:2379"),
+            peer: format!("https://10.0.0.{id}:2380"),
             health: if healthy { Ok(health) } else { Err("silent".to_owned()) },
         }
     }

@@ -40,6 +40,7 @@ use crate::believed::Believed;
 use crate::bootstrap::Stage;
 use crate::etcd::{client_url, peer_url};
 use crate::issued::Issued;
+use crate::members::plain;
 use crate::now;
 use crate::persons;
 use crate::rights;
@@ -296,6 +297,12 @@ async fn join(
         .map_err(|error| later(chain(&error)))?;
     let answer = issue(&seat, &store, &request, wanted.identity.clone()).await?;
     tracing::info!(who = %wanted.identity, token = %token.id(), from = %caller.address, "joined");
+    let verb = match &who {
+        Who::Person(..) => "login-cluster",
+        Who::Node(_) | Who::Server(_) | Who::Controller(_) => "join",
+    };
+    let objects = vec![format!("token {}", token.id()), format!("from {}", caller.address.ip())];
+    crate::record::tell(&seat, &store, &who.subject(), verb, objects).await;
     Ok(Json(answer))
 }
 
@@ -321,14 +328,20 @@ pub(crate) async fn admitted(
             tracing::warn!(%asked, token = %token.id(), from = %caller.address, why = %refusal, "refused to join");
             refuse(refusal)
         })?;
-        if admitted == record {
-            // It was in by this token already. Whoever was removed needs another's word to come back.
-            if seat.believed().revoked().revoked_before(&who.subject()).is_some() {
+        let mut admitted = admitted;
+        let removed = seat.believed().revoked().revoked_before(&who.subject());
+        let again = admitted == record;
+        if let Some(joined) = admitted.joined_as(who) {
+            // It was in by this token already. Whoever was removed since needs another's word to come back.
+            if again && joined.removed != removed {
                 return Err(refuse(format!(
                     "{} was removed from the cluster: it needs a new token to come back",
                     who.subject()
                 )));
             }
+            joined.removed = removed;
+        }
+        if again {
             return Ok(());
         }
         let signed = admitted.signed_by(&*seat.keys.stating(&bundle).ok_or_else(keyless)?);
@@ -431,7 +444,7 @@ async fn place(
             seat.seeds
         )));
     }
-    let (_, client) = formed(&seat)?;
+    let (store, client) = formed(&seat)?;
     let mut cluster = client.cluster_client();
     let calls = async {
         let listed = cluster.member_list().await?;
@@ -464,9 +477,29 @@ async fn place(
     let members = timeout(CALL, calls)
         .await
         .map_err(|_| later("the store does not answer in time: have its members a quorum?"))?
-        .map_err(|error| later(format!("the store does not change its members: {error}")))?;
+        .map_err(|error| later(unchanged(&error)))?;
     tracing::info!(%host, "takes its place among the store's members again");
+    if let Some(shown) = &caller.certificate {
+        crate::record::tell(
+            &seat,
+            &store,
+            &shown.identity().who.subject(),
+            "seat",
+            vec![format!("from {}", caller.address.ip())],
+        )
+        .await;
+    }
     Ok(Json(PlaceAnswer { members }))
+}
+
+/// Why the store's members are as they were, for people.
+fn unchanged(error: &etcd_client::Error) -> String {
+    let why = plain(error);
+    if why.contains("unhealthy cluster") {
+        return "its members have to be together for some seconds before one may come".to_owned();
+    }
+    let why: String = why.chars().take(MAX_REASON_CHARS / 4).collect();
+    format!("the store does not change its members yet: {why}")
 }
 
 /// Serves until `end`.
@@ -488,6 +521,8 @@ pub async fn serve(
         .route("/v1/authority", post(rotate::authority))
         .route("/v1/place", post(place))
         .route("/v1/seat", post(crate::seat::answer))
+        .route("/v1/token", post(crate::tokens::answer))
+        .route("/v1/revoke", post(crate::revoke::answer))
         .route("/v1/leave", post(crate::leave::answer))
         .layer(DefaultBodyLimit::max(MAX_QUESTION_BYTES))
         .with_state(seat);

@@ -2,7 +2,6 @@
 //! rest by themselves ([`crate::rotation`]), whether anybody looks or not. `reeve admin rotate-authority` calls it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 use futures::future::join_all;
 use runtime::{EtcdStore, StoreError, chain};
@@ -10,16 +9,15 @@ use schemas::keys::Root;
 use trust::authority::{Authority, AuthorityError};
 use trust::bundle::BundleError;
 use trust::key::Fingerprint;
-use trust::tls::ShowError;
 
 use crate::believed::Believed;
-use crate::call::{call, to_seeds};
+use crate::call::call;
 use crate::keep::{Keep, KeepError};
 use crate::port::SeedState;
 use crate::rotate::{Awaited, StepError, awaited, heard, publish};
 use crate::rotation::{Authorities, Standing};
-use crate::seed::{KNOWN, Known};
 use crate::seeds::Host;
+use crate::voice::{AskError, Voice};
 use crate::{SEED_PORT, now};
 
 /// Why the authority cannot be replaced from here.
@@ -43,17 +41,15 @@ pub enum RotateError {
     NothingAnnounced,
     #[error("another wrote the authorities at this moment: ask again")]
     Conflict,
-    #[error("cannot show this seed's certificate")]
-    Show(#[source] ShowError),
-    #[error("TLS cannot be prepared")]
-    Tls(#[source] rustls::Error),
+    #[error(transparent)]
+    Ask(#[from] AskError),
 }
 
-/// A seed's directory.
+/// Who asks.
 #[derive(Debug)]
 pub struct Rotator {
+    voice: Voice,
     keep: Keep,
-    known: Known,
 }
 
 /// How far it is.
@@ -114,14 +110,11 @@ impl Picture {
 }
 
 impl Rotator {
-    /// None: this host is no seed.
-    ///
-    /// # Errors
-    /// When its directory is damaged.
-    pub fn here(dir: &Path) -> Result<Option<Self>, RotateError> {
-        let keep = Keep::beside(dir);
-        let known = keep.read_json::<Known>(KNOWN)?;
-        Ok(known.map(|known| Self { keep, known }))
+    /// A person elsewhere can look; a seed can also begin and withdraw.
+    #[must_use]
+    pub fn of(voice: Voice) -> Self {
+        let keep = voice.keep();
+        Self { voice, keep }
     }
 
     fn believed(&self) -> Result<Believed, RotateError> {
@@ -184,14 +177,12 @@ impl Rotator {
     /// How far it is, by the store and by what every seed says.
     ///
     /// # Errors
-    /// When the store does not answer, or this seed cannot ask.
+    /// When the store does not answer, or the seeds cannot be asked from here.
     pub async fn look(&self, store: &EtcdStore, root: &Root) -> Result<Picture, RotateError> {
         let own = self.believed()?;
-        let held = self.keep.held("person")?.ok_or(RotateError::NotBegun)?;
-        let door = own.door(&held).map_err(RotateError::Show)?;
-        let tls = to_seeds(&door).map_err(RotateError::Tls)?;
+        let tls = self.voice.tls()?;
         let (believed, _) = heard(store, root, own).await?;
-        let asked = self.known.seeds.iter().map(async |host| {
+        let asked = self.voice.seeds().iter().map(async |host| {
             let said = call::<(), SeedState>(host, SEED_PORT, &tls, "/v1/seed", None).await;
             let said = said.map(|(state, _)| state.authorities).map_err(|error| chain(&error));
             (host.clone(), said)

@@ -147,6 +147,8 @@ pub enum Progress {
     Beginning,
     /// The cluster is, and this seed takes its old place in it.
     TakingPlace(Host),
+    /// It does not have it yet; why.
+    NoPlace(String),
     /// The store has begun, and has no quorum yet; why, where that is known.
     Quorum(Option<String>),
 }
@@ -553,8 +555,12 @@ async fn come_together(
     progress: &mut impl FnMut(&Progress),
 ) -> Result<Vec<String>, SeedError> {
     let mut before = None;
+    let mut taking = false;
     let mut tell = |now: Progress| {
-        if before.as_ref() != Some(&now) {
+        // Said once, though it is tried again and again.
+        let said = taking && matches!(now, Progress::TakingPlace(_));
+        taking |= matches!(now, Progress::TakingPlace(_));
+        if !said && before.as_ref() != Some(&now) {
             progress(&now);
             before = Some(now);
         }
@@ -575,7 +581,7 @@ async fn come_together(
                 };
                 match call::<_, PlaceAnswer>(&through, SEED_PORT, tls, "/v1/place", Some(&question)).await {
                     Ok((answer, _)) => return Ok(answer.members),
-                    Err(error) => tell(Progress::Missing(BTreeMap::from([(through, chain(&error))]))),
+                    Err(error) => tell(Progress::NoPlace(chain(&error))),
                 }
             }
             Next::Wait(missing) => tell(Progress::Missing(missing)),

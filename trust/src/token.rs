@@ -432,6 +432,9 @@ pub struct Joined {
     /// Said where the token admits more than one role: a server and the node on its host may have one name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<Role>,
+    /// When its name was revoked last before it joined, for who was: a later removal ends what this token opened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removed: Option<Time>,
 }
 
 /// Why a token does not admit somebody. One who does not know the secret is told only the first three.
@@ -612,8 +615,16 @@ impl Record {
             name: name.clone(),
             key,
             role,
+            removed: None,
         });
         Ok(record)
+    }
+
+    /// Who joined under this name, to be written to.
+    pub fn joined_as(&mut self, who: &Who) -> Option<&mut Joined> {
+        let role = (self.admits == Admits::Server).then(|| who.role());
+        let is = |joined: &&mut Joined| joined.name == *who.name() && joined.role == role;
+        self.joined.iter_mut().find(is)
     }
 }
 

@@ -10,6 +10,7 @@ use membership::keep::{Context, Keep};
 use membership::members::{self, Seen};
 use membership::seed::{KNOWN, Known};
 use membership::seeds::Seeds;
+use membership::voice::Voice;
 use runtime::TlsFiles;
 use schemas::records::Verdict as Held;
 use serde_json::json;
@@ -19,13 +20,14 @@ use trust::validity::Validity;
 
 use super::check::{self, Level, Line};
 use super::look::{Wanted, judge, look};
-use super::{Installed, Places, advisories, service};
+use super::{Installed, Places, advisories, authority, service};
 use crate::Verdict;
 use crate::args::Common;
 use crate::args::host::DoctorArgs;
 use crate::connect::{connect, default_data_dir, reach};
 use crate::failure::{Exit, Failure};
 use crate::output::{self, print};
+use crate::seats::asks;
 use crate::view::View;
 
 const DAY: u64 = 86_400;
@@ -124,11 +126,15 @@ pub async fn doctor(common: &Common, args: &DoctorArgs) -> Verdict {
     }
     match &connection {
         Ok(connection) => {
-            lines.extend(store(&endpoints, tls.as_ref(), &here).await);
+            let asks = asks(common).unwrap_or_default();
+            lines.extend(store(&endpoints, tls.as_ref(), &here, asks.as_ref().map(Voice::seeds)).await);
             match connection.marker().await {
                 Ok(marker) => {
                     lines.push(Line::ok("cluster", marker.record.id.to_string()));
                     lines.extend(nodes(connection).await);
+                    if let Some(asks) = asks {
+                        lines.extend(authority::lines(connection, asks).await);
+                    }
                 }
                 Err(failure) => lines.push(of_failure("cluster", &failure)),
             }
@@ -137,7 +143,7 @@ pub async fn doctor(common: &Common, args: &DoctorArgs) -> Verdict {
         // A node that is no seed reaches the store as itself, and sees no more of it than is its own.
         Err(_) if here.member().is_some() => {
             if let Some((endpoints, tls)) = here.member() {
-                lines.extend(members_of(&endpoints, Some(&tls), SEED_QUOTA_BYTES).await);
+                lines.extend(members_of(&endpoints, Some(&tls), SEED_QUOTA_BYTES, here.seeds()).await);
             }
             lines.push(Line::ok("nodes", "are looked at where `reeve doctor` runs on a seed"));
         }
@@ -241,9 +247,17 @@ fn docker_of(installed: Option<&Installed>) -> Option<String> {
 }
 
 /// The members.
-async fn members_of(endpoints: &[String], tls: Option<&TlsFiles>, quota: i64) -> Vec<Line> {
+async fn members_of(endpoints: &[String], tls: Option<&TlsFiles>, quota: i64, seeds: Option<&Seeds>) -> Vec<Line> {
     match members::look(endpoints, tls).await {
-        Ok(seen) => judge_members(&seen, quota),
+        Ok(seen) => {
+            let mut lines = judge_members(&seen, quota);
+            lines.extend(
+                seeds
+                    .map(|seeds| authority::judge_seats(&seen, seeds))
+                    .unwrap_or_default(),
+            );
+            lines
+        }
         Err(error) => vec![Line::bad(
             "store",
             runtime::chain(&error),
@@ -253,13 +267,13 @@ async fn members_of(endpoints: &[String], tls: Option<&TlsFiles>, quota: i64) ->
 }
 
 /// The store: its members and its alarms.
-async fn store(endpoints: &[String], tls: Option<&TlsFiles>, here: &Here) -> Vec<Line> {
-    let quota = if here.known.is_some() {
+async fn store(endpoints: &[String], tls: Option<&TlsFiles>, here: &Here, seeds: Option<&Seeds>) -> Vec<Line> {
+    let quota = if seeds.is_some() || here.known.is_some() {
         SEED_QUOTA_BYTES
     } else {
         USUAL_QUOTA_BYTES
     };
-    let mut lines = members_of(endpoints, tls, quota).await;
+    let mut lines = members_of(endpoints, tls, quota, seeds).await;
     match members::alarms(endpoints, tls).await {
         Ok(alarms) if alarms.is_empty() => lines.push(Line::ok("alarms", "none")),
         Ok(alarms) => lines.push(Line::bad(
@@ -267,7 +281,7 @@ async fn store(endpoints: &[String], tls: Option<&TlsFiles>, here: &Here) -> Vec
             alarms.join(", "),
             "NOSPACE: compact, `etcdctl defrag` each member, then `etcdctl alarm disarm`; CORRUPT: take that member out and let it come again",
         )),
-        Err(error) => lines.push(Line::warn("alarms", runtime::chain(&error), "ask again, or `etcdctl alarm list`")),
+        Err(error) => lines.push(Line::warn("alarms", error.plain(), "ask again, or `etcdctl alarm list`")),
     }
     lines
 }
@@ -327,7 +341,7 @@ fn judge_members(seen: &[Seen], quota: i64) -> Vec<Line> {
     }
     for one in seen {
         let check = if one.name.is_empty() {
-            format!("member {}", one.url)
+            format!("member {}", if one.url.is_empty() { &one.peer } else { &one.url })
         } else {
             format!("member {}", one.name)
         };
@@ -620,6 +634,7 @@ mod tests {
             id: Some(id),
             name: format!("m{id}"),
             url: format!("https://10.0.0.{id}:2379"),
+            peer: format!("https://10.0.0.{id}:2380"),
             health,
         }
     }
