@@ -112,6 +112,10 @@ fn tell(progress: &Progress) {
                 missing(hosts)
             ));
         }
+        Progress::Lost(hosts) => complain(&format!(
+            "this seed has no store of the cluster: waiting for one that has it\n{}",
+            missing(hosts)
+        )),
         Progress::Seat(hosts) => {
             complain(&format!(
                 "waiting for another seed to give this one its seat\n{}",

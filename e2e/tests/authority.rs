@@ -3,10 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use e2e::seats::{
-    GLOBAL, agent, agent_dir, cut_power, etcdctl, install_token, members, on, server, server_dir, server_log, serves,
-    succeeds,
-};
+use e2e::seats::{GLOBAL, agent, agent_dir, etcdctl, install_token, on, server, server_dir, serves, succeeds};
 use e2e::{Host, Lab, Process, eventually};
 
 const ROTATE: [&str; 3] = ["admin", "rotate-authority", "--yes"];
@@ -194,79 +191,5 @@ fn the_authority_is_replaced_during_work_and_nothing_is_restarted() {
         if ready { Ok(()) } else { Err(text) }
     });
     assert_eq!(all_lives(&lab), lives, "no container was restarted");
-    drop((agents, servers));
-}
-
-#[test]
-fn a_seed_that_is_gone_for_good_after_it_is_replaced_by_a_host_with_its_address() {
-    let lab = Lab::new(3);
-    let [n1, n2, n3] = lab.hosts.as_slice() else {
-        panic!("three hosts")
-    };
-    let token = install_token(&lab, "token");
-    let seeds = format!("{},{},{}", n1.address, n2.address, n3.address);
-    let mut servers: Vec<_> = [n1, n2, n3].iter().map(|host| server(host, &seeds, &token)).collect();
-    for host in [n1, n2, n3] {
-        eventually(&format!("{} serves", host.name), 60, || serves(host));
-    }
-    let mut agents: Vec<_> = lab.hosts.iter().map(|host| agent(host, &seeds, &token)).collect();
-    eventually("all nodes are there", 60, || {
-        let text = succeeds(n1, &["get", "nodes", "-o", "name"]);
-        let all = ["n1", "n2", "n3"].iter().all(|node| text.contains(node));
-        if all { Ok(()) } else { Err(text) }
-    });
-    let manifest = lab.file("web.yaml", GLOBAL);
-    succeeds(n1, &["apply", "-f", &manifest, "--yes"]);
-    let lives = all_lives(&lab);
-    let text = succeeds(n1, &[ROTATE.as_slice(), &["--timeout", "3m"]].concat());
-    assert!(text.contains("is refused"), "{text}");
-    let (code, text) = on(n1, &["node", "replace", "n3", "--yes"]);
-    assert!(code == Some(4) && text.contains("its seat is taken"), "{text}");
-    let (code, text) = on(n1, &["node", "replace", "n1", "--yes"]);
-    assert!(code == Some(6) && text.contains("this very seed"), "{text}");
-
-    // The host is gone, with its disk; another one gets its address and a token.
-    agents.pop().expect("three").kill();
-    cut_power(n3, &mut servers[2]);
-    for dir in [server_dir(n3), agent_dir(n3)] {
-        std::fs::remove_dir_all(dir).expect("its disk");
-    }
-    eventually("n3 is gone", 60, || {
-        let text = succeeds(n1, &["get", "nodes"]);
-        let gone = text
-            .lines()
-            .any(|line| line.starts_with("n3 ") && !line.contains(" Ready "));
-        if gone { Ok(()) } else { Err(text) }
-    });
-    let text = succeeds(n1, &["node", "replace", "n3", "--yes", "-o", "json"]);
-    let said: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-    assert_eq!(said["seed"], n3.address.as_str(), "{text}");
-    let fresh = lab.file("fresh", said["token"].as_str().expect("a token"));
-    let _again = server(n3, &seeds, &fresh);
-    agents.push(agent(n3, &seeds, &fresh));
-    eventually("the new host is a seed", 90, || {
-        let args = ["--command-timeout", "3s", "get", "/reeve/cluster"];
-        etcdctl(n1, &server_dir(n1), "person", n3, &args).map_err(|error| {
-            let log = std::fs::read_to_string(server_dir(n3).join("etcd.log")).unwrap_or_default();
-            let tail: Vec<&str> = log.lines().rev().take(5).collect();
-            format!("{error}\n{}\n{}", tail.join("\n"), server_log(n3))
-        })?;
-        answers(n3)
-    });
-    let text = members(n1).expect("members");
-    assert_eq!(
-        text.lines().filter(|line| line.contains("started")).count(),
-        3,
-        "{text}"
-    );
-    eventually("it has the node's name, and runs what that ran", 90, || {
-        let text = succeeds(n3, &["get", "nodes"]);
-        let ready = text
-            .lines()
-            .any(|line| line.starts_with("n3 ") && line.contains(" Ready "));
-        if ready { Ok(()) } else { Err(text) }
-    });
-    // The old host's container is on this machine's engine still, which the test's new host has, too.
-    assert_eq!(all_lives(&lab)[..2], lives[..2], "no container was restarted");
     drop((agents, servers));
 }

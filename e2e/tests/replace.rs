@@ -1,6 +1,10 @@
-//! A host that is gone for good: another takes its name and what is assigned to it, and the old one is not let in again.
+//! A host that is gone for good: another takes its name and what is assigned to it, and the old one is not let in again. Where
+//! it was a seed, the other takes its seat, too.
 
-use e2e::seats::{GLOBAL, agent, agent_dir, install_token, on, server, serves, succeeds};
+use e2e::seats::{
+    GLOBAL, agent, agent_dir, cut_power, etcdctl, install_token, members, on, server, server_dir, server_log, serves,
+    succeeds,
+};
 use e2e::{Host, Lab, Process, eventually};
 
 /// An agent on `host` under another name than the host's own.
@@ -91,4 +95,76 @@ fn another_host_takes_the_name_of_one_that_is_gone_and_what_it_ran() {
     assert_eq!(n2.lives(), before, "nothing was stopped or restarted");
     assert_eq!(n1.lives(), others, "nothing was stopped or restarted");
     assert_eq!(n3.lives().len(), 1);
+}
+
+#[test]
+fn a_seed_that_is_gone_for_good_is_replaced_by_a_host_with_its_address() {
+    let lab = Lab::new(3);
+    let [n1, n2, n3] = lab.hosts.as_slice() else {
+        panic!("three hosts")
+    };
+    let token = install_token(&lab, "token");
+    let seeds = format!("{},{},{}", n1.address, n2.address, n3.address);
+    let mut servers: Vec<_> = [n1, n2, n3].iter().map(|host| server(host, &seeds, &token)).collect();
+    for host in [n1, n2, n3] {
+        eventually(&format!("{} serves", host.name), 60, || serves(host));
+    }
+    let mut agents: Vec<_> = lab.hosts.iter().map(|host| agent(host, &seeds, &token)).collect();
+    eventually("all nodes are there", 60, || {
+        let text = succeeds(n1, &["get", "nodes", "-o", "name"]);
+        let all = ["n1", "n2", "n3"].iter().all(|node| text.contains(node));
+        if all { Ok(()) } else { Err(text) }
+    });
+    let manifest = lab.file("web.yaml", GLOBAL);
+    succeeds(n1, &["apply", "-f", &manifest, "--yes"]);
+    let lives = [n1.lives(), n2.lives()];
+    let (code, text) = on(n1, &["node", "replace", "n3", "--yes"]);
+    assert!(code == Some(4) && text.contains("its seat is taken"), "{text}");
+    let (code, text) = on(n1, &["node", "replace", "n1", "--yes"]);
+    assert!(code == Some(6) && text.contains("this very seed"), "{text}");
+
+    // The host is gone, with its disk; another one gets its address and a token.
+    agents.pop().expect("three").kill();
+    cut_power(n3, &mut servers[2]);
+    for dir in [server_dir(n3), agent_dir(n3)] {
+        std::fs::remove_dir_all(dir).expect("its disk");
+    }
+    eventually("n3 is gone", 60, || {
+        let text = succeeds(n1, &["get", "nodes"]);
+        let gone = text
+            .lines()
+            .any(|line| line.starts_with("n3 ") && !line.contains(" Ready "));
+        if gone { Ok(()) } else { Err(text) }
+    });
+    let text = succeeds(n1, &["node", "replace", "n3", "--yes", "-o", "json"]);
+    let said: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(said["seed"], n3.address.as_str(), "{text}");
+    let fresh = lab.file("fresh", said["token"].as_str().expect("a token"));
+    let _again = server(n3, &seeds, &fresh);
+    agents.push(agent(n3, &seeds, &fresh));
+    eventually("the new host is a seed", 90, || {
+        let args = ["--command-timeout", "3s", "get", "/reeve/cluster"];
+        etcdctl(n1, &server_dir(n1), "person", n3, &args).map_err(|error| {
+            let log = std::fs::read_to_string(server_dir(n3).join("etcd.log")).unwrap_or_default();
+            let tail: Vec<&str> = log.lines().rev().take(5).collect();
+            format!("{error}\n{}\n{}", tail.join("\n"), server_log(n3))
+        })?;
+        let (code, text) = on(n3, &["get", "nodes"]);
+        if code == Some(0) { Ok(()) } else { Err(text) }
+    });
+    let text = members(n1).expect("members");
+    assert_eq!(
+        text.lines().filter(|line| line.contains("started")).count(),
+        3,
+        "{text}"
+    );
+    eventually("it has the node's name, and runs what that ran", 90, || {
+        let text = succeeds(n3, &["get", "nodes"]);
+        let ready = text
+            .lines()
+            .any(|line| line.starts_with("n3 ") && line.contains(" Ready "));
+        if ready { Ok(()) } else { Err(text) }
+    });
+    assert_eq!([n1.lives(), n2.lives()], lives, "no container was restarted");
+    drop((agents, servers));
 }

@@ -141,6 +141,8 @@ pub enum SeedError {
 pub enum Progress {
     /// These are missed, each with the reason.
     Missing(BTreeMap<Host, String>),
+    /// This seed's store is gone, and none of the others has it as far as is known: these say nothing.
+    Lost(BTreeMap<Host, String>),
     /// None of the other seeds gives this one its seat yet, each with the reason.
     Seat(BTreeMap<Host, String>),
     /// All are there: a new store begins.
@@ -584,6 +586,7 @@ async fn come_together(
                     Err(error) => tell(Progress::NoPlace(chain(&error))),
                 }
             }
+            Next::Wait(missing) if own == Own::Lost => tell(Progress::Lost(missing)),
             Next::Wait(missing) => tell(Progress::Missing(missing)),
             Next::Refuse(strange) => return Err(SeedError::Strangers(strange)),
             Next::Gone => return Err(SeedError::Gone { cluster: seat.cluster }),
