@@ -10,7 +10,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use schemas::names::Namespace;
-use trust::identity::{Commands, Rights as Granted};
+use trust::identity::{Commands, Rights as Granted, Runs};
 
 pub mod ask;
 mod audit;
@@ -21,6 +21,7 @@ mod host;
 mod images;
 pub mod lines;
 mod logs;
+mod named;
 mod reach;
 mod server;
 mod session;
@@ -31,6 +32,7 @@ pub mod wire;
 
 pub use client::{AskError, Client, Talk, Way};
 pub(crate) use directory::Directory;
+pub(crate) use named::Shelf;
 pub use server::OpenError;
 pub(crate) use server::{Shared, open};
 pub use tls::{Files, Security, TlsError};
@@ -114,6 +116,8 @@ pub enum Act {
     /// Removing such of them as nobody uses.
     RemoveImages,
     Exec,
+    /// A command that is declared by name.
+    Run,
     Attach,
     Forward,
     Copy,
@@ -147,6 +151,7 @@ impl Act {
             Self::Images => "looking at images",
             Self::RemoveImages => "removing images",
             Self::Exec => "running commands in containers",
+            Self::Run => "running named commands",
             Self::Attach => "attaching to containers",
             Self::Forward => "connecting to containers' ports",
             Self::Copy => "copying into and out of containers",
@@ -162,7 +167,7 @@ impl Act {
 
     /// Whether it reaches into a container.
     const fn inside(self) -> bool {
-        matches!(self, Self::Exec | Self::Attach | Self::Forward | Self::Copy)
+        matches!(self, Self::Exec | Self::Run | Self::Attach | Self::Forward | Self::Copy)
     }
 }
 
@@ -213,21 +218,39 @@ fn person(granted: &Granted, act: Act, about: Option<&Namespace>) -> Result<(), 
     let enough = match granted {
         Granted::Admin => true,
         Granted::Operator(Commands { exec, host }) => (*exec || !act.inside()) && (*host || act != Act::Host),
-        Granted::Viewer => act.looks(),
-        Granted::Namespaces(names) => {
-            act.looks() && about.is_none_or(|space| names.iter().any(|name| name.as_str() == space.as_str()))
+        Granted::Viewer(runs) => {
+            act.looks() || (act == Act::Run && about.is_some_and(|space| runs.cover(space.as_str())))
+        }
+        Granted::Namespaces { names, exec } => {
+            let here = about.map(|space| names.iter().any(|name| name.as_str() == space.as_str()));
+            (act.looks() && here.unwrap_or(true)) || (act.inside() && *exec && here.unwrap_or(false))
         }
     };
     if enough {
         return Ok(());
     }
-    let elsewhere = if act.looks() { " in that namespace" } else { "" };
+    let some = match granted {
+        Granted::Viewer(runs) => act == Act::Run && *runs != Runs::Nowhere,
+        Granted::Namespaces { names: _, exec } => act.looks() || (act.inside() && *exec),
+        Granted::Admin | Granted::Operator(_) => false,
+    };
+    let elsewhere = if some { " in that namespace" } else { "" };
+    let more = match (act, granted) {
+        (Act::Host, _) => "operator+host".to_owned(),
+        (Act::Run, Granted::Viewer(Runs::Nowhere)) => "viewer+run".to_owned(),
+        (_, Granted::Namespaces { names, exec: false }) if act.inside() => {
+            let rights = Granted::Namespaces {
+                names: names.clone(),
+                exec: true,
+            };
+            rights.to_string()
+        }
+        (_, _) if act.inside() => "operator+exec".to_owned(),
+        (_, _) => "operator".to_owned(),
+    };
     denied(
         format!("your rights, `{granted}`, do not cover {}{elsewhere}", act.words()),
-        format!(
-            "ask an administrator for a token with more: `reeve token create --person NAME --rights operator+{}`",
-            if act == Act::Host { "host" } else { "exec" }
-        ),
+        format!("ask an administrator for a token with more: `reeve token create --person NAME --rights {more}`"),
     )
 }
 

@@ -28,6 +28,7 @@ mod register;
 mod report;
 mod run;
 pub mod secrets;
+pub mod walls;
 
 pub use disk::DiskError;
 pub use policy::{Policy, PolicyOptions};

@@ -28,6 +28,7 @@ use crate::logins::{self, Logins};
 use crate::metrics::Metrics;
 use crate::policy::{Gate, PolicyOptions};
 use crate::register::{self, Identity, Wants, marker};
+use crate::walls::{self, Walls};
 
 mod asks;
 mod facts;
@@ -72,6 +73,8 @@ pub struct AgentOptions {
     pub publish: Publish,
     /// What assignments may ask of this node.
     pub policy: PolicyOptions,
+    /// Hosts and ports of the store and the seeds, which containers are kept away from beside the agent's own API.
+    pub control: BTreeSet<(String, u16)>,
     /// How long a silent agent keeps its session; 15 s by default.
     pub session_ttl: Duration,
     /// Everything is looked at anew this often; 30 s by default.
@@ -116,6 +119,7 @@ impl AgentOptions {
             trust: None,
             publish: Publish::default(),
             policy: PolicyOptions::default(),
+            control: BTreeSet::new(),
             session_ttl: Duration::from_secs(15),
             sweep: Duration::from_secs(30),
             #[cfg(test)]
@@ -260,6 +264,7 @@ pub async fn run<S: Store>(
         data_dir: dir.path().to_owned(),
         gate: gate.clone(),
         engine_host: options.api.engine_host.clone(),
+        shelf: api::Shelf::new(store.clone(), options.root.clone(), cluster.clone()),
     };
     tasks.spawn(async move {
         doors.serve(shared).await;
@@ -285,6 +290,22 @@ pub async fn run<S: Store>(
         // Without it accounts stay as they are, and that is no reason to end.
         std::future::pending().await
     });
+    let api = options.api.tcp.as_ref().map(|tcp| tcp.address);
+    let engine_port = options.api.engine_host.as_deref().and_then(walls::host_and_port);
+    let control = options.control.iter().cloned().chain(engine_port).collect();
+    let walls = Arc::new(Walls::new(&cluster, &options.node, api, control));
+    // Before the first container is started.
+    walls.raise().await;
+    let changed = notes_tx.clone();
+    let kept = walls.clone().keep(
+        options.sweep,
+        move || drop(changed.send(Note::Walled)),
+        shutdown.clone(),
+    );
+    tasks.spawn(async move {
+        kept.await;
+        std::future::pending().await
+    });
     let mut agent = Agent::new(
         options,
         dir,
@@ -297,6 +318,7 @@ pub async fn run<S: Store>(
         health,
         probed.clone(),
         notes_tx,
+        walls,
         ends,
     );
     agent.load()?;

@@ -23,6 +23,7 @@ pub async fn init(common: &Common) -> Verdict {
     let connection = connect(common).await?;
     match found(&connection.store, &connection.root).await? {
         Founded::New(id) => {
+            crate::audit::begin(&connection);
             match common.output {
                 Format::Json => print(&output::json(&json!({ "cluster": id }))),
                 Format::Yaml => print(&output::yaml(&json!({ "cluster": id }))),
@@ -83,6 +84,7 @@ pub async fn admin(common: &Common, verb: &AdminVerb) -> Verdict {
         AdminVerb::AcceptStore(args) => accept_store(common, args).await,
         AdminVerb::RemoveOrphan(args) => orphan::remove(common, args).await,
         AdminVerb::MigrateStore(args) => migrate(common, args).await,
+        AdminVerb::Etcdctl(args) => crate::etcdctl::etcdctl(common, args).await,
         AdminVerb::RotateAuthority(args) => rotate::rotate(common, args).await,
     }
 }

@@ -31,7 +31,7 @@ Commands:
   apply plan validate scale delete           change what is declared
   get describe status events audit           look at it
   upload download secret login logout kv     files and secrets, registries
-  logs exec attach cp port-forward top images docker   be near the containers
+  logs exec run attach cp port-forward top images docker   near the containers
   cordon uncordon drain node                 take nodes out of service
   up install uninstall doctor                run Reeve here, or on many hosts
   server token init controller agent         the parts of it, by hand
@@ -56,7 +56,7 @@ const FIRST_SCREEN: &str = "{about}
 
 /// Runs containers on a fleet of Docker hosts as declared in etcd.
 #[derive(Debug, Parser)]
-#[command(name = "reeve", version, about, after_help = EXIT_CODES, help_template = FIRST_SCREEN, disable_help_subcommand = true, max_term_width = 100)]
+#[command(name = "reeve", version, about, after_help = EXIT_CODES, help_template = FIRST_SCREEN, disable_help_subcommand = true, max_term_width = 80)]
 pub struct Cli {
     #[command(flatten)]
     pub common: Common,
@@ -206,7 +206,7 @@ pub enum Verb {
     Plan(PlanArgs),
     /// List resources and instances
     #[command(
-        after_help = "Kinds: services (svc), nodes (no), configfiles (cf), registries (reg), secrets (sec), instances (in), events (ev), all\nExample: reeve get svc -A -o wide"
+        after_help = "Kinds: services (svc), nodes (no), configfiles (cf), registries (reg), secrets (sec),\n       commands (cmd), instances (in), events (ev), all\nExample: reeve get svc -A -o wide"
     )]
     Get(GetArgs),
     /// Say everything about one resource
@@ -278,6 +278,11 @@ pub enum Verb {
         after_help = "Its exit code becomes this one's. Nodes allow it where their agent runs with --allow-exec, and record it.\nExample: reeve exec -it web.2 -- sh"
     )]
     Exec(near::ExecArgs),
+    /// Run a command that is declared by name, or list them
+    #[command(
+        after_help = "Declared as resources of kind Command: `reeve explain command.spec`. In one instance its exit code is this one's.\nExample: reeve run\n         reeve run flush-cache --param mode=soft\n         reeve run tidy --on n1,n2"
+    )]
+    Run(near::RunArgs),
     /// Run Docker's own program on nodes, in parallel, through their agents
     #[command(
         after_help = "Off until a node's policy says `nodeCommands: [docker]`; recorded there. With one node its exit code is this one's.\nExample: reeve docker --nodes n1,n2 -- ps"
@@ -520,7 +525,7 @@ pub enum NodeVerb {
     Rm(NodeRmArgs),
     /// Give the name and place of a host that is gone to another: shuts the old one out, and prints a token for the new one
     #[command(
-        after_help = "On a seed, as root. What to run on the new host is said on standard error.\nExample: reeve node replace n4 > token"
+        after_help = "On a seed, as root, or with the right `admin` from elsewhere. What to run on the new host is said on standard error.\nExample: reeve node replace n4 > token"
     )]
     Replace(authority::ReplaceArgs),
     /// Run a program on nodes themselves, in parallel, through their agents
@@ -577,6 +582,23 @@ pub enum AdminVerb {
         after_help = "On a seed, as root. The seeds do it by themselves; run it again to follow it.\nExample: reeve admin rotate-authority"
     )]
     RotateAuthority(authority::RotateArgs),
+    /// Run etcd's own program on the cluster's store, with the certificates it wants
+    #[command(
+        after_help = "etcdctl must be on this machine; it is told where the store is. Its exit code is ours.\nWhat it writes goes past every check: look with it, and change with reeve.\nExample: reeve admin etcdctl -- member list -w table\n         reeve admin etcdctl -- endpoint status --cluster -w table"
+    )]
+    Etcdctl(EtcdctlArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct EtcdctlArgs {
+    /// What etcdctl is to do
+    #[arg(
+        value_name = "ARG",
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    pub args: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]

@@ -11,7 +11,7 @@ use schemas::keys::{Key, Root};
 use schemas::records::{Done, Ended, MAX_DONE_OBJECTS, Record as _, SchemaVersion};
 use serde_json::json;
 
-use trust::identity::Rights;
+use trust::identity::{Rights, Runs};
 
 use crate::Verdict;
 use crate::args::contexts::PersonVerb;
@@ -109,6 +109,16 @@ fn said(verb: &Verb) -> Option<(&'static str, Vec<String>)> {
                 vec![format!("{} on node/{}", args.instance, args.node)],
             ),
             AdminVerb::MigrateStore(_) => ("admin migrate-store", none()),
+            AdminVerb::Etcdctl(args) => (
+                "admin etcdctl",
+                // Its verb alone: values may be secret, and so may be what a flag says.
+                args.args
+                    .iter()
+                    .map(|word| word.to_string_lossy().into_owned())
+                    .take_while(|word| !word.starts_with('-'))
+                    .take(2)
+                    .collect(),
+            ),
             AdminVerb::RotateAuthority(args) if args.status => return None,
             AdminVerb::RotateAuthority(args) => ("admin rotate-authority", all("node/", &args.without)),
         },
@@ -135,6 +145,11 @@ fn said(verb: &Verb) -> Option<(&'static str, Vec<String>)> {
             "exec",
             vec![args.what.clone(), args.command.first().cloned().unwrap_or_default()],
         ),
+        // Where it ran is named when that is known; values of parameters are not.
+        Verb::Run(args) => match &args.name {
+            Some(name) => ("run", vec![format!("command/{name}")]),
+            None => return None,
+        },
         Verb::Attach(args) => ("attach", vec![args.what.clone()]),
         Verb::Cp(args) => ("cp", vec![args.from.clone(), args.to.clone()]),
         Verb::PortForward(args) => ("port-forward", vec![args.what.clone()]),
@@ -143,9 +158,12 @@ fn said(verb: &Verb) -> Option<(&'static str, Vec<String>)> {
             Some(ImagesVerb::Prune(args)) if !args.dry_run => ("images prune", none()),
             Some(ImagesVerb::Prune(_)) | None => return None,
         },
-        // They look, or are about this machine alone.
-        Verb::Init
-        | Verb::Plan(_)
+        Verb::Init => ("init", none()),
+        // Of a seed by itself; a node's host has no right to write here, and the seed that lets it in or out does.
+        Verb::Install(args) if !args.dry_run && !args.status && !args.supervise => ("install", none()),
+        Verb::Uninstall(_) => ("uninstall", none()),
+        // They look, are about this machine alone, or are recorded by the seed that they ask.
+        Verb::Plan(_)
         | Verb::Get(_)
         | Verb::Describe(_)
         | Verb::Download(_)
@@ -164,7 +182,6 @@ fn said(verb: &Verb) -> Option<(&'static str, Vec<String>)> {
         | Verb::Context(_)
         | Verb::Doctor(_)
         | Verb::Install(_)
-        | Verb::Uninstall(_)
         | Verb::Controller(_)
         | Verb::Agent(_)
         | Verb::Up(_)
@@ -176,15 +193,20 @@ fn said(verb: &Verb) -> Option<(&'static str, Vec<String>)> {
 fn who(common: &Common) -> Option<String> {
     Some(match contexts::chosen(common) {
         Ok(Chosen::Context(place)) => match place.person() {
-            Some((_, Rights::Viewer)) => return None,
+            Some((_, Rights::Viewer(Runs::Nowhere))) => return None,
             Some((person, _)) => format!("person.{person}"),
             None => NOBODY.to_owned(),
         },
         Ok(Chosen::Here) => {
-            let dir = common.data_dir.clone().unwrap_or_else(|| SERVER_DIR.into());
+            // What `reeve install` was told to keep everything in has the seed's in a directory of its own.
+            let dirs = match &common.data_dir {
+                Some(dir) => vec![dir.clone(), dir.join("server")],
+                None => vec![SERVER_DIR.into()],
+            };
             // Where `reeve up` runs beside a seed's directory, the first is meant.
             let up = common.data_dir.clone().unwrap_or_else(crate::connect::default_data_dir);
-            let seed = !up.join(crate::connect::ENDPOINT_FILE).exists() && dir.join("person.crt").exists();
+            let seed = !up.join(crate::connect::ENDPOINT_FILE).exists()
+                && dirs.iter().any(|dir| dir.join("person.crt").exists());
             if seed {
                 "person.root".to_owned()
             } else {
@@ -209,6 +231,26 @@ pub fn expect(common: &Common, verb: &Verb) {
     };
     with(|current| *current = Some(act));
     objects.into_iter().for_each(note);
+}
+
+/// Begins the record of an act by which this host itself comes or goes: whose it is shows only now, and the store may be out of
+/// reach, which then says nothing against the act.
+pub async fn begin_here(common: &Common) {
+    let here = Common {
+        context: contexts::HERE.parse().ok(),
+        ..common.clone()
+    };
+    let who = who(&here).filter(|who| who != NOBODY);
+    let seed = who.is_some();
+    // Of a node's host, the seed that it asks writes it.
+    with(|act| match who {
+        Some(who) => act.iter_mut().for_each(|act| act.who.clone_from(&who)),
+        None => *act = None,
+    });
+    let begun = async { connect(&here).await?.marker().await };
+    if seed && !matches!(tokio::time::timeout(PATIENCE, begun).await, Ok(Ok(_))) {
+        complain("warning: this is not in the audit record: the store does not answer\n");
+    }
 }
 
 /// Names something that is acted on.
@@ -353,8 +395,8 @@ async fn clean(store: &EtcdStore, root: &Root, who: &str) {
 
 /// One record, and what its place says.
 struct Found {
-    /// The person, by the part of the records that its own certificate may write.
-    person: Option<String>,
+    /// By the part of the records that it is in: a person, `anna`, or a host that a seed wrote for, `node/n1`. None: he says so.
+    proven: Option<String>,
     id: String,
     revision: i64,
     record: Done,
@@ -362,8 +404,8 @@ struct Found {
 
 impl Found {
     fn who(&self) -> String {
-        match &self.person {
-            Some(person) => person.clone(),
+        match &self.proven {
+            Some(who) => who.clone(),
             None => format!("{} (told)", self.record.by),
         }
     }
@@ -399,10 +441,19 @@ impl Found {
             ended,
         } = &self.record;
         json!({
-            "id": self.id, "time": time, "who": self.person.as_ref().unwrap_or(by), "byCertificate": self.person.is_some(), "by": by,
+            "id": self.id, "time": time, "who": self.proven.as_ref().unwrap_or(by), "byCertificate": self.proven.is_some(), "by": by,
             "verb": verb, "objects": objects, "more": more, "exitCode": ended.map(|ended| ended.exit_code),
             "millis": ended.map(|ended| ended.millis), "release": release,
         })
+    }
+}
+
+/// Whose part of the records it is, where a certificate was needed to write there.
+fn proven(part: &str) -> Option<String> {
+    match part.split_once('.')? {
+        ("person", name) => Some(name.to_owned()),
+        (role @ ("node" | "server"), name) => Some(format!("{role}/{name}")),
+        _ => None,
     }
 }
 
@@ -424,7 +475,7 @@ pub async fn audit(common: &Common, args: &AuditArgs) -> Verdict {
         };
         if began(&id).is_some_and(|began| i64::try_from(began).is_ok_and(|began| began >= last)) {
             all.push(Found {
-                person: who.strip_prefix("person.").map(str::to_owned),
+                proven: proven(&who),
                 id,
                 revision: kv.create_revision,
                 record,
@@ -513,6 +564,140 @@ mod tests {
     fn no_argument_of_a_command_is_recorded() {
         let (_, objects) = named(&["reeve", "exec", "web.1", "--", "mysql", "-psecret"]).expect("it is recorded");
         assert_eq!(objects, ["web.1", "mysql"]);
+        let run = ["reeve", "run", "flush", "--param", "key=secret", "--", "secret"];
+        let (_, objects) = named(&run).expect("it is recorded");
+        assert_eq!(objects, ["command/flush"]);
+    }
+
+    /// Where it is audited that somebody did this.
+    enum Audited {
+        /// By the command itself, under `audit/<who>/`, for such a command line.
+        Itself(&'static str),
+        /// By the seed that it asks, in the name of who asked, as this verb; where nobody is asked, as here.
+        Seed(&'static str),
+        /// It changes nothing.
+        Looks,
+        /// It changes this machine alone: nothing that others share.
+        Machine,
+        /// A program that runs for long: what it does follows from what was declared, which is recorded; that a host comes and
+        /// goes, seeds record.
+        Program,
+    }
+    use Audited::{Itself, Looks, Machine, Program, Seed};
+
+    /// Every verb.
+    const VERBS: &[(&str, Audited)] = &[
+        ("init", Itself("init")),
+        ("controller", Program),
+        ("agent", Program),
+        ("up", Program),
+        ("server", Program),
+        // Of a node; of a seed it is by itself, too.
+        ("install", Itself("install --seeds a")),
+        ("doctor", Looks),
+        ("uninstall", Itself("uninstall")),
+        ("token install", Machine),
+        ("token create", Itself("token create --person anna --rights viewer")),
+        ("token ls", Looks),
+        ("token rm", Itself("token rm 0123456789abcdef")),
+        ("login-cluster", Seed("login-cluster")),
+        ("context ls", Looks),
+        ("context use", Machine),
+        ("context show", Looks),
+        ("context rm", Machine),
+        ("person ls", Looks),
+        ("person rm", Itself("person rm anna")),
+        ("apply", Itself("apply -f x")),
+        ("plan", Looks),
+        ("get", Looks),
+        ("describe", Looks),
+        ("delete", Itself("delete service web")),
+        ("upload", Itself("upload x")),
+        ("download", Looks),
+        ("files", Looks),
+        ("files undo", Itself("files undo x")),
+        ("files prune", Itself("files prune")),
+        ("secret set", Itself("secret set x")),
+        ("secret ls", Looks),
+        ("secret rm", Itself("secret rm x")),
+        ("secret undo", Itself("secret undo x")),
+        ("login", Itself("login r.example")),
+        ("logout", Itself("logout r.example")),
+        ("registries", Looks),
+        ("registries tags", Looks),
+        ("registries search", Looks),
+        ("validate", Looks),
+        ("explain", Looks),
+        ("schema", Looks),
+        ("status", Looks),
+        ("events", Looks),
+        ("kv get", Looks),
+        ("kv set", Itself("kv set a b")),
+        ("kv ls", Looks),
+        ("kv del", Itself("kv del a")),
+        ("audit", Looks),
+        ("logs", Looks),
+        ("exec", Itself("exec web.1 -- x")),
+        ("run", Itself("run x")),
+        ("docker", Itself("docker --all -- ps")),
+        ("attach", Itself("attach web.1")),
+        ("top", Looks),
+        ("images", Looks),
+        ("images rm", Itself("images rm x")),
+        ("images prune", Itself("images prune")),
+        ("cp", Itself("cp a web.1:/a")),
+        ("port-forward", Itself("port-forward web.1 80")),
+        ("scale", Itself("scale web=1")),
+        ("cordon", Itself("cordon n1")),
+        ("uncordon", Itself("uncordon n1")),
+        ("drain", Itself("drain n1")),
+        ("node rm", Itself("node rm n1")),
+        ("node replace", Itself("node replace n1")),
+        ("node exec", Itself("node exec --all -- x")),
+        ("admin ack", Itself("admin ack x")),
+        ("admin remove-orphan", Itself("admin remove-orphan n1 web.1")),
+        ("admin accept-store", Itself("admin accept-store")),
+        ("admin migrate-store", Itself("admin migrate-store --to http://a")),
+        ("admin rotate-authority", Itself("admin rotate-authority")),
+        ("admin etcdctl", Itself("admin etcdctl member list")),
+        ("version", Looks),
+        ("completion", Looks),
+    ];
+
+    #[test]
+    fn of_every_verb_it_is_known_where_it_is_audited() {
+        use clap::CommandFactory as _;
+        fn walk(verb: &clap::Command, path: &str, all: &mut Vec<String>) {
+            for sub in verb.get_subcommands() {
+                let name = format!("{path} {}", sub.get_name()).trim().to_owned();
+                // A verb that is one by itself, too.
+                if !sub.is_subcommand_required_set() {
+                    all.push(name.clone());
+                }
+                walk(sub, &name, all);
+            }
+        }
+        let mut all = Vec::new();
+        walk(&Cli::command(), "", &mut all);
+        let mut known: Vec<&str> = VERBS.iter().map(|(verb, _)| *verb).collect();
+        let unknown: Vec<&String> = all.iter().filter(|verb| !known.contains(&verb.as_str())).collect();
+        assert!(unknown.is_empty(), "where are these audited? {unknown:?}");
+        known.retain(|verb| !all.iter().any(|one| one == verb));
+        assert!(known.is_empty(), "these are no verbs: {known:?}");
+        for (verb, audited) in VERBS {
+            match audited {
+                Itself(line) => {
+                    let words = std::iter::once("reeve").chain(line.split(' ')).collect::<Vec<_>>();
+                    let (said, _) = named(&words).unwrap_or_else(|| panic!("`reeve {line}` is recorded nowhere"));
+                    assert_eq!(said, *verb, "`reeve {line}`");
+                }
+                Seed(told) => {
+                    let seeds = include_str!("../../membership/src/port.rs");
+                    assert!(seeds.contains(&format!("\"{told}\"")), "no seed records `{told}`");
+                }
+                Looks | Machine | Program => {}
+            }
+        }
     }
 
     #[test]

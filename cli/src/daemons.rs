@@ -1,7 +1,7 @@
 //! `reeve controller` and `reeve agent`: the flags become options, the rest is those crates'. Both start while the store
 //! is gone and wait for it; the first signal ends them in good order, the second at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::path::PathBuf;
@@ -103,6 +103,7 @@ pub async fn agent(common: &Common, args: &AgentArgs) -> Verdict {
         (_, None) | (None, Some(_)) => args.api.options(common)?,
     };
     options.api.engine_host = Some(engine.address());
+    options.control = control(common, args.seeds.as_ref())?;
     options.trust = member.as_ref().map(|member| member.trust());
     if member.is_some() {
         options.publish = sealing::member(&options.data_dir.join("member"));
@@ -117,6 +118,22 @@ pub async fn agent(common: &Common, args: &AgentArgs) -> Verdict {
         .map_or(Ok(()), |ended| ended.map_err(|error| of_agent(&error)))?;
     tracing::info!("agent has ended; its containers keep running");
     Ok(Exit::Done)
+}
+
+/// The ports of the store's members and of the seeds.
+fn control(common: &Common, seeds: Option<&Seeds>) -> Result<BTreeSet<(String, u16)>, Failure> {
+    let ports = [membership::SEED_PORT, membership::CLIENT_PORT, membership::PEER_PORT];
+    let of_seed = |seed: &Host| ports.map(|port| (seed.to_string(), port));
+    match seeds {
+        Some(seeds) => Ok(seeds.iter().flat_map(of_seed).collect()),
+        None => {
+            let (endpoints, _, _) = connect::reach(common)?;
+            Ok(endpoints
+                .iter()
+                .filter_map(|url| agent::walls::host_and_port(url))
+                .collect())
+        }
+    }
 }
 
 /// Certificates for the store may be renewed by whoever wrote their files: they are looked at as long as we run.

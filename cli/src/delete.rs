@@ -86,6 +86,7 @@ pub async fn delete(common: &Common, args: &DeleteArgs) -> Verdict {
                 (Kind::ConfigFile, _) => String::new(),
                 (Kind::Secret, _) => ": its value goes with it, and is in no backup but those of the store".to_owned(),
                 (Kind::Registry, _) => ": its accounts are used for no pull any more".to_owned(),
+                (Kind::Command, _) => ": it is offered no more".to_owned(),
                 (Kind::Node, _) => ": the node itself stays; take it out with `reeve node rm`".to_owned(),
             };
             print(&format!("delete {}{stops}\n", title(&edit.key)));
@@ -129,7 +130,9 @@ async fn unused(connection: &Connection, edits: &[Edit]) -> Result<(), Failure> 
     for key in going.iter().filter(|key| is_used(key)) {
         let users = match key.kind {
             Kind::Secret => secrets::users(&view, key, &going),
-            Kind::ConfigFile | Kind::Service | Kind::Node | Kind::Registry => files::users(&view, key, &going),
+            Kind::ConfigFile | Kind::Service | Kind::Node | Kind::Registry | Kind::Command => {
+                files::users(&view, key, &going)
+            }
         };
         if !users.is_empty() {
             let names: Vec<String> = users.iter().map(|name| format!("service/{name}")).collect();

@@ -68,10 +68,14 @@ pub async fn describe(common: &Common, args: &DescribeArgs) -> Verdict {
             let name = name.parse().map_err(bad_name)?;
             crate::secrets::describe(&view, &crate::view::secret_key(&namespace, &name), common.output)
         }
+        What::Resource(Kind::Command) => {
+            let name = name.parse().map_err(bad_name)?;
+            crate::commands::describe(&view, &crate::view::command_key(&namespace, &name), common.output)
+        }
         What::Instances => instance(&view, &namespace, name, common.output),
         What::Events | What::All => {
             return Err(Failure::usage(
-                "describe a service, a node, a file, a secret, a registry or an instance",
+                "describe a service, a node, a file, a secret, a command, a registry or an instance",
             ));
         }
     };

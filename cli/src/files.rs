@@ -238,9 +238,11 @@ async fn newest(connection: &Connection, key: &ResourceKey) -> Result<ConfigFile
     })?;
     match admit_stored(key, &found.value).map_err(Failure::invalid)?.document {
         Document::ConfigFile(file) => Ok(file.spec),
-        Document::Service(_) | Document::Node(_) | Document::Registry(_) | Document::Secret(_) => {
-            Err(Failure::new(Exit::Failed, format!("{} is no file", title(key))))
-        }
+        Document::Service(_)
+        | Document::Node(_)
+        | Document::Registry(_)
+        | Document::Secret(_)
+        | Document::Command(_) => Err(Failure::new(Exit::Failed, format!("{} is no file", title(key)))),
     }
 }
 
@@ -493,7 +495,13 @@ async fn referred(connection: &Connection) -> Result<BTreeSet<FileDigest>, Failu
         {
             match admit_stored(&key, &kv.value).map(|admitted| admitted.document) {
                 Ok(Document::ConfigFile(file)) => referred.extend(file.spec.digest),
-                Ok(Document::Service(_) | Document::Node(_) | Document::Registry(_) | Document::Secret(_)) => {}
+                Ok(
+                    Document::Service(_)
+                    | Document::Node(_)
+                    | Document::Registry(_)
+                    | Document::Secret(_)
+                    | Document::Command(_),
+                ) => {}
                 Err(problems) => return Err(unreadable(&kv.key, problems.to_string())),
             }
         }

@@ -96,7 +96,7 @@ fn listed(what: What) -> &'static str {
 fn classes(what: What) -> &'static [&'static str] {
     match what {
         What::Resource(Kind::Service | Kind::ConfigFile) => &["desired", "status"],
-        What::Resource(Kind::Registry) => &["desired"],
+        What::Resource(Kind::Registry | Kind::Command) => &["desired"],
         What::Resource(Kind::Secret) => &["desired", "sealed"],
         What::Resource(Kind::Node) => &[
             "desired",
@@ -143,6 +143,11 @@ fn secrets<'a>(view: &'a View, filter: &'a Filter) -> impl Iterator<Item = &'a R
         .filter(|key| filter.takes(key.namespace.as_ref(), key.name.as_str(), || view.labels(key)))
 }
 
+fn commands<'a>(view: &'a View, filter: &'a Filter) -> impl Iterator<Item = &'a ResourceKey> {
+    let keys = view.declared.keys().filter(|key| key.kind == Kind::Command);
+    keys.filter(|key| filter.takes(key.namespace.as_ref(), key.name.as_str(), || view.labels(key)))
+}
+
 fn nodes(view: &View, filter: &Filter) -> Vec<NodeName> {
     let mut names = view.node_names();
     names.retain(|node| filter.takes(None, node.as_str(), || view.node_labels(node)));
@@ -178,6 +183,7 @@ fn missing(view: &View, what: What, filter: &Filter) -> Vec<String> {
         What::Resource(Kind::ConfigFile) => files(view, filter).map(|key| key.name.to_string()).collect(),
         What::Resource(Kind::Registry) => registries(view, filter).map(|key| key.name.to_string()).collect(),
         What::Resource(Kind::Secret) => secrets(view, filter).map(|key| key.name.to_string()).collect(),
+        What::Resource(Kind::Command) => commands(view, filter).map(|key| key.name.to_string()).collect(),
         What::Instances => {
             let found = instances(view, filter);
             found
@@ -193,7 +199,10 @@ fn missing(view: &View, what: What, filter: &Filter) -> Vec<String> {
         What::Events | What::All => "",
     };
     let place = match (&filter.namespace, what) {
-        (Some(namespace), What::Resource(Kind::Service | Kind::ConfigFile | Kind::Secret) | What::Instances) => {
+        (
+            Some(namespace),
+            What::Resource(Kind::Service | Kind::ConfigFile | Kind::Secret | Kind::Command) | What::Instances,
+        ) => {
             format!(" in namespace `{namespace}`")
         }
         _ => String::new(),
@@ -301,7 +310,19 @@ fn sections(view: &View, what: What, filter: &Filter, wide: bool) -> Vec<Section
             .collect(),
         none: format!("no secrets{place}: `reeve secret set NAME` makes one"),
     };
+    let command_section = || Section {
+        head: head(crate::commands::HEAD, true),
+        rows: commands(view, filter)
+            .map(|key| Row {
+                id: key.to_string(),
+                name: format!("command/{}", key.name),
+                cells: row(key.namespace.as_ref(), crate::commands::row(view, key)),
+            })
+            .collect(),
+        none: format!("no commands{place}: declare one, see `reeve explain command.spec`"),
+    };
     match what {
+        What::Resource(Kind::Command) => vec![command_section()],
         What::Resource(Kind::Secret) => vec![secret_section()],
         What::Resource(Kind::ConfigFile) => vec![file_section()],
         What::Resource(Kind::Registry) => vec![registry_section()],
@@ -400,6 +421,9 @@ fn documents(view: &View, what: What, filter: &Filter, format: Format) {
     }
     if matches!(what, What::Resource(Kind::Secret) | What::All) {
         secrets(view, filter).for_each(&mut plain);
+    }
+    if matches!(what, What::Resource(Kind::Command) | What::All) {
+        commands(view, filter).for_each(&mut plain);
     }
     if matches!(what, What::Resource(Kind::Registry) | What::All) {
         registries(view, filter).for_each(&mut plain);
@@ -502,6 +526,7 @@ async fn watch_documents(connection: &Connection, format: Format, what: What, fi
         What::Resource(Kind::ConfigFile) => &[Kind::ConfigFile],
         What::Resource(Kind::Registry) => &[Kind::Registry],
         What::Resource(Kind::Secret) => &[Kind::Secret],
+        What::Resource(Kind::Command) => &[Kind::Command],
         What::All => Kind::ALL,
         What::Instances | What::Events => {
             return Err(Failure::usage("only services and nodes can be followed as documents"));

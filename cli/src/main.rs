@@ -6,12 +6,14 @@ mod apply;
 mod args;
 mod audit;
 mod check;
+mod commands;
 mod connect;
 mod contexts;
 mod daemons;
 mod delete;
 mod describe;
 mod edit;
+mod etcdctl;
 mod failure;
 mod files;
 mod follow;
@@ -122,6 +124,7 @@ fn run(common: &args::Common, verb: &Verb) -> Verdict {
         Verb::Admin(verb) => ask(admin::admin(common, verb)),
         Verb::Logs(args) => ask(near::logs(common, args)),
         Verb::Exec(args) => ask(near::exec(common, args)),
+        Verb::Run(args) => ask(near::run(common, args)),
         Verb::Attach(args) => ask(near::attach(common, args)),
         Verb::Top(args) => ask(near::top(common, args)),
         Verb::Images(args) => ask(near::images(common, args)),

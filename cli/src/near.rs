@@ -1,4 +1,4 @@
-//! What people do near their containers: `logs`, `exec`, `attach`, `top`, `cp`, `port-forward`. Here is what they share: which
+//! What people do near their containers: `logs`, `exec`, `run`, `attach`, `top`, `cp`, `port-forward`. Here is what they share: which
 //! instances are meant, and the way to their agents: this host's by the socket in its data directory, others by the address
 //! in their node's facts, with mutual TLS.
 
@@ -31,6 +31,7 @@ mod forward;
 mod host;
 mod images;
 mod logs;
+mod run;
 mod tar;
 mod terminal;
 mod top;
@@ -41,6 +42,7 @@ pub use forward::forward;
 pub use host::{docker, node_exec};
 pub use images::images;
 pub use logs::logs;
+pub use run::run;
 pub use top::top;
 
 /// What is read of the store.

@@ -144,7 +144,7 @@ fn lay_over(snapshot: &mut Snapshot, root: &Root, edits: &[Edit]) {
             Document::Node(node) => DesiredBody::Node(Arc::new(node.spec.clone())),
             Document::ConfigFile(file) => DesiredBody::ConfigFile(Arc::new(file.spec.clone())),
             // Nothing runs by it.
-            Document::Registry(_) | Document::Secret(_) => continue,
+            Document::Registry(_) | Document::Secret(_) | Document::Command(_) => continue,
         };
         let metadata = document.metadata();
         let entry = DesiredEntry {

@@ -534,7 +534,13 @@ fn rows_of(view: &View, sealed: &BTreeSet<LoginName>) -> (Vec<Row>, Broken) {
             Ok(Document::Registry(document)) => {
                 specs.insert(key.name.clone(), Arc::new(document.spec.clone()));
             }
-            Ok(Document::Service(_) | Document::Node(_) | Document::ConfigFile(_) | Document::Secret(_)) => {}
+            Ok(
+                Document::Service(_)
+                | Document::Node(_)
+                | Document::ConfigFile(_)
+                | Document::Secret(_)
+                | Document::Command(_),
+            ) => {}
             Err(problems) => {
                 let line = problems
                     .problems
@@ -642,7 +648,13 @@ pub fn describe(view: &View, key: &ResourceKey, format: Format) -> Option<String
             }
             describe::line(&mut text, "Revision", &declared.mod_revision.to_string());
         }
-        Ok(Document::Service(_) | Document::Node(_) | Document::ConfigFile(_) | Document::Secret(_)) => return None,
+        Ok(
+            Document::Service(_)
+            | Document::Node(_)
+            | Document::ConfigFile(_)
+            | Document::Secret(_)
+            | Document::Command(_),
+        ) => return None,
         Err(problems) => {
             let _ = writeln!(text, "{} is invalid; what was handed out stays in use\n", title(key));
             text.push_str(&problems.render(output::look()));

@@ -139,7 +139,11 @@ pub fn node_state(view: &View, node: &NodeName) -> State {
 pub fn spec_of(declared: Option<&Declared>) -> Option<&ServiceSpec> {
     match &declared?.admitted.as_ref().ok()?.document {
         Document::Service(service) => Some(&service.spec),
-        Document::Node(_) | Document::ConfigFile(_) | Document::Registry(_) | Document::Secret(_) => None,
+        Document::Node(_)
+        | Document::ConfigFile(_)
+        | Document::Registry(_)
+        | Document::Secret(_)
+        | Document::Command(_) => None,
     }
 }
 
@@ -159,9 +163,14 @@ pub fn registry_row(view: &View, key: &ResourceKey) -> Vec<Cell> {
     let spec = match admitted.map(|admitted| admitted.as_ref().map(|admitted| &admitted.document)) {
         Some(Ok(Document::Registry(registry))) => Ok(&registry.spec),
         Some(Err(problems)) => Err(invalid(problems.problems.first(), problems.count() - 1)),
-        Some(Ok(Document::Service(_) | Document::Node(_) | Document::ConfigFile(_) | Document::Secret(_))) | None => {
-            Err(invalid(None, 0))
-        }
+        Some(Ok(
+            Document::Service(_)
+            | Document::Node(_)
+            | Document::ConfigFile(_)
+            | Document::Secret(_)
+            | Document::Command(_),
+        ))
+        | None => Err(invalid(None, 0)),
     };
     match spec {
         Ok(spec) => {

@@ -311,7 +311,11 @@ fn state(view: &View, key: &ResourceKey) -> State {
 fn description<'a>(view: &'a View, key: &ResourceKey) -> Option<&'a str> {
     match &view.declared.get(key)?.admitted.as_ref().ok()?.document {
         Document::Secret(secret) => secret.spec.description.as_deref(),
-        Document::Service(_) | Document::Node(_) | Document::ConfigFile(_) | Document::Registry(_) => None,
+        Document::Service(_)
+        | Document::Node(_)
+        | Document::ConfigFile(_)
+        | Document::Registry(_)
+        | Document::Command(_) => None,
     }
 }
 

@@ -141,7 +141,7 @@ impl View {
                 Kind::ConfigFile => {
                     self.files.insert(resource, decode(kv));
                 }
-                Kind::Registry | Kind::Secret => {}
+                Kind::Registry | Kind::Secret | Kind::Command => {}
             },
             Key::Assignment(node) => {
                 self.assignments.insert(node, decode(kv));
@@ -431,6 +431,15 @@ pub fn secret_key(namespace: &Namespace, name: &ResourceName) -> ResourceKey {
     ResourceKey {
         namespace: Some(namespace.clone()),
         kind: Kind::Secret,
+        name: name.clone(),
+    }
+}
+
+/// The key of a Command.
+pub fn command_key(namespace: &Namespace, name: &ResourceName) -> ResourceKey {
+    ResourceKey {
+        namespace: Some(namespace.clone()),
+        kind: Kind::Command,
         name: name.clone(),
     }
 }

@@ -514,7 +514,7 @@ impl Observer {
                 Kind::ConfigFile => {
                     snapshot.file_statuses.remove(&resource);
                 }
-                Kind::Registry | Kind::Secret => {}
+                Kind::Registry | Kind::Secret | Kind::Command => {}
             },
             Key::Accepted(resource, n) => {
                 if let Some(history) = snapshot.accepted.get_mut(&resource) {
@@ -568,8 +568,8 @@ impl Observer {
                 .err()
                 .map(|why| format!("{why}; delete the key, controllers write theirs anew")),
             Key::Sealed(resource) => self.put_sealed(resource, kv),
-            // Nothing runs by them: `vault.rs` reads a registry, people a secret's document, and the planner neither.
-            Key::Desired(resource) if matches!(resource.kind, Kind::Registry | Kind::Secret) => {
+            // Nothing runs by them: `vault.rs` reads a registry, people a secret's document, agents a command, and the planner none.
+            Key::Desired(resource) if matches!(resource.kind, Kind::Registry | Kind::Secret | Kind::Command) => {
                 let problems = admit_stored(&resource, &kv.value).err();
                 problems.and_then(|problems| problems.problems.first().map(ToString::to_string))
             }
@@ -735,7 +735,7 @@ impl Observer {
                     .insert(resource, stored(kv, value.map(Arc::new)));
                 why
             }
-            Kind::Registry | Kind::Secret => None,
+            Kind::Registry | Kind::Secret | Kind::Command => None,
         }
     }
 

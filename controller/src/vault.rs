@@ -11,7 +11,7 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
-use planner::cluster::{LoginName, Plan, SecretName, SecretNeeds, Snapshot, logins, secrets};
+use planner::cluster::{LoginName, LoginNeeds, Plan, SecretName, SecretNeeds, Snapshot, logins, secrets};
 use runtime::{Cache, Fence, Guard, KeyValue, Outcome, Prefix, Store, StoreError, Txn};
 use schemas::admit::admit_stored;
 use schemas::keys::{Key, ResourceKey, Root};
@@ -70,6 +70,8 @@ struct Kept {
 #[derive(Default)]
 struct Needs {
     logins: BTreeSet<LoginName>,
+    /// Accounts that the reader keeps where it has them.
+    kept_logins: BTreeSet<LoginName>,
     /// In the order in which they are given room.
     secrets: Vec<SecretName>,
     /// What the reader keeps where it has it.
@@ -78,7 +80,13 @@ struct Needs {
 
 impl Needs {
     fn is_empty(&self) -> bool {
-        self.logins.is_empty() && self.secrets.is_empty() && self.kept.is_empty()
+        let Self {
+            logins,
+            kept_logins,
+            secrets,
+            kept,
+        } = self;
+        logins.is_empty() && kept_logins.is_empty() && secrets.is_empty() && kept.is_empty()
     }
 }
 
@@ -119,11 +127,12 @@ fn revisions(root: &Root, cache: &Cache, classes: &[&str], now: Time) -> u64 {
     hasher.finish()
 }
 
-/// A number for all that a pass here looks at beside its plan.
-fn look(root: &Root, cache: &Cache, snapshot: &Snapshot, now: Time, secrets: bool) -> u64 {
+/// A number for all that a pass here looks at beside its plan's assignments.
+fn look(root: &Root, cache: &Cache, snapshot: &Snapshot, plan: &Plan, now: Time, secrets: bool) -> u64 {
     let mut hasher = DefaultHasher::new();
     let classes = ["desired/_/registry", "sealed", "handed", "controllers", "trust"];
     revisions(root, cache, &classes, now).hash(&mut hasher);
+    plan.strays.hash(&mut hasher);
     for (node, entry) in &snapshot.nodes {
         let facts = entry.facts.as_ref().map(|facts| facts.mod_revision);
         let assigned = entry.assignment.as_ref().map(|assignment| assignment.mod_revision);
@@ -163,7 +172,7 @@ impl Vault {
         plan: &Plan,
         now: Time,
     ) -> Vec<Hand> {
-        let look = look(root, cache, snapshot, now, self.knows_secrets());
+        let look = look(root, cache, snapshot, plan, now, self.knows_secrets());
         if plan.assignments.is_empty() && self.rested == Some(look) {
             return Vec::new();
         }
@@ -194,8 +203,13 @@ impl Vault {
         for (node, entry) in &snapshot.nodes {
             let reader = format!("node.{node}");
             let SecretNeeds { assigned, in_force } = of_secrets.remove(node).unwrap_or_default();
+            let LoginNeeds {
+                assigned: logins,
+                kept: kept_logins,
+            } = accounts.remove(node).unwrap_or_default();
             let needed = Needs {
-                logins: accounts.remove(node).unwrap_or_default(),
+                logins,
+                kept_logins,
                 secrets: assigned.into_iter().collect(),
                 kept: in_force,
             };
@@ -321,17 +335,21 @@ impl Vault {
         };
         let mut list = Vec::new();
         let mut troubles = Vec::new();
-        for wanted in needed
+        let names = needed
             .logins
             .iter()
-            .filter_map(|name| self.wanted(name, registries, cluster))
-        {
+            .chain(needed.kept_logins.difference(&needed.logins));
+        for name in names {
+            let Some(wanted) = self.wanted(name, registries, cluster) else {
+                continue;
+            };
             let there = known
                 .iter()
                 .flat_map(|handed| &handed.logins)
                 .find(|login| same(login, &wanted));
             let login = match there {
                 Some(there) => Ok(there.clone()),
+                None if !needed.logins.contains(name) => continue,
                 None => self.seal(cluster, &wanted, &to),
             };
             match login {
@@ -577,6 +595,7 @@ impl Vault {
         // The newest first, for they are the likeliest to be needed.
         secrets.sort_by(|a, b| (b.edition.n, a).cmp(&(a.edition.n, b)));
         Needs {
+            kept_logins: BTreeSet::new(),
             logins,
             secrets,
             kept: BTreeSet::new(),
@@ -676,7 +695,11 @@ fn registry(key: &ResourceKey, kv: &KeyValue) -> Option<Arc<RegistrySpec>> {
     let readable = (kv.lease == 0).then(|| admit_stored(key, &kv.value).ok()).flatten()?;
     match readable.document {
         Document::Registry(registry) => Some(Arc::new(registry.spec)),
-        Document::Service(_) | Document::Node(_) | Document::ConfigFile(_) | Document::Secret(_) => None,
+        Document::Service(_)
+        | Document::Node(_)
+        | Document::ConfigFile(_)
+        | Document::Secret(_)
+        | Document::Command(_) => None,
     }
 }
 

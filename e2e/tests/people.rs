@@ -1,6 +1,7 @@
 //! People on a machine that runs no node: they log in with a token, do what their rights cover and no more, have their
 //! certificates renewed by using them, and are shut out with what they have open.
 
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -71,6 +72,39 @@ impl Person<'_> {
         shown["until"].as_str().expect("a time").to_owned()
     }
 }
+
+/// Commands by name, in web's containers and on nodes.
+const COMMANDS: &str = r#"
+apiVersion: reeve/v1
+kind: Command
+metadata: {name: say}
+spec:
+  description: Say it
+  service: web
+  command: [sh, -c, 'printf "<%s> %s %s" "$1" "$LOUD" "$(pwd)"; exit 7', sh, "${what}"]
+  workingDir: /tmp
+  parameters: [{name: what}, {name: loud, values: [soft, loud], default: soft, env: LOUD}]
+---
+apiVersion: reeve/v1
+kind: Command
+metadata: {name: read}
+spec: {service: web, all: true, command: [cat], extraArguments: true}
+---
+apiVersion: reeve/v1
+kind: Command
+metadata: {name: hear}
+spec: {service: web, command: [cat], stdin: true, timeout: 30s}
+---
+apiVersion: reeve/v1
+kind: Command
+metadata: {name: slow}
+spec: {service: web, command: [sleep, "1000"], timeout: 300ms}
+---
+apiVersion: reeve/v1
+kind: Command
+metadata: {name: tell}
+spec: {nodes: {all: true}, command: [printf, "[%s]", "${what}"], parameters: [{name: what, pattern: ".*"}]}
+"#;
 
 #[test]
 fn people_do_what_their_rights_cover_from_a_machine_that_runs_no_node() {
@@ -200,6 +234,76 @@ fn people_do_what_their_rights_cover_from_a_machine_that_runs_no_node() {
             .contains("default.web.n1")
     );
 
+    // Commands that others declared by name: a right to these alone. The agent reads them itself, and makes their words.
+    let commands = lab.file("commands.yaml", COMMANDS);
+    anna.does(&["apply", "-f", &commands, "--yes"]);
+    let nina = person("nina");
+    nina.log_in(&lab, seed, "nina", "viewer+run");
+    println!("{}", nina.does(&["run"]));
+    let said = nina.run(&["run", "say", "--param", "what=ä b; c'\"$d", "--param", "loud=loud"]);
+    assert_eq!(said, (Some(7), "<ä b; c'\"$d> loud /tmp".to_owned()));
+    nina.is_refused(&["run", "say", "--param", "what=-x"], &["would be an option"]);
+    assert_eq!(
+        nina.does(&["run", "read", "--on", "n1", "--", "/etc/hostname"]).trim(),
+        "web-n1"
+    );
+    let mut hears = nina.command(&["run", "hear"]);
+    let mut hears = hears
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut input = hears.stdin.take().expect("a pipe");
+    input.write_all("ä\n".as_bytes()).expect("it listens");
+    drop(input);
+    assert_eq!(hears.wait_with_output().expect("it ends").stdout, "ä\n".as_bytes());
+    nina.is_refused(&["run", "slow"], &["given up after 0.3 s"]);
+    nina.is_refused(
+        &["exec", "web.n1", "--", "true"],
+        &["your rights, `viewer+run`, do not cover running commands in containers"],
+    );
+    nina.is_refused(
+        &["run", "tell", "-p", "what=x", "--yes"],
+        &["do not cover running commands on nodes"],
+    );
+    nina.is_refused(&["cordon", "n1"], &["the store denied access"]);
+    let place = nina.home.join(".config/reeve/contexts/prod");
+    let forged = ["put", "/reeve/desired/default/command/say", "x"];
+    etcdctl(laptop, &place, "person", seed, &forged).expect_err("who runs commands declares none");
+    otto.is_refused(
+        &["run", "hear"],
+        &["do not cover running named commands", "--rights viewer+run"],
+    );
+    ruth.is_refused(&["run", "tell", "-p", "what=x"], &["printf '[%s]' x", "add --yes"]);
+    assert_eq!(ruth.does(&["run", "tell", "-p", "what=$(x) y", "--yes"]), "[$(x) y]\n");
+    // In some namespaces alone.
+    let olga = person("olga");
+    olga.log_in(&lab, seed, "olga", "namespaces=default,shop+exec");
+    assert_eq!(olga.does(&["exec", "web.n1", "--", "echo", "x"]), "x\n");
+    olga.is_refused(
+        &["node", "exec", "--all", "--", "true"],
+        &["do not cover running commands on nodes"],
+    );
+    for (name, rights, refused) in [
+        ("paul", "viewer+run=shop", ["named commands in that namespace"]),
+        ("rosa", "namespaces=shop+exec", ["named commands in that namespace"]),
+    ] {
+        let somebody = person(name);
+        somebody.log_in(&lab, seed, name, rights);
+        somebody.is_refused(&["run", "hear"], &refused);
+        somebody.is_refused(
+            &["exec", "web.n1", "--", "true"],
+            &["do not cover running commands in containers"],
+        );
+    }
+    let recorded = std::fs::read_to_string(agent_dir(seed).join("exec.jsonl")).expect("a record");
+    let ended = |line: &&str| line.contains("person.nina") && line.contains("\"exitCode\":7");
+    let run = recorded.lines().find(ended).expect("nina's run, and how it ended");
+    assert!(
+        run.contains("\"named\":\"default/say\"") && run.contains("ä b; c'"),
+        "{run}"
+    );
+
     // What was done is recorded, by whom, and how it ended; what only looks is not.
     anna.does(&["kv", "set", "deploy/last", "1.4"]);
     assert_eq!(otto.does(&["kv", "get", "deploy/last"]), "1.4");
@@ -213,7 +317,18 @@ fn people_do_what_their_rights_cover_from_a_machine_that_runs_no_node() {
     );
     assert_eq!(of("anna", "exec").expect("it is recorded")["exitCode"], 0);
     assert!(of("root", "token create").is_some() && of("ruth", "node exec").is_some());
-    assert!(records.iter().all(|one| one["who"] != "otto"), "{records:?}");
+    let run = of("nina", "run").expect("it is recorded");
+    assert_eq!(
+        (&run["objects"], &run["exitCode"]),
+        (&serde_json::json!(["command/say", "web.n1 on node/n1"]), &7.into())
+    );
+    // What somebody may not write yet, the seed that let him in has written.
+    assert!(
+        of("node/n1", "join").is_some() && of("otto", "login-cluster").is_some(),
+        "{records:?}"
+    );
+    let otto_did = |one: &&Value| one["who"] == "otto" && one["verb"] != "login-cluster";
+    assert!(!records.iter().any(|one| otto_did(&one)), "{records:?}");
     let place = emil.home.join(".config/reeve/contexts/prod");
     etcdctl(
         laptop,

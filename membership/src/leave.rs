@@ -18,7 +18,7 @@ use crate::join::JoinError;
 use crate::keep::Keep;
 use crate::port::{Caller, Failure, Seat, formed, later, refuse};
 use crate::seeds::Seeds;
-use crate::{SEED_PORT, now};
+use crate::{SEED_PORT, now, record};
 
 /// `POST /v1/leave`: who shows a node's certificate asks to be retired.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -68,6 +68,8 @@ pub(crate) async fn answer(
         Outcome::FenceLost | Outcome::Conflict { keys: _ } => return Err(later("ask again")),
     }
     tracing::info!(%node, "leaves the cluster");
+    let objects = vec![format!("node/{node}"), format!("from {}", caller.address.ip())];
+    record::tell(&seat, &store, &shown.identity().who.subject(), "leave", objects).await;
     Ok(Json(LeaveAnswer { node: node.to_string() }))
 }
 

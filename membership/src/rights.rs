@@ -12,7 +12,7 @@ use runtime::{EtcdStore, Prefix, Store as _, StoreError, chain};
 use schemas::keys::{Key, Root};
 use schemas::names::NodeName;
 use tokio::time::{sleep, timeout};
-use trust::identity::{Identity, Name, Rights, SERVER_COMMON_NAME, Who};
+use trust::identity::{Identity, Name, Rights, Runs, SERVER_COMMON_NAME, Who};
 
 use crate::now;
 use crate::persons;
@@ -71,12 +71,14 @@ fn grants(root: &Root, who: &Who) -> Option<Vec<Grant>> {
             let written = ["desired", "sealed", "blobs", "cordons", "acks", "kv"].map(writes);
             Some([all, own_record()].into_iter().chain(written).collect())
         }
-        Who::Person(_, Rights::Viewer) => {
+        Who::Person(_, Rights::Viewer(runs)) => {
             let single = [Key::Cluster, Key::Breaker].map(|key| (root.key(&key), false, false));
-            Some(single.into_iter().chain(SHOWN.map(reads)).collect())
+            // Who runs commands leaves a record of it, and writes nothing else: what may be run, others declare.
+            let record = (*runs != Runs::Nowhere).then(own_record);
+            Some(single.into_iter().chain(SHOWN.map(reads)).chain(record).collect())
         }
-        Who::Person(_, Rights::Namespaces(namespaces)) => {
-            let own = namespaces.iter().flat_map(|namespace| {
+        Who::Person(_, Rights::Namespaces { names, exec: _ }) => {
+            let own = names.iter().flat_map(|namespace| {
                 ["desired", "sealed", "kv"].map(|class| (format!("{}{namespace}/", root.prefix(class)), true, true))
             });
             // Content is named by its digest, and a yes by that of what it allows: neither has a namespace.
@@ -309,7 +311,13 @@ mod tests {
         for class in ["desired", "sealed", "acks", "cordons", "blobs"] {
             assert!(written("operator").contains(&format!("/reeve/{class}/")), "{class}");
         }
-        for rights in ["operator", "operator+exec+host", "viewer", "namespaces=shop"] {
+        for rights in [
+            "operator",
+            "operator+exec+host",
+            "viewer",
+            "viewer+run",
+            "namespaces=shop+exec",
+        ] {
             for class in [
                 "trust",
                 "joins",
@@ -326,6 +334,8 @@ mod tests {
             }
         }
         assert_eq!(written("viewer"), Vec::<String>::new());
+        // Who runs what others declare can declare nothing himself.
+        assert_eq!(written("viewer+run=shop"), ["/reeve/audit/person.anna/"]);
         assert!(granted("viewer").iter().all(|(key, ..)| {
             !["/reeve/sealed/", "/reeve/handed/", "/reeve/joins/"]
                 .iter()

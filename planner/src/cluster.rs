@@ -28,13 +28,13 @@ mod types;
 mod verdicts;
 mod world;
 
-pub use logins::{LoginName, login, logins};
+pub use logins::{LoginName, LoginNeeds, login, logins};
 pub use memo::Memo;
 pub use output::removal_digest;
 pub use secrets::{SecretName, SecretNeeds, secrets};
 pub use snapshot::{AcceptedEntry, AcceptedHistory, DesiredBody, DesiredEntry, NodeEntry, Snapshot, Stored};
 pub use types::{
-    AcceptedWrite, Action, AssignmentWrite, Change, Guard, Notice, Plan, Reason, Removal, Status, VerdictsOut,
+    AcceptedWrite, Action, AssignmentWrite, Change, Guard, Notice, Plan, Reason, Removal, Status, Stray, VerdictsOut,
 };
 pub use verdicts::{BREAKER_WINDOW_MS, refill, verdicts};
 

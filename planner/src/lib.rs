@@ -5,3 +5,4 @@
 pub mod change;
 pub mod cluster;
 pub mod node;
+pub mod walls;

@@ -16,6 +16,7 @@ use self::schema::generate;
 pub(crate) use self::schema::{
     FORMAT_ADDRESS, FORMAT_CPU, FORMAT_DURATION, FORMAT_IMAGE, FORMAT_SIZE, PATTERNS, resolve,
 };
+use crate::command::CommandSpec;
 use crate::config_file::ConfigFileSpec;
 use crate::image::ImageRef;
 use crate::keys::ResourceKey;
@@ -128,6 +129,8 @@ kinds! {
     Registry(RegistrySpec) cluster { "registry", "registries", "reg" }
     /// A value that services of its namespace get, sealed until then: a password, a key, a token. `reeve secret set` sets it.
     Secret(SecretSpec) namespaced { "secret", "secrets", "sec" }
+    /// A command that is offered by name: in containers of a service, or on nodes. `reeve run` lists and runs them.
+    Command(CommandSpec) namespaced { "command", "commands", "cmd" }
 }
 
 impl Kind {
@@ -136,7 +139,7 @@ impl Kind {
     pub const fn is_workload(self) -> bool {
         match self {
             Self::Service => true,
-            Self::Node | Self::ConfigFile | Self::Registry | Self::Secret => false,
+            Self::Node | Self::ConfigFile | Self::Registry | Self::Secret | Self::Command => false,
         }
     }
 

@@ -3,6 +3,7 @@
 //! IO, and promises that no input makes it panic, loop or overflow.
 
 pub mod admit;
+pub mod command;
 pub mod config_file;
 pub mod container;
 pub mod explain;

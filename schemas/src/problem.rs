@@ -95,6 +95,8 @@ codes! {
     FileContent Semantic "A file has not exactly one content, or one that cannot be read."
     SecretForm Semantic "A secret is asked for as a variable and as a file at once, or as a variable that is there already."
     Registry Semantic "A registry, a user or an image path is not one; or an account is there twice."
+    CommandPlace Semantic "A named command does not say exactly where it runs, or asks for what that place does not have."
+    CommandParameter Semantic "A parameter of a named command arrives nowhere, or where a shell reads it, or has no possible value."
     MountOption Semantic "A mount has an option that its type cannot have."
     RequestAboveLimit Semantic "A request is larger than the limit of the same resource."
     BelowMinimum Semantic "A quantity is below what the engine takes."

@@ -6,6 +6,7 @@ macro_rules! path {
     ($($step:expr),* $(,)?) => { &[$(Step::from($step)),*][..] };
 }
 
+mod command;
 mod container;
 mod secrets;
 
@@ -161,6 +162,10 @@ pub(crate) fn check(document: &Document, tree: &Tree, text: &str, out: &mut Vec<
             metadata,
             spec: SecretSpec { description: _ },
         }) => rules.metadata(metadata),
+        Document::Command(Resource { metadata, spec }) => {
+            rules.metadata(metadata);
+            rules.command(spec);
+        }
     }
 }
 

@@ -63,7 +63,7 @@ impl Role {
 }
 
 /// What a person may do. In text and JSON `admin`, `operator`, `operator+exec`, `operator+host`, `operator+exec+host`,
-/// `viewer` or `namespaces=shop,web`.
+/// `namespaces=shop,web`, `namespaces=shop,web+exec`, `viewer`, `viewer+run` or `viewer+run=shop,web`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Rights {
@@ -71,10 +71,36 @@ pub enum Rights {
     Admin,
     /// Declares and changes what runs, in all namespaces; runs commands only as far as these say.
     Operator(Commands),
-    /// Looks, and changes nothing.
-    Viewer,
-    /// Declares and changes what runs in these namespaces; 1 to 16 of them.
-    Namespaces(BTreeSet<Name>),
+    /// Looks, declares nothing, and runs such commands as others have declared by name, as far as this says.
+    Viewer(Runs),
+    /// Declares and changes what runs in these namespaces, 1 to 16 of them.
+    Namespaces {
+        names: BTreeSet<Name>,
+        /// Whether it also runs commands in their containers.
+        exec: bool,
+    },
+}
+
+/// In which namespaces who looks may run named commands, in containers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Runs {
+    #[default]
+    Nowhere,
+    Everywhere,
+    /// 1 to 16 of them.
+    In(BTreeSet<Name>),
+}
+
+impl Runs {
+    /// Whether this namespace is among them.
+    #[must_use]
+    pub fn cover(&self, namespace: &str) -> bool {
+        match self {
+            Self::Nowhere => false,
+            Self::Everywhere => true,
+            Self::In(names) => names.iter().any(|name| name.as_str() == namespace),
+        }
+    }
 }
 
 /// Which commands an operator may run, where a node allows them at all.
@@ -182,8 +208,8 @@ pub enum IdentityError {
     #[error("a name in it is not a DNS label")]
     Name,
     #[error(
-        "its rights are none of `admin`, `operator` (with `+exec`, `+host`), `viewer` and `namespaces=` with 1 to \
-         {MAX_NAMESPACES} names in order, or are not a person's"
+        "its rights are none of `admin`, `operator` (with `+exec`, `+host`), `namespaces=` with 1 to {MAX_NAMESPACES} names in \
+         order (with `+exec`), `viewer` and `viewer+run` (also `=` with names), or are not a person's"
     )]
     Rights,
 }
@@ -226,17 +252,35 @@ impl fmt::Display for Rights {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Admin => f.write_str("admin"),
-            Self::Viewer => f.write_str("viewer"),
+            Self::Viewer(Runs::Nowhere) => f.write_str("viewer"),
+            Self::Viewer(Runs::Everywhere) => f.write_str("viewer+run"),
+            Self::Viewer(Runs::In(names)) => write!(f, "viewer+run={}", listed(names)),
             Self::Operator(Commands { exec, host }) => {
                 let more = |granted: bool, word| if granted { word } else { "" };
                 write!(f, "operator{}{}", more(*exec, "+exec"), more(*host, "+host"))
             }
-            Self::Namespaces(namespaces) => {
-                let names: Vec<&str> = namespaces.iter().map(Name::as_str).collect();
-                write!(f, "namespaces={}", names.join(","))
+            Self::Namespaces { names, exec } => {
+                write!(f, "namespaces={}{}", listed(names), if *exec { "+exec" } else { "" })
             }
         }
     }
+}
+
+fn listed(names: &BTreeSet<Name>) -> String {
+    names.iter().map(Name::as_str).collect::<Vec<_>>().join(",")
+}
+
+/// 1 to 16 names, in order and each once: one set of rights has one spelling.
+fn names(text: &str) -> Result<BTreeSet<Name>, IdentityError> {
+    let mut names = BTreeSet::new();
+    for part in text.split(',') {
+        let name: Name = part.parse()?;
+        if names.last().is_some_and(|last| *last >= name) || names.len() == MAX_NAMESPACES {
+            return Err(IdentityError::Rights);
+        }
+        names.insert(name);
+    }
+    Ok(names)
 }
 
 impl FromStr for Identity {
@@ -272,24 +316,24 @@ impl FromStr for Rights {
         let operator = |exec, host| Ok(Self::Operator(Commands { exec, host }));
         match text {
             "admin" => return Ok(Self::Admin),
-            "viewer" => return Ok(Self::Viewer),
+            "viewer" => return Ok(Self::Viewer(Runs::Nowhere)),
+            "viewer+run" => return Ok(Self::Viewer(Runs::Everywhere)),
             "operator" => return operator(false, false),
             "operator+exec" => return operator(true, false),
             "operator+host" => return operator(false, true),
             "operator+exec+host" => return operator(true, true),
             _ => {}
         }
-        let list = text.strip_prefix("namespaces=").ok_or(IdentityError::Rights)?;
-        let mut names = BTreeSet::new();
-        for part in list.split(',') {
-            let name: Name = part.parse()?;
-            // In order and each once: one set of rights has one spelling.
-            if names.last().is_some_and(|last| *last >= name) || names.len() == MAX_NAMESPACES {
-                return Err(IdentityError::Rights);
-            }
-            names.insert(name);
+        if let Some(list) = text.strip_prefix("viewer+run=") {
+            return Ok(Self::Viewer(Runs::In(names(list)?)));
         }
-        Ok(Self::Namespaces(names))
+        let list = text.strip_prefix("namespaces=").ok_or(IdentityError::Rights)?;
+        let (list, exec) = match list.strip_suffix("+exec") {
+            Some(list) => (list, true),
+            None => (list, false),
+        };
+        let names = names(list)?;
+        Ok(Self::Namespaces { names, exec })
     }
 }
 
@@ -380,7 +424,10 @@ mod tests {
             "controller/c",
             "person/anna?admin",
             "person/otto?namespaces=shop,web",
+            "person/otto?namespaces=shop,web+exec",
             "person/otto?viewer",
+            "person/otto?viewer+run",
+            "person/otto?viewer+run=shop,web",
             "person/otto?operator",
             "person/otto?operator+exec",
             "person/otto?operator+host",
@@ -411,6 +458,11 @@ mod tests {
             ("person/anna?admin&x", IdentityError::Rights),
             ("person/anna?operator+host+exec", IdentityError::Rights),
             ("person/anna?viewer+exec", IdentityError::Rights),
+            ("person/anna?viewer+run=", IdentityError::Name),
+            ("person/anna?viewer+run=b,a", IdentityError::Rights),
+            ("person/anna?namespaces=a+host", IdentityError::Name),
+            ("person/anna?namespaces=a+exec+exec", IdentityError::Name),
+            ("person/anna?namespaces=+exec", IdentityError::Name),
             ("person/anna?operator+", IdentityError::Rights),
             ("person/anna?namespaces=", IdentityError::Name),
             ("person/anna?namespaces=b,a", IdentityError::Rights),
@@ -449,7 +501,8 @@ mod tests {
                 1 => Who::Server(name),
                 2 => Who::Controller(name),
                 _ if spaces.is_empty() => Who::Person(name, Rights::Admin),
-                _ => Who::Person(name, Rights::Namespaces(spaces)),
+                _ if spaces.len() > 8 => Who::Person(name, Rights::Viewer(Runs::In(spaces))),
+                _ => Who::Person(name, Rights::Namespaces { exec: spaces.len() > 4, names: spaces }),
             };
             let identity = Identity::new(ClusterId::from_bytes(cluster), who);
             prop_assert_eq!(identity.to_string().parse::<Identity>(), Ok(identity));

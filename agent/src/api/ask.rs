@@ -1,6 +1,7 @@
 //! What can be asked of an agent, and what it answers: the JSON of a conversation's first frames and of its last. Shared by
 //! the API and its client. What comes in is decoded strictly and is bounded by the frame it came in.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use schemas::names::{InstanceName, Namespace, ResourceName, Slot};
@@ -50,6 +51,21 @@ pub enum Ask {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         terminal: Option<Size>,
     },
+    /// Runs a command of the store, by its name, in an instance's container. The agent reads it there itself, and makes its words.
+    Run {
+        command: ResourceName,
+        /// The store's revision of the document that the caller saw: another one is not run.
+        revision: i64,
+        /// Of the command's namespace and service.
+        instance: Named,
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        parameters: BTreeMap<String, String>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        arguments: Vec<String>,
+        input: bool,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        terminal: Option<Size>,
+    },
     /// Joins the standard streams of an instance's own process.
     Attach {
         instance: Named,
@@ -71,6 +87,9 @@ pub enum Ask {
         kind: NodeCommand,
         command: Vec<String>,
         seconds: u32,
+        /// The named command that the caller takes it from, for the record: `default/tidy`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        named: Option<String>,
     },
     /// A connection to a port of an instance's container.
     Forward { instance: Named, port: u16 },

@@ -46,6 +46,9 @@ pub struct Begun {
     pub instance: Option<Named>,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub container: String,
+    /// The command of the store that it is, by namespace and name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub named: Option<String>,
     /// As proven by the connection.
     pub caller: String,
     /// As the caller calls himself.
@@ -65,6 +68,7 @@ impl Begun {
             act,
             instance: Some(instance.clone()),
             container: container.to_owned(),
+            named: None,
             caller: caller.to_string(),
             by: clean(by, 128),
             command: Vec::new(),
@@ -80,6 +84,7 @@ impl Begun {
             act,
             instance: None,
             container: String::new(),
+            named: None,
             caller: caller.to_string(),
             by: clean(by, 128),
             command: command.to_vec(),
@@ -91,6 +96,9 @@ impl Begun {
 
     /// For an event: the first word only, for the others may be secret.
     fn title(&self) -> String {
+        if let Some(named) = &self.named {
+            return format!("the command `{}`", clean(named, 130));
+        }
         match (self.command.first(), self.port) {
             (Some(first), _) => format!("`{}`", clean(first, 64)),
             (None, Some(port)) => format!("a connection to port {port}"),

@@ -29,6 +29,7 @@ use super::ask::{Answer, Ask, Asked, Ended, Named, Refusal, Why};
 use super::audit::{Audit, Begun};
 use super::copy;
 use super::directory::{Directories, known};
+use super::named::{self, Ready, Shelf, Wanted};
 use super::session::{self, Passed, Peer};
 use super::tls::{Served, TlsError};
 use super::wire::{self, Frame, Kind, Reader};
@@ -38,7 +39,7 @@ use super::{
 };
 use crate::engine::ContainerRuntime;
 use crate::engine::clean;
-use crate::engine::near::Near;
+use crate::engine::near::{Inside, Near};
 use crate::events_out::Told;
 use crate::policy::{Gate, NodeCommand};
 
@@ -79,6 +80,8 @@ pub(crate) struct Shared {
     pub gate: Arc<Gate>,
     /// See [`ApiOptions::engine_host`].
     pub engine_host: Option<String>,
+    /// Where named commands are read.
+    pub shelf: Shelf,
 }
 
 /// The doors, open.
@@ -423,11 +426,57 @@ async fn act<R: AsyncRead + Unpin>(asked: Asked, caller: &Caller, hall: &Hall, p
                 terminal: terminal.is_some(),
                 ..Begun::new("exec", &instance, container, caller, &by)
             };
-            hall.exec(caller, &instance, &command, input, terminal, begun, peer)
+            let inside = Inside {
+                words: command.clone(),
+                input,
+                tty: terminal.is_some(),
+                ..Inside::default()
+            };
+            hall.exec(caller, Act::Exec, &instance, &inside, terminal, None, begun, peer)
                 .await
         }
-        Ask::Host { kind, command, seconds } => {
-            let begun = Begun::on_node(kind.word(), &command, caller, &by);
+        Ask::Run {
+            command,
+            revision,
+            instance,
+            parameters,
+            arguments,
+            input,
+            terminal,
+        } => {
+            let asked = Wanted {
+                command: &command,
+                revision,
+                instance: &instance,
+                parameters: &parameters,
+                arguments: &arguments,
+                input,
+                terminal: terminal.is_some(),
+            };
+            match hall.named(caller, &asked).await {
+                Err(refused) => Err(refused),
+                Ok(Ready { inside, limit }) => {
+                    let begun = |container: &str| Begun {
+                        command: inside.words.clone(),
+                        terminal: terminal.is_some(),
+                        named: Some(format!("{}/{command}", instance.namespace)),
+                        ..Begun::new("run", &instance, container, caller, &by)
+                    };
+                    hall.exec(caller, Act::Run, &instance, &inside, terminal, limit, begun, peer)
+                        .await
+                }
+            }
+        }
+        Ask::Host {
+            kind,
+            command,
+            seconds,
+            named,
+        } => {
+            let begun = Begun {
+                named: named.map(|named| clean(&named, 130)),
+                ..Begun::on_node(kind.word(), &command, caller, &by)
+            };
             hall.host(caller, kind, &command, seconds, begun, peer).await
         }
         Ask::Attach {
@@ -584,31 +633,53 @@ impl Hall {
         Ok(())
     }
 
-    #[expect(clippy::too_many_arguments, reason = "called once, with what was asked")]
+    /// A named command, by what the store says of it: not before it is known that this caller may run any.
+    async fn named(&self, caller: &Caller, asked: &Wanted<'_>) -> Result<Ready, Refusal> {
+        may(caller, Act::Run, Some(&asked.instance.namespace), self.rights)
+            .map_err(|denied| Refusal::new(Why::Denied, denied.message).help(denied.remedy))?;
+        let found = self.shared.shelf.command(&asked.key()).await?;
+        named::ready(found.as_ref(), asked)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "called twice, with what was asked")]
     async fn exec<R: AsyncRead + Unpin>(
         &self,
         caller: &Caller,
+        act: Act,
         instance: &Named,
-        command: &[String],
-        input: bool,
+        command: &Inside,
         terminal: Option<super::ask::Size>,
+        limit: Option<Duration>,
         record: impl FnOnce(&str) -> Begun,
         peer: &mut Peer<R>,
     ) -> Result<(), Refusal> {
-        let near = self.near(caller, Act::Exec, Some(instance))?;
-        if command.first().is_none_or(String::is_empty) {
+        let near = self.near(caller, act, Some(instance))?;
+        if command.words.first().is_none_or(String::is_empty) {
             return Err(Refusal::new(Why::NotUnderstood, "there is no command"));
         }
         let (container, _) = self.running(near, instance).await?;
         let mut running = self.record(record(&container))?;
-        let exec = near.exec(&container, command, input, terminal.is_some()).await?;
-        let session = near.start_exec(&exec, terminal.is_some()).await?;
+        let exec = near.exec(&container, command).await?;
+        let session = near.start_exec(&exec, command.tty).await?;
         let place = format!("/exec/{exec}");
         if let Some(size) = terminal {
             session::first_size(near, &place, size).await;
         }
         let _ = peer.out.send(begun()).await;
-        let passed = session::pass(near, session, &place, peer).await;
+        let pass = session::pass(near, session, &place, peer);
+        let passed = match limit {
+            None => pass.await,
+            Some(limit) => match tokio::time::timeout(limit, pass).await {
+                Ok(passed) => passed,
+                Err(_) => {
+                    let why = format!("it was given up after {} s", limit.as_secs_f32());
+                    let why = Refusal::new(Why::Denied, why)
+                        .help("no engine can end a command in a container: look whether it still runs there");
+                    let _ = peer.out.send(Frame::json(Kind::End, &Ended::Failed(why))).await;
+                    return Ok(());
+                }
+            },
+        };
         if passed.is_ok_and(|passed| passed == Passed::Left) {
             return Ok(());
         }

@@ -1,10 +1,14 @@
 //! The API at its socket: who gets in, what is refused, and that nothing a guest sends disturbs the others.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
 use planner::node::Ledger;
+use runtime::KeyValue;
+use schemas::keys::ResourceKey;
+use schemas::kinds::Kind as Resource;
 use schemas::records::{ClusterId, Order, Report, SchemaVersion};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
@@ -67,6 +71,7 @@ impl Served {
             data_dir: dir.path().to_owned(),
             gate,
             engine_host: None,
+            shelf: Shelf::of(declared()),
         };
         Self {
             serving: tokio::spawn(doors.serve(shared)),
@@ -94,6 +99,38 @@ impl Served {
             Err(error) => panic!("{error}"),
             Ok(_) => panic!("it is done"),
         }
+    }
+}
+
+/// What stands in the store: `say`, which runs in web.
+fn declared() -> BTreeMap<ResourceKey, KeyValue> {
+    let key = ResourceKey {
+        namespace: Some(Namespace::default()),
+        kind: Resource::Command,
+        name: "say".parse().expect("a name"),
+    };
+    let text = "apiVersion: reeve/v1\nkind: Command\nmetadata: {name: say}\n\
+                spec: {service: web, command: [echo, \"${what}\"], parameters: [{name: what}]}\n";
+    let kv = KeyValue {
+        key: Vec::new(),
+        value: text.into(),
+        create_revision: 3,
+        mod_revision: 3,
+        version: 1,
+        lease: 0,
+    };
+    [(key, kv)].into()
+}
+
+fn run(command: &str, what: &str) -> Ask {
+    Ask::Run {
+        command: command.parse().expect("a name"),
+        revision: 3,
+        instance: web(),
+        parameters: [("what".to_owned(), what.to_owned())].into(),
+        arguments: Vec::new(),
+        input: false,
+        terminal: None,
     }
 }
 
@@ -236,7 +273,81 @@ fn certified(role: Option<&str>, rights: Option<&str>) -> Caller {
     }
 }
 
-const INSIDE: [Act; 4] = [Act::Exec, Act::Attach, Act::Forward, Act::Copy];
+const INSIDE: [Act; 5] = [Act::Exec, Act::Run, Act::Attach, Act::Forward, Act::Copy];
+
+#[tokio::test]
+async fn a_named_command_is_looked_up_before_anything_is_done_and_after_its_caller_is_known() {
+    // The node allows none: what there is, is nobody's business.
+    let closed = Served::new(Rights::default()).await;
+    assert_eq!(closed.why(run("nothing", "x")).await, Why::Denied);
+    let served = Served::new(Rights { exec: true }).await;
+    assert_eq!(served.why(run("nothing", "x")).await, Why::NotHere);
+    assert_eq!(served.why(run("say", "--version")).await, Why::NotUnderstood);
+    // All is well, as far as the engine, which here has no way near its containers.
+    assert_eq!(served.why(run("say", "x")).await, Why::Engine);
+}
+
+#[test]
+fn rights_to_named_commands_are_no_rights_to_others() {
+    let open = Rights { exec: true };
+    let (shop, other): (Namespace, Namespace) = ("shop".parse().expect("a name"), "other".parse().expect("a name"));
+    let check =
+        |rights: &str, act, about: Option<&Namespace>| may(&certified(Some("person"), Some(rights)), act, about, open);
+    for (rights, here, there) in [
+        ("viewer", false, false),
+        ("viewer+run", true, true),
+        ("viewer+run=shop", true, false),
+        ("operator", false, false),
+        ("operator+host", false, false),
+        ("namespaces=shop", false, false),
+        ("namespaces=shop+exec", true, false),
+        ("operator+exec", true, true),
+        ("admin", true, true),
+    ] {
+        assert_eq!(check(rights, Act::Run, Some(&shop)).is_ok(), here, "{rights}");
+        assert_eq!(check(rights, Act::Run, Some(&other)).is_ok(), there, "{rights}");
+        // About no namespace at all: for who has all of it.
+        let all = ["operator+exec", "admin"].contains(&rights);
+        assert_eq!(check(rights, Act::Run, None).is_ok(), all, "{rights}");
+        for act in [Act::Exec, Act::Attach, Act::Forward, Act::Copy] {
+            let more = here && !rights.starts_with("viewer");
+            assert_eq!(check(rights, act, Some(&shop)).is_ok(), more, "{rights} {act:?}");
+            assert_eq!(
+                check(rights, act, Some(&other)).is_ok(),
+                more && there,
+                "{rights} {act:?}"
+            );
+        }
+        let host = ["operator+host", "admin"].contains(&rights);
+        assert_eq!(check(rights, Act::Host, None).is_ok(), host, "{rights}");
+        assert_eq!(
+            check(rights, Act::RemoveImages, None).is_ok(),
+            rights.starts_with("operator") || rights == "admin"
+        );
+    }
+    let denied = check("viewer+run=shop", Act::Run, Some(&other)).expect_err("another namespace");
+    assert!(denied.message.ends_with("named commands in that namespace"), "{denied}");
+    let denied = check("namespaces=shop", Act::Exec, Some(&shop)).expect_err("no commands");
+    assert!(
+        denied.remedy.ends_with("--rights namespaces=shop+exec`"),
+        "{}",
+        denied.remedy
+    );
+    let denied = check("viewer", Act::Run, Some(&shop)).expect_err("no commands");
+    assert!(denied.remedy.ends_with("--rights viewer+run`"), "{}", denied.remedy);
+    // The node has the last word for these as for others.
+    let closed = Rights::default();
+    assert!(
+        may(
+            &certified(Some("person"), Some("viewer+run")),
+            Act::Run,
+            Some(&shop),
+            closed
+        )
+        .is_err()
+    );
+    assert!(may(&certified(Some("node"), None), Act::Run, Some(&shop), open).is_err());
+}
 
 #[test]
 fn only_reading_is_allowed_until_the_node_says_so() {
@@ -312,6 +423,7 @@ fn on_node(command: &[&str], seconds: u32) -> Asked {
             kind: crate::policy::NodeCommand::Exec,
             command: command.iter().map(|word| (*word).to_owned()).collect(),
             seconds,
+            named: None,
         },
     }
 }

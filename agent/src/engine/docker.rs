@@ -243,6 +243,8 @@ impl Docker {
             "Name": name,
             "CheckDuplicate": true,
             "Driver": "bridge",
+            // By which the packet filter knows our networks.
+            "Options": { "com.docker.network.bridge.name": bridge() },
             "Labels": { CLUSTER_LABEL: cluster, NAMESPACE_LABEL: namespace.as_str() },
         });
         // The second look is for one that another process made in between.
@@ -605,6 +607,13 @@ impl ContainerRuntime for Docker {
         })
         .boxed()
     }
+}
+
+/// A name for a network's bridge, at most 15 letters. Hosts may share a kernel's names, so it is drawn.
+fn bridge() -> String {
+    let drawn = std::fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap_or_default();
+    let digits: String = drawn.chars().filter(char::is_ascii_hexdigit).take(10).collect();
+    format!("{}{digits}", planner::walls::BRIDGES)
 }
 
 /// What to post to `update`: what is wanted, and for each limit that is there and not wanted the value that means none.

@@ -47,6 +47,18 @@ pub struct Session {
     pub tty: bool,
 }
 
+/// A command in a container: its words, and where they differ from the container's own, its variables, directory and user.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inside {
+    pub words: Vec<String>,
+    pub env: std::collections::BTreeMap<String, String>,
+    pub working_dir: Option<String>,
+    pub user: Option<String>,
+    /// It has a standard input.
+    pub input: bool,
+    pub tty: bool,
+}
+
 /// What became of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExecState {
@@ -200,11 +212,29 @@ impl Near {
         })
     }
 
-    /// A command that is ready to be run in a container; its id. With `input` it has a standard input.
-    pub async fn exec(&self, id: &str, command: &[String], input: bool, tty: bool) -> Result<String> {
-        let body = json!({
-            "Cmd": command, "AttachStdin": input, "AttachStdout": true, "AttachStderr": true, "Tty": tty,
+    /// A command that is ready to be run in a container; its id.
+    pub async fn exec(&self, id: &str, command: &Inside) -> Result<String> {
+        let Inside {
+            words,
+            env,
+            working_dir,
+            user,
+            input,
+            tty,
+        } = command;
+        let mut body = json!({
+            "Cmd": words, "AttachStdin": input, "AttachStdout": true, "AttachStderr": true, "Tty": tty,
         });
+        if !env.is_empty() {
+            let pairs = env.iter().map(|(name, value)| format!("{name}={value}"));
+            body["Env"] = pairs.collect();
+        }
+        if let Some(dir) = working_dir {
+            body["WorkingDir"] = json!(dir);
+        }
+        if let Some(user) = user {
+            body["User"] = json!(user);
+        }
         let act = "prepare the command in the container";
         let path = format!("/containers/{}/exec", encode(id));
         let answer = self.wire.call(act, READ, Call::post(&path, Some(&body))).await?;

@@ -67,6 +67,8 @@ impl Agent {
                 self.save_soon();
             }
             Note::Unjudged(making) => self.unjudged(making),
+            // The next pass asks them.
+            Note::Walled => {}
             Note::Handed => {
                 logins::save(&self.dir, &self.logins);
                 self.input.secrets = self.logins.secret_states(&self.secret_place);

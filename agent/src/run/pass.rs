@@ -159,6 +159,10 @@ impl Agent {
             message: format!("{why}; what runs is kept, no new container is made until it is right"),
         });
         conditions.extend(policy);
+        conditions.extend(self.walls.trouble().map(|message| NodeCondition {
+            reason: "WallsDown".to_owned(),
+            message,
+        }));
         let trouble = self.trouble.as_ref().map(|(reason, message)| (*reason, message));
         conditions.extend(told.chain(trouble).map(|(reason, message)| NodeCondition {
             reason: reason.to_owned(),

@@ -26,6 +26,7 @@ use crate::peers::Peers;
 use crate::policy::{Gate, Judgement};
 use crate::probe::Prober;
 use crate::secrets::SecretPlace;
+use crate::walls::Walls;
 
 /// Inspections and lookups at once.
 const READS: usize = 8;
@@ -100,6 +101,8 @@ pub(crate) enum Note {
     Unjudged(Making),
     /// The accounts of registries have changed.
     Handed,
+    /// What is to be said of the walls around control ports has changed.
+    Walled,
 }
 
 pub(super) struct Agent {
@@ -108,6 +111,8 @@ pub(super) struct Agent {
     pub(super) engine: Arc<dyn ContainerRuntime>,
     /// The node's policy.
     pub(super) gate: Arc<Gate>,
+    /// What keeps containers away from control ports.
+    pub(super) walls: Arc<Walls>,
     /// The accounts that images are fetched with.
     pub(super) logins: Arc<Logins>,
     /// Other nodes, for when a registry is away.
@@ -220,6 +225,7 @@ impl Agent {
         health: Arc<Health>,
         probed: Arc<Notify>,
         notes: mpsc::UnboundedSender<Note>,
+        walls: Arc<Walls>,
         ends: Ends,
     ) -> Self {
         let security = options.api.tcp.as_ref().map(|tcp| tcp.security.clone());
@@ -251,6 +257,7 @@ impl Agent {
             engine_full: false,
             work: JoinSet::new(),
             notes,
+            walls,
             busy: BTreeSet::new(),
             creating: 0,
             create_ms: 0,

@@ -39,7 +39,7 @@ pub enum ContextVerb {
     },
     /// Forget clusters: the key and the certificate on this machine are removed
     #[command(
-        after_help = "The certificate counts until it ends: on a seed, `reeve person rm` ends it at once.\nExample: reeve context rm old"
+        after_help = "The certificate counts until it ends: `reeve person rm` ends it at once.\nExample: reeve context rm old"
     )]
     Rm {
         #[arg(value_name = "NAME", required = true)]
@@ -52,8 +52,10 @@ pub enum PersonVerb {
     /// List who has a certificate, with which rights
     #[command(visible_alias = "list")]
     Ls,
-    /// Shut people out at once, what they have open included; on a seed
-    #[command(after_help = "Example: reeve person rm anna")]
+    /// Shut people out at once, what they have open included
+    #[command(
+        after_help = "On a seed, as root, or with the right `admin` from elsewhere.\nExample: reeve person rm anna"
+    )]
     Rm(PersonRmArgs),
 }
 

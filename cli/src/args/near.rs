@@ -9,7 +9,7 @@ use agent::api::{ApiOptions, Files, Rights, Security, Tcp};
 use clap::{Args, Subcommand, ValueEnum};
 use membership::CLIENT_PORT;
 use membership::seeds::{Host, Seeds};
-use schemas::names::NodeName;
+use schemas::names::{NodeName, ResourceName};
 use trust::tls::Door;
 
 use super::{Common, duration};
@@ -51,6 +51,33 @@ pub struct ExecArgs {
     /// The command and its arguments
     #[arg(value_name = "COMMAND", required = true, last = true)]
     pub command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The command; none lists what there is
+    #[arg(value_name = "COMMAND")]
+    pub name: Option<ResourceName>,
+    /// The value of a parameter; repeatable
+    #[arg(short, long = "param", value_name = "NAME=VALUE", value_parser = pair, requires = "name")]
+    pub params: Vec<(String, String)>,
+    /// Only there: in the instance `web.2`, or on the nodes `n1,n2`, of those where it may run
+    #[arg(long, value_name = "PLACE,PLACE", value_delimiter = ',', requires = "name")]
+    pub on: Vec<String>,
+    /// Do not ask before it runs on nodes
+    #[arg(short, long, requires = "name")]
+    pub yes: bool,
+    /// List the commands of all namespaces
+    #[arg(short = 'A', long, conflicts_with = "name")]
+    pub all_namespaces: bool,
+    /// Further arguments, where the command takes any
+    #[arg(value_name = "ARGUMENT", last = true, requires = "name")]
+    pub arguments: Vec<String>,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 /// On which nodes, and for how long.

@@ -51,9 +51,9 @@ pub enum TokenVerb {
         after_help = "Give it to every host of the new cluster; hosts join with it for a day.\nWho has it in that time can be the cluster: keep it as a password.\nExample: reeve token install > token"
     )]
     Install,
-    /// Print a token that nodes join with, a person logs in with, or a lost seed comes back with; on a seed
+    /// Print a token that nodes join with, a person logs in with, or a lost seed comes back with
     #[command(
-        after_help = "A person uses it once, with `reeve login-cluster`. Who has a seed's token in its time\ncan be the cluster: keep it as a password.\nExample: reeve token create --ttl 1h --uses 2\n         reeve token create --person anna --rights operator+exec\n         reeve token create --seed 10.0.0.3"
+        after_help = "On a seed, as root; for nodes and people also with the right `admin` from elsewhere.\nA person uses it once, with `reeve login-cluster`. Who has a seed's token in its time\ncan be the cluster: keep it as a password.\nExample: reeve token create --ttl 1h --uses 2\n         reeve token create --person anna --rights operator+exec\n         reeve token create --seed 10.0.0.3"
     )]
     Create(TokenCreateArgs),
     /// List the tokens that nodes and people may join with

@@ -30,6 +30,24 @@ fn the_first_screen_fits_a_terminal_of_80_by_24() {
     }
 }
 
+#[test]
+fn no_line_of_help_is_wider_than_a_terminal_of_80() {
+    fn look(verb: &mut Command, name: &str) {
+        for text in [verb.render_long_help(), verb.render_help()] {
+            for line in text.to_string().lines() {
+                assert!(line.chars().count() <= 80, "reeve {name}: {line}");
+            }
+        }
+        for sub in verb.get_subcommands_mut() {
+            let name = format!("{name} {}", sub.get_name());
+            look(sub, &name);
+        }
+    }
+    let mut all = Cli::command();
+    all.build();
+    look(&mut all, "");
+}
+
 fn project() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
@@ -131,7 +149,8 @@ fn every_command_that_a_text_of_the_project_names_exists() {
                 let of = |command: &Command| command.get_arguments().any(|arg| arg.get_long() == Some(flag));
                 flag.is_empty() || flag == "help" || of(command) || of(&root)
             };
-            for token in &tokens {
+            // What follows `--` is another program's.
+            for token in tokens.iter().take_while(|token| **token != "--") {
                 let Some(flag) = token.strip_prefix("--") else { continue };
                 let flag: String = flag
                     .chars()

@@ -477,6 +477,8 @@ async fn wait(
     // What could join with it has joined: it is not left lying about.
     let _ = std::fs::remove_file(places.token());
     installed.write(keep)?;
+    crate::audit::note(installed.who());
+    crate::audit::begin_here(common).await;
     if common.output.is_for_machines() {
         print(&output::json(&json!({ "installed": installed })));
     } else {
@@ -528,7 +530,8 @@ fn known_authority(places: &Places) -> Option<Fingerprint> {
 }
 
 fn known_cluster(places: &Places) -> Option<trust::identity::ClusterId> {
-    let bundle = Keep::beside(&places.agent().join("member")).bundle().ok().flatten()?;
+    let dirs = [places.server(), places.agent().join("member")];
+    let bundle = dirs.iter().find_map(|dir| Keep::beside(dir).bundle().ok().flatten())?;
     Some(bundle.cluster())
 }
 

@@ -51,6 +51,8 @@ pub struct Seen {
     pub engine: Option<Result<EngineInfo, (String, String)>>,
     /// The version of the store's program.
     pub etcd: Option<(PathBuf, Result<String, String>)>,
+    /// The version of the packet filter's program.
+    pub filter: Option<Result<String, String>>,
     /// Ports that are needed, and why one cannot be had.
     pub ports: Vec<(SocketAddr, Result<(), String>)>,
     /// Names among the seeds, and why one is not known here.
@@ -76,6 +78,7 @@ pub async fn look(wanted: &Wanted) -> Seen {
     };
     if wanted.agent {
         seen.engine = Some(ask_engine(wanted.docker.as_deref()).await);
+        seen.filter = Some(agent::walls::filter().await);
     }
     if wanted.seed.is_some() {
         let program = wanted.etcd_program.clone();
@@ -184,6 +187,7 @@ pub fn judge(seen: &Seen) -> Vec<Line> {
         root,
         engine,
         etcd,
+        filter,
         ports,
         names,
         disk,
@@ -205,6 +209,15 @@ pub fn judge(seen: &Seen) -> Vec<Line> {
     }
     if let Some((program, version)) = etcd {
         lines.push(judge_etcd(program, version));
+    }
+    match filter {
+        Some(Ok(version)) => lines.push(Line::ok("filter", version)),
+        Some(Err(why)) => lines.push(Line::warn(
+            "filter",
+            why,
+            "`apt install nftables`; until then containers reach the cluster's ports, which certificates alone guard",
+        )),
+        None => {}
     }
     for (address, free) in ports {
         let check = format!("port {}", address.port());
@@ -417,6 +430,7 @@ mod tests {
                 ..EngineInfo::default()
             })),
             etcd: Some(("/usr/bin/etcd".into(), Ok("3.4.23".to_owned()))),
+            filter: Some(Ok("nftables v1.0.6".to_owned())),
             ports: vec![("10.0.0.1:2380".parse().unwrap(), Ok(()))],
             names: vec![("h1".parse().unwrap(), Ok(vec!["10.0.0.1".parse().unwrap()]))],
             disk: Some(("/var".into(), 64 << 30)),
@@ -441,6 +455,7 @@ mod tests {
             root: false,
             engine: Some(Err((said("nobody answers"), said("start it")))),
             etcd: Some(("/usr/bin/etcd".into(), Err(said("no such file")))),
+            filter: Some(Err(said("the program `nft` is missing"))),
             ports: vec![
                 ("10.0.0.1:2379".parse().unwrap(), Err(said("in use"))),
                 ("10.0.0.1:2380".parse().unwrap(), Err(said("in use"))),
@@ -455,7 +470,7 @@ mod tests {
         let lines = judge(&seen);
         assert_eq!(
             (count(&lines, Level::Bad), count(&lines, Level::Warn)),
-            (8, 2),
+            (8, 3),
             "{lines:?}"
         );
         assert!(lines.iter().all(|line| line.fix.is_some()), "{lines:?}");

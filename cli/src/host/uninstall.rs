@@ -64,6 +64,8 @@ pub async fn uninstall(common: &Common, args: &UninstallArgs) -> Verdict {
             return Err(Failure::new(Exit::Failed, "not confirmed; nothing was changed"));
         }
     }
+    crate::audit::note(installed.who());
+    crate::audit::begin_here(common).await;
     if parting.retires {
         retire(args, &places, &installed).await?;
     }
@@ -73,7 +75,18 @@ pub async fn uninstall(common: &Common, args: &UninstallArgs) -> Verdict {
         })?;
         complain("this seed is no longer one of the store's members\n");
     }
+    // The store may end with what is stopped: this is the last moment to say so there.
+    crate::audit::end(Exit::Done as u8, false).await;
     service::stop(&installed, &places).await?;
+    if let (Some(cluster), Some(node)) = (&installed.cluster, &installed.node) {
+        agent::walls::raze(&cluster.to_string(), node)
+            .await
+            .unwrap_or_else(|why| {
+                complain(&format!(
+                    "what keeps containers from the cluster's ports is still there: {why}\n"
+                ));
+            });
+    }
     if parting.member.is_some() {
         // A store that has been taken out never comes back: with it the seed could not take its place again.
         let (store, left) = (places.server().join("etcd"), places.server().join(LEFT));

@@ -90,7 +90,7 @@ pub async fn attach(common: &Common, args: &AttachArgs) -> Verdict {
 }
 
 /// How a session ended, as seen from here.
-enum Finished {
+pub(super) enum Finished {
     There(Ended),
     /// The keys to leave by were typed.
     Left,
@@ -98,7 +98,7 @@ enum Finished {
     Signal(i32),
 }
 
-async fn finish(finished: Finished, failed: impl Fn(AskError) -> Failure) -> Verdict {
+pub(super) async fn finish(finished: Finished, failed: impl Fn(AskError) -> Failure) -> Verdict {
     match finished {
         Finished::There(Ended::Exited { code }) => {
             let _ = std::io::stdout().flush();
@@ -116,14 +116,15 @@ async fn finish(finished: Finished, failed: impl Fn(AskError) -> Failure) -> Ver
 }
 
 /// What is passed on, and how.
-struct Session {
-    input: bool,
-    terminal: bool,
-    keys: bool,
+pub(super) struct Session {
+    pub input: bool,
+    pub terminal: bool,
+    /// Whether the keys to leave by are looked for.
+    pub keys: bool,
 }
 
 impl Session {
-    async fn run(self, mut talk: Talk) -> Result<Finished, AskError> {
+    pub(super) async fn run(self, mut talk: Talk) -> Result<Finished, AskError> {
         let raw = if self.terminal { Raw::enter().ok() } else { None };
         let ended = self.pass(&mut talk).await;
         drop(raw);

@@ -1,5 +1,6 @@
-//! `reeve node exec` and `reeve docker`: one command on many nodes at once, through their agents. Every line is printed whole
-//! and begins with its node; a node that fails keeps nobody else from going on; at the end each one's exit code is told.
+//! `reeve node exec` and `reeve docker`, and named commands in many places: one command on many nodes, or in many instances,
+//! at once, through their agents. Every line is printed whole and begins with its place; one that fails keeps nobody else
+//! from going on; at the end each one's exit code is told.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -37,9 +38,24 @@ pub async fn docker(common: &Common, args: &DockerArgs) -> Verdict {
     on_nodes(common, NodeCommand::Docker, &args.on, &args.command).await
 }
 
-/// How it went on one node.
-struct Outcome {
-    node: NodeName,
+/// A command in one place.
+pub(super) struct Job {
+    pub node: NodeName,
+    /// None: on the node itself.
+    pub instance: Option<String>,
+    pub asked: Asked,
+}
+
+impl Job {
+    /// What its lines begin with.
+    fn label(&self) -> &str {
+        self.instance.as_deref().unwrap_or(self.node.as_str())
+    }
+}
+
+/// How it went in one place.
+struct Outcome<'a> {
+    job: &'a Job,
     /// The exit code, or why there is none.
     ended: Result<i64, Failure>,
     took: Duration,
@@ -57,20 +73,31 @@ async fn on_nodes(common: &Common, kind: NodeCommand, on: &OnNodes, command: &[S
             kind,
             command: command.to_vec(),
             seconds,
+            named: None,
         },
     };
+    let jobs = nodes.into_iter().map(|node| Job {
+        node,
+        instance: None,
+        asked: asked.clone(),
+    });
+    everywhere(common, &view, &ways, &jobs.collect::<Vec<_>>()).await
+}
+
+/// Does all of it at once, and tells how each one ended.
+pub(super) async fn everywhere(common: &Common, view: &View, ways: &Ways, jobs: &[Job]) -> Verdict {
     let shown = Shown {
         whole: common.output.is_for_machines(),
-        width: nodes.iter().map(|node| node.as_str().len()).max().unwrap_or(0),
-        several: nodes.len() > 1,
+        width: jobs.iter().map(|job| job.label().len()).max().unwrap_or(0),
+        several: jobs.len() > 1,
     };
-    let tasks = nodes.iter().map(|node| one(&view, &ways, node, &asked, &shown));
-    let mut all: Vec<Outcome> = stream::iter(tasks).buffer_unordered(AT_ONCE).collect().await;
-    all.sort_by(|a, b| a.node.cmp(&b.node));
+    let tasks = jobs.iter().map(|job| one(view, ways, job, &shown));
+    let mut all: Vec<Outcome<'_>> = stream::iter(tasks).buffer_unordered(AT_ONCE).collect().await;
+    all.sort_by(|a, b| (a.job.label(), &a.job.node).cmp(&(b.job.label(), &b.job.node)));
     tell(common, &all);
     let good = all.iter().filter(|outcome| matches!(outcome.ended, Ok(0))).count();
     if let [only] = all.as_mut_slice() {
-        // With one node its own end is ours.
+        // With one place its own end is ours.
         match std::mem::replace(&mut only.ended, Ok(0)) {
             Ok(0) => return Ok(Exit::Done),
             Ok(code) => {
@@ -89,9 +116,14 @@ async fn on_nodes(common: &Common, kind: NodeCommand, on: &OnNodes, command: &[S
         failure.is_some_and(|failure| failure.exit == Exit::Unreachable)
     });
     let exit = if unreachable { Exit::Unreachable } else { Exit::Failed };
+    let (at, word) = if jobs.iter().all(|job| job.instance.is_some()) {
+        ("in", "instance")
+    } else {
+        ("on", "node")
+    };
     Err(Failure::new(
         exit,
-        format!("it succeeded on {good} of {}", output::count(all.len(), "node")),
+        format!("it succeeded {at} {good} of {}", output::count(all.len(), word)),
     ))
 }
 
@@ -123,9 +155,9 @@ struct Shown {
 }
 
 impl Shown {
-    fn line(&self, node: &NodeName, kind: Kind, line: &[u8]) {
+    fn line(&self, job: &Job, kind: Kind, line: &[u8]) {
         let prefix = if self.several {
-            format!("{:width$} | ", node.as_str(), width = self.width)
+            format!("{:width$} | ", job.label(), width = self.width)
         } else {
             String::new()
         };
@@ -142,7 +174,8 @@ impl Shown {
     }
 }
 
-async fn one(view: &View, ways: &Ways, node: &NodeName, asked: &Asked, shown: &Shown) -> Outcome {
+async fn one<'a>(view: &View, ways: &Ways, job: &'a Job, shown: &Shown) -> Outcome<'a> {
+    let node = &job.node;
     let since = Instant::now();
     let mut held: BTreeMap<u8, Vec<u8>> = BTreeMap::new();
     let mut kept: [Vec<u8>; 2] = Default::default();
@@ -157,17 +190,17 @@ async fn one(view: &View, ways: &Ways, node: &NodeName, asked: &Asked, shown: &S
         held.extend_from_slice(bytes);
         while let Some(end) = held.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = held.drain(..=end).collect();
-            shown.line(node, kind, &line[..end]);
+            shown.line(job, kind, &line[..end]);
         }
         if held.len() > MAX_HELD {
-            shown.line(node, kind, &std::mem::take(held));
+            shown.line(job, kind, &std::mem::take(held));
         }
     };
     let ended = match ways.to(view, node) {
         Err(failure) => Err(failure),
         Ok(client) => {
             let talked = async {
-                let mut talk = client.ask(node, asked).await?;
+                let mut talk = client.ask(node, &job.asked).await?;
                 loop {
                     let frame = talk.next().await?.ok_or(AskError::Ended)?;
                     match frame.kind {
@@ -195,12 +228,12 @@ async fn one(view: &View, ways: &Ways, node: &NodeName, asked: &Asked, shown: &S
     };
     for kind in [Kind::Stdout, Kind::Stderr] {
         if let Some(rest) = held.remove(&(kind as u8)).filter(|rest| !rest.is_empty()) {
-            shown.line(node, kind, &rest);
+            shown.line(job, kind, &rest);
         }
     }
     let [out, err] = kept;
     Outcome {
-        node: node.clone(),
+        job,
         ended,
         took: since.elapsed(),
         out,
@@ -208,23 +241,31 @@ async fn one(view: &View, ways: &Ways, node: &NodeName, asked: &Asked, shown: &S
     }
 }
 
-fn tell(common: &Common, all: &[Outcome]) {
+fn tell(common: &Common, all: &[Outcome<'_>]) {
     let value = || {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let values: Vec<serde_json::Value> = all
             .iter()
             .map(|outcome| {
                 let Outcome {
-                    node,
+                    job: Job {
+                        node,
+                        instance,
+                        asked: _,
+                    },
                     ended,
                     took,
                     out,
                     err,
                 } = outcome;
-                json!({
+                let mut value = json!({
                     "node": node, "exitCode": ended.as_ref().ok(), "error": ended.as_ref().err().map(Failure::sentence),
                     "millis": u64::try_from(took.as_millis()).unwrap_or(u64::MAX), "stdout": text(out), "stderr": text(err),
-                })
+                });
+                if let Some(instance) = instance {
+                    value["instance"] = json!(instance);
+                }
+                value
             })
             .collect();
         json!(values)
@@ -232,16 +273,17 @@ fn tell(common: &Common, all: &[Outcome]) {
     match common.output {
         Format::Json => print(&output::json(&value())),
         Format::Yaml => print(&output::yaml(&value())),
-        Format::Name => all
-            .iter()
-            .for_each(|outcome| print(&format!("node/{}\n", outcome.node))),
+        Format::Name => all.iter().for_each(|outcome| match &outcome.job.instance {
+            Some(instance) => print(&format!("instance/{instance}\n")),
+            None => print(&format!("node/{}\n", outcome.job.node)),
+        }),
         Format::Table | Format::Wide if all.len() > 1 => {
             for outcome in all {
                 let seconds = outcome.took.as_secs_f32();
                 match &outcome.ended {
-                    Ok(code) => complain(&format!("{}: exit {code} after {seconds:.1} s\n", outcome.node)),
+                    Ok(code) => complain(&format!("{}: exit {code} after {seconds:.1} s\n", outcome.job.label())),
                     Err(failure) => {
-                        complain(&format!("{}: {}\n", outcome.node, failure.sentence()));
+                        complain(&format!("{}: {}\n", outcome.job.label(), failure.sentence()));
                         if let Some(remedy) = failure.remedy() {
                             complain(&format!("  {remedy}\n"));
                         }

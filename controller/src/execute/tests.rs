@@ -107,6 +107,7 @@ fn nothing() -> Plan {
         breaker: Breaker::default(),
         spent_acks: Vec::new(),
         removals: Vec::new(),
+        strays: BTreeSet::new(),
         notices: Vec::new(),
     }
 }

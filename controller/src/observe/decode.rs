@@ -90,7 +90,7 @@ pub(super) fn desired(resource: &ResourceKey, kv: &KeyValue) -> DesiredEntry {
             )
         }
         // Not the planner's: whoever lists keeps them apart.
-        Ok(Document::Registry(_) | Document::Secret(_)) => {
+        Ok(Document::Registry(_) | Document::Secret(_) | Document::Command(_)) => {
             (BTreeMap::new(), BTreeMap::new(), DesiredBody::Invalid(Vec::new()))
         }
         Err(problems) => (

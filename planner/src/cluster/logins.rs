@@ -18,14 +18,23 @@ use super::types::Plan;
 /// An account: the Registry resource and the user's name.
 pub type LoginName = (ResourceName, String);
 
+/// The accounts that one node needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LoginNeeds {
+    /// Of the images of its assigned instances.
+    pub assigned: BTreeSet<LoginName>,
+    /// Of [`Plan::strays`]: it keeps those where it has them, and is given nothing for them.
+    pub kept: BTreeSet<LoginName>,
+}
+
 /// The accounts each node needs. Nodes that need none are not listed.
 #[must_use]
 pub fn logins(
     snapshot: &Snapshot,
     plan: &Plan,
     registries: &BTreeMap<ResourceName, Arc<RegistrySpec>>,
-) -> BTreeMap<NodeName, BTreeSet<LoginName>> {
-    let mut needed: BTreeMap<NodeName, BTreeSet<LoginName>> = BTreeMap::new();
+) -> BTreeMap<NodeName, LoginNeeds> {
+    let mut needed: BTreeMap<NodeName, LoginNeeds> = BTreeMap::new();
     if registries.values().all(|registry| registry.accounts.is_empty()) {
         return needed;
     }
@@ -64,7 +73,13 @@ pub fn logins(
                 login(registries, &instance.namespace, image(record)?)
             });
             if let Some(login) = login {
-                needed.entry(node.clone()).or_default().insert(login.clone());
+                let needs = needed.entry(node.clone()).or_default();
+                let list = if plan.is_stray(node, instance) {
+                    &mut needs.kept
+                } else {
+                    &mut needs.assigned
+                };
+                list.insert(login.clone());
             }
         }
     }

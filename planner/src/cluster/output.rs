@@ -12,7 +12,7 @@ use super::accept::Standing;
 use super::memo::Memo;
 use super::pass::Pass;
 use super::status::notice;
-use super::types::{Plan, Removal, Status};
+use super::types::{Plan, Removal, Status, Stray};
 use super::world::NONE;
 use super::{PlanOptions, explain};
 
@@ -22,6 +22,7 @@ impl<'a> Pass<'a> {
     pub(super) fn into_plan(mut self, options: PlanOptions, memo: &mut Memo) -> Plan {
         let assignments = self.assignments();
         let removals = self.removal_list();
+        let strays = self.strays();
         // Nodes have no namespace, and so come first.
         let mut statuses = Vec::with_capacity(self.memory.svcs.len() + self.nodes.list.len());
         let mut of_services = Vec::with_capacity(self.memory.svcs.len());
@@ -110,8 +111,52 @@ impl<'a> Pass<'a> {
             breaker: self.breaker,
             spent_acks: self.spent_acks,
             removals,
+            strays,
             notices,
         }
+    }
+
+    // ---- what nobody placed where it is -----------------------------------------------------------------------------
+
+    fn strays(&mut self) -> BTreeSet<Stray> {
+        let mut found: Vec<u32> = Vec::new();
+        for svc in &self.memory.svcs {
+            for head in [svc.beyond, svc.ended] {
+                found.extend(self.memory.chain(head).map(|(inst, _)| inst));
+            }
+        }
+        let busy = std::mem::take(&mut self.busy);
+        for &(svc, offset) in &busy {
+            let staying = self.memory.in_slot(svc as usize, offset).filter(|(_, one)| one.stays());
+            let here: Vec<(u32, u32)> = staying.map(|(inst, one)| (inst, one.node)).collect();
+            if here.is_empty() {
+                continue;
+            }
+            let view = self.view(svc as usize, offset);
+            let state = |inst: u32| self.memory.insts[inst as usize].state();
+            let present = here
+                .iter()
+                .filter(|(inst, _)| state(*inst) == Some(AssignedState::Present));
+            let alone = present.count() == 1;
+            let set = self.memory.svcs[svc as usize].set;
+            for (inst, node) in here {
+                let fills = view.present == Some(inst) && alone || view.prepared == Some(inst);
+                let held = self.nodes.list[node as usize].held.is_some();
+                if !fills || held || self.placer.broken(&self.nodes, set, node).is_some() {
+                    found.push(inst);
+                }
+            }
+        }
+        self.busy = busy;
+        let stray = |inst: &u32| {
+            let one = &self.memory.insts[*inst as usize];
+            Some(Stray {
+                node: self.nodes.list[one.node as usize].name.clone(),
+                uid: self.uid(one).filter(|_| one.stays())?.clone(),
+                slot: self.memory.slot(one.slot, &self.nodes),
+            })
+        };
+        found.iter().filter_map(stray).collect()
     }
 
     // ---- what may be forgotten ------------------------------------------------------------------------------------

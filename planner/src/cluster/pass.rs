@@ -431,9 +431,9 @@ impl<'a> Pass<'a> {
                 )
             };
             holders.sort_by_key(rank);
-            let kept_on = self.nodes.list[self.memory.insts[holders[0] as usize].node as usize]
-                .name
-                .clone();
+            let kept = &self.memory.insts[holders[0] as usize];
+            let kept_on = self.nodes.list[kept.node as usize].name.clone();
+            let kept_ready = kept.assigned != NONE && kept.seen.ready;
             for inst in holders.split_off(1) {
                 let one = &self.memory.insts[inst as usize];
                 if one.assigned == NONE && !one.seen.live && self.nodes.list[one.node as usize].held.is_none() {
@@ -441,14 +441,22 @@ impl<'a> Pass<'a> {
                     self.make_absent(inst, None);
                     continue;
                 }
-                self.remove(
-                    inst,
-                    Reason::Duplicate {
-                        kept_on: kept_on.clone(),
-                    },
-                    false,
-                    Vec::new(),
-                );
+                let reason = Reason::Duplicate {
+                    kept_on: kept_on.clone(),
+                };
+                // A node that lost its assignment, and only says that it runs what another one was given and runs.
+                if one.assigned == NONE && self.nodes.list[one.node as usize].rewrite && kept_ready {
+                    self.removals.push(Judged {
+                        inst,
+                        reason,
+                        own: false,
+                        acknowledged: false,
+                        held: false,
+                        guards: Vec::new(),
+                    });
+                    continue;
+                }
+                self.remove(inst, reason, false, Vec::new());
             }
         }
     }

@@ -28,7 +28,8 @@ pub struct SecretName {
 pub struct SecretNeeds {
     /// What its assigned instances get.
     pub assigned: BTreeSet<SecretName>,
-    /// What containers get that it says are still in force there: it keeps that where it has it, and is given nothing for it.
+    /// What containers get that it says are still in force there, and what [`Plan::strays`] do: it keeps that where it has it,
+    /// and is given nothing for it.
     pub in_force: BTreeSet<SecretName>,
 }
 
@@ -113,11 +114,13 @@ pub fn secrets<'a>(snapshot: &'a Snapshot, plan: &'a Plan) -> BTreeMap<NodeName,
             mine.insert((&one.namespace, &one.workload, &one.uid, &one.slot));
             let found = records.of(&one.namespace, &one.workload, one.n);
             if !found.is_empty() {
-                needs
-                    .entry(node.clone())
-                    .or_default()
-                    .assigned
-                    .extend(found.iter().cloned());
+                let needs = needs.entry(node.clone()).or_default();
+                let list = if plan.is_stray(node, one) {
+                    &mut needs.in_force
+                } else {
+                    &mut needs.assigned
+                };
+                list.extend(found.iter().cloned());
             }
         }
         // Until the next spec is in force, and through a reboot then, a node needs what the one before gets.

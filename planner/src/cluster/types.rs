@@ -1,13 +1,13 @@
 //! What the cluster planner answers: a [`Plan`], so specific that whoever executes it has nothing left to choose.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
 use schemas::keys::ResourceKey;
 use schemas::names::{InstanceName, NodeName, ResourceName, Slot};
 use schemas::records::{
-    Accepted, Assignment, Breaker, Condition, ConfigFileStatus, Digest, EventType, FailingReason, NodeStatus,
+    Accepted, Assigned, Assignment, Breaker, Condition, ConfigFileStatus, Digest, EventType, FailingReason, NodeStatus,
     ServiceStatus, Uid, VerdictRecord,
 };
 use serde::Serialize;
@@ -38,11 +38,25 @@ pub struct Plan {
     pub spent_acks: Vec<Digest>,
     /// The instances this pass takes away for good, or would if the breaker let it: what acknowledgements are about.
     pub removals: Vec<Removal>,
+    /// Instances that stay listed though they fill no slot that is wanted of their node, or not alone: a node may only say
+    /// that it runs them. They keep the secrets and accounts that their node was handed for them, and are handed nothing new.
+    pub strays: BTreeSet<Stray>,
     /// Things a person should hear of as events.
     pub notices: Vec<Notice>,
 }
 
 impl Plan {
+    /// Whether an instance that this plan leaves on the node is one of its strays.
+    #[must_use]
+    pub fn is_stray(&self, node: &NodeName, one: &Assigned) -> bool {
+        !self.strays.is_empty()
+            && self.strays.contains(&Stray {
+                node: node.clone(),
+                uid: one.uid.clone(),
+                slot: one.slot.clone(),
+            })
+    }
+
     /// Whether executing it writes nothing.
     #[must_use]
     pub fn rests(&self, snapshot: &Snapshot) -> bool {
@@ -271,6 +285,14 @@ pub struct Removal {
     pub own: bool,
     /// Whether the breaker holds it.
     pub held: bool,
+}
+
+/// See [`Plan::strays`].
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Stray {
+    pub node: NodeName,
+    pub uid: Uid,
+    pub slot: Slot,
 }
 
 /// Something to tell people once, as an event.

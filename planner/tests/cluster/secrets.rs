@@ -3,11 +3,11 @@
 use planner::cluster::{Action, Plan, Reason, SecretNeeds, secrets};
 use schemas::keys::ResourceKey;
 use schemas::kinds::Kind;
-use schemas::records::{AcceptedBody, ConditionStatus, ConditionType, CordonMode, Digest};
+use schemas::records::{AcceptedBody, AssignedState, ConditionStatus, ConditionType, CordonMode, Digest};
 use schemas::secret::SecretEdition;
 use serde_json::{Value, json};
 
-use crate::support::{Cluster, key};
+use crate::support::{Cluster, key, name};
 
 fn secret_key(name: &str) -> ResourceKey {
     ResourceKey {
@@ -201,4 +201,58 @@ fn a_node_needs_the_secrets_of_its_own_instances_and_keeps_what_is_still_in_forc
         .unwrap();
     let left = secrets(&cluster.snapshot, &plan).remove(n1).unwrap_or_default();
     assert_eq!(left, SecretNeeds::default(), "a node that runs nothing needs nothing");
+}
+
+#[test]
+fn a_node_that_says_it_runs_what_it_was_not_given_is_handed_nothing_for_it() {
+    // By its name it comes before the others, or after them.
+    ["a1", "n9"].iter().for_each(|node| given_nothing_for_lies(node));
+}
+
+fn given_nothing_for_lies(node: &str) {
+    let mut cluster = started();
+    let own = |cluster: &mut Cluster| {
+        let plan = cluster.plan();
+        let needs = secrets(&cluster.snapshot, &plan);
+        needs.get(&name(node)).map(|one| one.assigned.len()).unwrap_or_default()
+    };
+    // It was assigned nothing, though its report may say otherwise. It says it runs what another node runs, and slots that
+    // nobody wants: so many that the breaker holds their removal.
+    cluster.node(node, &[]);
+    let taken: Vec<_> = cluster
+        .assigned()
+        .into_iter()
+        .filter(|(_, one)| one.workload.as_str() != "page")
+        .collect();
+    let holder = taken[0].0.clone();
+    let mut lies = Vec::new();
+    for slot in 1..=40 {
+        for (_, one) in &taken {
+            let slot = schemas::names::Slot::Index(slot);
+            lies.push(schemas::records::Assigned { slot, ..one.clone() });
+        }
+    }
+    for applied in [0, 7] {
+        for lies in [&lies[..1], &lies] {
+            let mut cluster = cluster.clone();
+            let agent = cluster.agents.get_mut(&name(node)).expect("an agent");
+            agent.applied.generation = applied;
+            cluster.claim(node, lies);
+            for pass in 0..5 {
+                assert_eq!(
+                    own(&mut cluster),
+                    0,
+                    "{node}, {} lies, applied {applied}, pass {pass}",
+                    lies.len()
+                );
+                cluster.pass();
+            }
+            let (_, kept) = cluster
+                .assigned()
+                .into_iter()
+                .find(|(of, one)| *of == holder && one.name() == taken[0].1.name())
+                .expect("listed still");
+            assert_eq!(kept.state, AssignedState::Present, "nothing is taken from who runs it");
+        }
+    }
 }
