@@ -250,6 +250,30 @@ fn verbs_controller_and_agent_reach_a_store_behind_mutual_tls() {
         .expect("reeve starts");
     assert_eq!(words(&output), "service/web\n");
 
+    // etcd's own program is told where the store is, whatever the shell says of another; its end is ours.
+    let etcdctl = |args: &[&str]| {
+        let mut command = lab.command(&[]);
+        command
+            .args(lab.flags("ca.pem", Some("client")))
+            .args(["admin", "etcdctl", "--"]);
+        let other = command.args(args).env("ETCDCTL_ENDPOINTS", "http://127.0.0.1:1");
+        other
+            .env("ETCDCTL_USER", "nobody:nothing")
+            .output()
+            .expect("reeve starts")
+    };
+    let output = etcdctl(&["get", "--keys-only", "--prefix", "/reeve/"]);
+    assert!(output.status.success(), "{}", words(&output));
+    assert!(words(&output).contains("/web"), "{}", words(&output));
+    let output = etcdctl(&["no-such-verb"]);
+    assert_eq!(output.status.code(), Some(1), "{}", words(&output));
+    let audit = words(&lab.right(&["audit"]));
+    assert!(audit.contains("admin etcdctl") && audit.contains("get"), "{audit}");
+    let mut without = lab.command(&["admin", "etcdctl", "version"]);
+    let output = without.env("PATH", lab.dir.path()).output().expect("reeve starts");
+    assert_eq!(output.status.code(), Some(6));
+    assert!(words(&output).contains("apt install etcd-client"), "{}", words(&output));
+
     // A controller leads; an agent waits for an engine that is not there, and its node is known meanwhile or not, but
     // it must not be the store that stops it.
     let controller = lab.start("controller", &["controller", "--metrics", "127.0.0.1:0"]);

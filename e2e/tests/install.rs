@@ -291,13 +291,35 @@ fn five_fresh_hosts_become_a_cluster_in_any_order_and_leave_it_one_by_one() {
     );
     assert_eq!(n5.running(), Vec::<String>::new());
     assert!(base(n5).join("agent").exists() && !base(n5).join("install").exists());
+    let tables = |host: &Host| {
+        let output = run(host.place.command(Path::new("nft")).args(["list", "tables", "inet"]));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert!(
+        tables(n4).contains("reeve_") && !tables(n5).contains("reeve_"),
+        "{}",
+        tables(n5)
+    );
     let text = says(n1, 0, &["get", "nodes", "n5"]);
     assert!(text.contains("Retired"), "{text}");
+    // Who came and went is in the record: seeds by themselves, nodes by the seeds that they asked.
+    let recorded = |verb: &str, who: &str, object: &str| {
+        let records: serde_json::Value = serde_json::from_str(&says(n1, 0, &["audit", "-o", "json"])).expect("JSON");
+        let found = records.as_array().expect("a list").iter().any(|one| {
+            let objects = one["objects"].to_string();
+            one["verb"] == verb && one["who"] == who && objects.contains(object) && one["exitCode"] == 0
+        });
+        assert!(found, "no record of {verb} by {who}, {object}: {records:#}");
+    };
+    recorded("install", "root", &format!("seed {a} and node n1"));
+    recorded("join", "node/n5", "token ");
+    recorded("leave", "node/n5", &format!("from {}", n5.address));
     says(n5, 6, &["uninstall", "--yes"]);
 
     // A seed leaves, and two are left that cannot do without each other.
     says(n3, 0, &["uninstall", "--yes"]);
     started(n1, 2).expect("two members");
+    recorded("uninstall", "root", &format!("seed {c} and node n3"));
     n1.cut(true);
     eventually("the last but one may not go while the other is silent", 60, || {
         let (code, text) = on(n2, &["uninstall", "--yes"]);

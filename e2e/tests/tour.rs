@@ -3,6 +3,7 @@
 //! that is changed while they run.
 
 use std::io::Write as _;
+use std::net::{IpAddr, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -211,6 +212,48 @@ fn the_tour_of_the_first_day_goes_through_on_three_hosts() {
     assert_eq!(code, Some(0), "{text}");
     let (code, text) = ask("insert into notes values ('kept'); select text from notes");
     assert_eq!((code, text.trim()), (Some(0), "kept"), "{text}");
+    // No control port answers it, though each answers other hosts; what somebody opens is closed again.
+    let closed = || {
+        let mut open = Vec::new();
+        let gateway = exec("ip route | sed -n 's/default via \\([^ ]*\\) .*/\\1/p'").1;
+        assert!(gateway.trim().parse::<IpAddr>().is_ok(), "{gateway}");
+        for (host, ports) in [
+            (n1.address.as_str(), &[2378, 2379, 2380, 9465][..]),
+            (gateway.trim(), &[9465]),
+            (n2.address.as_str(), &[9465]),
+            (n3.address.as_str(), &[9465]),
+        ] {
+            for port in ports {
+                let (_, text) = exec(&format!("redis-cli -h {host} -p {port} ping"));
+                if !text.contains("Connection refused") {
+                    open.push(format!("{host}:{port}: {}", text.trim()));
+                }
+            }
+        }
+        if open.is_empty() { Ok(()) } else { Err(open.join("\n")) }
+    };
+    closed().expect("no control port answers");
+    for (host, port) in [(n1, 2378), (n1, 2379), (n1, 2380), (n1, 9465), (n2, 9465), (n3, 9465)] {
+        let address = format!("{}:{port}", host.address);
+        TcpStream::connect(&address).unwrap_or_else(|error| panic!("{address} answers hosts: {error}"));
+    }
+    let (code, _) = exec("test -e /var/run/docker.sock || test -e /run/docker.sock");
+    assert_eq!(code, Some(1), "an engine's socket is in a container");
+    let tables =
+        String::from_utf8_lossy(&run(n1.place.command(Path::new("nft")).args(["list", "tables", "inet"])).stdout)
+            .into_owned();
+    let table = tables
+        .split_whitespace()
+        .find(|word| word.starts_with("reeve_"))
+        .expect("a table of ours");
+    succeed(
+        n1.place
+            .command(Path::new("nft"))
+            .args(["delete", "table", "inet", table]),
+    );
+    assert!(closed().is_err(), "it is the table that closes them");
+    eventually("they are closed again", 60, closed);
+
     let logs = succeeds(n1, &["logs", "database"]);
     assert!(logs.contains("ready to accept connections"), "{logs}");
 
