@@ -1,19 +1,38 @@
-//! A host is lost to an attacker: with its certificate and key he writes real etcd however he can. Nothing is started, stopped
-//! or changed on another node, and people are told.
+//! A host is lost to an attacker: with its certificate and key he writes and reads real etcd however he can. Nothing is
+//! started, stopped or changed on another node, and people are told; of the secrets he opens those of his own node alone.
 
 use std::time::Duration;
 
-use e2e::seats::{GLOBAL, agent, agent_dir, install_token, on, server, serves, succeeds};
+use e2e::seats::{GLOBAL, agent, agent_dir, install_token, on, server, server_log, serves, succeeds};
 use e2e::{Host, Lab, eventually};
-use etcd_client::{Certificate, Client, ConnectOptions, Identity, PutOptions, TlsOptions, Txn, TxnOp};
+use etcd_client::{
+    Certificate, Client, ConnectOptions, GetOptions, Identity, PutOptions, TlsOptions, Txn, TxnOp, TxnOpResponse,
+    WatchOptions,
+};
 use serde_json::Value;
+use trust::identity::ClusterId;
 use trust::realm::Realm;
+use trust::seal::{Context, Envelope, SealingKey};
 use trust::sign::{Pen, unweave};
 
 /// The attacker: what the host he took had on its disk, and a client of his own.
 struct Thief {
     client: Client,
     pen: Pen,
+    cluster: ClusterId,
+    /// What is sealed for his node opens with this.
+    sealing: SealingKey,
+}
+
+/// Values of secrets: of the thief's own node, and of another one's.
+const OWN: &str = "canary-Tq2vPz81-own";
+const OTHERS: [&str; 2] = ["canary-Yc5mWd47-others", "canary-Jf8kRb36-others"];
+
+/// What runs on one node alone and gets one secret.
+fn getting(service: &str, node: &str, secret: &str) -> String {
+    format!(
+        "apiVersion: reeve/v1\nkind: Service\nmetadata: {{name: {service}}}\nspec:\n  update: {{minReady: 1s}}\n  container:\n    image: reeve/hello:1\n    command: [sleep, '3600']\n    stopGracePeriod: 0s\n    secrets: [{{secret: {secret}}}]\n  placement: {{nodeNames: [{node}]}}\n"
+    )
 }
 
 /// Ways to write one key.
@@ -40,11 +59,147 @@ impl Thief {
             .with_timeout(Duration::from_secs(5));
         let client = Client::connect([format!("https://{}:2379", seed.address)], Some(options));
         let certificate = trust::certificate::Certificate::from_pem(&cert).expect("a certificate");
+        let cluster = certificate.identity().cluster;
         let pen = Pen::new(certificate, trust::key::Key::from_pem(&key).expect("a key"));
+        let sealing = std::fs::read_to_string(agent_dir(host).join("sealing.key")).expect("a sealing key");
         Self {
             client: client.await.expect("the store takes his certificate"),
             pen: pen.expect("his own"),
+            cluster,
+            sealing: sealing.parse().expect("a sealing key"),
         }
+    }
+
+    /// All that the store gives him: what is there, asked plainly and in a way that etcd 3.4 does not look into, and all
+    /// that ever was there, by a watch from the beginning.
+    async fn loot(&self) -> Vec<(String, Vec<u8>)> {
+        let mut loot = Vec::new();
+        let mut take = |kvs: &[etcd_client::KeyValue]| {
+            let pieces = kvs
+                .iter()
+                .map(|kv| (kv.key_str().expect("text").to_owned(), kv.value().to_vec()));
+            loot.extend(pieces);
+        };
+        let mut client = self.client.clone();
+        let plain = client.get("/reeve/", Some(GetOptions::new().with_prefix())).await;
+        let plain = plain.expect("a node reads");
+        let now = plain.header().expect("a header").revision();
+        take(plain.kvs());
+        let whole = TxnOp::get("", Some(GetOptions::new().with_all_keys()));
+        let nested = Txn::new().and_then([TxnOp::txn(Txn::new().and_then([whole]))]);
+        if let Ok(answer) = client.txn(nested).await {
+            for inner in answer.op_responses() {
+                let TxnOpResponse::Txn(inner) = inner else { continue };
+                for one in inner.op_responses() {
+                    if let TxnOpResponse::Get(found) = one {
+                        take(found.kvs());
+                    }
+                }
+            }
+        }
+        let history = async {
+            let mut from = 1;
+            'again: loop {
+                let options = WatchOptions::new().with_prefix().with_start_revision(from);
+                let mut stream = client.watch("/reeve/", Some(options)).await.expect("a watch");
+                while let Some(answer) = stream.message().await.expect("an answer") {
+                    if answer.canceled() {
+                        assert!(answer.compact_revision() > from, "refused: {answer:?}");
+                        from = answer.compact_revision();
+                        continue 'again;
+                    }
+                    for event in answer.events() {
+                        let kv = event.kv().expect("a key");
+                        take(std::slice::from_ref(kv));
+                        if kv.mod_revision() >= now {
+                            return;
+                        }
+                    }
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), history)
+            .await
+            .expect("the watch comes to what is there");
+        loot
+    }
+
+    /// Every sealed value that opens with his key, whatever he takes it for; `sealed` counts those he has tried.
+    fn opened(&self, loot: &[(String, Vec<u8>)], sealed: &mut usize) -> Vec<String> {
+        let mut opened = Vec::new();
+        for (_, bytes) in loot {
+            let mut values: Vec<Value> = serde_json::from_slice(bytes).into_iter().collect();
+            while let Some(value) = values.pop() {
+                if let Ok(envelope) = serde_json::from_value::<Envelope>(value.clone()) {
+                    *sealed += 1;
+                    for (name, edition) in ["own", "others"]
+                        .iter()
+                        .flat_map(|name| (1..=4).map(move |n| (*name, n)))
+                    {
+                        let what = Context {
+                            cluster: self.cluster,
+                            namespace: "default",
+                            kind: "secret",
+                            name,
+                            edition,
+                        };
+                        if let Ok(value) = envelope.open(what, &self.sealing) {
+                            opened.push(String::from_utf8_lossy(&value).into_owned());
+                        }
+                    }
+                }
+                match value {
+                    Value::Array(list) => values.extend(list),
+                    Value::Object(fields) => values.extend(fields.into_iter().map(|(_, value)| value)),
+                    Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+                }
+            }
+        }
+        opened
+    }
+
+    /// Of all he gets only the secret of his own node opens, and no clear word of another's is in it.
+    async fn reads_his_own_alone(&self, when: &str) {
+        let (loot, mut sealed) = (self.loot().await, 0);
+        let mut opened = self.opened(&loot, &mut sealed);
+        opened.dedup();
+        assert_eq!(opened, [OWN], "{when}: of {sealed} sealed values");
+        assert!(sealed > 4, "{when}: only {sealed} sealed values were found");
+        for (key, bytes) in &loot {
+            for other in OTHERS {
+                let found = bytes.windows(other.len()).any(|part| part == other.as_bytes());
+                assert!(!found, "{when}: {key} has a secret");
+            }
+        }
+    }
+
+    /// Writes in a way that goes; whether one did.
+    async fn puts(&self, key: &str, value: &[u8]) -> bool {
+        for way in WAYS {
+            if self.put(way, key, value).await.is_ok() {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Writes again and again until the leader has said so, where the store lets him.
+    async fn until_leader_tells(&self, seed: &Host, key: &str, value: &Value, told: &str) {
+        let end = std::time::Instant::now() + Duration::from_secs(60);
+        while self.puts(key, value.to_string().as_bytes()).await {
+            let log = server_log(seed);
+            if log.contains(told) {
+                return;
+            }
+            assert!(std::time::Instant::now() < end, "not told: {told}\n{log}");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    async fn json(&self, key: &str) -> Value {
+        let bytes = self.get(key).await.unwrap_or_else(|| panic!("{key} is not there"));
+        let document = unweave(&bytes).map_or(bytes, |(document, _)| document.to_vec());
+        serde_json::from_slice(&document).expect("JSON")
     }
 
     async fn get(&self, key: &str) -> Option<Vec<u8>> {
@@ -294,4 +449,119 @@ async fn who_has_one_nodes_keys_changes_nothing_on_another() {
         }
     });
     assert_eq!((n1.lives(), n2.lives()), (lives, of_thief));
+    reads_no_secret_of_another(&lab, &thief).await;
+}
+
+/// n2's thief as a reader: `others` is a secret of n1, `own` is n2's.
+async fn reads_no_secret_of_another(lab: &Lab, thief: &Thief) {
+    let [n1, n2] = lab.hosts.as_slice() else {
+        panic!("two hosts")
+    };
+    let set = |name: &str, value: &str| {
+        let file = lab.file("value", value);
+        let said = succeeds(n1, &["secret", "set", name, "--file", &file, "--timeout", "90s"]);
+        std::fs::remove_file(file).expect("it was there");
+        said
+    };
+    set("own", OWN);
+    set("others", OTHERS[0]);
+    for (service, node, secret) in [("keeper", "n1", "others"), ("mine", "n2", "own")] {
+        let file = lab.file("getting.yaml", &getting(service, node, secret));
+        succeeds(n1, &["apply", "-f", &file, "--yes", "--timeout", "90s"]);
+    }
+    let lives = n1.lives();
+    thief.reads_his_own_alone("as it is").await;
+
+    // He says that he runs what n1 runs, as his report may: it is taken from him, and nothing is handed to him for it.
+    let theirs = thief.json("/reeve/reports/n1").await;
+    let instances = theirs["instances"].as_array().expect("a list");
+    let keeper = instances
+        .iter()
+        .find(|one| one["workload"] == "keeper")
+        .expect("it runs");
+    let end = std::time::Instant::now() + Duration::from_secs(60);
+    let told = loop {
+        let mut lie = thief.json("/reeve/reports/n2").await;
+        let mine = lie["instances"].as_array_mut().expect("a list");
+        if mine.iter().all(|one| one["workload"] != "keeper") {
+            mine.push(keeper.clone());
+            mine.sort_by_key(|one| (one["workload"].to_string(), one["slot"].to_string()));
+            let lie = lie.to_string();
+            let put = thief.put(Way::Plain, "/reeve/reports/n2", lie.as_bytes()).await;
+            put.expect("a report is its node's to write");
+        }
+        let assigned = thief.json("/reeve/assignments/n2").await;
+        let list = assigned["instances"].as_array().expect("a list");
+        if let Some(told) = list.iter().find(|one| one["workload"] == "keeper") {
+            break told.clone();
+        }
+        assert!(std::time::Instant::now() < end, "no leader answers the lie: {assigned}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    assert_eq!(told["state"], "absent", "{told}");
+    thief.reads_his_own_alone("after a lie").await;
+
+    // What was handed to one under the name of the other: nobody takes it, and each is handed his own again.
+    let keys = ["/reeve/handed/node.n1", "/reeve/handed/node.n2"];
+    let before = [thief.json(keys[0]).await, thief.json(keys[1]).await];
+    for (key, other) in [(keys[0], &before[1]), (keys[1], &before[0])] {
+        thief.puts(key, other.to_string().as_bytes()).await;
+    }
+    let end = std::time::Instant::now() + Duration::from_secs(60);
+    for (key, before) in keys.iter().zip(&before) {
+        loop {
+            let now = thief.json(key).await;
+            if now["key"] == before["key"] && now["secrets"][0]["name"] == before["secrets"][0]["name"] {
+                break;
+            }
+            assert!(std::time::Instant::now() < end, "{key} stays another's: {now}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    thief.reads_his_own_alone("after handing it to himself").await;
+
+    // His key in the place of n1's, and as a controller's: nothing is sealed for it.
+    let his = thief.json("/reeve/nodes/n2").await["sealingKey"].clone();
+    let facts = thief.json("/reeve/nodes/n1").await;
+    let mut forged = facts.clone();
+    forged["sealingKey"] = his.clone();
+    let told = "nothing is sealed for node.n1: ";
+    thief.until_leader_tells(n1, "/reeve/nodes/n1", &forged, told).await;
+    thief.puts("/reeve/nodes/n1", facts.to_string().as_bytes()).await;
+    let mut client = thief.client.clone();
+    let controllers = client.get("/reeve/controllers/", Some(GetOptions::new().with_prefix()));
+    let controllers = controllers.await.expect("a node reads");
+    let mut forged: Value = serde_json::from_slice(controllers.kvs()[0].value()).expect("JSON");
+    forged["sealingKey"] = his;
+    forged["sealingId"] = Value::from("0123456789abcdef0123456789abcdef");
+    let told = "nothing is sealed for controller.0123456789abcdef";
+    thief
+        .until_leader_tells(n1, "/reeve/controllers/evil", &forged, told)
+        .await;
+    // A new value while he is there: whoever sets it does not seal it for him, and n1 gets it.
+    let said = set("others", OTHERS[1]);
+    assert!(!said.contains(OTHERS[1]), "{said}");
+    let keeper = n1
+        .running()
+        .into_iter()
+        .find(|name| name.contains(".keeper."))
+        .expect("it runs");
+    assert_eq!(n1.docker(&["exec", &keeper, "cat", "/run/secrets/others"]), OTHERS[1]);
+    thief.reads_his_own_alone("after giving out his key").await;
+
+    // Nor is it anywhere on his disk. Of the others' containers only the one with the new value is another.
+    for other in OTHERS {
+        let mut grep = std::process::Command::new("grep");
+        grep.args(["-rlaF", "--devices=skip", other])
+            .arg(agent_dir(n2))
+            .arg(&n2.dir);
+        assert_eq!(String::from_utf8_lossy(&e2e::run(&mut grep).stdout), "");
+    }
+    let after = n1.lives();
+    let kept = lives.iter().filter(|one| after.contains(one)).count();
+    assert_eq!(
+        (after.len(), kept),
+        (lives.len(), lives.len() - 1),
+        "{lives:?} {after:?}"
+    );
 }
