@@ -33,11 +33,10 @@ pub async fn etcdctl(common: &Common, args: &EtcdctlArgs) -> Verdict {
         .map_err(|error| Failure::new(Exit::Failed, "cannot wait for etcdctl").because(&error))?
         .map_err(|error| {
             let failure = Failure::new(Exit::Failed, "cannot run etcdctl").because(&error);
-            match error.kind() {
-                ErrorKind::NotFound => {
-                    failure.help("install it on this machine: `apt install etcd-client`, or from etcd's releases")
-                }
-                _ => failure,
+            if error.kind() == ErrorKind::NotFound {
+                failure.help("install it on this machine: `apt install etcd-client`, or from etcd's releases")
+            } else {
+                failure
             }
         })?;
     let code = status
