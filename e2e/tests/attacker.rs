@@ -1,15 +1,19 @@
 //! A host is lost to an attacker: with its certificate and key he writes and reads real etcd however he can. Nothing is
-//! started, stopped or changed on another node, and people are told; of the secrets he opens those of his own node alone.
+//! started, stopped or changed on another node, and people are told; of the secrets he opens those of his own node alone, and
+//! of other nodes' agents he gets what nodes give each other: an image that they run, until he is shut out.
 
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use e2e::seats::{GLOBAL, agent, agent_dir, install_token, on, server, server_log, serves, succeeds};
+use e2e::seats::{GLOBAL, agent, agent_dir, install_token, on, server, server_dir, server_log, serves, succeeds};
 use e2e::{Host, Lab, eventually};
 use etcd_client::{
     Certificate, Client, ConnectOptions, GetOptions, Identity, PutOptions, TlsOptions, Txn, TxnOp, TxnOpResponse,
     WatchOptions,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use trust::identity::ClusterId;
 use trust::realm::Realm;
 use trust::seal::{Context, Envelope, SealingKey};
@@ -29,9 +33,9 @@ const OWN: &str = "canary-Tq2vPz81-own";
 const OTHERS: [&str; 2] = ["canary-Yc5mWd47-others", "canary-Jf8kRb36-others"];
 
 /// What runs on one node alone and gets one secret.
-fn getting(service: &str, node: &str, secret: &str) -> String {
+fn getting(service: &str, node: &str, image: &str, secret: &str) -> String {
     format!(
-        "apiVersion: reeve/v1\nkind: Service\nmetadata: {{name: {service}}}\nspec:\n  update: {{minReady: 1s}}\n  container:\n    image: reeve/hello:1\n    command: [sleep, '3600']\n    stopGracePeriod: 0s\n    secrets: [{{secret: {secret}}}]\n  placement: {{nodeNames: [{node}]}}\n"
+        "apiVersion: reeve/v1\nkind: Service\nmetadata: {{name: {service}}}\nspec:\n  update: {{minReady: 1s}}\n  container:\n    image: {image}\n    command: [sleep, '3600']\n    stopGracePeriod: 0s\n    secrets: [{{secret: {secret}}}]\n  placement: {{nodeNames: [{node}]}}\n"
     )
 }
 
@@ -282,7 +286,8 @@ async fn until_told(thief: &Thief, host: &Host, key: &str, value: &[u8], told: &
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_has_one_nodes_keys_changes_nothing_on_another() {
-    let lab = Lab::new(2);
+    let mut lab = Lab::new(2);
+    let image = format!("{}/team/app:1", lab.registry());
     let [n1, n2] = lab.hosts.as_slice() else {
         panic!("two hosts")
     };
@@ -449,11 +454,12 @@ async fn who_has_one_nodes_keys_changes_nothing_on_another() {
         }
     });
     assert_eq!((n1.lives(), n2.lives()), (lives, of_thief));
-    reads_no_secret_of_another(&lab, &thief).await;
+    reads_no_secret_of_another(&lab, &thief, &image).await;
+    gets_what_nodes_give_each_other(&lab, &thief, &image).await;
 }
 
 /// n2's thief as a reader: `others` is a secret of n1, `own` is n2's.
-async fn reads_no_secret_of_another(lab: &Lab, thief: &Thief) {
+async fn reads_no_secret_of_another(lab: &Lab, thief: &Thief, image: &str) {
     let [n1, n2] = lab.hosts.as_slice() else {
         panic!("two hosts")
     };
@@ -465,8 +471,13 @@ async fn reads_no_secret_of_another(lab: &Lab, thief: &Thief) {
     };
     set("own", OWN);
     set("others", OTHERS[0]);
-    for (service, node, secret) in [("keeper", "n1", "others"), ("mine", "n2", "own")] {
-        let file = lab.file("getting.yaml", &getting(service, node, secret));
+    n1.docker(&["tag", "reeve/hello:1", image]);
+    n1.docker(&["push", image]);
+    for text in [
+        getting("keeper", "n1", image, "others"),
+        getting("mine", "n2", "reeve/hello:1", "own"),
+    ] {
+        let file = lab.file("getting.yaml", &text);
         succeeds(n1, &["apply", "-f", &file, "--yes", "--timeout", "90s"]);
     }
     let lives = n1.lives();
@@ -551,7 +562,7 @@ async fn reads_no_secret_of_another(lab: &Lab, thief: &Thief) {
 
     // Nor is it anywhere on his disk. Of the others' containers only the one with the new value is another.
     for other in OTHERS {
-        let mut grep = std::process::Command::new("grep");
+        let mut grep = Command::new("grep");
         grep.args(["-rlaF", "--devices=skip", other])
             .arg(agent_dir(n2))
             .arg(&n2.dir);
@@ -564,4 +575,86 @@ async fn reads_no_secret_of_another(lab: &Lab, thief: &Thief) {
         (lives.len(), lives.len() - 1),
         "{lives:?} {after:?}"
     );
+}
+
+/// What the agent of `to` says to one question, asked by hand with this certificate.
+fn asked(to: &Host, identity: Option<(&Path, &str)>, ask: &Value) -> String {
+    let question = json!({ "by": "nobody", "ask": ask }).to_string();
+    let mut bytes =
+        b"GET /v1/near HTTP/1.1\r\nHost: agent\r\nConnection: upgrade\r\nUpgrade: reeve-near\r\n\r\n\x01".to_vec();
+    bytes.extend(u32::try_from(question.len()).expect("short").to_be_bytes());
+    bytes.extend(question.as_bytes());
+    let mut command = Command::new("timeout");
+    let address = format!("{}:9465", to.address);
+    command.args(["10", "openssl", "s_client", "-quiet", "-connect", &address]);
+    if let Some((dir, who)) = identity {
+        for (option, end) in [("-cert", "crt"), ("-key", "key")] {
+            command.arg(option).arg(dir.join(format!("{who}.{end}")));
+        }
+    }
+    let pipes = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    let mut child = pipes.spawn().expect("openssl");
+    // It may have been turned away already.
+    let _ = child.stdin.take().expect("a pipe").write_all(&bytes);
+    let output = child.wait_with_output().expect("it ends");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// n2's thief at the agent of n1, which runs `image`.
+async fn gets_what_nodes_give_each_other(lab: &Lab, thief: &Thief, image: &str) {
+    let [n1, n2] = lab.hosts.as_slice() else {
+        panic!("two hosts")
+    };
+    let assigned = thief.json("/reeve/assignments/n1").await;
+    let list = assigned["instances"].as_array().expect("a list");
+    let keeper = list.iter().find(|one| one["workload"] == "keeper").expect("it runs");
+    let text = |name: &str| {
+        keeper["image"]["settled"][name]
+            .as_str()
+            .expect("it is settled")
+            .to_owned()
+    };
+    let (digest, id) = (text("digest"), text("id"));
+    let repository = image.rsplit_once(':').expect("a tag").0;
+    let ask = |reference: String, id: &str| json!({ "act": "image", "image": reference, "id": id });
+    let runs = ask(format!("{repository}@{digest}"), &id);
+    let member = agent_dir(n2).join("member");
+    let thief_asks = |ask: &Value| asked(n1, Some((&member, "node")), ask);
+
+    // An image that n1 runs is had by who holds a node's key, and nothing else is: neither by him nor by others.
+    let said = thief_asks(&runs);
+    assert!(
+        said.contains("\"begun\"") && said.contains("manifest.json"),
+        "{said:.400}"
+    );
+    for (other, why) in [
+        (ask(format!("{repository}@{digest}"), &digest), "NotHere"),
+        (ask(format!("{repository}-other@{digest}"), &id), "NotHere"),
+        (ask(image.to_owned(), &id), "NotHere"),
+        (json!({ "act": "images" }), "Denied"),
+        (json!({ "act": "top" }), "Denied"),
+    ] {
+        let said = thief_asks(&other);
+        assert!(said.contains("refused") && said.contains(why), "{other}: {said:.400}");
+    }
+    let said = asked(n1, Some((&server_dir(n1), "person")), &runs);
+    assert!(
+        said.contains("Denied") && said.contains("to nodes alone"),
+        "{said:.400}"
+    );
+    assert_eq!(asked(n1, None, &runs), "", "who shows nothing is nobody");
+
+    // He is found out, and shut out.
+    succeeds(n1, &["node", "rm", "n2", "--now", "--yes", "--note", "stolen"]);
+    eventually("n1's agent turns him away", 30, || {
+        let said = thief_asks(&runs);
+        if said.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("{said:.400}"))
+        }
+    });
 }
