@@ -125,9 +125,10 @@ fn said(verb: &Verb) -> Option<(&'static str, Vec<String>)> {
         Verb::Token(verb) => match verb {
             TokenVerb::Create(args) => (
                 "token create",
-                match (&args.person, &args.rights) {
-                    (Some(person), Some(rights)) => vec![format!("person/{person} ({rights})")],
-                    _ => all("node/", &args.nodes),
+                match (&args.seed, &args.person, &args.rights) {
+                    (Some(host), ..) => vec![format!("seed/{host}")],
+                    (None, Some(person), Some(rights)) => vec![format!("person/{person} ({rights})")],
+                    (None, ..) => all("node/", &args.nodes),
                 },
             ),
             TokenVerb::Rm { ids } => ("token rm", all("", ids)),

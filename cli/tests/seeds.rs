@@ -273,6 +273,19 @@ fn a_seed_whose_disk_is_gone_comes_back_with_a_token_made_for_it_also_after_the_
     let listed = lab.exits(2, 0, &["token", "ls"]);
     assert!(listed.contains("seed 127-71-0-3"), "{listed}");
 
+    // Who made the token, and that the seed came in with it, is in the record.
+    let record = lab.exits(0, 0, &["audit", "-o", "json"]);
+    let record: serde_json::Value = serde_json::from_str(&record).expect("JSON");
+    let has = |verb: &str, text: &str| {
+        let mut all = record.as_array().into_iter().flatten();
+        all.any(|done| done["verb"] == verb && done.to_string().contains(text))
+    };
+    assert!(has("token create", &format!("seed/{lost}")), "{record}");
+    assert!(
+        has("join", "server/127-71-0-3") || has("join", "server.127-71-0-3"),
+        "{record}"
+    );
+
     // It is a seed as the others are: without another one there is a quorum, and it makes tokens.
     lab.cut_power(1);
     eventually("two of three manage on", 60, || {

@@ -105,6 +105,8 @@ pub(crate) async fn answer(
         .issue(&request, &grant, believed.revoked(), now())
         .map_err(|error| refuse(chain(&error)))?;
     tracing::warn!(%host, token = %token.id(), from = %caller.address, "gave the seat of a seed to the holder of its token");
+    let objects = vec![format!("token {}", token.id()), format!("from {}", caller.address.ip())];
+    crate::record::tell(&seat, &store, &wanted.identity.who.subject(), "join", objects).await;
     Ok(Json(SeatAnswer {
         certificate: certificate.to_pem(),
         authorities: STANDARD.encode(bundle.signed_by(&*seat.shown(bundle).ok_or_else(keyless)?)),
