@@ -24,7 +24,7 @@ use trust::token::Admits;
 use crate::Verdict;
 use crate::args::Common;
 use crate::args::authority::ReplaceArgs;
-use crate::failure::{Exit, Failure};
+use crate::failure::{Exit, Failure, folded};
 use crate::nodes::known;
 use crate::output::{self, Format, complain, print};
 use crate::seats::{of_tokens, voice};
@@ -133,20 +133,39 @@ pub async fn replace(common: &Common, args: &ReplaceArgs) -> Verdict {
 
 /// What there is to do now, for people.
 fn told(node: &NodeName, seat: Option<&Host>, expires: &str, install: &str) -> String {
-    let old = "What still runs on the old host is for you to stop there, with\n`reeve uninstall --force`. Data in volumes is not brought along.\n";
-    match seat {
-        None => format!(
-            "node/{node} is shut out; its name, and what is assigned to it, wait for another host.\n\
-             There, with this token in the file `token` (until {expires}):\n  {install}\n{old}"
+    let there = format!("There, with this token in the file `token` (until {expires}):");
+    let old = "What still runs on the old host is for you to stop there, with `reeve uninstall --force`. Data in volumes is not \
+               brought along.";
+    let (before, after) = match seat {
+        None => (
+            vec![format!(
+                "node/{node} is shut out; its name, and what is assigned to it, wait for another host."
+            )],
+            Vec::new(),
         ),
-        Some(host) => format!(
-            "node/{node} is shut out; its name, what is assigned to it, and the seat of the seed\n{host} wait for another host. \
-             A seat goes by its address: that host must have\n{host}. There, with this token in the file `token` (until {expires}):\n  \
-             {install}\n\
-             Who has this token in that time can be the cluster: keep it as a password.\n\
-             The old disk holds the authority's key: unless it is destroyed, run\n`reeve admin rotate-authority` when the new host is there.\n{old}"
+        Some(host) => (
+            vec![
+                format!(
+                    "node/{node} is shut out; its name, what is assigned to it, and the seat of the seed {host} wait for another host."
+                ),
+                format!("A seat goes by its address: that host must have {host}."),
+            ],
+            vec![
+                "Who has this token in that time can be the cluster: keep it as a password. The old disk holds the authority's key: \
+                 unless it is destroyed, run `reeve admin rotate-authority` when the new host is there."
+                    .to_owned(),
+            ],
         ),
+    };
+    let mut text = String::new();
+    for line in before.iter().chain([&there]) {
+        text.push_str(&format!("{}\n", folded(line, 0)));
     }
+    text.push_str(&format!("  {install}\n"));
+    for line in after.iter().map(String::as_str).chain([old]) {
+        text.push_str(&format!("{}\n", folded(line, 0)));
+    }
+    text
 }
 
 /// A store that cannot be reached from a seed: which of its members are away, and what that means.
