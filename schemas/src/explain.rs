@@ -100,8 +100,8 @@ fn describe(root: &Value, schema: &Value, place: &str, about: Option<&str>, requ
         type_name(root, schema),
         if required { "  required" } else { "" }
     );
-    for line in about.unwrap_or_default().lines() {
-        wrapped(&mut out, line, 2);
+    for paragraph in about.unwrap_or_default().split("\n\n") {
+        wrapped(&mut out, paragraph, 2);
     }
     let values: Vec<String> = strings(schema, "enum")
         .iter()
@@ -134,7 +134,7 @@ fn describe(root: &Value, schema: &Value, place: &str, about: Option<&str>, requ
                 .get("description")
                 .or_else(|| definition.get("description"))
                 .and_then(Value::as_str);
-            let first = text.and_then(|text| text.lines().next()).unwrap_or_default();
+            let first = text.and_then(|text| text.split("\n\n").next()).unwrap_or_default();
             wrapped(&mut out, first, 6);
         }
     }
@@ -247,6 +247,22 @@ mod tests {
         let mode = explain("services.spec.mode").expect("a path of the schema");
         assert!(mode.contains("`replicated`, `global`"), "{mode}");
         assert!(ports.lines().all(|line| line.chars().count() <= 80), "{ports}");
+    }
+
+    #[test]
+    fn what_a_key_means_is_said_to_its_last_word() {
+        for kind in Kind::ALL {
+            let said = explain(&format!("{}.spec", kind.segment())).expect("every kind has a spec");
+            let keys = said.split_once("Keys:\n").map_or("", |(_, keys)| keys);
+            let lines: Vec<&str> = keys.lines().collect();
+            for pair in lines.windows(2).chain(lines.last().map(std::slice::from_ref)) {
+                let ends = pair.get(1).is_none_or(|next| !next.starts_with("      "));
+                let about = pair[0].strip_prefix("      ").filter(|_| ends);
+                assert!(about.is_none_or(|text| text.ends_with(['.', ':'])), "{}", pair[0]);
+            }
+        }
+        let env = explain("service.spec.container").expect("a path of the schema");
+        assert!(env.contains("`dependsOn`"), "{env}");
     }
 
     #[test]
