@@ -70,6 +70,11 @@ impl Peers {
         }
     }
 
+    /// Whether others can be asked at all.
+    pub(crate) fn can_ask(&self) -> bool {
+        self.security.is_some() && self.engine.near().is_some()
+    }
+
     /// The image from the first of these nodes that gives it; else why none does.
     pub(crate) async fn fetch(
         &self,

@@ -305,6 +305,7 @@ impl Agent {
                 let failed = |error| tracing::warn!(image = image.as_str(), "{}", chain(&error));
                 login.map_err(failed).ok()
             });
+            let hurried = others.is_some() && refused.is_none() && peers.can_ask();
             let mut result = {
                 let mut pull = std::pin::pin!(engine.pull(&image, login.as_ref(), progress));
                 let mut looks = tokio::time::interval(PULL_LOOK);
@@ -317,7 +318,7 @@ impl Agent {
                             if silent_ms >= SILENT_PULL_MS {
                                 permit = None;
                             }
-                            if others.is_some() && refused.is_none() && heard_ms == asked_ms && silent_ms >= FIRST_WORD_MS {
+                            if hurried && heard_ms == asked_ms && silent_ms >= FIRST_WORD_MS {
                                 break Err(EngineError::new(
                                     ErrorKind::Registry,
                                     format!("pull image `{image}`"),

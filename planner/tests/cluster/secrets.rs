@@ -1,9 +1,14 @@
 //! Secrets: what a new, a missing and a deleted value come to for the services that get them, and which node needs which.
 
-use planner::cluster::{Action, Plan, Reason, SecretNeeds, secrets};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use planner::cluster::{Action, Plan, Reason, SecretNeeds, logins, secrets};
 use schemas::keys::ResourceKey;
 use schemas::kinds::Kind;
+use schemas::names::NodeName;
 use schemas::records::{AcceptedBody, AssignedState, ConditionStatus, ConditionType, CordonMode, Digest};
+use schemas::registry::RegistrySpec;
 use schemas::secret::SecretEdition;
 use serde_json::{Value, json};
 
@@ -211,10 +216,17 @@ fn a_node_that_says_it_runs_what_it_was_not_given_is_handed_nothing_for_it() {
 
 fn given_nothing_for_lies(node: &str) {
     let mut cluster = started();
-    let own = |cluster: &mut Cluster| {
+    let registry = json!({ "registry": "docker.io", "accounts": [{ "user": "reader" }] });
+    let registry: RegistrySpec = serde_json::from_value(registry).expect("a registry");
+    let registries = BTreeMap::from([("hub".parse().expect("a name"), Arc::new(registry))]);
+    // Secrets and accounts that a node is to be handed.
+    let given = |cluster: &mut Cluster, node: &NodeName| {
         let plan = cluster.plan();
-        let needs = secrets(&cluster.snapshot, &plan);
-        needs.get(&name(node)).map(|one| one.assigned.len()).unwrap_or_default()
+        let secrets = secrets(&cluster.snapshot, &plan).remove(node).unwrap_or_default();
+        let logins = logins(&cluster.snapshot, &plan, &registries)
+            .remove(node)
+            .unwrap_or_default();
+        (secrets.assigned.len(), logins.assigned.len())
     };
     // It was assigned nothing, though its report may say otherwise. It says it runs what another node runs, and slots that
     // nobody wants: so many that the breaker holds their removal.
@@ -225,6 +237,8 @@ fn given_nothing_for_lies(node: &str) {
         .filter(|(_, one)| one.workload.as_str() != "page")
         .collect();
     let holder = taken[0].0.clone();
+    let (secrets, logins) = given(&mut cluster, &holder);
+    assert!(secrets > 0 && logins > 0, "who was given it is");
     let mut lies = Vec::new();
     for slot in 1..=40 {
         for (_, one) in &taken {
@@ -240,8 +254,8 @@ fn given_nothing_for_lies(node: &str) {
             cluster.claim(node, lies);
             for pass in 0..5 {
                 assert_eq!(
-                    own(&mut cluster),
-                    0,
+                    given(&mut cluster, &name(node)),
+                    (0, 0),
                     "{node}, {} lies, applied {applied}, pass {pass}",
                     lies.len()
                 );
