@@ -230,6 +230,17 @@ fn the_smaller_examples_run() {
     let _up = up(&lab, &["--label", "zone=a"]);
     apply(host, "hello.yaml", "60s");
     assert_eq!(host.http("http://127.0.0.1:8080/"), Ok("Hello from Reeve.\n".into()));
+    apply(host, "command.yaml", "60s");
+    // As where `reeve up` runs: through the socket in its data directory.
+    let dir = host.dir.join("up").display().to_string();
+    let here = ["--data-dir", dir.as_str()];
+    let said = host.reeve_exits(
+        0,
+        &[["run", "say", "--param", "to=everybody"].as_slice(), &here].concat(),
+    );
+    assert!(said.contains("hello everybody"), "{said}");
+    let refused = host.reeve_exits(6, &[["run", "disk-space", "--yes"].as_slice(), &here].concat());
+    assert!(refused.contains("nodeCommands: [exec]"), "{refused}");
     apply(host, "global.yaml", "60s");
     assert!(host.running().contains(&"default.watcher.n1.1".to_owned()));
     let value = lab.file("value", "hunter2");
