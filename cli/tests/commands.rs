@@ -143,6 +143,19 @@ fn commands_are_listed_described_and_refused_with_what_to_do() {
     );
     assert!(!audit.contains("page"), "{audit}");
 
+    // What was put past admission is neither offered nor run, and is said.
+    let put = runtime::person::txn().put(
+        "/reeve/desired/default/command/broken",
+        b"kind: Command".to_vec(),
+        runtime::Guard::Any,
+    );
+    let outcome = lab.on(runtime::Store::commit(&lab.store, put)).expect("a write");
+    assert!(matches!(outcome, runtime::Outcome::Committed { .. }), "{outcome:?}");
+    let listed = lab.exits(0, &["run"]);
+    assert!(listed.contains("one command is not valid"), "{listed}");
+    let refused = lab.exits(9, &["run", "broken"]);
+    assert!(refused.contains("`reeve describe command broken`"), "{refused}");
+
     let deleted = lab.exits(0, &["delete", "command", "tidy", "--yes"]);
     assert!(deleted.contains("it is offered no more"), "{deleted}");
     lab.exits(6, &["run", "tidy", "--yes"]);

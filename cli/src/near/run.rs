@@ -282,10 +282,20 @@ async fn offered(common: &Common, args: &RunArgs) -> Verdict {
     if !args.all_namespaces {
         keys.retain(|key| key.namespace.as_ref() == Some(&namespace));
     }
+    let declared = keys.len();
     let specs: Vec<(&ResourceKey, &CommandSpec)> = keys
         .into_iter()
         .filter_map(|key| Some((key, spec_of(view.declared.get(key)?)?)))
         .collect();
+    if specs.len() < declared {
+        complain(&format!(
+            "warning: {} not valid: `reeve get commands` says which\n",
+            match declared - specs.len() {
+                1 => "one command is".to_owned(),
+                more => format!("{more} commands are"),
+            }
+        ));
+    }
     match common.output {
         Format::Json | Format::Yaml => {
             let one = |(key, spec): &(&ResourceKey, &CommandSpec)| {
@@ -309,7 +319,7 @@ async fn offered(common: &Common, args: &RunArgs) -> Verdict {
         Format::Name => specs
             .iter()
             .for_each(|(key, _)| print(&format!("command/{}\n", key.name))),
-        Format::Table | Format::Wide if specs.is_empty() => {
+        Format::Table | Format::Wide if declared == 0 => {
             let place = if args.all_namespaces {
                 String::new()
             } else {
@@ -319,6 +329,7 @@ async fn offered(common: &Common, args: &RunArgs) -> Verdict {
                 "no commands{place}: declare one, see `reeve explain command.spec`\n"
             ));
         }
+        Format::Table | Format::Wide if specs.is_empty() => {}
         Format::Table | Format::Wide => {
             let head: &[&str] = if args.all_namespaces {
                 &["NAMESPACE", "NAME", "RUNS", "PARAMETERS", "WHAT IT DOES"]
