@@ -558,6 +558,7 @@ fn an_administrator_makes_tokens_and_shuts_people_out_from_elsewhere_and_one_see
         .output();
     let doctor = String::from_utf8_lossy(&doctor.expect("reeve starts").stdout).into_owned();
     assert_eq!(checks(&doctor, "rotation").len(), 1, "{doctor}");
+    assert_eq!(checks(&doctor, "cert context").len(), 1, "{doctor}");
     let said = lab.elsewhere("anna", 0, &["person", "rm", "otto", "--yes"]);
     assert!(said.contains("person/otto is shut out"), "{said}");
     lab.elsewhere("otto", 3, &["get", "nodes"]);

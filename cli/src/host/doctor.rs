@@ -27,7 +27,7 @@ use crate::args::host::DoctorArgs;
 use crate::connect::{connect, default_data_dir, reach};
 use crate::failure::{Exit, Failure};
 use crate::output::{self, print};
-use crate::seats::asks;
+use crate::seats::{asks, server_dir};
 use crate::view::View;
 
 const DAY: u64 = 86_400;
@@ -308,12 +308,11 @@ fn judge_members(seen: &[Seen], quota: i64) -> Vec<Line> {
                 "bring the others back: each is named below",
             )
         } else if votes < known {
-            let more = votes - known / 2 - 1;
-            Line::warn(
-                "store",
-                found,
-                format!("bring the others back: {more} more may fail before nothing can be written"),
-            )
+            let fix = match votes - known / 2 - 1 {
+                0 => "bring the others back: with one more away nothing can be written".to_owned(),
+                more => format!("bring the others back: {more} more may fail before nothing can be written"),
+            };
+            Line::warn("store", found, fix)
         } else if known.is_multiple_of(2) {
             Line::warn(
                 "store",
@@ -496,6 +495,16 @@ fn certificates(common: &Common, here: &Here) -> Vec<Line> {
         .map(|role| (role.to_owned(), server.join(format!("{role}.crt"))))
         .collect();
     files.push(("node".to_owned(), member.join("node.crt")));
+    let context = server_dir(common);
+    if context != server {
+        // Of a context in use, or of a seed that is named by its own directory.
+        let name = if context.join(KNOWN).exists() {
+            "person"
+        } else {
+            "context"
+        };
+        files.push((name.to_owned(), context.join("person.crt")));
+    }
     if let Some(cert) = &common.cert {
         files.push(("--cert".to_owned(), cert.clone()));
     }
@@ -517,7 +526,7 @@ fn certificates(common: &Common, here: &Here) -> Vec<Line> {
             ),
         });
     }
-    for dir in [server, member] {
+    for dir in [context, server, member] {
         if let Ok(Some(bundle)) = Keep::beside(&dir).bundle() {
             for authority in bundle.authorities() {
                 lines.push(judge_dates("authority".to_owned(), authority.validity(), now));
