@@ -480,14 +480,14 @@ async fn place(
         .map_err(|error| later(unchanged(&error)))?;
     tracing::info!(%host, "takes its place among the store's members again");
     if let Some(shown) = &caller.certificate {
-        crate::record::tell(
-            &seat,
-            &store,
-            &shown.identity().who.subject(),
+        // Until the newcomer is there the store may take nothing: it must not wait for this.
+        crate::record::tell_beside(
+            seat.clone(),
+            store,
+            shown.identity().who.subject(),
             "seat",
             vec![format!("from {}", caller.address.ip())],
-        )
-        .await;
+        );
     }
     Ok(Json(PlaceAnswer { members }))
 }

@@ -2,6 +2,9 @@
 //! left, that a person logged in, that a seed took its place again. Who does that has no right yet, or none any more, to
 //! write it himself. `port` and `leave` call it, after it was done. A record that cannot be written is a warning.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use runtime::{EtcdStore, Guard, Outcome, Prefix, Store as _, chain, person};
 use schemas::keys::Key;
 use schemas::records::{Done, Ended, Record as _, SchemaVersion};
@@ -17,9 +20,39 @@ const KEPT: u64 = 90 * 86_400_000;
 /// The most of them that one writing takes away.
 const CLEANED: usize = 100;
 
+/// How often, and how long after each other, a record is tried that must not be waited for.
+const TRIES: u32 = 24;
+const AGAIN: Duration = Duration::from_secs(5);
+
 /// Writes that somebody did something, as this seed saw it.
 pub(crate) async fn tell(seat: &Seat, store: &EtcdStore, who: &Subject, verb: &str, objects: Vec<String>) {
-    let now = now();
+    if let Err(why) = write(seat, store, who, verb, objects, now()).await {
+        tracing::warn!(%who, verb, "not in the record: {why}");
+    }
+}
+
+/// The same beside what goes on, for what the store itself waits for: that another member comes.
+pub(crate) fn tell_beside(seat: Arc<Seat>, store: EtcdStore, who: Subject, verb: &'static str, objects: Vec<String>) {
+    let at = now();
+    tokio::spawn(async move {
+        for left in (0..TRIES).rev() {
+            match write(&seat, &store, &who, verb, objects.clone(), at).await {
+                Ok(()) => return,
+                Err(why) if left == 0 => tracing::warn!(%who, verb, "not in the record: {why}"),
+                Err(_) => tokio::time::sleep(AGAIN).await,
+            }
+        }
+    });
+}
+
+async fn write(
+    seat: &Seat,
+    store: &EtcdStore,
+    who: &Subject,
+    verb: &str,
+    objects: Vec<String>,
+    now: Time,
+) -> Result<(), String> {
     let millis = now.unix_seconds() * 1_000;
     let done = done(seat, now, verb, objects);
     let part = record_of(who);
@@ -36,7 +69,7 @@ pub(crate) async fn tell(seat: &Seat, store: &EtcdStore, who: &Subject, verb: &s
         seat.root.key(&Key::Audit(part.clone(), id)).into_bytes()
     };
     let Some(key) = (0..=u16::MAX).map(place).find(|key| !known.contains(key)) else {
-        return;
+        return Err("there are too many of this second".to_owned());
     };
     let old = known
         .into_iter()
@@ -46,12 +79,11 @@ pub(crate) async fn tell(seat: &Seat, store: &EtcdStore, who: &Subject, verb: &s
         .fold(person::txn().put(key, done.encode(), Guard::Absent), |txn, key| {
             txn.delete(key, Guard::Any)
         });
-    let why = match store.commit(txn).await {
-        Ok(Outcome::Committed { revision: _ }) => return,
-        Ok(Outcome::FenceLost | Outcome::Conflict { keys: _ }) => "another wrote the same record".to_owned(),
-        Err(error) => chain(&error),
-    };
-    tracing::warn!(%who, verb, "not in the record: {why}");
+    match store.commit(txn).await {
+        Ok(Outcome::Committed { revision: _ }) => Ok(()),
+        Ok(Outcome::FenceLost | Outcome::Conflict { keys: _ }) => Err("another wrote the same record".to_owned()),
+        Err(error) => Err(chain(&error)),
+    }
 }
 
 fn done(seat: &Seat, now: Time, verb: &str, objects: Vec<String>) -> Done {
