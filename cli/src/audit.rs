@@ -34,6 +34,8 @@ const KEPT_RECORDS: usize = 2_000;
 const CLEANED_BY_ONE_OF: u128 = 32;
 /// How long a verb waits for its record when everything else is done.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// The same where a member of the store has just gone.
+const PATIENCE_OF_A_SEED: Duration = Duration::from_secs(10);
 /// Of who has no certificate of the cluster.
 const NOBODY: &str = "_";
 
@@ -320,6 +322,15 @@ async fn put(store: &EtcdStore, key: Vec<u8>, value: Vec<u8>, guard: Guard) -> R
 
 /// Writes how it ended. Where the verb itself was denied, so is this, and nothing is said of it.
 pub async fn end(exit_code: u8, denied: bool) {
+    end_within(PATIENCE, false, exit_code, denied).await;
+}
+
+/// The same for who has just taken a member out of the store: the others may choose a leader meanwhile, so it is tried again.
+pub async fn end_of_a_seed() {
+    end_within(PATIENCE_OF_A_SEED, true, 0, false).await;
+}
+
+async fn end_within(patience: Duration, again: bool, exit_code: u8, denied: bool) {
     let Some(mut act) = with(Option::take) else { return };
     let Some(begun) = act.begun.take() else { return };
     let Begun {
@@ -337,13 +348,19 @@ pub async fn end(exit_code: u8, denied: bool) {
     let value = act.record(time, Some(ended)).encode();
     let work = async {
         writing.await.map_err(|error| error.to_string())??;
-        put(&store, root.key(&key).into_bytes(), value, Guard::Any).await?;
+        let place = root.key(&key).into_bytes();
+        while let Err(why) = put(&store, place.clone(), value.clone(), Guard::Any).await {
+            if !again {
+                return Err(why);
+            }
+            tokio::time::sleep(PATIENCE_OF_A_SEED / 50).await;
+        }
         if id % CLEANED_BY_ONE_OF == 0 {
             clean(&store, &root, &act.who).await;
         }
         Ok(())
     };
-    let why: String = match tokio::time::timeout(PATIENCE, work).await {
+    let why: String = match tokio::time::timeout(patience, work).await {
         Ok(Ok(())) => return,
         Ok(Err(why)) => why,
         Err(_) => "the store does not answer".to_owned(),

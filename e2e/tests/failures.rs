@@ -331,6 +331,9 @@ fn what_cannot_begin_says_why_and_what_runs_goes_on() {
 
     // The agent is pointed at another cluster: it takes nothing from there, says so, and what runs stays and is repaired.
     lab.reeve_exits(&endpoints, 0, &["init", "--prefix", "/other/"]);
+    let there = || etcd.ctl(&["get", "--prefix", "/other/", "--keys-only"]);
+    let other = there();
+    assert!(other.contains("/other/cluster"), "{other}");
     lab.hosts[0].agent().stop(Duration::from_secs(10));
     lab.hosts[0].start_agent(&endpoints, &["--prefix", "/other/"]);
     eventually("the agent says that the store is of another cluster", 20, || {
@@ -343,11 +346,7 @@ fn what_cannot_begin_says_why_and_what_runs_goes_on() {
     lab.hosts[0].docker(&["kill", "default.web.1.1"]);
     let host = &lab.hosts[0];
     eventually("it repairs what it knows", 10, || web_runs(host));
-    assert_eq!(
-        etcd.ctl(&["get", "--prefix", "/other/", "--keys-only"]).trim(),
-        "/other/cluster",
-        "it wrote nothing there"
-    );
+    assert_eq!(there(), other, "it wrote nothing there");
     lab.hosts[0].agent().stop(Duration::from_secs(10));
     lab.hosts[0].start_agent(&endpoints, &[]);
     let host = &lab.hosts[0];

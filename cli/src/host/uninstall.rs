@@ -76,7 +76,7 @@ pub async fn uninstall(common: &Common, args: &UninstallArgs) -> Verdict {
         complain("this seed is no longer one of the store's members\n");
     }
     // The store may end with what is stopped: this is the last moment to say so there.
-    crate::audit::end(Exit::Done as u8, false).await;
+    crate::audit::end_of_a_seed().await;
     service::stop(&installed, &places).await?;
     if let (Some(cluster), Some(node)) = (&installed.cluster, &installed.node) {
         agent::walls::raze(&cluster.to_string(), node)
