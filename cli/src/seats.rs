@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use controller::ControllerOptions;
 use membership::believed::Believed;
+use membership::front::FrontError;
 use membership::join::{JoinError, join, join_token, joined, lines};
 use membership::keep::{Context, Keep, KeepError};
 use membership::renew::Membership;
@@ -167,13 +168,14 @@ fn of_seed(error: &SeedError, me: &Host) -> Failure {
         SeedError::Strangers(_) => {
             failure.help("see that all seeds have the same token and the same --seeds, and that the addresses are theirs")
         }
-        SeedError::Listen(_) => failure.help("is another `reeve server` running here, or the address not this host's?"),
+        SeedError::Listen(_) | SeedError::Front(FrontError::Listen(_)) => failure.help("is another `reeve server` running here, or the address not this host's?"),
         SeedError::OtherStore { .. } => failure.help("another program wrote it: look at it with etcdctl"),
         SeedError::Gone { .. } => failure.help(
             "bring back a snapshot with `etcdctl snapshot restore`; or, to begin a new cluster, empty the data directory of every seed",
         ),
         SeedError::Keep(_)
         | SeedError::Endorse(_)
+        | SeedError::Front(_)
         | SeedError::Authority(_)
         | SeedError::Show(_)
         | SeedError::Tls(_)

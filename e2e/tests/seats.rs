@@ -251,7 +251,7 @@ fn who_has_no_right_to_be_here_is_refused_with_the_reason() {
     let node = |file: &str| agent_dir(n2).join("member").join(file).display().to_string();
     let ask = |port: u16, more: &[&str]| {
         let url = format!("https://{}:{port}/version", n1.address);
-        let args = ["-sS", "--max-time", "3", "--cacert", &node("ca.crt")];
+        let args = ["-sSi", "--max-time", "3", "--cacert", &node("ca.crt")];
         n2.within("curl", &[args.as_slice(), more, &[&url]].concat())
     };
     let (cert, key) = (node("node.crt"), node("node.key"));
@@ -259,7 +259,7 @@ fn who_has_no_right_to_be_here_is_refused_with_the_reason() {
     assert!(
         ask(2379, &own)
             .expect("a node reaches the store")
-            .contains("etcdserver")
+            .contains("the store is asked by gRPC")
     );
     assert!(ask(2379, &[]).is_err() && ask(2380, &own).is_err() && ask(2380, &[]).is_err());
 

@@ -1,9 +1,10 @@
 //! One member of the store: a real etcd, run and watched over by `reeve server`. Members demand certificates of each other
-//! (only servers' count between them) and of their clients. The process is started again when it ends, with a growing delay;
+//! (only servers' count between them) and of their clients, of which each has one alone: its front. The process is started again when it ends, with a growing delay;
 //! one that an earlier life of ours left behind is ended first, for two cannot share a directory.
 
 use std::ffi::OsString;
 use std::fs::OpenOptions;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -13,10 +14,10 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use trust::identity::SERVER_COMMON_NAME;
 
+use crate::front::{MEMBER_CA, MEMBER_CERTIFICATE, MEMBER_KEY};
 use crate::keep::Keep;
 use crate::seeds::{Host, Seeds};
-use crate::upkeep::REVOCATION_FILE;
-use crate::{CLIENT_PORT, PEER_PORT};
+use crate::{CLIENT_PORT, MEMBER_PORT, PEER_PORT};
 
 /// How a member begins where its disk is empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +38,7 @@ pub struct Member {
     pub store_token: String,
     /// Where the store's data is.
     pub data: PathBuf,
-    /// Where certificates are: `ca.crt`, `server.crt`, `server.key`, and the list of the revoked.
+    /// Where certificates are: `ca.crt`, `server.crt`, `server.key` for its peers, `front.*` for its front.
     pub keep: PathBuf,
     pub initial: Initial,
 }
@@ -61,6 +62,13 @@ pub fn peer_url(host: &Host) -> String {
 #[must_use]
 pub fn client_url(host: &Host) -> String {
     format!("https://{}", host.at(CLIENT_PORT))
+}
+
+/// Where a member answers its front: on loopback, whatever the seed's address is.
+#[must_use]
+pub fn member_address(host: &Host) -> SocketAddr {
+    let own = host.address().filter(IpAddr::is_loopback);
+    SocketAddr::new(own.unwrap_or(Ipv4Addr::LOCALHOST.into()), MEMBER_PORT)
 }
 
 /// Whether a member has begun in this directory. etcd makes it before all else.
@@ -89,11 +97,6 @@ impl Member {
             Some(_) => format!("https://{}", self.me.at(port)),
             None => format!("https://0.0.0.0:{port}"),
         };
-        let loopback = match self.me.address() {
-            Some(address) if address.is_loopback() => String::new(),
-            Some(_) => format!(",https://127.0.0.1:{CLIENT_PORT}"),
-            None => String::new(),
-        };
         let mut arguments: Vec<OsString> = Vec::new();
         let mut flag = |name: &str, value: &dyn AsRef<std::ffi::OsStr>| {
             let mut text = OsString::from(format!("--{name}="));
@@ -102,20 +105,24 @@ impl Member {
         };
         flag("name", &self.me.label());
         flag("data-dir", &self.data);
-        flag("listen-client-urls", &(listen(CLIENT_PORT) + &loopback));
+        flag("listen-client-urls", &format!("https://{}", member_address(&self.me)));
         flag("advertise-client-urls", &client_url(&self.me));
         flag("listen-peer-urls", &listen(PEER_PORT));
         flag("initial-advertise-peer-urls", &peer_url(&self.me));
         flag("initial-cluster", &cluster);
         flag("initial-cluster-token", &self.store_token);
         flag("initial-cluster-state", &state);
-        for side in ["", "peer-"] {
+        for (side, ca, certificate, key) in [
+            ("", MEMBER_CA, MEMBER_CERTIFICATE, MEMBER_KEY),
+            ("peer-", "ca.crt", "server.crt", "server.key"),
+        ] {
             flag(&format!("{side}client-cert-auth"), &"true");
-            flag(&format!("{side}trusted-ca-file"), &self.keep.join("ca.crt"));
-            flag(&format!("{side}cert-file"), &self.keep.join("server.crt"));
-            flag(&format!("{side}key-file"), &self.keep.join("server.key"));
+            flag(&format!("{side}trusted-ca-file"), &self.keep.join(ca));
+            flag(&format!("{side}cert-file"), &self.keep.join(certificate));
+            flag(&format!("{side}key-file"), &self.keep.join(key));
         }
-        flag("client-crl-file", &self.keep.join(REVOCATION_FILE));
+        // It would ask the member as a client without a certificate of the front's.
+        flag("enable-grpc-gateway", &"false");
         flag("peer-cert-allowed-cn", &SERVER_COMMON_NAME);
         // A seed may call from another of its addresses than the one it is listed with; its certificate says who it is.
         flag("experimental-peer-skip-client-san-verification", &"true");
@@ -299,7 +306,8 @@ mod tests {
                 "--client-cert-auth=true",
                 "--peer-client-cert-auth=true",
                 "--peer-cert-allowed-cn=server",
-                "--trusted-ca-file=/data/ca.crt",
+                "--trusted-ca-file=/data/front.ca",
+                "--listen-client-urls=https://127.0.0.1:2381",
                 "--peer-trusted-ca-file=/data/ca.crt",
             ] {
                 assert!(arguments.iter().any(|argument| argument == wanted), "{wanted}");

@@ -5,14 +5,15 @@
 //!
 //! ```text
 //! install token --derives--> cluster id, authority, join token      (the same on every seed, without a word)
-//! seeds ask each other (port 2378) --> all are there --> etcd (2380, 2379) --> marker --> controller
-//! a newcomer --token, request--> a seed's port --> certificate, endpoints --> the store (2379)
+//! seeds ask each other (port 2378) --> all are there --> etcd (2380), its front (2379) --> marker --> controller
+//! a newcomer --token, request--> a seed's port --> certificate, endpoints --> the store's front (2379) --> etcd (loopback)
 //! ```
 
 pub mod believed;
 pub mod bootstrap;
 pub mod call;
 pub mod etcd;
+pub mod front;
 pub mod issued;
 pub mod join;
 pub mod keep;
@@ -42,10 +43,12 @@ use trust::validity::Time;
 
 /// Where seeds answer newcomers and each other.
 pub const SEED_PORT: u16 = 2378;
-/// Where the store's members answer clients: etcd's own.
+/// Where the store's fronts answer clients: etcd's own.
 pub const CLIENT_PORT: u16 = 2379;
 /// Where the store's members answer each other: etcd's own.
 pub const PEER_PORT: u16 = 2380;
+/// Where a member answers its seed's front, on loopback.
+pub const MEMBER_PORT: u16 = 2381;
 
 /// What this host's clock says, for the dates of certificates and tokens alone: nothing else is decided by it.
 #[must_use]

@@ -11,9 +11,11 @@ use etcd_client::{AuthClient, Client, Permission, PermissionType, UserAddOptions
 use runtime::{EtcdStore, Prefix, Store as _, StoreError, chain};
 use schemas::keys::{Key, Root};
 use schemas::names::NodeName;
+use schemas::records::Digest;
 use tokio::time::{sleep, timeout};
 use trust::identity::{Identity, Name, Rights, Runs, SERVER_COMMON_NAME, Who};
 
+use crate::front::allow::May;
 use crate::now;
 use crate::persons;
 use crate::port::Seat;
@@ -86,6 +88,17 @@ fn grants(root: &Root, who: &Who) -> Option<Vec<Grant>> {
             Some(std::iter::once(all).chain(shared).chain(own).collect())
         }
     }
+}
+
+/// What the store's front lets this caller do; None for who may do everything.
+#[must_use]
+pub fn may(root: &Root, who: &Who) -> Option<May> {
+    let grants = grants(root, who)?;
+    let all = grants.iter().map(|(key, under, write)| (key.as_str(), *under, *write));
+    // The same on every seed, whatever its version: a lease outlives the seed that granted it.
+    let digest = Digest::of(who.subject().to_string().as_bytes()).to_string();
+    let hex: String = digest.chars().filter(char::is_ascii_hexdigit).rev().take(16).collect();
+    Some(May::new(all, u64::from_str_radix(&hex, 16).unwrap_or_default()))
 }
 
 /// The classes that who only looks may read: neither sealed values nor tokens are among them.

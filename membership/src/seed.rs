@@ -29,7 +29,8 @@ use trust::token::{Admits, InstallToken, JoinToken, Names, Record, Token};
 use crate::believed::Believed;
 use crate::bootstrap::{Answer, Next, Own, Stage, next, on_disk};
 use crate::call::{CallError, call, to_seeds};
-use crate::etcd::{Initial, Member, client_url, has_begun};
+use crate::etcd::{Initial, Member, client_url, has_begun, member_address};
+use crate::front::{self, Between, Front, FrontError};
 use crate::join::{JoinError, lines};
 use crate::keep::{Context, Held, Keep, KeepError};
 use crate::members::{self, MembersError};
@@ -38,7 +39,7 @@ use crate::rights;
 use crate::rotate::{self, Keys};
 use crate::seat;
 use crate::seeds::{Host, Seeds};
-use crate::upkeep::{self, Upkeep};
+use crate::upkeep::Upkeep;
 use crate::{SEED_PORT, now};
 
 /// How long a certificate of a host lasts unless told otherwise, in seconds: 365 days.
@@ -113,6 +114,8 @@ pub enum SeedError {
     Show(#[source] ShowError),
     #[error("TLS cannot be prepared")]
     Tls(#[source] rustls::Error),
+    #[error("cannot run the store's front")]
+    Front(#[from] FrontError),
     #[error("cannot listen on port {SEED_PORT} for newcomers")]
     Listen(#[source] std::io::Error),
     #[error("the seeds do not belong together: {}", lines(.0).join("; "))]
@@ -237,7 +240,7 @@ pub async fn start(
         store: Mutex::default(),
     });
     renew_own(&keep, &seat, &door)?;
-    upkeep::prepare(&keep, &seat)?;
+    let between = Between::new(&keep, &seat)?;
     let (end, ended) = watch::channel(false);
     let serving = tokio::spawn({
         let (seat, ended) = (Arc::clone(&seat), ended.clone());
@@ -272,6 +275,19 @@ pub async fn start(
                 Initial::Joining(known.joining.clone())
             },
         };
+        let front = Arc::new(Front {
+            root: options.root.clone(),
+            door: Arc::clone(&door),
+            between,
+            member: member_address(&options.me),
+        });
+        let listeners = front::listeners(&options.me).await?;
+        let serves = ended.clone();
+        started.tasks.push(tokio::spawn(async move {
+            if let Err(error) = front.serve(listeners, serves).await {
+                tracing::error!(error = chain(&error), "the store's clients are no longer answered");
+            }
+        }));
         let (trouble, troubles) = watch::channel(None);
         let (again, agains) = watch::channel(0);
         started.tasks.push(tokio::spawn(member.run(

@@ -1,7 +1,7 @@
 //! What a seed does as long as it lives, beside answering: it renews its own certificates, hears of new authorities and of
-//! the revoked, shuts the revoked out of its store, and takes its part when the authority is replaced. etcd asks its list of the
-//! revoked at a handshake and never again, and reads its authorities when it starts: so the member is started again, one wave of
-//! seeds after the other, so that the store keeps its quorum.
+//! the revoked, says when its front has shut them out, and takes its part when the authority is replaced. etcd reads whom its
+//! peers are to be believed by when it starts: so the member is started again then, one wave of seeds after the other, so that
+//! the store keeps its quorum.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
@@ -13,16 +13,15 @@ use runtime::reflector::Cache;
 use runtime::{EtcdOptions, EtcdStore, Prefix, ReflectOptions, Shutdown, Store, chain, reflect};
 use rustls::ClientConfig;
 use schemas::keys::Key as StoreKey;
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
-use trust::certificate::Serial;
 use trust::key::Fingerprint;
 use trust::tls::Door;
 
-use crate::call::{CallError, call};
+use crate::SEED_PORT;
+use crate::call::call;
 use crate::etcd::client_url;
-use crate::issued::revoked_serials;
+use crate::front::RECHECK;
 use crate::join::lines;
 use crate::keep::{Keep, KeepError};
 use crate::port::{Seat, SeedState};
@@ -30,30 +29,15 @@ use crate::rotate;
 use crate::rotation::{Authorities, Facts, Next, Standing, next};
 use crate::seed::{SeedError, member_client, renew_own, serve_anew, tls_files};
 use crate::seeds::{Host, Seeds};
-use crate::{SEED_PORT, now};
 
-/// The store's list of the revoked, which etcd reads at every handshake.
-pub const REVOCATION_FILE: &str = "revoked.crl";
-const CUT: &str = "cut.json";
 /// How often certificates are looked at.
 const LOOK: Duration = Duration::from_secs(20);
 /// After something could not be done.
 const AGAIN: Duration = Duration::from_secs(1);
-/// How long the seeds of earlier waves are waited for, all together: one that hangs must not keep the revoked in.
-const TURN: Duration = Duration::from_secs(4);
 /// How long others are waited for before a member is started again without an authority that was forgotten.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a member may take to answer after it was started again; then the next wave begins all the same.
 const BACK: Duration = Duration::from_secs(15);
-
-/// What this seed's member was last started with: `cut.json`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Cut {
-    /// The list's number.
-    number: u64,
-    serials: BTreeSet<Serial>,
-}
 
 /// How a look at the rotation ended.
 enum Turned {
@@ -73,23 +57,6 @@ pub struct Upkeep {
     pub calling: Arc<ClientConfig>,
     /// Has the member started again.
     pub again: watch::Sender<u64>,
-}
-
-/// Makes sure that the store's list of the revoked is there before the member starts: without the file it refuses everybody.
-///
-/// # Errors
-/// When the disk does not take it.
-pub fn prepare(keep: &Keep, seat: &Seat) -> Result<(), SeedError> {
-    if keep.read(REVOCATION_FILE)?.is_none() {
-        let believed = seat.believed();
-        let authority = seat.keys.issuing_here(believed.bundle());
-        let authority = authority.ok_or_else(|| SeedError::NoKey(keep.path("")))?;
-        let none = authority.revocation_file(&[], 0, now())?;
-        keep.write(REVOCATION_FILE, none.as_bytes())?;
-    }
-    let cut: Cut = keep.read_json(CUT)?.unwrap_or_default();
-    seat.cut.store(cut.number, Ordering::Release);
-    Ok(())
 }
 
 /// Whom a seed lets go first before it starts its own member again: all of the waves before its own. A wave is so large that
@@ -154,13 +121,9 @@ impl Upkeep {
                     }
                 }
             }
-            let ended = tokio::select! {
-                done = self.shut_out() => done,
+            tokio::select! {
+                () = self.shut_out() => {}
                 () = shutdown.draining() => return,
-            };
-            if let Err(why) = ended {
-                tracing::warn!(why, "the revoked are not shut out of the store yet");
-                soon = AGAIN;
             }
             let turned = tokio::select! {
                 turned = self.rotate(&mut anchor) => turned,
@@ -309,66 +272,12 @@ impl Upkeep {
         Ok(Turned::Goes)
     }
 
-    /// Brings the store's list up to the one in force, and cuts what is open.
-    async fn shut_out(&self) -> Result<(), String> {
-        let revoked = self.seat.believed().revoked().clone();
-        let mut cut: Cut = self
-            .keep
-            .read_json(CUT)
-            .map_err(|error| chain(&error))?
-            .unwrap_or_default();
-        if revoked.number() <= cut.number {
-            return Ok(());
-        }
-        let notes = Prefix::new(self.seat.root.prefix("issued")).map_err(|error| chain(&error))?;
-        let notes = self.store.list(&notes).await.map_err(|error| chain(&error))?;
-        let notes = notes.kvs.iter().map(|kv| (kv.key.as_slice(), &*kv.value));
-        let serials = revoked_serials(&self.seat.root, notes, &revoked);
-        let new = serials.keys().filter(|serial| !cut.serials.contains(serial)).count();
-        if new > 0 {
-            let listed: Vec<_> = serials.iter().map(|(serial, at)| (*serial, *at)).collect();
-            let authority = self.seat.keys.issuing_here(self.seat.believed().bundle());
-            let file = authority
-                .ok_or("this seed has no key of the authority")?
-                .revocation_file(&listed, revoked.number(), now())
-                .map_err(|error| chain(&error))?;
-            self.keep
-                .write(REVOCATION_FILE, file.as_bytes())
-                .map_err(|error| chain(&error))?;
-            // Who missed a turn waits no longer: the revoked must not stay.
-            let _ = timeout(TURN, self.turn(revoked.number())).await;
-            tracing::info!(
-                new,
-                list = revoked.number(),
-                "cutting the connections of the revoked: the store's member starts again"
-            );
-            self.again.send_modify(|times| *times += 1);
-            if timeout(BACK, self.back()).await.is_err() {
-                tracing::warn!("the store's member does not answer yet");
-            }
-        }
-        cut.number = revoked.number();
-        cut.serials = serials.into_keys().collect();
-        self.keep
-            .write_json(CUT, &cut)
-            .map_err(|error: KeepError| chain(&error))?;
-        self.seat.cut.store(cut.number, Ordering::Release);
-        Ok(())
-    }
-
-    /// Waits until the earlier waves have done it. One that does not answer is none to wait for.
-    async fn turn(&self, number: u64) {
-        for host in earlier(&self.seat.seeds, &self.seat.host) {
-            let mut silent = 0;
-            while silent < 2 {
-                match call::<(), SeedState>(host, SEED_PORT, &self.calling, "/v1/seed", None).await {
-                    Ok((state, _)) if state.cut >= number => break,
-                    Ok(_) => {}
-                    Err(CallError::Silent { .. } | CallError::Slow { .. } | CallError::BrokenOff { .. }) => silent += 1,
-                    Err(CallError::Stranger { .. } | CallError::Nonsense { .. } | CallError::Refused { .. }) => break,
-                }
-                sleep(Duration::from_millis(100)).await;
-            }
+    /// Says that the revoked are cut off, once the front has looked at every connection again.
+    async fn shut_out(&self) {
+        let number = self.seat.believed().revoked().number();
+        if number > self.seat.cut.load(Ordering::Acquire) {
+            sleep(RECHECK * 2).await;
+            self.seat.cut.store(number, Ordering::Release);
         }
     }
 

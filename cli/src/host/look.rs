@@ -102,6 +102,7 @@ pub async fn look(wanted: &Wanted) -> Seen {
         if let Some(seed) = &wanted.seed {
             let address = seed.address().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
             needed.extend([SEED_PORT, CLIENT_PORT, PEER_PORT].map(|port| SocketAddr::new(address, port)));
+            needed.push(membership::etcd::member_address(seed));
             needed.push(SocketAddr::from((Ipv4Addr::LOCALHOST, 9463)));
         }
         if wanted.agent {
