@@ -174,6 +174,10 @@ impl Process {
 
     /// Asks it to end and gives it so long before it is killed; returns its exit code.
     pub fn stop(&mut self, patience: Duration) -> Option<i32> {
+        // The number of one that has ended may be another's by now, and is for nobody to signal.
+        if let Ok(Some(status)) = self.child.try_wait() {
+            return status.code().or(status.signal().map(|signal| 128 + signal));
+        }
         self.signal("TERM");
         self.signal("CONT");
         let end = Instant::now() + patience;
