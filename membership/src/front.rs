@@ -351,14 +351,46 @@ struct Judged {
     body: Incoming,
     may: Arc<May>,
     method: String,
-    /// What has come of the next message.
-    came: BytesMut,
+    came: Messages,
     denied: Arc<OnceLock<Denied>>,
     ended: bool,
 }
 
+/// What has come of a client's messages, however it is cut.
+#[derive(Default)]
+struct Messages(BytesMut);
+
 /// A message's length stands before it, behind a byte that says whether it is compressed.
 const PREFIX: usize = 5;
+
+impl Messages {
+    /// The next whole one as `judge` has it go on; None while it has not all come.
+    fn next(&mut self, judge: impl FnOnce(&[u8]) -> Result<Vec<u8>, Denied>) -> Result<Option<Bytes>, Denied> {
+        let Some(&[packed, a, b, c, d]) = self.0.first_chunk::<PREFIX>() else {
+            return Ok(None);
+        };
+        let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
+        if packed != 0 || length > MAX_MESSAGE_BYTES {
+            return Err(Denied::Broken);
+        }
+        if self.0.len() < PREFIX + length {
+            return Ok(None);
+        }
+        self.0.advance(PREFIX);
+        let judged = judge(&self.0.split_to(length))?;
+        let length = u32::try_from(judged.len()).map_err(|_| Denied::Broken)?;
+        let mut frame = BytesMut::with_capacity(PREFIX + judged.len());
+        frame.put_u8(0);
+        frame.put_u32(length);
+        frame.put_slice(&judged);
+        Ok(Some(frame.freeze()))
+    }
+
+    /// At the end nothing may be left of one.
+    fn end(&self) -> Result<(), Denied> {
+        self.0.is_empty().then_some(()).ok_or(Denied::Broken)
+    }
+}
 
 impl Judged {
     fn new(body: Incoming, may: Arc<May>, method: String, denied: Arc<OnceLock<Denied>>) -> Self {
@@ -366,33 +398,20 @@ impl Judged {
             body,
             may,
             method,
-            came: BytesMut::new(),
+            came: Messages::default(),
             denied,
             ended: false,
         }
     }
 
-    /// The next whole message, judged; None while it has not all come.
-    fn message(&mut self) -> Result<Option<Bytes>, Denied> {
-        let Some(&[packed, a, b, c, d]) = self.came.first_chunk::<PREFIX>() else {
-            return Ok(None);
-        };
-        let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
-        if packed != 0 || length > MAX_MESSAGE_BYTES {
-            return Err(Denied::Broken);
+    /// The next message that may go on; None while it has not all come, or after the last.
+    fn next(&mut self) -> Result<Option<Bytes>, Denied> {
+        let judge = |message: &[u8]| self.may.judge(&self.method, message, drawn());
+        let next = self.came.next(judge)?;
+        if next.is_none() && self.ended {
+            self.came.end()?;
         }
-        if self.came.len() < PREFIX + length {
-            return Ok(None);
-        }
-        self.came.advance(PREFIX);
-        let message = self.came.split_to(length);
-        let judged = self.may.judge(&self.method, &message, drawn())?;
-        let length = u32::try_from(judged.len()).map_err(|_| Denied::Broken)?;
-        let mut frame = BytesMut::with_capacity(PREFIX + judged.len());
-        frame.put_u8(0);
-        frame.put_u32(length);
-        frame.put_slice(&judged);
-        Ok(Some(frame.freeze()))
+        Ok(next)
     }
 }
 
@@ -409,29 +428,95 @@ impl Body for Judged {
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let this = self.get_mut();
         loop {
-            match this.message() {
+            match this.next() {
                 Ok(Some(frame)) => return Poll::Ready(Some(Ok(Frame::data(frame)))),
-                Ok(None) if this.ended => {
-                    let whole = this.came.is_empty();
-                    return Poll::Ready((!whole).then_some(Err(Broken::Denied(Denied::Broken))));
-                }
+                Ok(None) if this.ended => return Poll::Ready(None),
                 Ok(None) => {}
                 Err(why) => {
                     let _ = this.denied.set(why.clone());
-                    this.ended = true;
-                    this.came.clear();
+                    (this.ended, this.came) = (true, Messages::default());
                     return Poll::Ready(Some(Err(Broken::Denied(why))));
                 }
             }
             match ready!(Pin::new(&mut this.body).poll_frame(context)) {
                 Some(Ok(frame)) => {
                     if let Some(data) = frame.data_ref() {
-                        this.came.extend_from_slice(data);
+                        this.came.0.extend_from_slice(data);
                     }
                 }
                 Some(Err(error)) => return Poll::Ready(Some(Err(Broken::Client(error)))),
                 None => this.ended = true,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn framed(message: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(message.len()).expect("short").to_be_bytes();
+        [&[0], &length[..], message].concat()
+    }
+
+    #[test]
+    fn messages_are_judged_one_by_one_however_they_are_cut() {
+        let bytes = [framed(b"one"), framed(b""), framed(b"three")].concat();
+        for size in 1..=bytes.len() {
+            let (mut came, mut judged, mut out) = (Messages::default(), Vec::new(), Vec::new());
+            for piece in bytes.chunks(size) {
+                came.0.extend_from_slice(piece);
+                let mut judge = |message: &[u8]| {
+                    judged.push(message.to_vec());
+                    Ok([message, b"!"].concat())
+                };
+                while let Some(frame) = came.next(&mut judge).expect("all are let through") {
+                    out.extend_from_slice(&frame);
+                }
+            }
+            assert_eq!(judged, [&b"one"[..], b"", b"three"], "{size}");
+            assert_eq!(
+                out,
+                [framed(b"one!"), framed(b"!"), framed(b"three!")].concat(),
+                "{size}"
+            );
+            assert_eq!(came.end(), Ok(()));
+        }
+    }
+
+    #[test]
+    fn what_is_packed_too_long_or_cut_off_goes_nowhere() {
+        let next = |bytes: &[u8]| Messages(bytes.into()).next(|message| Ok(message.to_vec()));
+        let mut packed = framed(b"one");
+        packed[0] = 1;
+        assert_eq!(next(&packed), Err(Denied::Broken));
+        let mut long = framed(b"");
+        long[1..5].copy_from_slice(&u32::MAX.to_be_bytes());
+        assert_eq!(next(&long), Err(Denied::Broken));
+        let whole = framed(b"one");
+        for end in 1..whole.len() {
+            assert_eq!(next(&whole[..end]), Ok(None), "{end}");
+            assert_eq!(Messages(whole[..end].into()).end(), Err(Denied::Broken), "{end}");
+        }
+        let denied = Messages(whole[..].into()).next(|_| Err(Denied::Nested));
+        assert_eq!(denied, Err(Denied::Nested));
+    }
+
+    #[test]
+    fn a_refusal_is_words_that_a_header_takes() {
+        let answer = refused(PERMISSION_DENIED, "50 % of\nn\u{e4}chts");
+        assert_eq!(answer.headers()["grpc-status"], "7");
+        assert_eq!(answer.headers()["grpc-message"], "50 %25 of%0An%C3%A4chts");
+    }
+
+    #[test]
+    fn nobody_says_by_a_header_who_he_is() {
+        let mut headers = HeaderMap::new();
+        for name in ["token", "authorization", "content-length", "te"] {
+            headers.insert(name, HeaderValue::from_static("trailers"));
+        }
+        let passed = passed(headers);
+        assert_eq!(passed.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["te"]);
     }
 }

@@ -132,24 +132,35 @@ pub async fn join(
     token: &JoinToken,
     seeds: &Seeds,
     who: &Who,
-    mut waiting: impl FnMut(&BTreeMap<Host, String>),
+    waiting: impl FnMut(&BTreeMap<Host, String>),
 ) -> Result<Context, JoinError> {
     let tls = newcomer(token.authority(), Arc::new(DefaultTimeProvider)).map_err(JoinError::Tls)?;
     let tls = Arc::new(tls);
+    let all: Vec<&Host> = seeds.iter().collect();
+    let ask = async |host: &Host| ask(keep, token, host, who, &tls).await;
+    until_one_does(&all, waiting, ask).await
+}
+
+/// Asks these one after the other, again and again, until one does what is asked. `waiting` hears, once for each change, who is
+/// missed and why.
+///
+/// # Errors
+/// When one refuses for good, or all are another cluster's.
+pub(crate) async fn until_one_does<T>(
+    hosts: &[&Host],
+    mut waiting: impl FnMut(&BTreeMap<Host, String>),
+    ask: impl AsyncFn(&Host) -> Result<T, Refusal>,
+) -> Result<T, JoinError> {
     let mut before = BTreeMap::new();
     loop {
         let mut missed = BTreeMap::new();
         let mut strangers = BTreeMap::new();
-        for host in seeds.iter() {
-            match ask(keep, token, host, who, &tls).await {
-                Ok(context) => return Ok(context),
+        for host in hosts.iter().copied() {
+            match ask(host).await {
+                Ok(done) => return Ok(done),
                 Err(Refusal::Final(error)) => return Err(error),
-                Err(Refusal::Stranger(why)) => {
-                    strangers.insert(host.clone(), why);
-                }
-                Err(Refusal::Later(why)) => {
-                    missed.insert(host.clone(), why);
-                }
+                Err(Refusal::Stranger(why)) => drop(strangers.insert(host.clone(), why)),
+                Err(Refusal::Later(why)) => drop(missed.insert(host.clone(), why)),
             }
         }
         // While one may still come, another's words do not count: it may be an old machine at a new seed's address.

@@ -27,7 +27,7 @@ use trust::token::JoinToken;
 
 use crate::believed::Believed;
 use crate::call::{call, to_seeds};
-use crate::join::{JoinError, Refusal};
+use crate::join::{JoinError, Refusal, until_one_does};
 use crate::keep::{Held, Keep};
 use crate::port::{Caller, Failure, Seat, SeedState, admitted, formed, keyless, refuse};
 use crate::rotate::{AuthorityAnswer, AuthorityQuestion};
@@ -35,8 +35,6 @@ use crate::seed::{name, served_at};
 use crate::seeds::{Host, Seeds};
 use crate::{SEED_PORT, now};
 
-/// Between two rounds of asking.
-const AGAIN: Duration = Duration::from_secs(3);
 /// How long the seed whose seat is asked for may take to answer.
 const ALIVE: Duration = Duration::from_secs(2);
 /// How long the certificate lasts that is given here: with the authority's key the seed makes its own.
@@ -130,7 +128,7 @@ pub async fn take(
     token: &JoinToken,
     seeds: &Seeds,
     me: &Host,
-    mut waiting: impl FnMut(&BTreeMap<Host, String>),
+    waiting: impl FnMut(&BTreeMap<Host, String>),
 ) -> Result<ClusterId, JoinError> {
     let tls = newcomer(token.authority(), Arc::new(DefaultTimeProvider)).map_err(JoinError::Tls)?;
     let tls = Arc::new(tls);
@@ -138,28 +136,8 @@ pub async fn take(
     if others.is_empty() {
         return Err(JoinError::Alone);
     }
-    let mut before = BTreeMap::new();
-    loop {
-        let mut missed = BTreeMap::new();
-        let mut strangers = BTreeMap::new();
-        for host in &others {
-            match at(keep, token, host, (seeds, me), &tls).await {
-                Ok(cluster) => return Ok(cluster),
-                Err(Refusal::Final(error)) => return Err(error),
-                Err(Refusal::Stranger(why)) => drop(strangers.insert((*host).clone(), why)),
-                Err(Refusal::Later(why)) => drop(missed.insert((*host).clone(), why)),
-            }
-        }
-        if missed.is_empty() {
-            return Err(JoinError::Strangers(strangers));
-        }
-        missed.append(&mut strangers);
-        if missed != before {
-            waiting(&missed);
-            before = missed;
-        }
-        tokio::time::sleep(AGAIN).await;
-    }
+    let ask = async |host: &Host| at(keep, token, host, (seeds, me), &tls).await;
+    until_one_does(&others, waiting, ask).await
 }
 
 async fn at(
