@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # `scripts/bench.sh planner binary` takes only these parts.
-parts=${*:-planner store fleet controller latency containers binary}
+parts=${*:-planner store fleet controller latency names links containers binary}
 has() { [[ " $parts " == *" $1 "* ]]; }
 example() { cargo run -q --release --locked -p "$1" --example "$2" -- "${@:3}"; }
 cargo build --release --locked -p cli
@@ -31,9 +31,22 @@ if has latency; then
   echo "== one node: delays, calls, rest"
   example e2e latency_bench
 fi
+if has names; then
+  echo "== names: one node's server, 5,000 services of 30 (goal: p99 2 ms)"
+  example network names_bench
+fi
 if has containers; then
   echo "== containers: from the command to all running"
   example e2e containers_bench
+fi
+if has links; then
+  echo "== links: one stream of TCP between two network namespaces (goals: 80 % of a VXLAN by hand, 90 % of gotatun's own program)"
+  # The program of the library that carries packets where the kernel cannot: to compare with, and for nothing else.
+  gotatun=${GOTATUN:-target/gotatun/bin/gotatun}
+  if [ ! -x "$gotatun" ]; then
+    cargo install -q gotatun-cli --version 0.10.2 --locked --root target/gotatun --target-dir target/gotatun/build
+  fi
+  GOTATUN=$gotatun example network link_bench
 fi
 has binary || exit 0
 echo "== binary"

@@ -35,6 +35,10 @@ if [ "$level" = test ]; then
   want promtool prometheus
   want nft nftables
   want nsenter util-linux
+  want ping iputils-ping
+  want dig bind9-dnsutils
+  want musl-gcc musl-tools
+  want /usr/lib/python3/dist-packages/dns python3-dnspython
   want /usr/lib/python3/dist-packages/jsonschema python3-jsonschema
 fi
 if [ ${#need[@]} -gt 0 ]; then

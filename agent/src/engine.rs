@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-pub use planner::node::{ContainerState, Details, Limits, NetworkEnd, Observed};
+pub use planner::node::{ContainerState, Details, Ground, Limits, NetworkEnd, Observed, Seat};
 use schemas::container::ContainerSpec;
 use schemas::image::{ImagePin, ImageRef};
 use schemas::names::{InstanceName, Namespace, ResourceName};
@@ -85,6 +85,10 @@ pub trait ContainerRuntime: Send + Sync + 'static {
     /// Removes the networks of all namespaces but these: only such as bear the cluster's label and the name we give, and
     /// that no running container uses.
     fn drop_networks<'a>(&'a self, cluster: &'a str, keep: &'a BTreeSet<Namespace>) -> BoxFuture<'a, Result<()>>;
+    /// Makes sure that the node's end of the cluster's network exists, as it is said. Cheap when it is known to.
+    fn ensure_ground<'a>(&'a self, ground: &'a Ground) -> BoxFuture<'a, Result<()>>;
+    /// Gives a container its place in the cluster's network; one that it has already is a success.
+    fn take_seat<'a>(&'a self, id: &'a str, seat: &'a Seat) -> BoxFuture<'a, Result<()>>;
     /// Connects a container to its namespace's network under its names; connected already is a success.
     fn connect<'a>(&'a self, cluster: &'a str, id: &'a str, instance: &'a InstanceName) -> BoxFuture<'a, Result<()>>;
     /// Fetches an image as `login`, else with the host's own credentials. Passing faults are retried (4 times, 0.5 s to 4 s);
@@ -202,18 +206,30 @@ pub struct CreateRequest<'a> {
     pub addresses: &'a Addresses,
     /// Services it depends on, of which its variables tell.
     pub depends_on: &'a [ResourceName],
+    /// Its place in the cluster's network; None where it stands in the network of its namespace, or in none.
+    pub seat: Option<&'a Seat>,
     /// The node's policy: the engine is asked nothing that does not pass it.
     pub gate: &'a Gate,
 }
 
 impl CreateRequest<'_> {
+    /// The network of ours that its container is on, if it is on one.
+    #[must_use]
+    pub fn network(&self) -> String {
+        let cluster = self.labels.get(CLUSTER_LABEL).map_or("", String::as_str);
+        match self.seat {
+            Some(seat) => seat.ground.name(),
+            None => translate::network_name(cluster, &self.instance.namespace),
+        }
+    }
+
     /// Passes the final request through the gate. Engines call it just before they create.
     async fn admit(&self, act: &str, body: &serde_json::Value) -> Result<()> {
-        let cluster = self.labels.get(CLUSTER_LABEL).map_or("", String::as_str);
         let files: Vec<String> = self.files.iter().map(FileBind::source).collect();
         let asked = Asked {
             body,
-            network: &translate::network_name(cluster, &self.instance.namespace),
+            network: &self.network(),
+            address: self.seat.map(|seat| seat.address),
             volumes: &translate::volume_name(&self.instance.namespace, ""),
             files: &files,
         };

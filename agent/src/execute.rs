@@ -2,6 +2,7 @@
 //! for the instance is the planner's to say. A create whose answer is lost is resolved by reading back, never repeated.
 
 use std::borrow::Cow;
+use std::path::PathBuf;
 
 use planner::node::{ContainerState, Failure, Op, OpOutcome, OwnLabels, PullFailure, Step};
 use runtime::chain;
@@ -10,7 +11,7 @@ use schemas::image::ImageRef;
 use schemas::records::{Addresses, ClusterId, FailingReason, InstanceCondition};
 
 use crate::engine::translate::engine_reference;
-use crate::engine::{ContainerRuntime, CreateRequest, EngineError, ErrorKind, FileBind};
+use crate::engine::{ContainerRuntime, CreateRequest, EngineError, ErrorKind, FileBind, Seat};
 use crate::files::Layout;
 use crate::policy::Gate;
 use crate::secrets::{SecretLayout, SecretVariable};
@@ -52,6 +53,31 @@ pub struct Needs {
     pub files: Option<Layout>,
     pub secrets: Option<SecretLayout>,
     pub addresses: Addresses,
+    pub resolver: Option<Resolver>,
+}
+
+/// How a container in the cluster's network finds names: its `resolv.conf`, which all of its namespace share.
+#[derive(Debug)]
+pub struct Resolver {
+    pub path: PathBuf,
+    pub content: String,
+}
+
+impl Resolver {
+    fn lay(self) -> std::io::Result<FileBind> {
+        let Self { path, content } = self;
+        if std::fs::read_to_string(&path).ok().as_deref() != Some(content.as_str()) {
+            if let Some(dir) = path.parent() {
+                std::fs::create_dir_all(dir)?;
+            }
+            // Containers hold the file itself: it is written in place, for it only ever says the same.
+            std::fs::write(&path, content)?;
+        }
+        Ok(FileBind {
+            source: path,
+            target: "/etc/resolv.conf".to_owned(),
+        })
+    }
 }
 
 /// What was laid out.
@@ -84,7 +110,7 @@ pub async fn execute(
         Op::Unpause { id } => engine.unpause(id).await,
         Op::Rename { id, to } => engine.rename(id, to).await,
         Op::UpdateLimits { id, spec } => engine.update_limits(id, &spec.container).await.map(drop),
-        Op::Connect { id } => connect(engine, cluster, step, id).await,
+        Op::Connect { id, seat } => connect(engine, cluster, step, id, seat.as_deref()).await,
     };
     match done {
         Ok(()) => Ran::done(),
@@ -98,12 +124,13 @@ async fn lay(needs: Needs, anew: bool) -> Result<Laid, Failure> {
         files,
         secrets,
         addresses,
+        resolver,
     } = needs;
     let mut laid = Laid {
         addresses,
         ..Laid::default()
     };
-    if files.is_none() && secrets.is_none() {
+    if files.is_none() && secrets.is_none() && resolver.is_none() {
         return Ok(laid);
     }
     let failed = |reason, why: String| Failure {
@@ -115,6 +142,13 @@ async fn lay(needs: Needs, anew: bool) -> Result<Laid, Failure> {
             laid.files = layout
                 .lay(anew)
                 .map_err(|error| failed(error.reason(), chain(&error)))?;
+        }
+        if let Some(resolver) = resolver {
+            let path = resolver.path.display().to_string();
+            let bind = resolver
+                .lay()
+                .map_err(|error| failed(FailingReason::FileUnavailable, format!("write `{path}`: {error}")))?;
+            laid.files.push(bind);
         }
         if let Some(layout) = secrets {
             let (binds, variables) = layout.lay(anew).map_err(|error| Failure {
@@ -140,7 +174,12 @@ async fn connect(
     cluster: &ClusterId,
     step: &Step,
     id: &str,
+    seat: Option<&Seat>,
 ) -> crate::engine::Result<()> {
+    if let Some(seat) = seat {
+        engine.ensure_ground(&seat.ground).await?;
+        return engine.take_seat(id, seat).await;
+    }
     engine
         .ensure_network(cluster.as_str(), &step.instance.namespace)
         .await?;
@@ -161,14 +200,18 @@ async fn create(
         spec,
         image,
         ports,
+        seat,
     } = &step.op
     else {
         return Ran::done();
     };
     let container = of_image(&spec.container, image);
-    if spec.container.network_mode == NetworkMode::Bridge
-        && let Err(error) = engine.ensure_network(cluster.as_str(), &step.instance.namespace).await
-    {
+    let there = match (spec.container.network_mode, seat) {
+        (NetworkMode::Bridge, Some(seat)) => engine.ensure_ground(&seat.ground).await,
+        (NetworkMode::Bridge, None) => engine.ensure_network(cluster.as_str(), &step.instance.namespace).await,
+        (NetworkMode::Host | NetworkMode::None, _) => Ok(()),
+    };
+    if let Err(error) = there {
         return Ran::failed(&step.op, error);
     }
     let map = labels.to_map();
@@ -183,6 +226,7 @@ async fn create(
         secrets: &laid.variables,
         addresses: &laid.addresses,
         depends_on: &spec.depends_on,
+        seat: seat.as_deref(),
         gate,
     };
     let (id, conditions) = match engine.create(request).await {
@@ -237,7 +281,8 @@ async fn start_again(engine: &dyn ContainerRuntime, cluster: &ClusterId, step: &
     let ran = start(engine, id).await;
     let lacks_network = ran.failed == Some(ErrorKind::NotFound)
         && matches!(&ran.outcome, OpOutcome::Failed(failure) if failure.message.contains("network"));
-    if !lacks_network || connect(engine, cluster, step, id).await.is_err() {
+    // Its place in the cluster's network is put right by a step of its own, once it runs.
+    if !lacks_network || connect(engine, cluster, step, id, None).await.is_err() {
         return ran;
     }
     start(engine, id).await

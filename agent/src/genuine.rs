@@ -110,6 +110,7 @@ mod tests {
     /// An assignment of nothing.
     fn assignment(generation: u64) -> Assignment {
         Assignment {
+            network: Default::default(),
             schema_version: SchemaVersion::default(),
             cluster: ClusterId::from_random([7; 16]),
             node: n1(),

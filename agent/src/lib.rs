@@ -16,6 +16,7 @@ mod events_out;
 mod execute;
 mod files;
 mod genuine;
+mod ground;
 pub mod http;
 mod ledger;
 pub mod logins;
@@ -31,5 +32,6 @@ pub mod secrets;
 pub mod walls;
 
 pub use disk::DiskError;
+pub use ground::{Prove, raze};
 pub use policy::{Policy, PolicyOptions};
 pub use run::{AgentError, AgentOptions, Publish, run};

@@ -23,6 +23,7 @@ use self::state::{Agent, Ends};
 use crate::api::{self, ApiOptions};
 use crate::disk::{DataDir, DiskError};
 use crate::engine::ContainerRuntime;
+use crate::ground::{self, Ground, Local, Prove};
 use crate::http::{self, Health, Shown};
 use crate::logins::{self, Logins};
 use crate::metrics::Metrics;
@@ -71,6 +72,8 @@ pub struct AgentOptions {
     pub trust: Option<watch::Receiver<Arc<Trust>>>,
     /// How this node's sealing key is published: stated under its certificate, where it has one.
     pub publish: Publish,
+    /// How this node's word on its link is signed, where it has a certificate.
+    pub prove: Prove,
     /// What assignments may ask of this node.
     pub policy: PolicyOptions,
     /// Hosts and ports of the store and the seeds, which containers are kept away from beside the agent's own API.
@@ -118,6 +121,7 @@ impl AgentOptions {
             pulls: 3,
             trust: None,
             publish: Publish::default(),
+            prove: Prove::default(),
             policy: PolicyOptions::default(),
             control: BTreeSet::new(),
             session_ttl: Duration::from_secs(15),
@@ -270,7 +274,9 @@ pub async fn run<S: Store>(
         doors.serve(shared).await;
         "the API"
     });
+    let (local, local_rx) = watch::channel(Local::default());
     let ends = Ends {
+        local,
         report,
         specs,
         files,
@@ -304,6 +310,26 @@ pub async fn run<S: Store>(
     );
     tasks.spawn(async move {
         kept.await;
+        std::future::pending().await
+    });
+    let kept = ground::keep(
+        Ground {
+            store: store.clone(),
+            root: options.root.clone(),
+            cluster: cluster.clone(),
+            node: options.node.clone(),
+            dir: dir.path().to_owned(),
+            prove: options.prove.clone(),
+            trust: options.trust.clone(),
+            public: options.public_address.clone(),
+            local: local_rx,
+            notes: notes_tx.clone(),
+        },
+        shutdown.clone(),
+    );
+    tasks.spawn(async move {
+        kept.await;
+        // Without it the network stays as it is, and that is no reason to end.
         std::future::pending().await
     });
     let mut agent = Agent::new(

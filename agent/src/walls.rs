@@ -3,6 +3,8 @@
 //! `planner::walls`'s; here it becomes a table of the kernel's packet filter, by `nft`, replaced whole, and put back where
 //! somebody took it away or changed it.
 
+pub mod filter;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -180,6 +182,7 @@ pub async fn filter() -> Result<String, String> {
 
 /// Takes the table of an agent that is no more away; where there is none, that is done.
 pub async fn raze(cluster: &str, node: &NodeName) -> Result<(), String> {
+    filter::raze(cluster, node).await?;
     let table = table(cluster, node.as_str());
     if nft(&["list", "table", "inet", &table], "").await.is_err() {
         return Ok(());
@@ -191,6 +194,11 @@ pub async fn raze(cluster: &str, node: &NodeName) -> Result<(), String> {
 
 /// What `nft` prints, or why it does not do it.
 async fn nft(args: &[&str], input: &str) -> Result<String, String> {
+    tool("nft", args, input).await
+}
+
+/// What one of the kernel's programs prints, or why it does not do it.
+async fn tool(name: &str, args: &[&str], input: &str) -> Result<String, String> {
     let run = async |program: &str| -> std::io::Result<Output> {
         let mut child = Command::new(program)
             .args(args)
@@ -206,19 +214,19 @@ async fn nft(args: &[&str], input: &str) -> Result<String, String> {
         child.wait_with_output().await
     };
     let ran = tokio::time::timeout(NFT, async {
-        match run("nft").await {
+        match run(name).await {
             // Where daemons have a short PATH.
-            Err(error) if error.kind() == ErrorKind::NotFound => run("/usr/sbin/nft").await,
+            Err(error) if error.kind() == ErrorKind::NotFound => run(&format!("/usr/sbin/{name}")).await,
             ran => ran,
         }
     });
     let output = match ran.await {
         Ok(Ok(output)) => output,
         Ok(Err(error)) if error.kind() == ErrorKind::NotFound => {
-            return Err(MISSING.to_owned());
+            return Err(format!("the program `{name}` is missing"));
         }
-        Ok(Err(error)) => return Err(format!("cannot run `nft`: {error}")),
-        Err(_) => return Err(format!("`nft` has not ended after {} s", NFT.as_secs())),
+        Ok(Err(error)) => return Err(format!("cannot run `{name}`: {error}")),
+        Err(_) => return Err(format!("`{name}` has not ended after {} s", NFT.as_secs())),
     };
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
@@ -230,7 +238,7 @@ async fn nft(args: &[&str], input: &str) -> Result<String, String> {
     } else {
         ""
     };
-    Err(format!("`nft` refuses: {first}{root}"))
+    Err(format!("`{name}` refuses: {first}{root}"))
 }
 
 #[cfg(test)]
@@ -276,7 +284,7 @@ mod tests {
             .expect("unshare starts");
         let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{said}");
-        assert_eq!(said.matches("reject with tcp reset").count(), 4, "{said}");
+        assert_eq!(said.matches("reject with tcp reset").count(), 6, "{said}");
         assert!(said.contains("iifname \"rv-*\""), "{said}");
     }
 }

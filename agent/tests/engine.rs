@@ -54,6 +54,7 @@ async fn run(docker: &Docker, name: &InstanceName, spec: &ContainerSpec, ports: 
         .expect("a network");
     let (container, labels) = (name.container(1), labels());
     let request = CreateRequest {
+        seat: None,
         name: &container,
         instance: name,
         spec,
@@ -155,6 +156,7 @@ async fn every_option_is_in_force_or_said_not_to_be() {
         .expect("a network");
     let own = labels();
     let request = CreateRequest {
+        seat: None,
         name: "default.web.1.1",
         instance: &name,
         spec: &all,
@@ -262,6 +264,7 @@ async fn every_option_is_in_force_or_said_not_to_be() {
         let name = instance("web", slot);
         let container = name.container(1);
         let request = CreateRequest {
+            seat: None,
             name: &container,
             instance: &name,
             spec,
@@ -296,6 +299,7 @@ async fn every_option_is_in_force_or_said_not_to_be() {
         let spec = spec(json!({ option: value, "resources": { "limits": { "memory": "64Mi" } } }));
         let container = name.container(1);
         let request = CreateRequest {
+            seat: None,
             name: &container,
             instance: &name,
             spec: &spec,
@@ -327,6 +331,7 @@ async fn every_option_is_in_force_or_said_not_to_be() {
     let lost = spec(json!({ "mounts": [{ "type": "bind", "source": "/no/such/path", "target": "/x" }] }));
     let name = instance("lost", "1");
     let request = CreateRequest {
+        seat: None,
         name: "default.lost.1.1",
         instance: &name,
         spec: &lost,
@@ -345,6 +350,7 @@ async fn every_option_is_in_force_or_said_not_to_be() {
     // A command that is missing too.
     let wrong = spec(json!({ "command": ["/no/such/command"] }));
     let request = CreateRequest {
+        seat: None,
         name: "default.lost.1.2",
         instance: &name,
         spec: &wrong,
@@ -485,6 +491,7 @@ async fn names_resolve_commands_end_in_time_and_logs_are_read() {
     };
     let (name, own, plain) = (gone.container(1), labels(), spec(json!({})));
     let request = CreateRequest {
+        seat: None,
         name: &name,
         instance: &gone,
         spec: &plain,
@@ -603,6 +610,7 @@ async fn images_are_pulled_with_the_hosts_credentials_and_failures_are_told_apar
     pinned_spec.image = pinned;
     let name = instance("web", "1");
     let request = CreateRequest {
+        seat: None,
         name: "default.web.1.1",
         instance: &name,
         spec: &pinned_spec,

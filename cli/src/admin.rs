@@ -254,6 +254,9 @@ fn stays(key: &Key) -> bool {
         | Key::Handed(_)
         | Key::Audit(..)
         | Key::Own(..)
+        | Key::Peer(_)
+        | Key::Endpoints(_)
+        | Key::Policies(_)
         | Key::Report(_) => false,
     }
 }

@@ -12,7 +12,9 @@ use schemas::keys::Root;
 use schemas::names::{Namespace, NodeName, ResourceName};
 use schemas::units::Span;
 
+use crate::carry;
 use crate::failure::{Exit, Failure};
+use crate::names;
 use crate::output::{self, Color, Format};
 
 /// What `reeve` alone shows: one screen of 80 columns and 24 rows, the prompt after it included.
@@ -32,7 +34,7 @@ Commands:
   get describe status events audit           look at it
   upload download secret login logout kv     files and secrets, registries
   logs exec run attach cp port-forward top images docker   near the containers
-  cordon uncordon drain node                 take nodes out of service
+  cordon uncordon drain node network         nodes, and what links them
   up install uninstall doctor                run Reeve here, or on many hosts
   server token init controller agent         the parts of it, by hand
   login-cluster context person               work from a machine of your own
@@ -245,6 +247,9 @@ pub enum Verb {
         after_help = "Example: reeve registries -o wide\n         reeve registries tags registry.example:5000/team/app"
     )]
     Registries(registry::RegistriesArgs),
+    /// The cluster's network: addresses, links between nodes, names
+    #[command(subcommand)]
+    Network(network::NetworkVerb),
     /// Check documents, without a store
     #[command(after_help = "Example: reeve validate -f manifests/")]
     Validate(ValidateArgs),
@@ -321,6 +326,12 @@ pub enum Verb {
     /// Rare acts
     #[command(subcommand)]
     Admin(AdminVerb),
+    /// Answer containers' questions about names: the agent starts it
+    #[command(hide = true)]
+    Names(names::NamesArgs),
+    /// Carry the packets of an encrypted link: the agent starts it
+    #[command(hide = true)]
+    Wireguard(carry::WireguardArgs),
     /// Print the version
     Version,
     /// Print a completion script
@@ -843,6 +854,7 @@ pub mod files;
 pub mod host;
 pub mod kv;
 pub mod near;
+pub mod network;
 pub mod registry;
 pub mod seats;
 pub mod secrets;

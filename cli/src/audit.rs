@@ -18,6 +18,7 @@ use crate::args::contexts::PersonVerb;
 use crate::args::files::FilesVerb;
 use crate::args::kv::KvVerb;
 use crate::args::near::{ImagesVerb, OnNodes};
+use crate::args::network::NetworkVerb;
 use crate::args::seats::TokenVerb;
 use crate::args::secrets::SecretVerb;
 use crate::args::{AdminVerb, AuditArgs, Common, NodeVerb, Verb};
@@ -103,6 +104,8 @@ fn said(verb: &Verb) -> Option<(&'static str, Vec<String>)> {
         Verb::Drain(args) => ("drain", all("node/", &args.nodes)),
         Verb::Node(NodeVerb::Rm(args)) => ("node rm", all("node/", &args.nodes)),
         Verb::Node(NodeVerb::Replace(args)) => ("node replace", vec![format!("node/{}", args.node)]),
+        Verb::Network(NetworkVerb::Create(args)) => ("network create", vec![args.cidr.to_string()]),
+        Verb::Network(NetworkVerb::Status) => return None,
         Verb::Admin(verb) => match verb {
             AdminVerb::Ack { digest } => ("admin ack", vec![digest.clone()]),
             AdminVerb::AcceptStore(_) => ("admin accept-store", none()),
@@ -188,7 +191,9 @@ fn said(verb: &Verb) -> Option<(&'static str, Vec<String>)> {
         | Verb::Controller(_)
         | Verb::Agent(_)
         | Verb::Up(_)
-        | Verb::Server(_) => return None,
+        | Verb::Server(_)
+        | Verb::Names(_)
+        | Verb::Wireguard(_) => return None,
     })
 }
 
@@ -610,6 +615,8 @@ mod tests {
         ("agent", Program),
         ("up", Program),
         ("server", Program),
+        ("wireguard", Program),
+        ("names", Program),
         // Of a node; of a seed it is by itself, too.
         ("install", Itself("install --seeds a")),
         ("doctor", Looks),
@@ -644,6 +651,8 @@ mod tests {
         ("registries", Looks),
         ("registries tags", Looks),
         ("registries search", Looks),
+        ("network create", Itself("network create")),
+        ("network status", Looks),
         ("validate", Looks),
         ("explain", Looks),
         ("schema", Looks),

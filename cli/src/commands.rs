@@ -21,7 +21,8 @@ pub fn spec_of(declared: &Declared) -> Option<&CommandSpec> {
         | Document::Node(_)
         | Document::ConfigFile(_)
         | Document::Registry(_)
-        | Document::Secret(_) => None,
+        | Document::Secret(_)
+        | Document::NetworkPolicy(_) => None,
     }
 }
 

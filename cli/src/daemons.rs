@@ -107,6 +107,7 @@ pub async fn agent(common: &Common, args: &AgentArgs) -> Verdict {
     options.trust = member.as_ref().map(|member| member.trust());
     if member.is_some() {
         options.publish = sealing::member(&options.data_dir.join("member"));
+        options.prove = sealing::prove(&options.data_dir.join("member"), &node);
     }
     options.version = env!("CARGO_PKG_VERSION").to_owned();
     options.policy = policy(common, args.policy.as_ref(), Policy::of_a_node(), &engine.address());

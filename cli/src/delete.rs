@@ -87,6 +87,9 @@ pub async fn delete(common: &Common, args: &DeleteArgs) -> Verdict {
                 (Kind::Secret, _) => ": its value goes with it, and is in no backup but those of the store".to_owned(),
                 (Kind::Registry, _) => ": its accounts are used for no pull any more".to_owned(),
                 (Kind::Command, _) => ": it is offered no more".to_owned(),
+                (Kind::NetworkPolicy, _) => {
+                    ": what it refused is refused no more, and what it allowed no longer allowed".to_owned()
+                }
                 (Kind::Node, _) => ": the node itself stays; take it out with `reeve node rm`".to_owned(),
             };
             print(&format!("delete {}{stops}\n", title(&edit.key)));
@@ -130,7 +133,7 @@ async fn unused(connection: &Connection, edits: &[Edit]) -> Result<(), Failure> 
     for key in going.iter().filter(|key| is_used(key)) {
         let users = match key.kind {
             Kind::Secret => secrets::users(&view, key, &going),
-            Kind::ConfigFile | Kind::Service | Kind::Node | Kind::Registry | Kind::Command => {
+            Kind::ConfigFile | Kind::Service | Kind::Node | Kind::Registry | Kind::Command | Kind::NetworkPolicy => {
                 files::users(&view, key, &going)
             }
         };

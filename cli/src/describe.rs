@@ -46,7 +46,8 @@ pub async fn describe(common: &Common, args: &DescribeArgs) -> Verdict {
     ];
     // Who only looks may not read what is sealed: it is asked for where it is needed.
     let sealed = matches!(what, What::Resource(Kind::Secret)).then_some("sealed");
-    let classes: Vec<&str> = classes.into_iter().chain(sealed).collect();
+    let policies = matches!(what, What::Resource(Kind::NetworkPolicy)).then_some("policies");
+    let classes: Vec<&str> = classes.into_iter().chain(sealed).chain(policies).collect();
     let view = View::read(&connection, &classes).await?;
     let told = match what {
         What::Resource(Kind::Service) => service(
@@ -72,10 +73,18 @@ pub async fn describe(common: &Common, args: &DescribeArgs) -> Verdict {
             let name = name.parse().map_err(bad_name)?;
             crate::commands::describe(&view, &crate::view::command_key(&namespace, &name), common.output)
         }
+        What::Resource(Kind::NetworkPolicy) => {
+            let name = name.parse().map_err(bad_name)?;
+            crate::policies::describe(
+                &view,
+                &crate::view::network_policy_key(&namespace, &name),
+                common.output,
+            )
+        }
         What::Instances => instance(&view, &namespace, name, common.output),
         What::Events | What::All => {
             return Err(Failure::usage(
-                "describe a service, a node, a file, a secret, a command, a registry or an instance",
+                "describe a service, a node, a file, a secret, a command, a network policy, a registry or an instance",
             ));
         }
     };

@@ -242,7 +242,8 @@ async fn newest(connection: &Connection, key: &ResourceKey) -> Result<ConfigFile
         | Document::Node(_)
         | Document::Registry(_)
         | Document::Secret(_)
-        | Document::Command(_) => Err(Failure::new(Exit::Failed, format!("{} is no file", title(key)))),
+        | Document::Command(_)
+        | Document::NetworkPolicy(_) => Err(Failure::new(Exit::Failed, format!("{} is no file", title(key)))),
     }
 }
 
@@ -500,7 +501,8 @@ async fn referred(connection: &Connection) -> Result<BTreeSet<FileDigest>, Failu
                     | Document::Node(_)
                     | Document::Registry(_)
                     | Document::Secret(_)
-                    | Document::Command(_),
+                    | Document::Command(_)
+                    | Document::NetworkPolicy(_),
                 ) => {}
                 Err(problems) => return Err(unreadable(&kv.key, problems.to_string())),
             }

@@ -97,6 +97,7 @@ fn classes(what: What) -> &'static [&'static str] {
     match what {
         What::Resource(Kind::Service | Kind::ConfigFile) => &["desired", "status"],
         What::Resource(Kind::Registry | Kind::Command) => &["desired"],
+        What::Resource(Kind::NetworkPolicy) => &["desired", "policies"],
         What::Resource(Kind::Secret) => &["desired", "sealed"],
         What::Resource(Kind::Node) => &[
             "desired",
@@ -148,6 +149,11 @@ fn commands<'a>(view: &'a View, filter: &'a Filter) -> impl Iterator<Item = &'a 
     keys.filter(|key| filter.takes(key.namespace.as_ref(), key.name.as_str(), || view.labels(key)))
 }
 
+fn policies<'a>(view: &'a View, filter: &'a Filter) -> impl Iterator<Item = &'a ResourceKey> {
+    let keys = view.declared.keys().filter(|key| key.kind == Kind::NetworkPolicy);
+    keys.filter(|key| filter.takes(key.namespace.as_ref(), key.name.as_str(), || view.labels(key)))
+}
+
 fn nodes(view: &View, filter: &Filter) -> Vec<NodeName> {
     let mut names = view.node_names();
     names.retain(|node| filter.takes(None, node.as_str(), || view.node_labels(node)));
@@ -184,6 +190,7 @@ fn missing(view: &View, what: What, filter: &Filter) -> Vec<String> {
         What::Resource(Kind::Registry) => registries(view, filter).map(|key| key.name.to_string()).collect(),
         What::Resource(Kind::Secret) => secrets(view, filter).map(|key| key.name.to_string()).collect(),
         What::Resource(Kind::Command) => commands(view, filter).map(|key| key.name.to_string()).collect(),
+        What::Resource(Kind::NetworkPolicy) => policies(view, filter).map(|key| key.name.to_string()).collect(),
         What::Instances => {
             let found = instances(view, filter);
             found
@@ -201,7 +208,8 @@ fn missing(view: &View, what: What, filter: &Filter) -> Vec<String> {
     let place = match (&filter.namespace, what) {
         (
             Some(namespace),
-            What::Resource(Kind::Service | Kind::ConfigFile | Kind::Secret | Kind::Command) | What::Instances,
+            What::Resource(Kind::Service | Kind::ConfigFile | Kind::Secret | Kind::Command | Kind::NetworkPolicy)
+            | What::Instances,
         ) => {
             format!(" in namespace `{namespace}`")
         }
@@ -321,8 +329,20 @@ fn sections(view: &View, what: What, filter: &Filter, wide: bool) -> Vec<Section
             .collect(),
         none: format!("no commands{place}: declare one, see `reeve explain command.spec`"),
     };
+    let policy_section = || Section {
+        head: head(crate::policies::HEAD, true),
+        rows: policies(view, filter)
+            .map(|key| Row {
+                id: key.to_string(),
+                name: format!("networkpolicy/{}", key.name),
+                cells: row(key.namespace.as_ref(), crate::policies::row(view, key)),
+            })
+            .collect(),
+        none: format!("no network policies{place}: declare one, see `reeve explain networkpolicy.spec`"),
+    };
     match what {
         What::Resource(Kind::Command) => vec![command_section()],
+        What::Resource(Kind::NetworkPolicy) => vec![policy_section()],
         What::Resource(Kind::Secret) => vec![secret_section()],
         What::Resource(Kind::ConfigFile) => vec![file_section()],
         What::Resource(Kind::Registry) => vec![registry_section()],
@@ -424,6 +444,9 @@ fn documents(view: &View, what: What, filter: &Filter, format: Format) {
     }
     if matches!(what, What::Resource(Kind::Command) | What::All) {
         commands(view, filter).for_each(&mut plain);
+    }
+    if matches!(what, What::Resource(Kind::NetworkPolicy) | What::All) {
+        policies(view, filter).for_each(&mut plain);
     }
     if matches!(what, What::Resource(Kind::Registry) | What::All) {
         registries(view, filter).for_each(&mut plain);
@@ -527,6 +550,7 @@ async fn watch_documents(connection: &Connection, format: Format, what: What, fi
         What::Resource(Kind::Registry) => &[Kind::Registry],
         What::Resource(Kind::Secret) => &[Kind::Secret],
         What::Resource(Kind::Command) => &[Kind::Command],
+        What::Resource(Kind::NetworkPolicy) => &[Kind::NetworkPolicy],
         What::All => Kind::ALL,
         What::Instances | What::Events => {
             return Err(Failure::usage("only services and nodes can be followed as documents"));

@@ -25,6 +25,7 @@ const OURS: &[&str] = &[
     "controller",
     "agent",
     "membership",
+    "network",
     "runtime",
     "planner",
     "schemas",
@@ -283,7 +284,7 @@ mod tests {
     fn a_level_is_about_our_own_lines_and_others_are_asked_for_by_name() {
         assert_eq!(
             directives("debug,h2=info"),
-            "error,reeve=debug,controller=debug,agent=debug,membership=debug,runtime=debug,planner=debug,schemas=debug,h2=info"
+            "error,reeve=debug,controller=debug,agent=debug,membership=debug,network=debug,runtime=debug,planner=debug,schemas=debug,h2=info"
         );
         assert_eq!(directives("off"), "off");
         assert_eq!(directives("agent=trace"), "error,agent=trace");

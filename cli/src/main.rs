@@ -5,6 +5,7 @@ mod admin;
 mod apply;
 mod args;
 mod audit;
+mod carry;
 mod check;
 mod commands;
 mod connect;
@@ -22,11 +23,14 @@ mod host;
 mod kv;
 mod logging;
 mod manifest;
+mod names;
 mod near;
+mod network;
 mod nodes;
 mod orphan;
 mod output;
 mod persons;
+mod policies;
 mod preview;
 mod registry;
 mod replace;
@@ -81,7 +85,13 @@ fn keep_memory_private(verb: &Verb) {
     use rustix::process::{DumpableBehavior, set_dumpable_behavior};
     let handles = matches!(
         verb,
-        Verb::Agent(_) | Verb::Controller(_) | Verb::Server(_) | Verb::Up(_) | Verb::Secret(_) | Verb::Login(_)
+        Verb::Agent(_)
+            | Verb::Controller(_)
+            | Verb::Server(_)
+            | Verb::Up(_)
+            | Verb::Secret(_)
+            | Verb::Login(_)
+            | Verb::Wireguard(_)
     );
     if handles {
         // A kernel that knows no such thing is no reason to do nothing.
@@ -121,6 +131,7 @@ fn run(common: &args::Common, verb: &Verb) -> Verdict {
         Verb::Drain(args) => ask(nodes::drain(common, args)),
         Verb::Node(verb) => ask(nodes::node(common, verb)),
         Verb::Docker(args) => ask(near::docker(common, args)),
+        Verb::Network(verb) => ask(network::network(common, verb)),
         Verb::Admin(verb) => ask(admin::admin(common, verb)),
         Verb::Logs(args) => ask(near::logs(common, args)),
         Verb::Exec(args) => ask(near::exec(common, args)),
@@ -134,6 +145,8 @@ fn run(common: &args::Common, verb: &Verb) -> Verdict {
         Verb::Agent(args) => serve(daemons::agent(common, args)),
         Verb::Up(args) => serve(up::up(common, args)),
         Verb::Server(args) => serve(seats::server(common, args)),
+        Verb::Names(args) => names::names(args),
+        Verb::Wireguard(args) => carry::wireguard(args),
         Verb::Uninstall(args) => ask(host::uninstall::uninstall(common, args)),
         Verb::Doctor(args) => ask(host::doctor::doctor(common, args)),
         Verb::Install(args) => ask(host::install::install(common, args)),

@@ -144,7 +144,7 @@ fn lay_over(snapshot: &mut Snapshot, root: &Root, edits: &[Edit]) {
             Document::Node(node) => DesiredBody::Node(Arc::new(node.spec.clone())),
             Document::ConfigFile(file) => DesiredBody::ConfigFile(Arc::new(file.spec.clone())),
             // Nothing runs by it.
-            Document::Registry(_) | Document::Secret(_) | Document::Command(_) => continue,
+            Document::Registry(_) | Document::Secret(_) | Document::Command(_) | Document::NetworkPolicy(_) => continue,
         };
         let metadata = document.metadata();
         let entry = DesiredEntry {
@@ -182,7 +182,7 @@ fn lay_values_over(snapshot: &mut Snapshot, root: &Root, edits: &[Edit]) {
 /// What equal changes have in common: their rank on the screen, the verb, and why.
 type Alike = (u8, String, String);
 /// The slots they are about, and on which nodes.
-type Members<'a> = (Vec<&'a Slot>, BTreeSet<String>);
+type Members<'a> = (Vec<&'a Slot>, BTreeSet<String>, Vec<std::net::Ipv4Addr>);
 
 /// How many instances are how affected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -262,8 +262,12 @@ impl Preview {
                 Action::Remove => (4, "remove".to_owned()),
                 Action::Unschedulable => (5, "cannot place".to_owned()),
             };
-            let (slots, nodes) = groups.entry((rank, verb, why(change))).or_default();
+            let (slots, nodes, addresses) = groups.entry((rank, verb, why(change))).or_default();
             slots.push(&change.instance.slot);
+            // What is there keeps its own.
+            if let (Action::Create | Action::Move { from: _ }, Some(address)) = (&change.action, change.address) {
+                addresses.push(address);
+            }
             let node = match &change.action {
                 Action::Move { from } => {
                     format!("{from} -> {}", change.node.as_ref().map_or("?", |node| node.as_str()))
@@ -280,7 +284,7 @@ impl Preview {
             }
         }
         let width = output::width();
-        let line = |((rank, verb, why), (slots, nodes)): (Alike, Members<'_>)| {
+        let line = |((rank, verb, why), (slots, nodes, addresses)): (Alike, Members<'_>)| {
             let style = match rank {
                 0 => Tone::Good,
                 4 | 5 => Tone::Bad,
@@ -296,6 +300,11 @@ impl Preview {
                     String::new()
                 };
                 let _ = write!(text, " on {}{more}", shown.join(", "));
+            }
+            if !addresses.is_empty() {
+                let shown: Vec<String> = addresses.iter().take(3).map(ToString::to_string).collect();
+                let more = if addresses.len() > 3 { ", ..." } else { "" };
+                let _ = write!(text, " at {}{more}", shown.join(", "));
             }
             let _ = write!(text, ": {why}");
             let text = output::cut(&text, width.saturating_sub(verb.len() + 3));
@@ -414,6 +423,9 @@ pub fn reason_text(reason: &Reason) -> String {
         Reason::NodeLost => "its node is lost".to_owned(),
         Reason::Duplicate { kept_on } => format!("a duplicate of the one on {kept_on}"),
         Reason::UpToDate => "up to date".to_owned(),
+        Reason::WaitsForSeeds { service } => {
+            format!("until the first addresses of {service}, which it is told, are all known")
+        }
         Reason::WaitsFor { instance } => format!("after {instance} is ready"),
         Reason::ChangeFailed { instance, cause } => format!("the change has stopped at {instance}: {cause:?}"),
         Reason::NodeUnreachable { node } => format!("waits for node {node} to come back"),
@@ -444,6 +456,7 @@ mod tests {
         };
         let node = Some("n1".parse().expect("a name"));
         Change {
+            address: None,
             resource,
             instance,
             node,

@@ -539,7 +539,8 @@ fn rows_of(view: &View, sealed: &BTreeSet<LoginName>) -> (Vec<Row>, Broken) {
                 | Document::Node(_)
                 | Document::ConfigFile(_)
                 | Document::Secret(_)
-                | Document::Command(_),
+                | Document::Command(_)
+                | Document::NetworkPolicy(_),
             ) => {}
             Err(problems) => {
                 let line = problems
@@ -653,7 +654,8 @@ pub fn describe(view: &View, key: &ResourceKey, format: Format) -> Option<String
             | Document::Node(_)
             | Document::ConfigFile(_)
             | Document::Secret(_)
-            | Document::Command(_),
+            | Document::Command(_)
+            | Document::NetworkPolicy(_),
         ) => return None,
         Err(problems) => {
             let _ = writeln!(text, "{} is invalid; what was handed out stays in use\n", title(key));

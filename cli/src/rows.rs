@@ -143,7 +143,8 @@ pub fn spec_of(declared: Option<&Declared>) -> Option<&ServiceSpec> {
         | Document::ConfigFile(_)
         | Document::Registry(_)
         | Document::Secret(_)
-        | Document::Command(_) => None,
+        | Document::Command(_)
+        | Document::NetworkPolicy(_) => None,
     }
 }
 
@@ -168,7 +169,8 @@ pub fn registry_row(view: &View, key: &ResourceKey) -> Vec<Cell> {
             | Document::Node(_)
             | Document::ConfigFile(_)
             | Document::Secret(_)
-            | Document::Command(_),
+            | Document::Command(_)
+            | Document::NetworkPolicy(_),
         ))
         | None => Err(invalid(None, 0)),
     };

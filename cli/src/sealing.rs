@@ -5,9 +5,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use agent::Publish;
+use agent::{Prove, Publish};
 use controller::VaultOptions;
 use membership::keep::Keep;
+use schemas::names::NodeName;
+use schemas::records::LinkProof;
 use trust::identity::Role;
 use trust::publish::{self, Believed};
 use trust::seal::{SealingKey, SealingPublic, Statement};
@@ -71,6 +73,17 @@ pub fn seed(dir: &Path) -> Result<VaultOptions, Failure> {
 pub fn member(dir: &Path) -> Publish {
     let dir = dir.to_owned();
     Publish(Arc::new(move |public| stated(&dir, Role::Node, public)))
+}
+
+/// For an agent that has joined: its link is its own word, signed under the certificate in `dir`.
+pub fn prove(dir: &Path, node: &NodeName) -> Prove {
+    let (dir, node) = (dir.to_owned(), node.clone());
+    Prove(Arc::new(move |document| {
+        let held = Keep::beside(&dir).held(&Role::Node.to_string()).ok().flatten()?;
+        let (certificate, signature) =
+            publish::sign_link(document, node.as_str(), &held.certificate, &held.key).ok()?;
+        Some(LinkProof { certificate, signature })
+    }))
 }
 
 fn stated(dir: &Path, role: Role, public: SealingPublic) -> Option<String> {

@@ -315,7 +315,8 @@ fn description<'a>(view: &'a View, key: &ResourceKey) -> Option<&'a str> {
         | Document::Node(_)
         | Document::ConfigFile(_)
         | Document::Registry(_)
-        | Document::Command(_) => None,
+        | Document::Command(_)
+        | Document::NetworkPolicy(_) => None,
     }
 }
 

@@ -12,9 +12,9 @@ use schemas::kinds::{Document, Kind};
 use schemas::names::{InstanceName, Namespace, NodeName, ResourceName};
 use schemas::problem::Problems;
 use schemas::records::{
-    Assigned, AssignedState, Assignment, Breaker, Condition, ConditionStatus, ConditionType, ConfigFileStatus, Cordon,
-    CordonMode, Event, NodeFacts, NodeStatus, Phase, Record, Report, ReportedInstance, Sealed, ServiceStatus, Uid,
-    Verdict, VerdictRecord,
+    Assigned, AssignedState, Assignment, Breaker, ClusterMarker, Condition, ConditionStatus, ConditionType,
+    ConfigFileStatus, Cordon, CordonMode, Event, NodeFacts, NodeStatus, Phase, Policies, Record, Report,
+    ReportedInstance, Sealed, ServiceStatus, Uid, Verdict, VerdictRecord,
 };
 
 use crate::connect::Connection;
@@ -43,6 +43,10 @@ pub struct View {
     pub sealed: BTreeMap<ResourceKey, Recorded<Sealed>>,
     /// Sealed values may not be read by whoever asks.
     pub sealed_hidden: bool,
+    /// Whether the cluster has a network of its own.
+    pub network: bool,
+    /// Network policies as they are in force.
+    pub policies: BTreeMap<Namespace, Recorded<Policies>>,
     pub facts: BTreeMap<NodeName, Recorded<NodeFacts>>,
     pub sessions: BTreeMap<NodeName, ()>,
     pub verdicts: BTreeMap<NodeName, VerdictRecord>,
@@ -96,7 +100,7 @@ impl View {
                 view.take(&connection.root, kv, None);
             }
         }
-        for key in [Key::Breaker, Key::Election] {
+        for key in [Key::Cluster, Key::Breaker, Key::Election] {
             if let Some(kv) = connection.get(&key).await? {
                 view.take(&connection.root, &kv, None);
             }
@@ -141,7 +145,7 @@ impl View {
                 Kind::ConfigFile => {
                     self.files.insert(resource, decode(kv));
                 }
-                Kind::Registry | Kind::Secret | Kind::Command => {}
+                Kind::Registry | Kind::Secret | Kind::Command | Kind::NetworkPolicy => {}
             },
             Key::Assignment(node) => {
                 self.assignments.insert(node, decode(kv));
@@ -178,14 +182,22 @@ impl View {
                     self.sealed.insert(resource, decode(kv));
                 }
             }
-            Key::Cluster
-            | Key::Accepted(..)
+            Key::Policies(namespace) => {
+                self.policies.insert(namespace, decode(kv));
+            }
+            Key::Cluster => {
+                let marker = self.readable::<ClusterMarker>(kv);
+                self.network = marker.is_some_and(|marker| marker.network.is_some());
+            }
+            Key::Accepted(..)
             | Key::Ack(_)
             | Key::Controller(_)
             | Key::Blob(..)
             | Key::Handed(_)
             | Key::Audit(..)
             | Key::Own(..)
+            | Key::Peer(_)
+            | Key::Endpoints(_)
             | Key::Join(_)
             | Key::Trust(_)
             | Key::Issued(..) => {}
@@ -440,6 +452,15 @@ pub fn command_key(namespace: &Namespace, name: &ResourceName) -> ResourceKey {
     ResourceKey {
         namespace: Some(namespace.clone()),
         kind: Kind::Command,
+        name: name.clone(),
+    }
+}
+
+/// The key of a NetworkPolicy.
+pub fn network_policy_key(namespace: &Namespace, name: &ResourceName) -> ResourceKey {
+    ResourceKey {
+        namespace: Some(namespace.clone()),
+        kind: Kind::NetworkPolicy,
         name: name.clone(),
     }
 }

@@ -205,7 +205,7 @@ fn far(view: &View, goal: &Goal) -> Far {
                 }
             },
             // A node goes on without its resource.
-            Kind::Node | Kind::ConfigFile | Kind::Registry | Kind::Secret | Kind::Command => {
+            Kind::Node | Kind::ConfigFile | Kind::Registry | Kind::Secret | Kind::Command | Kind::NetworkPolicy => {
                 Far::Done(format!("{} is deleted", title(key)))
             }
         },
@@ -243,7 +243,7 @@ fn far(view: &View, goal: &Goal) -> Far {
                 taken(key, *revision, status)
             }
             // Nothing is planned by it: what is written is in force.
-            Kind::Registry | Kind::Secret | Kind::Command => Far::Done(format!("{} is in force", title(key))),
+            Kind::Registry | Kind::Secret | Kind::Command | Kind::NetworkPolicy => Far::Done(format!("{} is in force", title(key))),
         },
     }
 }

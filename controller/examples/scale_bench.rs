@@ -76,6 +76,7 @@ async fn bench(nodes: u32, services: u32, replicas: u32) -> Result<(), Failure> 
     let store = etcd.store().await;
     let root = Root::default();
     let marker = ClusterMarker {
+        network: Default::default(),
         schema_version: SchemaVersion::default(),
         id: cluster(),
         restore_epoch: 0,
@@ -196,6 +197,7 @@ async fn bench(nodes: u32, services: u32, replicas: u32) -> Result<(), Failure> 
 
 fn facts(node: &NodeName, n: u32) -> NodeFacts {
     NodeFacts {
+        link: None,
         schema_version: SchemaVersion::default(),
         cluster: cluster(),
         node: node.clone(),
@@ -247,6 +249,7 @@ fn report(assignment: &Assignment) -> Report {
         image: None,
     });
     Report {
+        network: Default::default(),
         schema_version: SchemaVersion::default(),
         cluster: cluster(),
         node: assignment.node.clone(),

@@ -39,6 +39,8 @@ pub enum Class {
     Assignment,
     /// Statuses of resources and nodes.
     Status,
+    /// What is published of the cluster's network.
+    Network,
     /// Nodes' verdicts.
     Verdict,
     /// Acknowledgements that are used up.
@@ -49,12 +51,13 @@ pub enum Class {
 
 impl Class {
     /// Every class.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Signer,
         Self::Breaker,
         Self::Accepted,
         Self::Assignment,
         Self::Status,
+        Self::Network,
         Self::Verdict,
         Self::Ack,
         Self::Node,
@@ -69,6 +72,7 @@ impl Class {
             Self::Accepted => "accepted",
             Self::Assignment => "assignment",
             Self::Status => "status",
+            Self::Network => "network",
             Self::Verdict => "verdict",
             Self::Ack => "ack",
             Self::Node => "node",
@@ -278,6 +282,28 @@ pub fn prepare(base: &Base<'_>, snapshot: &Snapshot, plan: &Plan, now: &str) -> 
             batch
                 .assignments
                 .push(base.put(Class::Assignment, &Key::Assignment(node.clone()), value));
+        }
+    }
+    // Peers before names: who can be asked for can be reached.
+    for (node, peer) in &plan.network.peers {
+        let key = Key::Peer(node.clone());
+        match peer {
+            Some(peer) => batch.rest.push(base.put(Class::Network, &key, peer.encode())),
+            None => batch.rest.extend(base.delete(Class::Network, &[key])),
+        }
+    }
+    for (resource, endpoints) in &plan.network.endpoints {
+        let key = Key::Endpoints(resource.clone());
+        match endpoints {
+            Some(endpoints) => batch.rest.push(base.put(Class::Network, &key, endpoints.encode())),
+            None => batch.rest.extend(base.delete(Class::Network, &[key])),
+        }
+    }
+    for (namespace, policies) in &plan.network.policies {
+        let key = Key::Policies(namespace.clone());
+        match policies {
+            Some(policies) => batch.rest.push(base.put(Class::Network, &key, policies.encode())),
+            None => batch.rest.extend(base.delete(Class::Network, &[key])),
         }
     }
     for (key, status) in &plan.statuses {

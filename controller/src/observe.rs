@@ -16,8 +16,8 @@ use schemas::keys::{Key, ResourceKey, Root, TrustKey};
 use schemas::kinds::Kind;
 use schemas::names::NodeName;
 use schemas::records::{
-    Ack, Assignment, Breaker, ClusterId, ClusterMarker, ConfigFileStatus, Cordon, Digest, NodeFacts, NodeStatus,
-    Record, Report, Sealed, ServiceStatus, SessionRecord, VerdictRecord,
+    Ack, Assignment, Breaker, ClusterId, ClusterMarker, ConfigFileStatus, Cordon, Digest, Endpoints, NodeFacts,
+    NodeStatus, Peer, Policies, Record, Report, Sealed, ServiceStatus, SessionRecord, VerdictRecord,
 };
 use trust::key::Fingerprint;
 use trust::sign::Signing;
@@ -29,7 +29,7 @@ mod hold;
 
 use authors::Authors;
 pub(crate) use decode::chain;
-use decode::{about, accepted, desired, printable, remedied, stored, why_foreign};
+use decode::{about, accepted, desired, network_policy, printable, remedied, stored, why_foreign};
 pub use hold::Hold;
 
 /// What an unreadable breaker counts as: spent beyond any budget, so that removals wait until it is refilled.
@@ -150,6 +150,7 @@ impl Observer {
     #[must_use]
     pub fn new(root: Root) -> Self {
         let nobody = ClusterMarker {
+            network: None,
             schema_version: Default::default(),
             id: ClusterId::from_random([0; 16]),
             restore_epoch: 0,
@@ -167,6 +168,10 @@ impl Observer {
             node_statuses: BTreeMap::new(),
             file_statuses: BTreeMap::new(),
             secrets: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
+            policies: BTreeMap::new(),
+            network_policies: BTreeMap::new(),
             acks: BTreeMap::new(),
             breaker: Breaker::default(),
         };
@@ -499,6 +504,7 @@ impl Observer {
                 snapshot.secrets.remove(&resource);
             }
             Key::Desired(resource) => {
+                snapshot.network_policies.remove(&resource);
                 snapshot.desired.remove(&resource);
             }
             Key::Status(resource) => match resource.kind {
@@ -514,7 +520,7 @@ impl Observer {
                 Kind::ConfigFile => {
                     snapshot.file_statuses.remove(&resource);
                 }
-                Kind::Registry | Kind::Secret | Kind::Command => {}
+                Kind::Registry | Kind::Secret | Kind::Command | Kind::NetworkPolicy => {}
             },
             Key::Accepted(resource, n) => {
                 if let Some(history) = snapshot.accepted.get_mut(&resource) {
@@ -523,6 +529,15 @@ impl Observer {
                         snapshot.accepted.remove(&resource);
                     }
                 }
+            }
+            Key::Peer(node) => {
+                snapshot.peers.remove(&node);
+            }
+            Key::Endpoints(resource) => {
+                snapshot.endpoints.remove(&resource);
+            }
+            Key::Policies(namespace) => {
+                snapshot.policies.remove(&namespace);
             }
             Key::Ack(text) => {
                 if let Ok(digest) = text.parse::<Digest>() {
@@ -573,6 +588,11 @@ impl Observer {
                 let problems = admit_stored(&resource, &kv.value).err();
                 problems.and_then(|problems| problems.problems.first().map(ToString::to_string))
             }
+            Key::Desired(resource) if resource.kind == Kind::NetworkPolicy => {
+                let (policy, why) = network_policy(&resource, kv);
+                self.snapshot.network_policies.insert(resource, policy);
+                why
+            }
             Key::Desired(resource) => {
                 let entry = desired(&resource, kv);
                 self.snapshot.desired.insert(resource, entry);
@@ -592,6 +612,52 @@ impl Observer {
                     .or_default()
                     .records
                     .insert(n, entry);
+                why
+            }
+            Key::Peer(node) => {
+                let value = about(
+                    Peer::decode(&kv.value),
+                    |peer| (&peer.cluster, &peer.node),
+                    &cluster,
+                    &node,
+                );
+                let value = remedied(value, "it is written anew").map(Arc::new);
+                let why = value.as_ref().err().cloned();
+                self.snapshot.peers.insert(node, stored(kv, value));
+                why
+            }
+            Key::Endpoints(resource) => {
+                let value = Endpoints::decode(&kv.value).map_err(|error| chain(&error));
+                let value = value.and_then(|record| {
+                    let ours = record.cluster == cluster;
+                    let other = || {
+                        format!(
+                            "read the endpoints: they are of cluster {}, this is {cluster}",
+                            record.cluster
+                        )
+                    };
+                    if ours { Ok(record) } else { Err(other()) }
+                });
+                let value = remedied(value, "they are written anew").map(Arc::new);
+                let why = value.as_ref().err().cloned();
+                self.snapshot.endpoints.insert(resource, stored(kv, value));
+                why
+            }
+            Key::Policies(namespace) => {
+                let value = Policies::decode(&kv.value).map_err(|error| chain(&error));
+                let value = value.and_then(|record| {
+                    let ours = record.cluster == cluster;
+                    let other = || {
+                        format!(
+                            "read the network policies: they are of cluster {}, this is {cluster}",
+                            record.cluster
+                        )
+                    };
+                    if ours { Ok(record) } else { Err(other()) }
+                });
+                let value = remedied(value, "they are written anew").map(Arc::new);
+                let why = value.as_ref().err().cloned();
+                self.snapshot.policies.insert(namespace, stored(kv, value));
                 why
             }
             Key::Ack(text) => self.put_ack(&text, kv),
@@ -735,7 +801,7 @@ impl Observer {
                     .insert(resource, stored(kv, value.map(Arc::new)));
                 why
             }
-            Kind::Registry | Kind::Secret | Kind::Command => None,
+            Kind::Registry | Kind::Secret | Kind::Command | Kind::NetworkPolicy => None,
         }
     }
 

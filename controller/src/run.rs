@@ -297,12 +297,14 @@ async fn check_marker<S: Store>(
             id: _,
             restore_epoch: _,
             moved: None,
+            network: _,
         }) => Ok(ControlFlow::Continue(())),
         Ok(ClusterMarker {
             schema_version: _,
             id: _,
             restore_epoch: _,
             moved: Some(moved),
+            network: _,
         }) => Err(Hold::Moved { to: moved.to }.into()),
         Err(error) => Err(Hold::MarkerUnreadable {
             why: crate::observe::chain(&error),

@@ -699,7 +699,8 @@ fn registry(key: &ResourceKey, kv: &KeyValue) -> Option<Arc<RegistrySpec>> {
         | Document::Node(_)
         | Document::ConfigFile(_)
         | Document::Secret(_)
-        | Document::Command(_) => None,
+        | Document::Command(_)
+        | Document::NetworkPolicy(_) => None,
     }
 }
 

@@ -38,6 +38,7 @@ async fn a_service_put_as_with_etcdctl_is_accepted_and_assigned() {
         let controller = Controller::start(store.clone(), "one").await;
         let node = "n1".parse().expect("a name");
         let facts = NodeFacts {
+            link: None,
             schema_version: SchemaVersion::default(),
             cluster: cluster_id(),
             node,

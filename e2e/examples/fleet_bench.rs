@@ -106,6 +106,7 @@ async fn agent(fleet: Arc<Fleet>, number: usize) {
             .await
             .expect("a session");
         let facts = NodeFacts {
+            link: None,
             schema_version: SchemaVersion::default(),
             cluster: fleet.cluster.clone(),
             node: node.clone(),
@@ -147,6 +148,7 @@ async fn agent(fleet: Arc<Fleet>, number: usize) {
             .iter()
             .filter(|one| one.state == AssignedState::Present);
         let report = Report {
+            network: Default::default(),
             schema_version: SchemaVersion::default(),
             cluster: fleet.cluster.clone(),
             node: node.clone(),

@@ -75,7 +75,8 @@ pub(crate) fn wipe(dir: &Path, number: u32) {
     let ids = containers(dir);
     let end = Instant::now() + Duration::from_secs(10);
     loop {
-        let left = processes(dir, &ids);
+        let mut left = processes(dir, &ids);
+        left.extend(detached(number));
         if left.is_empty() {
             break;
         }
@@ -162,6 +163,22 @@ fn processes(dir: &Path, ids: &BTreeSet<String>) -> Vec<u32> {
         }
     }
     found
+}
+
+/// Processes in the lab's network namespaces: what a host's agent started for good bears no mark.
+fn detached(number: u32) -> Vec<u32> {
+    let own = format!("rv{number}n");
+    let namespaces = run(Command::new("ip").args(["netns", "list"]));
+    let all = String::from_utf8_lossy(&namespaces.stdout).into_owned();
+    let names = all.lines().filter_map(|line| line.split_whitespace().next());
+    let pids = names.filter(|name| name.starts_with(&own)).flat_map(|name| {
+        let pids = run(Command::new("ip").args(["netns", "pids", name]));
+        let text = String::from_utf8_lossy(&pids.stdout).into_owned();
+        text.lines()
+            .filter_map(|pid| pid.trim().parse().ok())
+            .collect::<Vec<u32>>()
+    });
+    pids.collect()
 }
 
 /// What is mounted in the directory, the innermost first.

@@ -102,7 +102,7 @@ pub fn may(root: &Root, who: &Who) -> Option<May> {
 }
 
 /// The classes that who only looks may read: neither sealed values nor tokens are among them.
-const SHOWN: [&str; 18] = [
+const SHOWN: [&str; 21] = [
     "desired",
     "status",
     "accepted",
@@ -121,6 +121,9 @@ const SHOWN: [&str; 18] = [
     "blobs",
     "audit",
     "kv",
+    "peers",
+    "endpoints",
+    "policies",
 ];
 
 fn permission((key, under, write): &Grant) -> Permission {

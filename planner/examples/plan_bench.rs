@@ -48,12 +48,17 @@ fn spec(at: usize, replicas: usize) -> ServiceSpec {
 
 fn snapshot(nodes: usize, services: usize, replicas: usize) -> Snapshot {
     let cluster = ClusterMarker {
+        network: Default::default(),
         schema_version: SchemaVersion::default(),
         id: ClusterId::from_random([1; 16]),
         restore_epoch: 0,
         moved: None,
     };
     let mut snapshot = Snapshot {
+        endpoints: BTreeMap::new(),
+        policies: BTreeMap::new(),
+        network_policies: BTreeMap::new(),
+        peers: BTreeMap::new(),
         revision: 1_000,
         cluster: cluster.clone(),
         epoch: 5,
@@ -71,6 +76,7 @@ fn snapshot(nodes: usize, services: usize, replicas: usize) -> Snapshot {
     for at in 0..nodes {
         let name: NodeName = format!("node-{at:05}").parse().expect("a name");
         let facts = NodeFacts {
+            link: None,
             schema_version: SchemaVersion::default(),
             cluster: cluster.id.clone(),
             node: name.clone(),
@@ -106,6 +112,7 @@ fn snapshot(nodes: usize, services: usize, replicas: usize) -> Snapshot {
             reason: "test".to_owned(),
         };
         let report = Report {
+            network: Default::default(),
             schema_version: SchemaVersion::default(),
             cluster: cluster.id.clone(),
             node: name.clone(),
@@ -192,6 +199,7 @@ fn obey(snapshot: &mut Snapshot, plan: &Plan) {
             })
             .collect();
         let report = Report {
+            network: Default::default(),
             schema_version: SchemaVersion::default(),
             cluster: snapshot.cluster.id.clone(),
             node: assignment.node.clone(),

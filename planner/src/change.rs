@@ -62,10 +62,12 @@ pub fn cost(old: &ServiceSpec, new: &ServiceSpec) -> Cost {
         restart_policy,
         restart_backoff,
         update,
+        seeds,
     } = old;
     compare_containers(&mut fields, container, &new.container);
     // Its variables tell of each.
     fields.replace("dependsOn", names(depends_on), names(&new.depends_on));
+    fields.replace("seeds", seeds, &new.seeds);
     fields.agent("restartPolicy", restart_policy, &new.restart_policy);
     fields.agent(
         "restartBackoff.initial",

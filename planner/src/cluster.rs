@@ -3,6 +3,7 @@
 //! Total (any snapshot), deterministic, resting (its own effects change nothing more), and it stays put.
 
 mod accept;
+mod addresses;
 mod assign;
 mod breaker;
 mod changes;
@@ -16,6 +17,7 @@ mod memory;
 mod output;
 mod pass;
 mod place;
+mod policies;
 mod ports;
 mod queue;
 mod resolve;
@@ -34,7 +36,8 @@ pub use output::removal_digest;
 pub use secrets::{SecretName, SecretNeeds, secrets};
 pub use snapshot::{AcceptedEntry, AcceptedHistory, DesiredBody, DesiredEntry, NodeEntry, Snapshot, Stored};
 pub use types::{
-    AcceptedWrite, Action, AssignmentWrite, Change, Guard, Notice, Plan, Reason, Removal, Status, Stray, VerdictsOut,
+    AcceptedWrite, Action, AssignmentWrite, Change, Guard, NetworkWrites, Notice, Plan, Reason, Removal, Status, Stray,
+    VerdictsOut,
 };
 pub use verdicts::{BREAKER_WINDOW_MS, refill, verdicts};
 

@@ -4,5 +4,6 @@
 
 pub mod change;
 pub mod cluster;
+pub mod network;
 pub mod node;
 pub mod walls;

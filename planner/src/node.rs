@@ -15,7 +15,7 @@ pub use order::{Ruling, judge};
 pub use plan::{network_name, plan};
 pub use settle::settle;
 pub use types::{
-    ContainerState, Details, Failure, FileId, Image, InstanceKey, Limits, Making, NetworkEnd, NodeInput, NodePlan,
-    Observed, Op, OpOutcome, Permit, Probe, ProbeTarget, Probed, Pull, PullFailure, Reason, SecretState, SpecId,
-    SpecState, Step,
+    ContainerState, Details, Failure, FileId, Ground, Image, InstanceKey, Limits, Making, NetworkEnd, NodeInput,
+    NodePlan, Observed, Op, OpOutcome, Permit, Probe, ProbeTarget, Probed, Pull, PullFailure, Reason, Seat,
+    SecretState, SpecId, SpecState, Step,
 };

@@ -81,7 +81,8 @@ impl Closed {
             set("ip daddr . tcp dport", far4.into_iter().map(pair)),
             set("ip6 daddr . tcp dport", far6.into_iter().map(pair)),
         ];
-        chain("forward", rules.into_iter().flatten().collect());
+        let clouds = metadata().map(|rule| Some(rule.to_owned()));
+        chain("forward", rules.into_iter().chain(clouds).flatten().collect());
         text.push_str("}\n");
         text
     }
@@ -95,6 +96,21 @@ pub fn table(cluster: &str, node: &str) -> String {
         text.chars().take(64).map(plain).collect()
     };
     format!("reeve_{}_{}", word(cluster), word(node))
+}
+
+/// The tables of an agent's policy filter, one of each family.
+#[must_use]
+pub fn filter_table(cluster: &str, node: &str) -> String {
+    table(cluster, node).replacen("reeve_", "reeve_net_", 1)
+}
+
+/// What leads to the places where clouds tell a machine its own secrets, by HTTP. Some of them answer names too: that stays open.
+#[must_use]
+pub const fn metadata() -> [&'static str; 2] {
+    [
+        "ip daddr { 169.254.169.254, 169.254.170.2, 100.100.100.200, 192.0.0.192 } tcp dport != 53",
+        "ip6 daddr { fd00:ec2::254, fd20:ce::254 } tcp dport != 53",
+    ]
 }
 
 /// A match on a set; sets of nothing do not exist.
@@ -130,7 +146,9 @@ mod tests {
              \tchain forward {\n\t\ttype filter hook forward priority -10; policy accept;\n\
              \t\tiifname \"rv-*\" oifname != \"rv-*\" tcp dport { 9465 } reject with tcp reset\n\
              \t\tiifname \"rv-*\" ip daddr . tcp dport { 10.0.0.2 . 2379 } reject with tcp reset\n\
-             \t\tiifname \"rv-*\" ip6 daddr . tcp dport { fd00::3 . 2379 } reject with tcp reset\n\t}\n}\n"
+             \t\tiifname \"rv-*\" ip6 daddr . tcp dport { fd00::3 . 2379 } reject with tcp reset\n\
+             \t\tiifname \"rv-*\" ip daddr { 169.254.169.254, 169.254.170.2, 100.100.100.200, 192.0.0.192 } tcp dport != 53 reject with tcp reset\n\
+             \t\tiifname \"rv-*\" ip6 daddr { fd00:ec2::254, fd20:ce::254 } tcp dport != 53 reject with tcp reset\n\t}\n}\n"
         );
     }
 

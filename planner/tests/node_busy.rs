@@ -23,6 +23,8 @@ fn assignment(n: u64) -> Arc<Assignment> {
         name: "web".parse().expect("a name"),
     };
     let instance = Assigned {
+        address: None,
+        seeds: Vec::new(),
         namespace: "default".parse().expect("a name"),
         kind: Kind::Service,
         workload: "web".parse().expect("a name"),
@@ -41,6 +43,7 @@ fn assignment(n: u64) -> Arc<Assignment> {
         generation: n,
     };
     Arc::new(Assignment {
+        network: Default::default(),
         schema_version: SchemaVersion::default(),
         cluster: cluster(),
         node: "n1".parse().expect("a name"),

@@ -155,6 +155,8 @@ impl Sim {
             name: workload.parse().expect("a name"),
         };
         Assigned {
+            address: None,
+            seeds: Vec::new(),
             namespace: "default".parse().expect("a name"),
             kind: Kind::Service,
             workload: workload.parse().expect("a name"),
@@ -185,6 +187,7 @@ impl Sim {
             .map_or(0, |assignment| assignment.order.generation)
             + 1;
         self.input.assignment = Some(Arc::new(Assignment {
+            network: Default::default(),
             schema_version: SchemaVersion::default(),
             cluster: cluster(),
             node: self.input.node.clone(),
@@ -358,7 +361,7 @@ impl Sim {
                 on(id, &mut |c| c.name.clone_from(to));
             }
             Op::UpdateLimits { id, .. } => on(id, &mut |c| c.details = Some(Details::default())),
-            Op::Connect { id } => on(id, &mut |c| {
+            Op::Connect { id, .. } => on(id, &mut |c| {
                 c.networks.insert(network(), NetworkEnd::default());
             }),
             Op::Remove { id } => {

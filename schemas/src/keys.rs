@@ -61,6 +61,12 @@ pub enum Key {
     /// What somebody did through `reeve`: by whose part of the records it stands in (`person.anna`, or `_` for who has no
     /// certificate of the cluster), and its id, which begins with the time.
     Audit(String, String),
+    /// What other nodes need to reach a node's containers.
+    Peer(NodeName),
+    /// Where a service's instances are.
+    Endpoints(ResourceKey),
+    /// The network policies of a namespace that are in force.
+    Policies(Namespace),
     /// A value of people's own: in a namespace, by its name, which may have slashes.
     Own(Namespace, String),
 }
@@ -146,6 +152,9 @@ impl Root {
             Key::Sealed(resource) => format!("{root}sealed/{resource}"),
             Key::Handed(reader) => format!("{root}handed/{reader}"),
             Key::Audit(who, id) => format!("{root}audit/{who}/{id}"),
+            Key::Peer(node) => format!("{root}peers/{node}"),
+            Key::Endpoints(resource) => format!("{root}endpoints/{resource}"),
+            Key::Policies(namespace) => format!("{root}policies/{namespace}"),
             Key::Own(namespace, name) => format!("{root}kv/{namespace}/{name}"),
         }
     }
@@ -181,6 +190,9 @@ impl Root {
             "assignments" => rest.parse().ok().map(Key::Assignment),
             "verdicts" => rest.parse().ok().map(Key::Verdict),
             "cordons" => rest.parse().ok().map(Key::Cordon),
+            "peers" => rest.parse().ok().map(Key::Peer),
+            "endpoints" => resource(rest).map(Key::Endpoints),
+            "policies" => rest.parse().ok().map(Key::Policies),
             "nodes" => rest.parse().ok().map(Key::Node),
             "reports" => rest.parse().ok().map(Key::Report),
             "sessions" => rest.parse().ok().map(Key::Session),

@@ -21,6 +21,7 @@ use crate::config_file::ConfigFileSpec;
 use crate::image::ImageRef;
 use crate::keys::ResourceKey;
 use crate::meta::{API_VERSION, Metadata, Resource};
+use crate::network_policy::NetworkPolicySpec;
 use crate::node::NodeSpec;
 use crate::registry::RegistrySpec;
 use crate::secret::SecretSpec;
@@ -131,6 +132,8 @@ kinds! {
     Secret(SecretSpec) namespaced { "secret", "secrets", "sec" }
     /// A command that is offered by name: in containers of a service, or on nodes. `reeve run` lists and runs them.
     Command(CommandSpec) namespaced { "command", "commands", "cmd" }
+    /// Who may connect to services of its namespace through the cluster's network, and to whom they may.
+    NetworkPolicy(NetworkPolicySpec) namespaced { "networkpolicy", "networkpolicies", "netpol" }
 }
 
 impl Kind {
@@ -139,7 +142,9 @@ impl Kind {
     pub const fn is_workload(self) -> bool {
         match self {
             Self::Service => true,
-            Self::Node | Self::ConfigFile | Self::Registry | Self::Secret | Self::Command => false,
+            Self::Node | Self::ConfigFile | Self::Registry | Self::Secret | Self::Command | Self::NetworkPolicy => {
+                false
+            }
         }
     }
 

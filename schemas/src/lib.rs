@@ -12,6 +12,7 @@ pub mod keys;
 pub mod kinds;
 pub mod meta;
 pub mod names;
+pub mod network_policy;
 pub mod node;
 pub mod placement;
 pub mod problem;

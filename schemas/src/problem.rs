@@ -97,6 +97,8 @@ codes! {
     Registry Semantic "A registry, a user or an image path is not one; or an account is there twice."
     CommandPlace Semantic "A named command does not say exactly where it runs, or asks for what that place does not have."
     CommandParameter Semantic "A parameter of a named command arrives nowhere, or where a shell reads it, or has no possible value."
+    BadNetwork Semantic "A network is not written as its first address and the length of its prefix."
+    NetworkRule Semantic "A rule of a network policy names nobody, or counts for nothing."
     MountOption Semantic "A mount has an option that its type cannot have."
     RequestAboveLimit Semantic "A request is larger than the limit of the same resource."
     BelowMinimum Semantic "A quantity is below what the engine takes."

@@ -12,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 mod cluster;
 mod done;
 mod instance;
+pub mod network;
 mod node;
 mod sealed;
 mod status;
@@ -20,7 +21,11 @@ pub use cluster::{Accepted, AcceptedBody, AcceptedFile, Ack, Breaker, ClusterMar
 pub use done::{Done, Ended, MAX_DONE_OBJECTS};
 pub use instance::{
     Assigned, AssignedImage, AssignedPort, AssignedState, Assignment, Failing, FailingReason, ImageSource,
-    InstanceCondition, Next, Order, Phase, Report, ReportedInstance,
+    InstanceCondition, Next, Order, Phase, Report, ReportedInstance, Seeds,
+};
+pub use network::{
+    AssignedNetwork, Backend, Endpoint, EndpointPort, Endpoints, InForcePolicy, Lingering, LinkKind, LinkProof,
+    NetworkSettings, NodeLink, Peer, Policies, ReportedNetwork,
 };
 pub use node::{
     Addresses, Capacity, Cordon, CordonMode, Engine, NodeCondition, NodeFacts, SessionRecord, Verdict, VerdictRecord,
@@ -141,6 +146,9 @@ records! {
     Sealed, "the sealed values", MIB;
     Handed, "what was handed out", MIB;
     Done, "the audit record", 16 * KIB;
+    Peer, "the peer", 64 * KIB;
+    Endpoints, "the endpoints", MIB;
+    Policies, "the network policies", MIB;
 }
 
 /// A cluster's identity: 32 hexadecimal digits, drawn once by `reeve init` or a first `reeve up`.

@@ -8,6 +8,7 @@ macro_rules! path {
 
 mod command;
 mod container;
+mod network_policy;
 mod secrets;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -165,6 +166,10 @@ pub(crate) fn check(document: &Document, tree: &Tree, text: &str, out: &mut Vec<
         Document::Command(Resource { metadata, spec }) => {
             rules.metadata(metadata);
             rules.command(spec);
+        }
+        Document::NetworkPolicy(Resource { metadata, spec }) => {
+            rules.metadata(metadata);
+            rules.network_policy(spec);
         }
     }
 }
@@ -382,10 +387,13 @@ impl Rules<'_> {
             restart_policy: _,
             restart_backoff,
             update,
+            // A global one may have none.
+            seeds: _,
         } = spec;
         if *mode == Mode::Global {
             for place in [
                 path!["spec", "replicas"],
+                path!["spec", "seeds"],
                 path!["spec", "placement", "maxPerNode"],
                 path!["spec", "placement", "spread"],
                 path!["spec", "placement", "preferred"],

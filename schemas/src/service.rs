@@ -27,6 +27,12 @@ pub struct ServiceSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("maxItems" = 64))]
     pub depends_on: Vec<ResourceName>,
+    /// How many of its first addresses every instance of it, and of what depends on it, is told when it is made, before any
+    /// of them runs: `SERVICE_SEEDS=10.210.1.2,10.210.2.2`, and `STORE_SEEDS` for who depends on `store`. With mode
+    /// `replicated`, in a cluster that has a network of its own; at most 64. None when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 64))]
+    pub seeds: Option<u32>,
     /// Where instances run; anywhere when absent.
     #[serde(default, skip_serializing_if = "is_default")]
     pub placement: Placement,

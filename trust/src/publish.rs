@@ -8,9 +8,12 @@ use std::str::FromStr as _;
 
 use data_encoding::BASE64;
 
+use crate::certificate::Certificate;
 use crate::identity::{ClusterId, Identity, Name, Role, Who};
+use crate::key::Key;
 use crate::seal::{MAX_STATEMENT_BYTES, Reader, SealingPublic, Statement, StatementError};
-use crate::trusted::Trust;
+use crate::sign::{Domain, KeyMismatch, Signature};
+use crate::trusted::{Trust, Use};
 use crate::validity::Time;
 
 const PLAIN: &str = "plain:";
@@ -27,8 +30,62 @@ pub enum PublishedError {
     NoAuthority,
     #[error("its statement does not count")]
     Statement(#[source] StatementError),
+    #[error("no certificate of this cluster has signed it")]
+    NotSigned,
     #[error("it is stated by {found}, and is used as another's")]
     SomebodyElse { found: String },
+}
+
+/// A node's signature over what it says of its link to others, with the certificate that it is under, in PEM.
+///
+/// # Errors
+/// When the key is not the certificate's.
+pub fn sign_link(
+    document: &[u8],
+    node: &str,
+    certificate: &Certificate,
+    key: &Key,
+) -> Result<(String, String), KeyMismatch> {
+    let signature = Signature::of(key, certificate, link_of(node), document)?;
+    Ok((certificate.to_pem(), signature.to_string()))
+}
+
+/// Whether a node said this of its link, under a certificate of its own that is trusted now.
+///
+/// # Errors
+/// When it did not, or it is not known who did.
+pub fn verify_link(
+    document: &[u8],
+    node: &Name,
+    (certificate, signature): (&str, &str),
+    trust: &Trust,
+    now: Time,
+) -> Result<(), PublishedError> {
+    if certificate.len() > MAX_STATEMENT_BYTES * 2 {
+        return Err(PublishedError::NotSigned);
+    }
+    let told = Certificate::from_pem(certificate).map_err(|_| PublishedError::NotSigned)?;
+    let certificate = trust
+        .verify(&told.der(), Use::Stating, now)
+        .map_err(|distrust| PublishedError::Statement(StatementError::Distrust(distrust)))?;
+    let who = &certificate.identity().who;
+    if who.role() != Role::Node || who.name() != node {
+        return Err(PublishedError::SomebodyElse {
+            found: who.subject().to_string(),
+        });
+    }
+    let signature: Signature = signature.parse().map_err(|_| PublishedError::NotSigned)?;
+    let Domain { word, about } = link_of(node.as_str());
+    let signed = signature.signer() == certificate.fingerprint()
+        && signature.is_by(certificate.key(), trust.cluster(), word, about, document);
+    if signed { Ok(()) } else { Err(PublishedError::NotSigned) }
+}
+
+const fn link_of(node: &str) -> Domain<'_> {
+    Domain {
+        word: "link",
+        about: node,
+    }
 }
 
 /// Whom one expects behind a published key.
@@ -151,6 +208,47 @@ mod tests {
             another.reader(&node, Holder::Node(&n1), NOW),
             Err(PublishedError::NoAuthority)
         );
+    }
+
+    #[test]
+    fn a_link_is_its_own_nodes_word_and_nobody_elses() {
+        let world = World::new();
+        let trust = world.trust();
+        let said = b"{\"key\":\"k\"}";
+        let by = |rest: &str, node: &str| {
+            let held = world.holder(rest);
+            sign_link(said, node, &held.certificate, &held.key).expect("a signature")
+        };
+        let n1: Name = "n1".parse().expect("a name");
+        let check = |document: &[u8], (pem, signature): &(String, String), now| {
+            verify_link(document, &n1, (pem, signature), &trust, now)
+        };
+        let own = by("node/n1", "n1");
+        check(said, &own, NOW).expect("its own");
+        assert_eq!(check(b"{\"key\":\"x\"}", &own, NOW), Err(PublishedError::NotSigned));
+        let other = by("node/n2", "n1");
+        assert!(matches!(
+            check(said, &other, NOW),
+            Err(PublishedError::SomebodyElse { .. })
+        ));
+        let server = by("server/n1", "n1");
+        assert!(matches!(
+            check(said, &server, NOW),
+            Err(PublishedError::SomebodyElse { .. })
+        ));
+        // Signed by the right one, as what another node says.
+        assert_eq!(check(said, &by("node/n1", "n2"), NOW), Err(PublishedError::NotSigned));
+        let late = NOW.plus(4_000 * DAY);
+        assert!(matches!(check(said, &own, late), Err(PublishedError::Statement(_))));
+        for (pem, signature) in [
+            ("", ""),
+            ("x", "1.a.b"),
+            (own.0.as_str(), ""),
+            (own.0.as_str(), "9.x.y"),
+        ] {
+            let told = (pem.to_owned(), signature.to_owned());
+            assert_eq!(check(said, &told, NOW), Err(PublishedError::NotSigned));
+        }
     }
 
     #[test]

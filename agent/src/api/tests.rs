@@ -50,6 +50,7 @@ impl Served {
         let doors = open(dir.path(), &options).await.expect("it opens");
         let cluster = ClusterId::from_random([1; 16]);
         let report = Report {
+            network: Default::default(),
             schema_version: SchemaVersion::default(),
             cluster: cluster.clone(),
             node: "n1".parse().expect("a name"),

@@ -56,6 +56,7 @@ impl Hand<'_> {
         ]);
         let instance = instance(slot);
         let request = CreateRequest {
+            seat: None,
             name,
             instance: &instance,
             spec,

@@ -15,10 +15,13 @@ use bollard::query_parameters::{
 use futures::StreamExt as _;
 use futures::future::{BoxFuture, FutureExt as _};
 use futures::stream::{self, BoxStream};
+use planner::network::policy::network_options;
+use planner::node::LABEL_NODE;
 use schemas::container::ContainerSpec;
 use schemas::image::ImageRef;
 use schemas::names::{InstanceName, Namespace};
 use schemas::records::InstanceCondition;
+use schemas::records::network::{address6, gateway};
 use serde_json::{Map, Value, json};
 
 use super::answers::{self, DEFAULT_BLKIO_WEIGHT, DEFAULT_CPU_PERIOD, DEFAULT_CPU_SHARES};
@@ -28,7 +31,8 @@ use super::near::Near;
 use super::wire::{Address, Call, Wire, encode, within};
 use super::{
     CLUSTER_LABEL, ContainerRuntime, CreateRequest, Created, EngineError, EngineInfo, EngineVersion, ErrorKind, Event,
-    ExecEnd, Inspection, Limits, LocalImage, OLDEST_API, Observed, ProgressSink, Result, Stats, clean, pull, translate,
+    ExecEnd, Ground, Inspection, Limits, LocalImage, OLDEST_API, Observed, ProgressSink, Result, Seat, Stats, clean,
+    pull, translate,
 };
 use crate::logins::Login;
 
@@ -281,6 +285,106 @@ impl Docker {
             &act,
             "it is neither there nor can it be made",
         ))
+    }
+
+    /// What to post for the node's end of the cluster's network.
+    fn ground_body(ground: &Ground, api: (u32, u32)) -> Value {
+        let config = |subnet: String, gateway: String| json!({ "Subnet": subnet, "Gateway": gateway });
+        let mut configs = vec![config(ground.subnet.to_string(), gateway(&ground.subnet).to_string())];
+        if let Some(subnet6) = &ground.subnet6 {
+            let own = address6(gateway(&ground.subnet), &ground.subnet, subnet6);
+            configs.push(config(subnet6.to_string(), own.to_string()));
+        }
+        json!({
+            "Name": ground.name(),
+            "CheckDuplicate": true,
+            "Driver": "bridge",
+            "EnableIPv6": ground.subnet6.is_some(),
+            "IPAM": { "Driver": "default", "Config": configs },
+            "Options": network_options(api, &ground.bridge(), Some(ground.mtu)),
+            "Labels": { CLUSTER_LABEL: ground.cluster.as_str(), LABEL_NODE: ground.node.as_str() },
+        })
+    }
+
+    async fn ground(&self, ground: &Ground) -> Result<()> {
+        let name = ground.name();
+        if lock(&self.networks).contains(&name) {
+            return Ok(());
+        }
+        let turn = lock(&self.making).entry(name.clone()).or_default().clone();
+        let _turn = turn.lock().await;
+        let act = format!("make network `{name}`");
+        let path = format!("/networks/{}", encode(&name));
+        let body = Self::ground_body(ground, self.api().await?);
+        for _ in 0..3 {
+            match self.wire.call(&act, READ, Call::get(&path)).await {
+                Ok(found) => {
+                    let ours = found["Labels"][CLUSTER_LABEL].as_str() == Some(ground.cluster.as_str())
+                        && found["Labels"][LABEL_NODE].as_str() == Some(ground.node.as_str());
+                    if !ours {
+                        let said = format!(
+                            "a network of that name exists and is not this node's: remove it with `docker network rm {name}`"
+                        );
+                        return Err(EngineError::new(ErrorKind::Conflict { holder: None }, &act, &said));
+                    }
+                    let subnets = |value: &Value| -> BTreeSet<String> {
+                        let all = value["IPAM"]["Config"].as_array().into_iter().flatten();
+                        all.filter_map(|one| one["Subnet"].as_str().map(str::to_owned))
+                            .collect()
+                    };
+                    if subnets(&found) == subnets(&body) {
+                        lock(&self.networks).insert(name);
+                        return Ok(());
+                    }
+                    // Of another time: its subnet has become somebody else's.
+                    self.wire.call(&act, READ, Call::delete(&path)).await?;
+                }
+                Err(error) if error.kind == ErrorKind::NotFound => {
+                    let made = self.wire.call(&act, WORK, Call::post("/networks/create", Some(&body)));
+                    match made.await {
+                        Ok(_) => {
+                            lock(&self.networks).insert(name);
+                            return Ok(());
+                        }
+                        Err(error) if matches!(error.kind, ErrorKind::Conflict { .. }) => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(EngineError::new(
+            ErrorKind::Other,
+            &act,
+            "it is neither there nor can it be made",
+        ))
+    }
+
+    async fn sit(&self, id: &str, seat: &Seat) -> Result<()> {
+        let name = seat.ground.name();
+        let act = format!("connect container `{}` to network `{name}`", short(id));
+        let end = translate::end_of(seat);
+        let body = json!({ "Container": id, "EndpointConfig": end });
+        let path = format!("/networks/{}/connect", encode(&name));
+        let connect = || self.wire.call(&act, WORK, Call::post(&path, Some(&body)));
+        match connect().await {
+            Ok(_) => return Ok(()),
+            Err(error) if error.said.contains("already exists in network") => {}
+            Err(error) => return Err(self.heed(error)),
+        }
+        // It is there, perhaps at another's address.
+        let found = self
+            .wire
+            .call(&act, READ, Call::get(&format!("/containers/{}/json", encode(id))))
+            .await?;
+        let at = found["NetworkSettings"]["Networks"][name.as_str()]["IPAMConfig"]["IPv4Address"].as_str();
+        if at == Some(seat.address.to_string().as_str()) {
+            return Ok(());
+        }
+        let away = json!({ "Container": id, "Force": true });
+        let path = format!("/networks/{}/disconnect", encode(&name));
+        self.wire.call(&act, WORK, Call::post(&path, Some(&away))).await?;
+        connect().await.map(drop).map_err(|error| self.heed(error))
     }
 
     async fn drop_others(&self, cluster: &str, keep: &BTreeSet<Namespace>) -> Result<()> {
@@ -570,6 +674,12 @@ impl ContainerRuntime for Docker {
     }
     fn ensure_network<'a>(&'a self, cluster: &'a str, namespace: &'a Namespace) -> BoxFuture<'a, Result<()>> {
         self.network(cluster, namespace).boxed()
+    }
+    fn ensure_ground<'a>(&'a self, ground: &'a Ground) -> BoxFuture<'a, Result<()>> {
+        self.ground(ground).boxed()
+    }
+    fn take_seat<'a>(&'a self, id: &'a str, seat: &'a Seat) -> BoxFuture<'a, Result<()>> {
+        self.sit(id, seat).boxed()
     }
     fn drop_networks<'a>(&'a self, cluster: &'a str, keep: &'a BTreeSet<Namespace>) -> BoxFuture<'a, Result<()>> {
         self.drop_others(cluster, keep).boxed()

@@ -14,7 +14,7 @@ use schemas::records::{AssignedPort, InstanceCondition};
 use schemas::units::{ByteSize, Cpu, Text};
 use serde_json::{Map, Value, json};
 
-use super::{CLUSTER_LABEL, CreateRequest, FileBind, Limits, clean};
+use super::{CLUSTER_LABEL, CreateRequest, FileBind, Limits, Seat, clean};
 
 mod compare;
 mod variables;
@@ -59,6 +59,17 @@ pub fn aliases(instance: &InstanceName) -> Vec<String> {
     ]
 }
 
+/// A container's end of the cluster's network: at its address. It has no names there that the engine knows of, which would
+/// tell them to all its containers, also while it does not serve.
+#[must_use]
+pub fn end_of(seat: &Seat) -> Value {
+    let mut own = json!({ "IPv4Address": seat.address.to_string() });
+    if let (Some(address), Some(own)) = (seat.address6, own.as_object_mut()) {
+        own.insert("IPv6Address".to_owned(), json!(address.to_string()));
+    }
+    json!({ "IPAMConfig": own })
+}
+
 /// The reference as the engine takes it: the digest where there is one, else the tag, else `latest`.
 #[must_use]
 pub fn engine_reference(image: &ImageRef) -> String {
@@ -93,6 +104,7 @@ pub fn create_body(
         secrets: _,
         addresses: _,
         depends_on: _,
+        seat,
         gate: _,
     } = *request;
     let ContainerSpec {
@@ -243,9 +255,12 @@ pub fn create_body(
     let mut exposed = Map::new();
     match network_mode {
         NetworkMode::Bridge => {
-            let cluster = labels.get(CLUSTER_LABEL).map_or("", String::as_str);
-            let network = network_name(cluster, &instance.namespace);
-            networking = json!({ "EndpointsConfig": { network.as_str(): { "Aliases": aliases(instance) } } });
+            let network = request.network();
+            let end = match seat {
+                Some(seat) => end_of(seat),
+                None => json!({ "Aliases": aliases(instance) }),
+            };
+            networking = json!({ "EndpointsConfig": { network.as_str(): end } });
             put("NetworkMode", json!(network));
             put("PortBindings", port_bindings(ports, assigned)?);
             exposed = ports

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -17,8 +17,10 @@ use crate::engine::clean;
 pub struct Asked<'a> {
     /// What goes to the engine's `/containers/create`.
     pub body: &'a Value,
-    /// The network of its own namespace.
+    /// The network of its own namespace, or the cluster's.
     pub network: &'a str,
+    /// Its own address in the cluster's network, where it is on that one.
+    pub address: Option<Ipv4Addr>,
     /// How the names of its own namespace's volumes begin.
     pub volumes: &'a str,
     /// Files of the agent's own that it mounts for this very container, read-only.
@@ -370,7 +372,23 @@ impl Judge<'_> {
                 let asked = format!("`{name}` is not the network of its own namespace");
                 self.deny(Rule::OtherNamespace, "container.networkMode", asked, None);
             }
-            if end.as_object().is_none_or(|end| end.keys().any(|key| key != "Aliases")) {
+            let ours = end.as_object().is_some_and(|end| {
+                end.iter().all(|(key, value)| match key.as_str() {
+                    "Aliases" => self.asked.address.is_none(),
+                    // At the address that is its own, and at no other's.
+                    "IPAMConfig" => {
+                        let own = self.asked.address.map(|address| address.to_string());
+                        let wanted = value["IPv4Address"].as_str();
+                        let known = |map: &Map<String, Value>| {
+                            map.keys()
+                                .all(|key| matches!(key.as_str(), "IPv4Address" | "IPv6Address"))
+                        };
+                        own.is_some() && wanted == own.as_deref() && value.as_object().is_some_and(known)
+                    }
+                    _ => false,
+                })
+            });
+            if !ours {
                 self.unknown("container.networkMode", "EndpointsConfig", end);
             }
         }

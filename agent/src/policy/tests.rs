@@ -44,6 +44,7 @@ fn body(container: &Value) -> Value {
     };
     let labels = BTreeMap::from([(CLUSTER_LABEL.to_owned(), CLUSTER.to_owned())]);
     let request = CreateRequest {
+        seat: None,
         name: "shop.web.1.1",
         instance: &instance,
         spec: &spec,
@@ -60,6 +61,7 @@ fn body(container: &Value) -> Value {
 
 fn judge(gate: &Gate, body: &Value) -> Vec<Denial> {
     let asked = Asked {
+        address: None,
         body,
         network: "reeve-01234567-shop",
         volumes: "shop.",
@@ -257,6 +259,7 @@ fn files_that_the_agent_mounts_itself_pass_and_no_others() {
     };
     let said = |body: &Value, files: &[String]| {
         gate.judge(&Asked {
+            address: None,
             body,
             network: "reeve-01234567-shop",
             volumes: "shop.",
@@ -448,6 +451,7 @@ fn a_file_that_others_can_write_opens_nothing_and_denies_all() {
     let at = gate(dir.path(), Policy::of_a_node());
     let plain = body(&json!({}));
     let asked = Asked {
+        address: None,
         body: &plain,
         network: "reeve-01234567-shop",
         volumes: "shop.",
@@ -532,6 +536,7 @@ fn many_denials_are_told_in_bounded_text() {
         .collect();
     let request = body(&json!({ "privileged": true, "capabilities": { "add": add } }));
     let asked = Asked {
+        address: None,
         body: &request,
         network: "reeve-01234567-shop",
         volumes: "shop.",

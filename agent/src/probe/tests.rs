@@ -168,6 +168,7 @@ async fn running(engine: &FakeEngine) -> String {
         .await
         .expect("a network");
     let request = CreateRequest {
+        seat: None,
         name: "default.web.1.1",
         instance: &instance,
         spec: &spec,

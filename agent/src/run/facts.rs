@@ -18,6 +18,7 @@ impl Agent {
         }
         let (engine, gate) = (self.engine.clone(), self.gate.clone());
         let sealing = self.logins.public();
+        let link = self.ground.link.clone();
         let (node, cluster, options) = (
             self.input.node.clone(),
             self.input.cluster.clone(),
@@ -29,6 +30,7 @@ impl Agent {
             };
             let version = &info.version;
             let facts = NodeFacts {
+                link,
                 schema_version: SchemaVersion::default(),
                 cluster,
                 node,

@@ -3,14 +3,16 @@
 
 use std::collections::BTreeSet;
 
-use planner::node::{Failure, FileId, InstanceKey, Op, SpecState, Step};
+use planner::network::names;
+use planner::node::{Failure, FileId, InstanceKey, Op, Seat, SpecState, Step};
 use runtime::chain;
 use schemas::config_file::FileDigest;
-use schemas::container::ContainerSpec;
+use schemas::container::{ContainerSpec, Dns};
+use schemas::records::network::gateway;
 
 use super::facts;
 use super::state::Agent;
-use crate::execute::Needs;
+use crate::execute::{Needs, Resolver};
 use crate::files::{self, LayError, Layout};
 use crate::secrets::{self, SecretLayout};
 
@@ -48,10 +50,16 @@ impl Agent {
                 files,
                 secrets,
                 addresses: facts::addresses(&self.options),
+                resolver: None,
             })
         };
         let needs = match &step.op {
-            Op::Create { name, spec, .. } => of(name, &spec.container),
+            Op::Create { name, spec, seat, .. } => of(name, &spec.container).map(|needs| Needs {
+                resolver: seat
+                    .as_ref()
+                    .and_then(|seat| self.resolver(step, &spec.container, seat)),
+                ..needs
+            }),
             Op::Start { .. } => {
                 let entry = self.input.ledger.entries.get(&step.instance);
                 let Some(owned) = entry.and_then(|entry| entry.container.as_ref()) else {
@@ -75,6 +83,17 @@ impl Agent {
         needs.map_err(|error: LayError| Failure {
             reason: error.reason(),
             message: chain(&error),
+        })
+    }
+
+    /// How a container of the cluster's network finds names; None where a person says how it does.
+    fn resolver(&self, step: &Step, spec: &ContainerSpec, seat: &Seat) -> Option<Resolver> {
+        let own = spec.dns == Dns::default();
+        let taken = spec.mounts.iter().any(|mount| mount.target == "/etc/resolv.conf");
+        let namespace = &step.instance.namespace;
+        (own && !taken).then(|| Resolver {
+            path: self.dir.path().join("resolv").join(format!("{namespace}.conf")),
+            content: names::resolver(&seat.domain, namespace, vec![gateway(&seat.ground.subnet).into()]).resolv_conf(),
         })
     }
 

@@ -69,6 +69,14 @@ impl Agent {
             Note::Unjudged(making) => self.unjudged(making),
             // The next pass asks them.
             Note::Walled => {}
+            Note::Ground(told) => {
+                self.input.mtu = told.mtu;
+                let news = told.link != self.ground.link;
+                self.ground = *told;
+                if news {
+                    self.learn_facts();
+                }
+            }
             Note::Handed => {
                 logins::save(&self.dir, &self.logins);
                 self.input.secrets = self.logins.secret_states(&self.secret_place);
@@ -233,7 +241,10 @@ impl Agent {
                 self.inspections.stale(id);
                 self.sight.started(id);
             }
-            Op::UpdateLimits { id, spec: _ } | Op::Rename { id, to: _ } | Op::Connect { id } | Op::Unpause { id } => {
+            Op::UpdateLimits { id, spec: _ }
+            | Op::Rename { id, to: _ }
+            | Op::Connect { id, seat: _ }
+            | Op::Unpause { id } => {
                 self.inspections.stale(id);
                 self.sight.forget(id);
             }

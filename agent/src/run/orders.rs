@@ -120,6 +120,7 @@ impl Agent {
         let in_force = self.input.assignment.as_ref().map(|assignment| assignment.order);
         let lost = in_force.unwrap_or_default() < self.floor && offered != self.floor;
         lost.then(|| Assignment {
+            network: None,
             schema_version: SchemaVersion::default(),
             cluster: self.input.cluster.clone(),
             node: self.input.node.clone(),

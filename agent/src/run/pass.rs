@@ -1,6 +1,7 @@
 //! One pass: ask the planner, write down what must be, begin what is to be done, report.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 use planner::node::{InstanceKey, LedgerEntry, NodePlan, Op, Pull, SpecState, Step, plan};
 use runtime::chain;
 use schemas::image::{ImagePin, ImageRef};
+use schemas::records::network::address6;
 use schemas::records::{AssignedImage, FailingReason, NodeCondition, Phase, Report, ReportedInstance};
 
 use super::now_ms;
@@ -17,7 +19,9 @@ use crate::api::Directory;
 use crate::engine::{EngineError, ErrorKind, LocalImage};
 use crate::events_out;
 use crate::execute::{Ran, execute, pull_reason};
+use crate::ground::Local;
 use crate::metrics::InstanceSample;
+use crate::walls::filter::{Process, Running};
 
 /// Inspections that only look for drift wait for creates under way, as long as those get on.
 const CREATES_FIRST_MS: u64 = 2_000;
@@ -76,8 +80,11 @@ impl Agent {
             used_specs,
             probes,
             look_again_ms,
+            lingering,
             report,
         } = plan;
+        self.input.lingering = lingering;
+        self.tell_ground();
         for step in steps {
             self.start_step(step);
         }
@@ -142,6 +149,47 @@ impl Agent {
         self.health.turned(ready);
     }
 
+    /// What of the cluster's network this node was assigned, for who keeps its end of it.
+    fn tell_ground(&self) {
+        let assignment = self.input.assignment.as_ref();
+        let network = assignment.and_then(|assignment| assignment.network.as_ref());
+        self.ends.local.send_if_modified(|local| {
+            let instances = assignment.map_or(&[][..], |assignment| &assignment.instances);
+            let mut own = BTreeMap::new();
+            for one in instances {
+                if let (Some(network), Some(address)) = (network, one.address) {
+                    own.insert(IpAddr::V4(address), one.namespace.clone());
+                    let sixth = network
+                        .subnet6
+                        .map(|subnet6| address6(address, &network.subnet, &subnet6));
+                    own.extend(sixth.map(|sixth| (IpAddr::V6(sixth), one.namespace.clone())));
+                }
+            }
+            let container = |key: &InstanceKey| {
+                let entry = self.input.ledger.entries.get(key)?;
+                Some(Process::Container(entry.container_id()?.to_owned()))
+            };
+            let running = instances.iter().filter_map(|one| {
+                let address = network.and(one.address)?;
+                Some(Running {
+                    address,
+                    namespace: one.namespace.clone(),
+                    service: one.workload.clone(),
+                    published: one.ports.iter().map(|port| (port.host_port, port.protocol)).collect(),
+                    process: container(&InstanceKey::from(one)),
+                })
+            });
+            let now = Local {
+                network: network.cloned(),
+                own,
+                running: running.collect(),
+            };
+            let news = *local != now;
+            *local = now;
+            news
+        });
+    }
+
     fn conditions(&self) -> Vec<NodeCondition> {
         let mut conditions = self.damaged.clone();
         let told = [
@@ -163,6 +211,7 @@ impl Agent {
             reason: "WallsDown".to_owned(),
             message,
         }));
+        conditions.extend(self.ground.conditions.iter().cloned());
         let trouble = self.trouble.as_ref().map(|(reason, message)| (*reason, message));
         conditions.extend(told.chain(trouble).map(|(reason, message)| NodeCondition {
             reason: reason.to_owned(),

@@ -159,6 +159,7 @@ impl Question {
         let image = making.image.map_or_else(|| image.clone(), |digest| image.at(digest));
         let container = of_image(&spec.container, &image);
         let request = CreateRequest {
+            seat: None,
             name: "",
             instance: &instance,
             spec: &container,
@@ -180,6 +181,7 @@ impl Question {
 
     fn asked(&self) -> Asked<'_> {
         Asked {
+            address: None,
             body: &self.body,
             network: &self.network,
             volumes: &self.volumes,

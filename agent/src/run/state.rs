@@ -18,6 +18,7 @@ use crate::disk::DataDir;
 use crate::engine::{ContainerRuntime, Inspection, LocalImage, Result as EngineResult};
 use crate::events_out::Told;
 use crate::execute::Ran;
+use crate::ground::{Footing, Local};
 use crate::http::Health;
 use crate::logins::Logins;
 use crate::metrics::Metrics;
@@ -40,6 +41,8 @@ pub(super) struct Ends {
     pub(super) files: watch::Sender<BTreeSet<FileId>>,
     pub(super) facts: watch::Sender<Option<Arc<NodeFacts>>>,
     pub(super) applied: watch::Sender<Order>,
+    /// For who keeps this node's end of the cluster's network.
+    pub(super) local: watch::Sender<Local>,
     pub(super) events: mpsc::Sender<Told>,
     /// For the API: which containers are whose.
     pub(super) directory: watch::Sender<Option<Arc<Directory>>>,
@@ -103,6 +106,8 @@ pub(crate) enum Note {
     Handed,
     /// What is to be said of the walls around control ports has changed.
     Walled,
+    /// What is to be said of this node's end of the cluster's network has changed.
+    Ground(Box<Footing>),
 }
 
 pub(super) struct Agent {
@@ -207,6 +212,8 @@ pub(super) struct Agent {
     pub(super) logs_asked: BTreeMap<InstanceKey, (String, u32)>,
     pub(super) look_alikes: Vec<String>,
     pub(super) last_report: Option<Arc<Report>>,
+    /// What this node's end of the cluster's network is.
+    pub(super) ground: Footing,
     pub(super) ends: Ends,
 }
 
@@ -287,6 +294,7 @@ impl Agent {
             logs_asked: BTreeMap::new(),
             look_alikes: Vec::new(),
             last_report: None,
+            ground: Footing::default(),
             ends,
             options,
             secret_place: Arc::new(SecretPlace::new(dir.path())),

@@ -60,6 +60,7 @@ impl Bed {
 
     fn mark(&self) {
         let marker = ClusterMarker {
+            network: Default::default(),
             schema_version: SchemaVersion::default(),
             id: self.cluster.clone(),
             restore_epoch: 0,
@@ -131,6 +132,8 @@ impl Bed {
         let digest = Digest::of(&bytes);
         self.store.put(key(&Key::Accepted(resource, n)), bytes);
         Assigned {
+            address: None,
+            seeds: Vec::new(),
             namespace: namespace.parse().unwrap(),
             kind: Kind::Service,
             workload: name.parse().unwrap(),
@@ -162,6 +165,7 @@ impl Bed {
     fn next(&mut self, instances: &[Assigned]) -> Assignment {
         self.generation += 1;
         Assignment {
+            network: Default::default(),
             schema_version: SchemaVersion::default(),
             cluster: self.cluster.clone(),
             node: node(),
@@ -381,6 +385,8 @@ async fn an_orphan_that_is_ordered_absent_goes_though_nothing_is_known_of_its_sp
     assert_eq!(bed.engine.running().len(), 1);
     // As the leader orders it: by what the report says.
     bed.assign(&[Assigned {
+        address: None,
+        seeds: Vec::new(),
         namespace: line.namespace,
         kind: line.kind,
         workload: line.workload,

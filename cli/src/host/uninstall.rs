@@ -87,6 +87,17 @@ pub async fn uninstall(common: &Common, args: &UninstallArgs) -> Verdict {
                 ));
             });
     }
+    if let (Some(cluster), Some(node)) = (&installed.cluster, &installed.node)
+        && let Ok(cluster) = cluster.to_string().parse()
+    {
+        agent::raze(&cluster, node, &places.agent())
+            .await
+            .unwrap_or_else(|why| {
+                complain(&format!(
+                    "this host's end of the cluster's network is still there: {why}\n"
+                ));
+            });
+    }
     if parting.member.is_some() {
         // A store that has been taken out never comes back: with it the seed could not take its place again.
         let (store, left) = (places.server().join("etcd"), places.server().join(LEFT));

@@ -43,6 +43,7 @@ impl Desk {
     async fn new() -> Self {
         let store = MemoryStore::new();
         let marker = ClusterMarker {
+            network: Default::default(),
             schema_version: SchemaVersion::default(),
             id: cluster(),
             restore_epoch: 0,
@@ -98,6 +99,7 @@ impl Desk {
 
 fn nothing() -> Plan {
     Plan {
+        network: Default::default(),
         changes: Vec::new(),
         accepted: Vec::new(),
         forgotten: Vec::new(),
@@ -131,6 +133,8 @@ fn deletion(name: &str) -> AcceptedWrite {
 
 fn instance(name: &str, state: AssignedState) -> Assigned {
     Assigned {
+        address: None,
+        seeds: Vec::new(),
         namespace: "default".parse().expect("a name"),
         kind: Kind::Service,
         workload: name.parse().expect("a name"),
@@ -147,6 +151,7 @@ fn instance(name: &str, state: AssignedState) -> Assigned {
 
 fn assigns(generation: u64, stored: i64, instances: Vec<Assigned>, guards: Vec<Rests>) -> AssignmentWrite {
     let assignment = Assignment {
+        network: Default::default(),
         schema_version: SchemaVersion::default(),
         cluster: cluster(),
         node: node(),

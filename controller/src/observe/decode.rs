@@ -11,6 +11,7 @@ use schemas::admit;
 use schemas::keys::{ResourceKey, Root};
 use schemas::kinds::{Document, Kind};
 use schemas::names::NodeName;
+use schemas::network_policy::NetworkPolicySpec;
 use schemas::records::{Accepted, AcceptedBody, ClusterId, Digest, Record};
 
 pub(super) fn stored<T>(kv: &KeyValue, value: Result<T, String>) -> Stored<T> {
@@ -90,7 +91,7 @@ pub(super) fn desired(resource: &ResourceKey, kv: &KeyValue) -> DesiredEntry {
             )
         }
         // Not the planner's: whoever lists keeps them apart.
-        Ok(Document::Registry(_) | Document::Secret(_) | Document::Command(_)) => {
+        Ok(Document::Registry(_) | Document::Secret(_) | Document::Command(_) | Document::NetworkPolicy(_)) => {
             (BTreeMap::new(), BTreeMap::new(), DesiredBody::Invalid(Vec::new()))
         }
         Err(problems) => (
@@ -105,6 +106,27 @@ pub(super) fn desired(resource: &ResourceKey, kv: &KeyValue) -> DesiredEntry {
         labels,
         annotations,
         body,
+    }
+}
+
+/// A network policy as it is declared; None, and why, where it is not valid.
+pub(super) fn network_policy(
+    resource: &ResourceKey,
+    kv: &KeyValue,
+) -> (Option<Arc<NetworkPolicySpec>>, Option<String>) {
+    let admitted = if kv.lease == 0 {
+        admit::admit_stored(resource, &kv.value)
+    } else {
+        Err(admit::leased(resource))
+    };
+    match admitted.map(|admitted| admitted.document) {
+        Ok(Document::NetworkPolicy(policy)) => (Some(Arc::new(policy.spec)), None),
+        // A document is of the kind that its key names.
+        Ok(_) => (None, None),
+        Err(problems) => {
+            let first = problems.problems.first().map(ToString::to_string).unwrap_or_default();
+            (None, Some(format!("{first}; what it last said stays in force")))
+        }
     }
 }
 

@@ -75,6 +75,7 @@ fn cluster_id() -> ClusterId {
 
 fn marker(restore_epoch: u64) -> ClusterMarker {
     ClusterMarker {
+        network: Default::default(),
         schema_version: SchemaVersion::default(),
         id: cluster_id(),
         restore_epoch,
@@ -84,6 +85,7 @@ fn marker(restore_epoch: u64) -> ClusterMarker {
 
 fn facts(node: &str) -> Vec<u8> {
     let facts = NodeFacts {
+        link: None,
         schema_version: SchemaVersion::default(),
         cluster: cluster_id(),
         node: node.parse().expect("a name"),

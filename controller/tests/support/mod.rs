@@ -31,6 +31,7 @@ pub fn cluster_id() -> ClusterId {
 
 pub fn marker(restore_epoch: u64) -> ClusterMarker {
     ClusterMarker {
+        network: Default::default(),
         schema_version: SchemaVersion::default(),
         id: cluster_id(),
         restore_epoch,
@@ -282,6 +283,7 @@ impl Agent {
             .await
             .expect("the session opens");
         let facts = NodeFacts {
+            link: None,
             schema_version: SchemaVersion::default(),
             cluster: cluster_id(),
             node: node.clone(),
@@ -423,6 +425,7 @@ fn obey(store: &MemoryStore, assignment: &Assignment, runs: &Mutex<BTreeMap<(Str
         (&a.namespace, &a.workload, &a.slot, &a.uid).cmp(&(&b.namespace, &b.workload, &b.slot, &b.uid))
     });
     Report {
+        network: Default::default(),
         schema_version: SchemaVersion::default(),
         cluster: cluster_id(),
         node: assignment.node.clone(),

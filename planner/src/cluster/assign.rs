@@ -27,12 +27,29 @@ impl Pass<'_> {
             let insts = &self.memory.insts[from..self.memory.starts[at + 1] as usize];
             let here = &news.0[news.1[at]..news.1[at + 1]];
             let changed = |(at, inst): (u32, &Inst)| {
-                inst.to != To::Stay && (inst.assigned != NONE || inst.to != To::Out)
+                self.given.known.contains_key(&at)
+                    || inst.to != To::Stay && (inst.assigned != NONE || inst.to != To::Out)
                     || inst.assigned == NONE && inst.state().is_some()
                     || inst.repin && inst.stays()
                     || inst.seen.starved && self.asks.get(&at).is_some_and(|from| !from.is_empty())
             };
-            if here.is_empty() && !node.rewrite && !(self.memory.starts[at]..).zip(insts).any(changed) {
+            let network = self.net.as_ref().and_then(|net| net.assigned(id));
+            let same_network = node.assignment.map_or(network.is_none(), |one| one.network == network);
+            let reseeded = || {
+                let differs = |inst: &Inst| {
+                    let stored = node
+                        .assignment
+                        .and_then(|one| one.instances.get(inst.assigned as usize));
+                    inst.stays() && stored.is_some_and(|one| one.seeds != self.seeds_for(inst.svc, &one.seeds))
+                };
+                !self.seeds.is_empty() && insts.iter().any(differs)
+            };
+            if here.is_empty()
+                && !node.rewrite
+                && same_network
+                && !reseeded()
+                && !(self.memory.starts[at]..).zip(insts).any(changed)
+            {
                 continue;
             }
             lines.clear();
@@ -55,7 +72,7 @@ impl Pass<'_> {
             instances.extend(lines.iter().filter_map(|(_, _, at, new)| {
                 if *new {
                     let (new, state) = &self.news[*at as usize];
-                    self.assigned_new(new, *state, &mut holders)
+                    self.assigned_new(*at, new, *state, &mut holders)
                 } else {
                     self.assigned(*at, &self.memory.insts[*at as usize], &mut holders)
                 }
@@ -63,7 +80,10 @@ impl Pass<'_> {
             if !sorted {
                 sort_and_merge(&mut instances);
             }
-            if node.assignment.is_some_and(|stored| stored.instances == instances) {
+            if node
+                .assignment
+                .is_some_and(|stored| stored.instances == instances && stored.network == network)
+            {
                 continue;
             }
             let watermark = node
@@ -88,6 +108,7 @@ impl Pass<'_> {
                     cluster: self.snapshot.cluster.id.clone(),
                     node: node.name.clone(),
                     order,
+                    network,
                     instances,
                 },
                 stored_mod_revision: node.entry.assignment.as_ref().map_or(0, |stored| stored.mod_revision),
@@ -135,6 +156,8 @@ impl Pass<'_> {
                 Some(digest.clone())
             });
             Assigned {
+                address: inst.address,
+                seeds: Vec::new(),
                 namespace: svc.map_or(&reported.namespace, |svc| svc.namespace).clone(),
                 kind: svc.map_or(reported.kind, |svc| svc.key.kind),
                 workload: svc.map_or(&reported.workload, |svc| &svc.key.name).clone(),
@@ -168,16 +191,22 @@ impl Pass<'_> {
             // It needs nobody any more: a node's document stays short.
             entry.from.clear();
         }
+        if self.net.is_some() && state != AssignedState::Absent {
+            entry.address = self.address_of(at).filter(|_| self.is_bridged(inst));
+            entry.seeds = self.seeds_for(inst.svc, &entry.seeds);
+        }
         if let Some(ports) = self.ports.get(&at) {
             entry.ports.clone_from(ports);
         }
         Some(entry)
     }
 
-    fn assigned_new(&self, new: &New, state: AssignedState, holders: &mut Holders) -> Option<Assigned> {
+    fn assigned_new(&self, at: u32, new: &New, state: AssignedState, holders: &mut Holders) -> Option<Assigned> {
         let svc = &self.memory.svcs[new.want.svc as usize];
         let live = self.in_force(new.want.svc as usize)?;
         Some(Assigned {
+            address: self.given.new.get(&at).copied(),
+            seeds: self.seeds_for(new.want.svc, &[]),
             namespace: svc.namespace.clone(),
             kind: svc.key.kind,
             workload: svc.key.name.clone(),

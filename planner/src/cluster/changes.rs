@@ -22,6 +22,10 @@ impl Pass<'_> {
             unplaced.extend(slots.iter().map(|slot| (*svc, *slot)));
         }
         let name = |node: u32| self.nodes.list[node as usize].name.clone();
+        let address = |svc: u32, slot: u64, node: Option<&NodeName>| {
+            let at = self.nodes.find(node?)?;
+            self.address_in(svc, slot, at)
+        };
         let mut changes: Vec<(u32, u64, Change)> = Vec::new();
         let mut tell =
             |svc: u32, slot: u64, node: Option<NodeName>, action: Action, reason: Reason, waits: Option<Reason>| {
@@ -32,6 +36,7 @@ impl Pass<'_> {
                     Change {
                         resource,
                         instance: self.name(svc, slot),
+                        address: address(svc, slot, node.as_ref()),
                         node,
                         action,
                         reason,

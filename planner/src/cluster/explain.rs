@@ -8,6 +8,7 @@ use schemas::placement::{TaintEffect, WhenUnsatisfiable};
 use schemas::records::{Refusal, RefusalRule, Verdict};
 use schemas::units::{ByteSize, Cpu};
 
+use super::addresses::why_no_room;
 use super::pass::Pass;
 use super::world::{NONE, holds};
 
@@ -108,6 +109,12 @@ fn of_service(pass: &mut Pass<'_>, svc: u32) -> Vec<Refusal> {
             refuse(RefusalRule::Memory, bytes, None);
         }
         for (rule, named) in pass.placer.refusals_by_others(&pass.nodes, &pass.memory, &session, id) {
+            let of_network = || pass.net.as_ref().map(|net| why_no_room(net, id, node).to_owned());
+            let named = if rule == RefusalRule::Address {
+                of_network()
+            } else {
+                named
+            };
             refuse(rule, 0, named);
         }
     }
@@ -154,6 +161,7 @@ fn of_service(pass: &mut Pass<'_>, svc: u32) -> Vec<Refusal> {
                         ByteSize(u64::try_from(need.1).unwrap_or(u64::MAX))
                     )
                 }
+                RefusalRule::Address => format!("no address in the cluster's network: {named}"),
                 RefusalRule::HostPort => format!("host port taken: {}", published.join(", ")),
                 RefusalRule::MaxPerNode => format!("has {} already", placement.max_per_node.unwrap_or(u32::MAX)),
                 RefusalRule::Spread => {

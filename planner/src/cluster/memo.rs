@@ -4,9 +4,11 @@
 //! nothing that they do not: a plan with a memo is the plan without one, only sooner. The leader keeps one from pass to pass.
 
 use std::iter::Peekable;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::vec::IntoIter;
 
+use schemas::container::NetworkMode;
 use schemas::keys::ResourceKey;
 use schemas::names::{NodeName, Slot};
 use schemas::records::{
@@ -76,6 +78,10 @@ pub(super) struct Brief {
     pub avoids: bool,
     /// Whether what its image stands for has to be settled.
     pub tagged: bool,
+    /// Whether its containers have their end in a network of Reeve's.
+    pub bridged: bool,
+    /// How many of its first addresses its instances are told.
+    pub seeds: u32,
 }
 
 impl Brief {
@@ -87,6 +93,8 @@ impl Brief {
             need: (i64::from(cpu.millis), i64::try_from(memory.0).unwrap_or(i64::MAX)),
             avoids: spec.placement.anti_affinity.iter().any(|term| term.weight.is_none()),
             tagged: is_tagged(spec),
+            bridged: spec.container.network_mode == NetworkMode::Bridge,
+            seeds: spec.seeds.unwrap_or(0),
         }
     }
 }
@@ -114,6 +122,8 @@ pub(super) struct Row {
     pub n: u64,
     /// Its assigned state; what the report amounts to when it is only reported.
     pub was: AssignedState,
+    /// Its address in the cluster's network, as assigned; the reported one when it is only reported.
+    pub address: Option<Ipv4Addr>,
     pub seen: Seen,
 }
 
@@ -371,6 +381,17 @@ fn row(
         reported: place(reported.map(|(place, _)| place)),
         n,
         was,
+        address: match (assigned, said) {
+            (Some((_, one)), _) => one.address,
+            (None, said) => said.and_then(|one| one.addresses.iter().find_map(v4)),
+        },
         seen,
     })
+}
+
+fn v4(address: &IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) => Some(*address),
+        IpAddr::V6(_) => None,
+    }
 }

@@ -1,6 +1,7 @@
 //! What runs where, as far as anybody knows: the instances of all nodes, from assignments and reports both, as one dense
 //! array, chained by the slot they fill. Built once per pass; nothing is allocated per instance.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use schemas::keys::ResourceKey;
@@ -42,6 +43,8 @@ pub(super) struct Inst {
     /// The next instance in the same chain.
     pub next: u32,
     pub seen: Seen,
+    /// Its address in the cluster's network, as assigned; the reported one when it is only reported.
+    pub address: Option<Ipv4Addr>,
     /// Its assignment does not say yet what its image was settled to be.
     pub repin: bool,
 }
@@ -111,6 +114,10 @@ pub(super) struct Svc<'a> {
     pub avoids: bool,
     /// What its image is.
     pub image: ImageOf,
+    /// Whether its containers have their end in a network of Reeve's; of a deleted service that is not known.
+    pub bridged: bool,
+    /// How many of its first addresses its instances are told.
+    pub seeds: u32,
 }
 
 impl Svc<'_> {
@@ -289,6 +296,8 @@ fn svc<'a>(
         set: NONE,
         avoids: brief.is_some_and(|brief| brief.avoids),
         image,
+        bridged: brief.is_none_or(|brief| brief.bridged),
+        seeds: brief.map_or(0, |brief| brief.seeds),
         need: brief.map(|brief| brief.need).unwrap_or_default(),
     })
 }
@@ -381,6 +390,7 @@ impl<'a> Memory<'a> {
             reported,
             n,
             was,
+            address,
             mut seen,
         } = *row;
         let listed = node
@@ -410,6 +420,7 @@ impl<'a> Memory<'a> {
             to_n: n,
             next: NONE,
             seen,
+            address,
             repin: false,
         };
         if assigned != NONE {

@@ -101,6 +101,7 @@ impl<'a> Pass<'a> {
             Vec::new()
         };
         let forgotten = self.forgotten();
+        let network = self.network_writes();
         Plan {
             changes,
             accepted: self.accepted,
@@ -112,6 +113,7 @@ impl<'a> Pass<'a> {
             spent_acks: self.spent_acks,
             removals,
             strays,
+            network,
             notices,
         }
     }

@@ -3,6 +3,7 @@
 //! file decides is laid out as a [`super::Plan`] by `output.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
 use schemas::records::{
     AcceptedBody, AssignedPort, AssignedState, Breaker, Digest, FailingReason, ImageSource, RefusalRule,
@@ -10,6 +11,7 @@ use schemas::records::{
 };
 
 use super::accept::{Accepting, Life, Standing, accept, record};
+use super::addresses::{Given, Net};
 use super::files::Room;
 use super::memo::Memo;
 use super::memory::{Inst, Memory, To, Wanted, service_of};
@@ -137,6 +139,11 @@ pub(super) struct Pass<'a> {
     /// Instances that are to ask other nodes for their image, and have not answered for that yet: the nodes they are told
     /// of in this pass; none where they were told before.
     pub asks: BTreeMap<u32, Vec<ImageSource>>,
+    /// The cluster's network, and which addresses of it are given in this pass.
+    pub net: Option<Net<'a>>,
+    pub given: Given,
+    /// Of each service with seeds: the addresses of its first slots, and whether those are all.
+    pub seeds: BTreeMap<u32, (Vec<Ipv4Addr>, bool)>,
     /// What it costs to go from a number to the one in force, by service.
     costs: BTreeMap<(u32, u64), Cost>,
 }
@@ -166,7 +173,6 @@ impl<'a> Pass<'a> {
         let tallies = vec![Tally::default(); memory.svcs.len()];
         let mut pass = Self {
             snapshot,
-            nodes,
             lives,
             accepted,
             mounting,
@@ -184,14 +190,26 @@ impl<'a> Pass<'a> {
             busy: Vec::new(),
             unplaced: BTreeMap::new(),
             asks: BTreeMap::new(),
+            net: Net::new(snapshot, &nodes),
+            nodes,
+            given: Given::default(),
+            seeds: BTreeMap::new(),
             costs: BTreeMap::new(),
         };
         for svc in 0..pass.memory.svcs.len() {
             pass.judge(svc);
         }
         pass.judge_breaker();
+        if pass.memory.svcs.iter().any(|svc| svc.seeds > 0) {
+            // Who waits for them is known before anything is placed.
+            pass.give_addresses();
+            pass.find_seeds();
+        }
         let wants = pass.resolve();
         pass.place(wants);
+        pass.give_addresses();
+        pass.find_seeds();
+        pass.hold_for_seeds();
         pass.name_sources();
         pass.take_turns();
         pass
@@ -483,6 +501,20 @@ impl<'a> Pass<'a> {
     // ---- placing --------------------------------------------------------------------------------------------------
 
     fn account(&mut self) {
+        if let Some(net) = &self.net {
+            for (at, node) in self.nodes.list.iter().enumerate() {
+                let id = u32::try_from(at).unwrap_or(NONE);
+                let (from, to) = (self.memory.starts[at], self.memory.starts[at + 1]);
+                let insts = &self.memory.insts[from as usize..to as usize];
+                // Who leaves holds its address until it has left; of a deleted service it may have none.
+                let holds = |inst: &&Inst| {
+                    let svc = self.memory.svcs.get(inst.svc as usize);
+                    inst.state().is_some() && (inst.address.is_some() || svc.is_some_and(|svc| svc.bridged))
+                };
+                let held = u32::try_from(insts.iter().filter(holds).count()).unwrap_or(NONE);
+                self.placer.room[at] = net.room(id, node).saturating_sub(held);
+            }
+        }
         let needs: Vec<Option<(i64, i64)>> = self.memory.svcs.iter().map(|svc| svc.spec.map(|_| svc.need)).collect();
         for at in 0..self.memory.insts.len() {
             let one = &self.memory.insts[at];
@@ -562,6 +594,25 @@ impl<'a> Pass<'a> {
                         slots.sort_unstable();
                     }
                 }
+            }
+        }
+    }
+
+    /// Those that are told addresses which nobody has yet are fetched, and not started.
+    fn hold_for_seeds(&mut self) {
+        if self.seeds.values().all(|(_, all)| *all) {
+            return;
+        }
+        for at in 0..self.news.len() {
+            let (new, state) = &self.news[at];
+            let (svc, slot) = (new.want.svc, new.want.slot);
+            if *state == AssignedState::Present
+                && let Some(service) = self.waits_for_seeds(svc)
+            {
+                let waits = Some(Reason::WaitsForSeeds { service });
+                self.news[at].1 = AssignedState::Prepared;
+                self.tallies[svc as usize].waiting += 1;
+                self.stories.entry((svc, slot)).or_insert(Story::Create { waits });
             }
         }
     }

@@ -71,6 +71,8 @@ impl Term {
 pub(super) struct Session<'a> {
     set: usize,
     need: (i64, i64),
+    /// Whether each takes an address of the cluster's network.
+    bridged: bool,
     ports: &'a [PortSpec],
     most: u32,
     terms: Vec<Term>,
@@ -95,6 +97,8 @@ pub(super) struct Placer<'a> {
     pub sets: Vec<Set<'a>>,
     pub free: Vec<(i64, i64)>,
     pub total: Vec<u32>,
+    /// How many more addresses of the cluster's network each node has; where there is no such network, as many as you like.
+    pub room: Vec<u32>,
     /// Instances of the service in session by node.
     own: Vec<u32>,
     ports: Vec<Option<Ports>>,
@@ -170,6 +174,7 @@ impl<'a> Placer<'a> {
             sets,
             free: nodes.list.iter().map(super::world::Node::allocatable).collect(),
             total: vec![0; count],
+            room: vec![u32::MAX; count],
             own: vec![0; count],
             ports: vec![None; count],
             avoided,
@@ -373,6 +378,7 @@ impl<'a> Placer<'a> {
         Some(Session {
             set,
             need: one.need,
+            bridged: one.bridged,
             ports: &spec.container.ports,
             most: spec.placement.max_per_node.unwrap_or(u32::MAX),
             terms,
@@ -422,6 +428,9 @@ impl<'a> Placer<'a> {
         }
         if bytes < session.need.1 && session.need.1 > 0 {
             return Some(RefusalRule::Memory);
+        }
+        if session.bridged && self.room[node as usize] == 0 {
+            return Some(RefusalRule::Address);
         }
         if self.own[node as usize] >= session.most {
             return Some(RefusalRule::MaxPerNode);
@@ -483,6 +492,9 @@ impl<'a> Placer<'a> {
         self.free[at].0 -= session.need.0;
         self.free[at].1 = self.free[at].1.saturating_sub(session.need.1);
         self.total[at] += 1;
+        if session.bridged && self.room[at] != u32::MAX {
+            self.room[at] = self.room[at].saturating_sub(1);
+        }
         self.own[at] += 1;
         self.placed.push(node);
         session.mine.push(node);
@@ -553,6 +565,9 @@ impl<'a> Placer<'a> {
         node: u32,
     ) -> Vec<(RefusalRule, Option<String>)> {
         let mut found = Vec::new();
+        if session.bridged && self.room[node as usize] == 0 {
+            found.push((RefusalRule::Address, None));
+        }
         if self.own[node as usize] >= session.most {
             found.push((RefusalRule::MaxPerNode, None));
         }

@@ -162,6 +162,13 @@ impl Pass<'_> {
                     };
                     self.stories.insert((svc, code), story);
                 }
+                (None, Some(_), None) if usable.is_some() && self.waits_for_seeds(svc).is_some() => {
+                    let waits = self
+                        .waits_for_seeds(svc)
+                        .map(|service| Reason::WaitsForSeeds { service });
+                    self.tallies[svc as usize].waiting += 1;
+                    self.stories.insert((svc, code), Story::Create { waits });
+                }
                 (None, Some(prepared), None) if usable.is_some() => {
                     self.memory.insts[prepared as usize].to = To::Be(AssignedState::Present);
                     self.stories.insert((svc, code), Story::Create { waits: None });

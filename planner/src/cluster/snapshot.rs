@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use schemas::config_file::ConfigFileSpec;
 use schemas::keys::ResourceKey;
-use schemas::names::NodeName;
+use schemas::names::{Namespace, NodeName};
+use schemas::network_policy::NetworkPolicySpec;
 use schemas::node::NodeSpec;
 use schemas::problem::Problem;
 use schemas::records::{
-    Accepted, Ack, Assignment, Breaker, ClusterMarker, ConfigFileStatus, Cordon, Digest, NodeFacts, NodeStatus, Order,
-    Report, ServiceStatus, SessionRecord, VerdictRecord,
+    Accepted, Ack, Assignment, Breaker, ClusterMarker, ConfigFileStatus, Cordon, Digest, Endpoints, NodeFacts,
+    NodeStatus, Order, Peer, Policies, Report, ServiceStatus, SessionRecord, VerdictRecord,
 };
 use schemas::secret::SecretEdition;
 use schemas::service::ServiceSpec;
@@ -45,6 +46,12 @@ pub struct Snapshot {
     pub file_statuses: BTreeMap<ResourceKey, Stored<Arc<ConfigFileStatus>>>,
     /// The editions of secrets that are in force. Their values are sealed, and no concern of any plan.
     pub secrets: BTreeMap<ResourceKey, SecretEdition>,
+    /// What is published of the network: what other nodes know of a node, and who answers to a service's name.
+    pub peers: BTreeMap<NodeName, Stored<Arc<Peer>>>,
+    pub endpoints: BTreeMap<ResourceKey, Stored<Arc<Endpoints>>>,
+    pub policies: BTreeMap<Namespace, Stored<Arc<Policies>>>,
+    /// The network policies that are declared; None where the document is not valid.
+    pub network_policies: BTreeMap<ResourceKey, Option<Arc<NetworkPolicySpec>>>,
     pub acks: BTreeMap<Digest, Ack>,
     pub breaker: Breaker,
 }

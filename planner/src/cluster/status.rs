@@ -95,7 +95,7 @@ impl Pass<'_> {
             Some(_) | None => accepted,
         });
         if live.is_some() {
-            conditions.push(scheduled(&tally));
+            conditions.push(scheduled(&tally, self.waits_for_seeds(id)));
             conditions.push(self.ready_condition(id, &tally));
         }
         if live.is_some() || remaining > 0 {
@@ -492,7 +492,7 @@ fn live_n(standing: &Standing<'_>) -> Option<u64> {
     }
 }
 
-fn scheduled(tally: &Tally) -> Draft<'static> {
+fn scheduled(tally: &Tally, waits_for: Option<ResourceName>) -> Draft<'static> {
     let kind = ConditionType::Scheduled;
     if tally.unplaced > 0 {
         let text = format!(
@@ -500,6 +500,12 @@ fn scheduled(tally: &Tally) -> Draft<'static> {
             tally.unplaced, tally.desired
         );
         return condition(kind, ConditionStatus::False, "NoNodeFits", text);
+    }
+    if tally.assigned < tally.desired
+        && let Some(service) = waits_for
+    {
+        let text = format!("waits until the first addresses of {service}, which it is told, are all known");
+        return condition(kind, ConditionStatus::False, "WaitsForSeeds", text);
     }
     if tally.assigned < tally.desired {
         return condition(

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use schemas::keys::ResourceKey;
-use schemas::names::{InstanceName, NodeName, ResourceName, Slot};
+use schemas::names::{InstanceName, Namespace, NodeName, ResourceName, Slot};
 use schemas::records::{
-    Accepted, Assigned, Assignment, Breaker, Condition, ConfigFileStatus, Digest, EventType, FailingReason, NodeStatus,
-    ServiceStatus, Uid, VerdictRecord,
+    Accepted, Assigned, Assignment, Breaker, Condition, ConfigFileStatus, Digest, Endpoints, EventType, FailingReason,
+    NodeStatus, Peer, Policies, ServiceStatus, Uid, VerdictRecord,
 };
 use serde::Serialize;
 
@@ -41,8 +42,31 @@ pub struct Plan {
     /// Instances that stay listed though they fill no slot that is wanted of their node, or not alone: a node may only say
     /// that it runs them. They keep the secrets and accounts that their node was handed for them, and are handed nothing new.
     pub strays: BTreeSet<Stray>,
+    /// What is to be published of the network: what differs from the stored records.
+    pub network: NetworkWrites,
     /// Things a person should hear of as events.
     pub notices: Vec<Notice>,
+}
+
+/// What is to be published of the network; None takes a record away.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NetworkWrites {
+    pub peers: Vec<(NodeName, Option<Peer>)>,
+    pub endpoints: Vec<(ResourceKey, Option<Endpoints>)>,
+    pub policies: Vec<(Namespace, Option<Policies>)>,
+}
+
+impl NetworkWrites {
+    /// Whether there is nothing to write.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let Self {
+            peers,
+            endpoints,
+            policies,
+        } = self;
+        peers.is_empty() && endpoints.is_empty() && policies.is_empty()
+    }
 }
 
 impl Plan {
@@ -65,6 +89,7 @@ impl Plan {
             && self.assignments.is_empty()
             && self.ended.is_empty()
             && self.spent_acks.is_empty()
+            && self.network.is_empty()
             && self.breaker == snapshot.breaker
             && self
                 .statuses
@@ -142,6 +167,9 @@ pub struct Change {
     pub instance: InstanceName,
     /// The node it is on in the end; None when no node fits, or when it goes.
     pub node: Option<NodeName>,
+    /// The address it has there in the cluster's network.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<Ipv4Addr>,
     pub action: Action,
     pub reason: Reason,
     /// What it waits for before its turn comes, if it does.
@@ -221,6 +249,11 @@ pub enum Reason {
     WaitsFor {
         #[serde(serialize_with = "display")]
         instance: InstanceName,
+    },
+    /// The first addresses of this service, which it is told when it is made, are not all known yet.
+    WaitsForSeeds {
+        #[serde(serialize_with = "display")]
+        service: ResourceName,
     },
     /// The change has stopped here.
     ChangeFailed {

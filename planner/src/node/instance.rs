@@ -1,12 +1,15 @@
 //! One instance's walk: from what is assigned, what is observed and what the ledger remembers to its next step, its next
 //! ledger entry and its line in the report. A walk orders nothing but on the container its entry owns.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use schemas::container::{NetworkMode, PullPolicy};
 use schemas::image::{ImagePin, ImageRef};
+use schemas::records::network::address6;
 use schemas::records::{
     Assigned, AssignedImage, Failing, FailingReason, ImageSource, InstanceCondition, Next, Phase, ReportedInstance,
+    Seeds,
 };
 use schemas::service::{RestartPolicy, ServiceSpec};
 use schemas::units::Span;
@@ -15,8 +18,8 @@ use super::labels::OwnLabels;
 use super::ledger::{InForce, LedgerEntry, Owned, Trying, Up};
 use super::plan::{InTheWay, Walked, World, earlier, network_name};
 use super::types::{
-    ContainerState, FileId, InstanceKey, Making, NodeInput, NodePlan, Observed, Op, Permit, Probe, ProbeTarget, Pull,
-    PullFailure, Reason, SecretState, SpecId, SpecState, Step,
+    ContainerState, FileId, Ground, InstanceKey, Making, NetworkEnd, NodeInput, NodePlan, Observed, Op, Permit, Probe,
+    ProbeTarget, Pull, PullFailure, Reason, Seat, SecretState, SpecId, SpecState, Step,
 };
 use crate::change::{Cost, backoff, cost, is_tagged};
 
@@ -54,11 +57,13 @@ pub(super) fn delay(key: &InstanceKey, count: u32, initial: u64, max: u64) -> u6
     bound - bound / 2 + (hash >> 17) % (bound / 2 + 1)
 }
 
-/// What an assignment says of an instance's image.
+/// What an assignment says of an instance's image, and of its place in the cluster's network.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Said<'a> {
     image: Option<AssignedImage>,
     from: &'a [ImageSource],
+    address: Option<Ipv4Addr>,
+    seeds: &'a [Seeds],
 }
 
 impl<'a> Said<'a> {
@@ -66,6 +71,8 @@ impl<'a> Said<'a> {
         Self {
             image: assigned.image,
             from: &assigned.from,
+            address: assigned.address,
+            seeds: &assigned.seeds,
         }
     }
 }
@@ -79,6 +86,9 @@ pub(super) struct Walk<'a, 'o> {
     image: Option<AssignedImage>,
     /// Which nodes have it.
     from: &'a [ImageSource],
+    /// Its address in the cluster's network, and those it is told.
+    address: Option<Ipv4Addr>,
+    seeds: &'a [Seeds],
     entry: LedgerEntry,
     out: &'o mut NodePlan,
     next: Option<Next>,
@@ -120,6 +130,8 @@ impl<'a, 'o> Walk<'a, 'o> {
             goal,
             image: said.image,
             from: said.from,
+            address: said.address,
+            seeds: said.seeds,
             entry,
             out,
             next: None,
@@ -633,6 +645,9 @@ impl<'a, 'o> Walk<'a, 'o> {
         if self.waits(self.entry.retry_after_ms) {
             return self.report(Phase::Failed, None, None);
         }
+        if self.groundless(spec) {
+            return self.report(Phase::Pending, None, None);
+        }
         self.entry.container = Some(Owned {
             id: None,
             spec: in_force.clone(),
@@ -658,6 +673,7 @@ impl<'a, 'o> Walk<'a, 'o> {
             spec: spec.clone(),
             image: Box::new(self.reference_here(spec, n)),
             ports: in_force.ports.clone(),
+            seat: self.seat(spec),
         };
         let step = self.step(op, if gone { Reason::Gone } else { Reason::Assigned });
         self.report(Phase::Pending, None, Some(step))
@@ -1048,6 +1064,34 @@ impl<'a, 'o> Walk<'a, 'o> {
         self.deadline(spec);
     }
 
+    /// Its place in the cluster's network; None where it stands in the network of its namespace, or in none.
+    fn seat(&self, spec: &ServiceSpec) -> Option<Box<Seat>> {
+        let network = self.input.assignment.as_ref()?.network.as_ref()?;
+        let address = self.address.filter(|address| network.subnet.contains(address))?;
+        let mtu = self.input.mtu?;
+        (spec.container.network_mode == NetworkMode::Bridge).then(|| {
+            Box::new(Seat {
+                ground: Ground {
+                    cluster: self.input.cluster.clone(),
+                    node: self.input.node.clone(),
+                    subnet: network.subnet,
+                    subnet6: network.subnet6,
+                    mtu,
+                },
+                address,
+                address6: network.subnet6.map(|own| address6(address, &network.subnet, &own)),
+                domain: network.settings.domain.clone(),
+                seeds: self.seeds.to_vec(),
+            })
+        })
+    }
+
+    /// Whether its place in the cluster's network is not ready yet.
+    fn groundless(&self, spec: &ServiceSpec) -> bool {
+        let bridge = spec.container.network_mode == NetworkMode::Bridge;
+        bridge && self.address.is_some() && self.input.mtu.is_none()
+    }
+
     /// Puts right what somebody changed by hand.
     fn drift(&mut self, container: &Observed, spec: &Arc<ServiceSpec>) -> Option<Step> {
         let id = container.id.clone();
@@ -1058,9 +1102,24 @@ impl<'a, 'o> Walk<'a, 'o> {
             return Some(self.step(Op::Rename { id, to: name }, Reason::Renamed { found }));
         }
         let bridge = spec.container.network_mode == NetworkMode::Bridge;
-        let network = || network_name(self.input.cluster.as_str(), &self.key.namespace);
-        if bridge && !container.networks.contains_key(&network()) {
-            return Some(self.step(Op::Connect { id }, Reason::Disconnected));
+        let seat = self.seat(spec);
+        let network = || match &seat {
+            Some(seat) => seat.ground.name(),
+            None => network_name(self.input.cluster.as_str(), &self.key.namespace),
+        };
+        if bridge && !self.groundless(spec) {
+            let end = container.networks.get(&network());
+            let elsewhere = |end: &NetworkEnd, seat: &Seat| {
+                !end.addresses.is_empty() && !end.addresses.contains(&IpAddr::V4(seat.address))
+            };
+            let away = match (end, &seat) {
+                (None, _) => true,
+                (Some(_), None) => false,
+                (Some(end), Some(seat)) => elsewhere(end, seat),
+            };
+            if away {
+                return Some(self.step(Op::Connect { id, seat }, Reason::Disconnected));
+            }
         }
         let Some(details) = container.details.as_ref() else {
             if self.entry.limits.is_none() {
@@ -1277,6 +1336,10 @@ impl<'a, 'o> Walk<'a, 'o> {
             .flat_map(|end| end.addresses.iter().copied())
             .collect();
         addresses.sort();
+        // Its own is told also while it does not run: so it is remembered where assignments are lost.
+        if addresses.is_empty() {
+            addresses.extend(self.address.map(IpAddr::V4));
+        }
         let line = ReportedInstance {
             namespace,
             kind,

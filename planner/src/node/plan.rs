@@ -2,8 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use schemas::names::Namespace;
-use schemas::records::{AssignedPort, AssignedState, NodeCondition, Report, ReportedInstance, SchemaVersion};
+use schemas::names::{Namespace, Slot};
+use schemas::records::{
+    AssignedPort, AssignedState, Lingering, NodeCondition, Report, ReportedInstance, ReportedNetwork, SchemaVersion,
+    Uid,
+};
 
 use super::instance::{Goal, Said, Walk};
 use super::ledger::{InForce, LedgerEntry};
@@ -15,6 +18,12 @@ use super::types::{ContainerState, InstanceKey, NodeInput, NodePlan, Observed, O
 pub fn network_name(cluster: &str, namespace: &Namespace) -> String {
     format!("reeve-{}-{namespace}", cluster.get(..8).unwrap_or(cluster))
 }
+
+/// How long the address of an instance that is gone is nobody's: connections to it end, and nobody remembers it, before
+/// another one answers there.
+const LINGER_MS: u64 = 60_000;
+/// The most addresses that linger; the oldest go first.
+const MAX_LINGERING: usize = 4_096;
 
 /// Decides the next step of every instance, what the ledger must say first, and what to report.
 pub fn plan(input: &NodeInput) -> NodePlan {
@@ -36,7 +45,9 @@ pub fn plan(input: &NodeInput) -> NodePlan {
         used_specs: BTreeSet::new(),
         probes: BTreeMap::new(),
         look_again_ms: None,
+        lingering: Vec::new(),
         report: Report {
+            network: None,
             schema_version: SchemaVersion::default(),
             cluster: input.cluster.clone(),
             node: input.node.clone(),
@@ -80,12 +91,53 @@ pub fn plan(input: &NodeInput) -> NodePlan {
                 .map(|i| InstanceKey::from(i).spec(i.n, &i.digest)),
         );
     }
+    linger(input, &mut out);
     out.look_alikes = world.look_alikes(input, &out);
     out.report.instances.sort_by_cached_key(InstanceKey::reported);
     // What ends containers goes first: it frees names, ports and memory.
     out.steps
         .sort_by_key(|step: &Step| !matches!(step.op, Op::Stop { .. } | Op::Kill { .. } | Op::Remove { .. }));
     out
+}
+
+/// Keeps back the addresses of those that are gone, and says which.
+fn linger(input: &NodeInput, out: &mut NodePlan) {
+    let Some(network) = input.assignment.as_ref().and_then(|one| one.network.as_ref()) else {
+        return;
+    };
+    let assigned = input.assignment.iter().flat_map(|one| &one.instances);
+    let mut stays: BTreeSet<(&Uid, &Slot)> = BTreeSet::new();
+    let reported: BTreeSet<InstanceKey> = out.report.instances.iter().map(InstanceKey::reported).collect();
+    let mut gone: Vec<Lingering> = Vec::new();
+    for one in assigned {
+        if one.state != AssignedState::Absent || reported.contains(&InstanceKey::from(one)) {
+            stays.insert((&one.uid, &one.slot));
+        } else if let Some(address) = one.address {
+            gone.push(Lingering {
+                address,
+                uid: one.uid.clone(),
+                slot: one.slot.clone(),
+            });
+        }
+    }
+    let still = |(one, until): &&(Lingering, u64)| *until > input.now_ms && !stays.contains(&(&one.uid, &one.slot));
+    out.lingering = input.lingering.iter().filter(still).cloned().collect();
+    for one in gone {
+        if !out.lingering.iter().any(|(known, _)| *known == one) {
+            out.lingering.push((one, input.now_ms.saturating_add(LINGER_MS)));
+        }
+    }
+    let more = out.lingering.len().saturating_sub(MAX_LINGERING);
+    out.lingering.drain(..more);
+    for (_, until) in &out.lingering {
+        earlier(&mut out.look_again_ms, *until);
+    }
+    let mut lingering: Vec<Lingering> = out.lingering.iter().map(|(one, _)| one.clone()).collect();
+    lingering.sort();
+    out.report.network = Some(ReportedNetwork {
+        subnet: network.subnet,
+        lingering,
+    });
 }
 
 fn specs_of(key: &InstanceKey, entry: &LedgerEntry) -> Vec<super::types::SpecId> {

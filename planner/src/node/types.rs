@@ -3,9 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use ipnet::{Ipv4Net, Ipv6Net};
 use schemas::config_file::{FileDigest, FileEdition};
 use schemas::container::{FileMount, HealthCheck, NetworkMode};
 use schemas::image::{ImageDigest, ImagePin, ImageRef};
@@ -13,8 +14,8 @@ use schemas::keys::ResourceKey;
 use schemas::kinds::Kind;
 use schemas::names::{InstanceName, Namespace, NodeName, ResourceName, Slot};
 use schemas::records::{
-    Assigned, AssignedPort, Assignment, ClusterId, Digest, FailingReason, ImageSource, InstanceCondition,
-    NodeCondition, Report, ReportedInstance, Uid,
+    Assigned, AssignedPort, Assignment, ClusterId, Digest, FailingReason, ImageSource, InstanceCondition, Lingering,
+    NodeCondition, Report, ReportedInstance, Seeds, Uid,
 };
 use schemas::service::ServiceSpec;
 use schemas::units::Span;
@@ -337,6 +338,11 @@ pub struct NodeInput {
     pub permits: Option<BTreeMap<Making, Permit>>,
     /// What else is wrong with the node: a held assignment, a damaged file.
     pub conditions: Vec<NodeCondition>,
+    /// Addresses of instances that are gone, and until when nobody else gets them.
+    pub lingering: Vec<(Lingering, u64)>,
+    /// The largest packet in the cluster's network, in bytes; None while this node's end of it is not ready, and then nothing
+    /// is made on it.
+    pub mtu: Option<u16>,
 }
 
 impl NodeInput {
@@ -360,6 +366,8 @@ impl NodeInput {
             disk_full: false,
             permits: None,
             conditions: Vec::new(),
+            lingering: Vec::new(),
+            mtu: None,
         }
     }
 }
@@ -392,6 +400,8 @@ pub struct NodePlan {
     pub probes: BTreeMap<String, ProbeTarget>,
     /// When to plan again though nothing happens, in ms of BOOTTIME.
     pub look_again_ms: Option<u64>,
+    /// What [`NodeInput::lingering`] is from now on.
+    pub lingering: Vec<(Lingering, u64)>,
     pub report: Report,
 }
 
@@ -423,6 +433,46 @@ pub struct Step {
     pub reason: Reason,
 }
 
+/// A node's end of the cluster's network: a bridge that all its containers are on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ground {
+    pub cluster: ClusterId,
+    pub node: NodeName,
+    pub subnet: Ipv4Net,
+    pub subnet6: Option<Ipv6Net>,
+    /// The largest packet, in bytes.
+    pub mtu: u16,
+}
+
+impl Ground {
+    /// As the engine calls it: `reeve-<first 8 digits of the cluster's id>.<node>`. No namespace has a dot, and several nodes
+    /// may share an engine.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let cluster = self.cluster.as_str();
+        format!("reeve-{}.{}", cluster.get(..8).unwrap_or(cluster), self.node)
+    }
+    /// As the kernel calls its bridge.
+    #[must_use]
+    pub fn bridge(&self) -> String {
+        let text = format!("reeve bridge\n{}\n{}\n", self.cluster, self.node);
+        let digest = Digest::of(text.as_bytes()).to_string();
+        format!("{}{}", crate::walls::BRIDGES, digest.get(..10).unwrap_or_default())
+    }
+}
+
+/// A container's place in the cluster's network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seat {
+    pub ground: Ground,
+    pub address: Ipv4Addr,
+    pub address6: Option<Ipv6Addr>,
+    /// The domain of names.
+    pub domain: String,
+    /// The first addresses of its service, and of those it depends on, of which its variables tell.
+    pub seeds: Vec<Seeds>,
+}
+
 /// What the agent tells the engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
@@ -434,6 +484,8 @@ pub enum Op {
         /// The spec's image, by the digest that its tag was settled to be.
         image: Box<ImageRef>,
         ports: Vec<AssignedPort>,
+        /// None where it stands in the network of its namespace.
+        seat: Option<Box<Seat>>,
     },
     Start {
         id: String,
@@ -462,9 +514,10 @@ pub enum Op {
         id: String,
         spec: Arc<ServiceSpec>,
     },
-    /// Back into the network of its namespace.
+    /// Back into its network, at its address.
     Connect {
         id: String,
+        seat: Option<Box<Seat>>,
     },
 }
 

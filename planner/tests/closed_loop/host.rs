@@ -3,6 +3,7 @@
 //! point loses what is not on the disk.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use planner::cluster::Snapshot;
@@ -124,7 +125,10 @@ impl Host {
             name: name.clone(),
             disk_ledger: Ledger::default(),
             held: false,
-            input: NodeInput::new(now_ms, name.clone(), cluster.clone()),
+            input: NodeInput {
+                mtu: Some(1_420),
+                ..NodeInput::new(now_ms, name.clone(), cluster.clone())
+            },
             seen: false,
             under_way: Vec::new(),
             ends: 0,
@@ -481,8 +485,24 @@ impl Host {
         }
         self.ends += 1;
         self.ended.insert(step.instance.clone(), self.ends);
-        if let Op::Start { id } | Op::UpdateLimits { id, .. } | Op::Rename { id, .. } | Op::Connect { id } = &step.op {
+        if let Op::Start { id } | Op::UpdateLimits { id, .. } | Op::Rename { id, .. } | Op::Connect { id, .. } =
+            &step.op
+        {
             self.hear_event(&id.clone());
+        }
+    }
+
+    /// A container's end of its network.
+    fn end(&self, step: &Step, seat: Option<&Seat>) -> (String, NetworkEnd) {
+        match seat {
+            Some(seat) => {
+                let addresses = vec![IpAddr::V4(seat.address)];
+                (seat.ground.name(), NetworkEnd { addresses })
+            }
+            None => {
+                let name = network_name(self.input.cluster.as_str(), &step.instance.namespace);
+                (name, NetworkEnd::default())
+            }
         }
     }
 
@@ -494,6 +514,11 @@ impl Host {
             })]
         };
         let taken = |name: &str| self.containers.iter().any(|real| real.seen.name == name);
+        let seat = match &step.op {
+            Op::Connect { seat, .. } => seat.as_deref(),
+            _ => None,
+        };
+        let connected = self.end(step, seat);
         let id = match &step.op {
             Op::Create {
                 name,
@@ -501,6 +526,7 @@ impl Host {
                 spec,
                 image,
                 ports: _,
+                seat,
             } => {
                 if taken(name) {
                     return failed(FailingReason::NameTaken);
@@ -523,11 +549,7 @@ impl Host {
                     },
                     image: image.as_str().to_owned(),
                     image_id: Some(pin.id),
-                    networks: [(
-                        network_name(self.input.cluster.as_str(), &step.instance.namespace),
-                        NetworkEnd::default(),
-                    )]
-                    .into(),
+                    networks: [self.end(step, seat.as_deref())].into(),
                     details: Some(Details {
                         started_at: Some(self.starts.to_string()),
                         restart_policy: "no".to_owned(),
@@ -557,7 +579,7 @@ impl Host {
             | Op::Remove { id }
             | Op::Unpause { id }
             | Op::UpdateLimits { id, .. }
-            | Op::Connect { id } => id.clone(),
+            | Op::Connect { id, .. } => id.clone(),
         };
         let Some(real) = self.containers.iter_mut().find(|real| real.seen.id == id) else {
             // Gone is as good as stopped or removed.
@@ -600,8 +622,8 @@ impl Host {
                 }
             }
             Op::Connect { .. } => {
-                let network = network_name(self.input.cluster.as_str(), &step.instance.namespace);
-                real.seen.networks.insert(network, NetworkEnd::default());
+                let (network, end) = connected;
+                real.seen.networks.insert(network, end);
             }
             Op::Remove { .. } => {
                 if was_up {

@@ -12,7 +12,7 @@ use planner::cluster::{
 use schemas::keys::ResourceKey;
 use schemas::kinds::Kind;
 use schemas::names::{NodeName, Slot};
-use schemas::records::{Breaker, Digest, Record, Uid, VerdictRecord};
+use schemas::records::{Breaker, Digest, Endpoints, Peer, Record, Uid, VerdictRecord};
 
 /// One transaction.
 #[derive(Clone, Debug)]
@@ -22,6 +22,8 @@ pub enum Txn {
     /// With the accepted records of its plan that it needs, and the removals it holds.
     Assignment(Box<AssignmentWrite>, Vec<(ResourceKey, u64)>, BTreeSet<(Uid, Slot)>),
     Status(ResourceKey, Box<Status>),
+    Peer(NodeName, Option<Box<Peer>>),
+    Endpoints(ResourceKey, Option<Box<Endpoints>>),
     Ended(ResourceKey),
     Ack(Digest),
     Forget(ResourceKey, u64),
@@ -116,6 +118,12 @@ impl Leader {
                 self.pending.push_back(Txn::Status(key, Box::new(status)));
             }
         }
+        let peers = plan.network.peers.into_iter();
+        self.pending
+            .extend(peers.map(|(node, peer)| Txn::Peer(node, peer.map(Box::new))));
+        let endpoints = plan.network.endpoints.into_iter();
+        self.pending
+            .extend(endpoints.map(|(key, one)| Txn::Endpoints(key, one.map(Box::new))));
         self.pending.extend(plan.ended.into_iter().map(Txn::Ended));
         self.pending.extend(plan.spent_acks.into_iter().map(Txn::Ack));
         self.pending
@@ -204,6 +212,28 @@ fn apply(store: &mut Snapshot, txn: &Txn) -> bool {
                         .file_statuses
                         .insert(key.clone(), stored(revision, status.clone()));
                 }
+            }
+        }
+        Txn::Peer(node, peer) => {
+            let revision = bump(store);
+            match peer {
+                Some(peer) => drop(
+                    store
+                        .peers
+                        .insert(node.clone(), stored(revision, Arc::new((**peer).clone()))),
+                ),
+                None => drop(store.peers.remove(node)),
+            }
+        }
+        Txn::Endpoints(key, one) => {
+            let revision = bump(store);
+            match one {
+                Some(one) => drop(
+                    store
+                        .endpoints
+                        .insert(key.clone(), stored(revision, Arc::new((**one).clone()))),
+                ),
+                None => drop(store.endpoints.remove(key)),
             }
         }
         Txn::Ended(key) => {

@@ -40,6 +40,20 @@ fn any_history(bytes: Vec<u8>) {
     world.check_desired();
 }
 
+/// As [`any_history`], in a cluster with a network of its own.
+fn networked(bytes: Vec<u8>) {
+    let mut world = World::new(bytes, 2, 3);
+    world.lay_network();
+    while world.script.more() {
+        world.happen();
+        world.check();
+    }
+    world.recover();
+    world.settle();
+    world.check();
+    world.check_desired();
+}
+
 /// One service and its changes, on nodes that stay: the richest soil for law 16.
 fn changes(bytes: Vec<u8>) {
     let mut world = World::new(bytes, 2, 1);
@@ -91,6 +105,11 @@ proptest! {
     #![proptest_config(cases(200))]
 
     #[test]
+    fn whatever_happens_to_a_network_no_address_has_two_containers(bytes in bytes(420)) {
+        networked(bytes);
+    }
+
+    #[test]
     fn whatever_is_missing_nothing_ends(bytes in bytes(200)) {
         absence(bytes);
     }
@@ -101,7 +120,7 @@ fn histories_that_once_broke_a_law_hold() {
     let mut seeds: Vec<(&str, Vec<u8>)> = SEEDS.iter().map(|(law, bytes)| (*law, bytes.to_vec())).collect();
     if let Ok(text) = std::env::var("REEVE_BYTES") {
         let only = std::env::var("REEVE_LAW").ok();
-        let laws = ["any", "changes", "absence"].into_iter();
+        let laws = ["any", "changes", "absence", "networked"].into_iter();
         let laws = laws.filter(|law| only.as_ref().is_none_or(|only| only == law));
         seeds.extend(laws.map(|law| (law, bytes_of(&text))));
     }
@@ -110,6 +129,7 @@ fn histories_that_once_broke_a_law_hold() {
             "any" => any_history(bytes),
             "changes" => changes(bytes),
             "absence" => absence(bytes),
+            "networked" => networked(bytes),
             other => panic!("no law is called {other}"),
         }
     }

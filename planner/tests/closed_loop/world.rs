@@ -13,8 +13,9 @@ use schemas::kinds::Kind;
 use schemas::names::{NodeName, Slot};
 use schemas::problem::Problem;
 use schemas::records::{
-    AcceptedBody, Ack, Addresses, AssignedState, Breaker, Capacity, ClusterId, ClusterMarker, ConditionType, Cordon,
-    CordonMode, Digest, Engine, NodeFacts, SchemaVersion, SessionRecord, Uid, Verdict, VerdictRecord,
+    AcceptedBody, Ack, Addresses, AssignedState, Backend, Breaker, Capacity, ClusterId, ClusterMarker, ConditionType,
+    Cordon, CordonMode, Digest, Engine, NetworkSettings, NodeFacts, SchemaVersion, SessionRecord, Uid, Verdict,
+    VerdictRecord,
 };
 use schemas::secret::SecretEdition;
 use schemas::service::{Mode, ServiceSpec};
@@ -163,12 +164,17 @@ impl World {
         let mut script = Script { bytes, at: 0 };
         let count = nodes + script.below(3);
         let cluster = ClusterMarker {
+            network: Default::default(),
             schema_version: SchemaVersion::default(),
             id: ClusterId::from_random([7; 16]),
             restore_epoch: 0,
             moved: None,
         };
         let store = Snapshot {
+            endpoints: BTreeMap::new(),
+            policies: BTreeMap::new(),
+            network_policies: BTreeMap::new(),
+            peers: BTreeMap::new(),
             revision: 100,
             cluster,
             epoch: 10,
@@ -301,6 +307,7 @@ impl World {
         let revision = bump(&mut self.store);
         let zone = if matches!(node.as_str(), "n1" | "n2") { "a" } else { "b" };
         let facts = NodeFacts {
+            link: None,
             schema_version: SchemaVersion::default(),
             cluster: self.store.cluster.id.clone(),
             node: node.clone(),
@@ -857,7 +864,39 @@ impl World {
         }
     }
 
+    /// A network of the cluster's own, from now on.
+    pub fn lay_network(&mut self) {
+        self.store.cluster.network = Some(NetworkSettings {
+            cidr: "10.210.0.0/24".parse().expect("a range"),
+            cidr6: None,
+            node_prefix: 28,
+            backend: Backend::Wireguard,
+            domain: "reeve.internal".to_owned(),
+            port: 51_820,
+            mtu: None,
+        });
+    }
+
+    /// No address has two containers that are up, on whatever node.
+    fn check_addresses(&self) {
+        let mut owners = BTreeMap::new();
+        for (node, host) in &self.hosts {
+            for real in host
+                .containers
+                .iter()
+                .filter(|real| real.seen.state == ContainerState::Running)
+            {
+                for address in real.seen.networks.values().flat_map(|end| &end.addresses) {
+                    let owner = (node, &real.seen.name);
+                    let other = owners.insert(*address, owner);
+                    assert!(other.is_none(), "{address} is {other:?}'s and {owner:?}'s");
+                }
+            }
+        }
+    }
+
     pub fn check(&mut self) {
+        self.check_addresses();
         self.check_images();
         for ((uid, slot), places) in self.running() {
             let given_up = |node: &NodeName| {

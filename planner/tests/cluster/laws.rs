@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use planner::cluster::{Plan, PlanOptions, plan_with};
+use planner::cluster::{Plan, PlanOptions, Reason, plan_with};
 use proptest::prelude::*;
 use proptest::test_runner::Config;
 use schemas::names::{NodeName, Slot};
@@ -108,6 +108,12 @@ fn service(script: &mut Script, images: &[&str]) -> Value {
         }
     } else {
         value["replicas"] = json!(count);
+        if script.one_in(5) {
+            value["seeds"] = json!(1 + script.below(3));
+        }
+    }
+    if script.one_in(5) {
+        value["dependsOn"] = json!([format!("s{}", script.below(5))]);
     }
     value
 }
@@ -261,9 +267,15 @@ proptest! {
     }
 
     #[test]
+    fn any_history_with_a_network_settles_and_no_address_has_two_owners(bytes in bytes(160)) {
+        history_in(bytes, Some(crate::network::small()))?;
+    }
+
+    #[test]
     fn histories_that_lose_records_settle_too(bytes in bytes(160)) {
         let mut script = Script { bytes, at: 0 };
         let mut cluster = random(&mut script, 8);
+        cluster.snapshot.cluster.network = script.one_in(2).then(crate::network::small);
         while script.more() {
             for _ in 0..script.below(3) {
                 happen(&mut cluster, &mut script, IMAGES, true);
@@ -643,9 +655,16 @@ fn replay() {
 }
 
 fn history(bytes: Vec<u8>) -> Result<(), TestCaseError> {
+    history_in(bytes, None)
+}
+
+/// A history in a cluster with a network, whose own rules hold after every step.
+fn history_in(bytes: Vec<u8>, network: Option<schemas::records::NetworkSettings>) -> Result<(), TestCaseError> {
     let mut script = Script { bytes, at: 0 };
     let most = [3, 8, 30][script.below(3)];
     let mut cluster = random(&mut script, most);
+    cluster.snapshot.cluster.network = network;
+    let mut watch = crate::network::Watch::default();
     while script.more() {
         for _ in 0..script.below(3) {
             happen(&mut cluster, &mut script, IMAGES, false);
@@ -656,6 +675,7 @@ fn history(bytes: Vec<u8>) -> Result<(), TestCaseError> {
             "it is deterministic"
         );
         cluster.execute(&plan);
+        watch.look(&cluster)?;
         for (id, nodes) in present(&cluster) {
             prop_assert!(nodes.len() == 1, "{id:?} is present on {nodes:?}");
         }
@@ -663,6 +683,7 @@ fn history(bytes: Vec<u8>) -> Result<(), TestCaseError> {
             let node = some_node(&cluster, &mut script);
             cluster.step(node.as_str());
         }
+        watch.look(&cluster)?;
         for (id, nodes) in running(&cluster) {
             prop_assert!(nodes.len() == 1, "{id:?} runs on {nodes:?}");
         }
@@ -670,15 +691,29 @@ fn history(bytes: Vec<u8>) -> Result<(), TestCaseError> {
     trace(&cluster, "before it is well again");
     recover(&mut cluster);
     settle(&mut cluster);
+    watch.look(&cluster)?;
     trace(&cluster, "at the end");
     for (id, nodes) in running(&cluster) {
         prop_assert!(nodes.len() == 1, "{id:?} runs on {nodes:?}");
     }
+    // Who is told addresses that nobody can have waits for ever, and that is said.
+    let plan = cluster.plan();
+    let waits = |change: &&planner::cluster::Change| matches!(change.waits, Some(Reason::WaitsForSeeds { .. }));
+    let waiting: BTreeSet<String> = plan
+        .changes
+        .iter()
+        .filter(waits)
+        .map(|one| one.resource.to_string())
+        .collect();
+    let waits = |service: &str| waiting.contains(&key(service).to_string());
     let assigned: BTreeSet<(NodeName, Uid, Slot)> = cluster
         .assigned()
         .into_iter()
         .map(|(node, one)| {
-            assert_eq!(one.state, AssignedState::Present);
+            assert!(
+                one.state == AssignedState::Present || waits(one.workload.as_str()),
+                "{one:?}"
+            );
             (node, one.uid, one.slot)
         })
         .collect();
@@ -694,11 +729,15 @@ fn history(bytes: Vec<u8>) -> Result<(), TestCaseError> {
             let status = cluster.status(name);
             let unplaced = cluster.condition(name, ConditionType::Scheduled).reason == "NoNodeFits";
             prop_assert!(
-                unplaced || status.counts.assigned == status.counts.desired,
+                unplaced || waits(name) || status.counts.assigned == status.counts.desired,
                 "{:?}",
                 status
             );
-            prop_assert!(status.counts.ready == status.counts.assigned, "{:?}", status);
+            prop_assert!(
+                waits(name) || status.counts.ready == status.counts.assigned,
+                "{:?}",
+                status
+            );
             prop_assert!(!unplaced || !status.refusals.is_empty());
         }
     }

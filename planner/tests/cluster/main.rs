@@ -4,6 +4,8 @@
 mod files;
 mod images;
 mod laws;
+mod network;
+mod policies;
 mod rules;
 mod secrets;
 mod support;

@@ -2,6 +2,7 @@
 //! in steps that the test controls, keeps what it was not told to remove, and reports what it has.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use planner::cluster::{
@@ -17,9 +18,9 @@ use schemas::node::NodeSpec;
 use schemas::problem::Problem;
 use schemas::records::{
     Accepted, Ack, Addresses, Assigned, AssignedImage, AssignedState, Assignment, Breaker, Capacity, ClusterId,
-    ClusterMarker, Condition, ConditionType, Cordon, CordonMode, Digest, Engine, Failing, FailingReason, Next,
-    NodeFacts, Order, Phase, Record, Report, ReportedInstance, SchemaVersion, ServiceStatus, SessionRecord, Uid,
-    Verdict, VerdictRecord,
+    ClusterMarker, Condition, ConditionType, Cordon, CordonMode, Digest, Engine, Failing, FailingReason, Lingering,
+    Next, NodeFacts, Order, Phase, Record, Report, ReportedInstance, ReportedNetwork, SchemaVersion, ServiceStatus,
+    SessionRecord, Uid, Verdict, VerdictRecord,
 };
 use schemas::service::ServiceSpec;
 use schemas::units::{ByteSize, Cpu};
@@ -41,6 +42,9 @@ pub struct Container {
 pub struct Agent {
     pub applied: Order,
     pub held: BTreeMap<(Uid, Slot), Container>,
+    /// Its subnet of the cluster's network, as it was last assigned, and addresses of those that are gone.
+    pub subnet: Option<ipnet::Ipv4Net>,
+    pub lingering: BTreeMap<(Uid, Slot), Ipv4Addr>,
 }
 
 #[derive(Clone, Debug)]
@@ -115,6 +119,7 @@ fn stored<T>(revision: i64, value: T) -> Stored<T> {
 impl Cluster {
     pub fn new() -> Self {
         let cluster = ClusterMarker {
+            network: Default::default(),
             schema_version: SchemaVersion::default(),
             id: ClusterId::from_random([7; 16]),
             restore_epoch: 0,
@@ -122,6 +127,10 @@ impl Cluster {
         };
         Self {
             snapshot: Snapshot {
+                endpoints: BTreeMap::new(),
+                policies: BTreeMap::new(),
+                network_policies: BTreeMap::new(),
+                peers: BTreeMap::new(),
                 revision: 100,
                 cluster,
                 epoch: 10,
@@ -171,6 +180,7 @@ impl Cluster {
     pub fn facts(&mut self, text: &str, millis: u32, bytes: u64, labels: &[(&str, &str)]) {
         let revision = self.revision();
         let facts = NodeFacts {
+            link: None,
             schema_version: SchemaVersion::default(),
             cluster: self.snapshot.cluster.id.clone(),
             node: name(text),
@@ -371,6 +381,34 @@ impl Cluster {
             self.snapshot.acks.remove(digest);
         }
         self.snapshot.breaker = plan.breaker.clone();
+        let revision = self.snapshot.revision;
+        for (node, peer) in &plan.network.peers {
+            match peer {
+                Some(peer) => self
+                    .snapshot
+                    .peers
+                    .insert(node.clone(), stored(revision, Arc::new(peer.clone()))),
+                None => self.snapshot.peers.remove(node),
+            };
+        }
+        for (key, endpoints) in &plan.network.endpoints {
+            match endpoints {
+                Some(endpoints) => self
+                    .snapshot
+                    .endpoints
+                    .insert(key.clone(), stored(revision, Arc::new(endpoints.clone()))),
+                None => self.snapshot.endpoints.remove(key),
+            };
+        }
+        for (namespace, policies) in &plan.network.policies {
+            match policies {
+                Some(policies) => self
+                    .snapshot
+                    .policies
+                    .insert(namespace.clone(), stored(revision, Arc::new(policies.clone()))),
+                None => self.snapshot.policies.remove(namespace),
+            };
+        }
     }
 
     /// One pass of the controller.
@@ -485,13 +523,17 @@ impl Cluster {
         };
         if let Some(assignment) = assignment.filter(|assignment| assignment.order >= agent.applied) {
             agent.applied = assignment.order;
+            agent.subnet = assignment.network.map(|network| network.subnet).or(agent.subnet);
             for entry in assignment.instances {
                 let id = (entry.uid.clone(), entry.slot.clone());
                 match (entry.state, agent.held.get_mut(&id)) {
                     (AssignedState::Absent, _) => {
-                        agent.held.remove(&id);
+                        let gone = agent.held.remove(&id);
+                        let address = gone.and_then(|container| container.entry.address);
+                        agent.lingering.extend(address.map(|address| (id, address)));
                     }
                     (_, None) => {
+                        agent.lingering.remove(&id);
                         agent.held.insert(
                             id,
                             Container {
@@ -579,6 +621,18 @@ impl Cluster {
             (&a.namespace, &a.workload, &a.slot, &a.uid).cmp(&(&b.namespace, &b.workload, &b.slot, &b.uid))
         });
         let report = Report {
+            network: agent.subnet.map(|subnet| ReportedNetwork {
+                subnet,
+                lingering: agent
+                    .lingering
+                    .iter()
+                    .map(|((uid, slot), address)| Lingering {
+                        address: *address,
+                        uid: uid.clone(),
+                        slot: slot.clone(),
+                    })
+                    .collect(),
+            }),
             schema_version: SchemaVersion::default(),
             cluster: self.snapshot.cluster.id.clone(),
             node: node.clone(),
@@ -665,7 +719,7 @@ impl Cluster {
             container: (container.steps >= 2).then(|| "0123456789ab".to_owned()),
             restarts: 0,
             ports: entry.ports.clone(),
-            addresses: Vec::new(),
+            addresses: entry.address.map(IpAddr::V4).into_iter().collect(),
             exit_code: None,
             next: container.next.as_ref().map(|next| Next {
                 n: next.n,

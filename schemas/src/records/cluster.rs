@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ClusterId, Digest, SchemaVersion, Uid};
+use super::{ClusterId, Digest, NetworkSettings, SchemaVersion, Uid};
 use crate::config_file::{ConfigFileSpec, FileDigest};
 use crate::node::NodeSpec;
 use crate::service::ServiceSpec;
 
-/// `cluster`: what makes a store a cluster of ours. Written by `init`, a first `up`, `accept-store` and migration only.
+/// `cluster`: what makes a store a cluster of ours. Written by `init`, a first `up`, and administrators' verbs only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ClusterMarker {
@@ -20,6 +20,9 @@ pub struct ClusterMarker {
     /// Set when the cluster has gone to another store: this one must no longer be acted on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moved: Option<Moved>,
+    /// The network of its containers; none where every namespace has its own on every node, and nothing between nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkSettings>,
 }
 
 impl ClusterMarker {
@@ -31,6 +34,7 @@ impl ClusterMarker {
             id,
             restore_epoch: 1,
             moved: None,
+            network: None,
         }
     }
 }

@@ -1,9 +1,10 @@
 //! The two documents that controller and agent exchange about one node: its assignment and its report.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
+use super::network::{AssignedNetwork, ReportedNetwork};
 use super::node::NodeCondition;
 use super::{ClusterId, Digest, SchemaVersion, Uid, kind_segment};
 use crate::container::Protocol;
@@ -31,6 +32,9 @@ pub struct Assignment {
     pub cluster: ClusterId,
     pub node: NodeName,
     pub order: Order,
+    /// What it has of the cluster's network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<AssignedNetwork>,
     /// Sorted by (namespace, workload, slot, uid), each (uid, slot) once.
     pub instances: Vec<Assigned>,
 }
@@ -61,6 +65,22 @@ pub struct Assigned {
     /// or when a report said that nobody gives it. None where it is on the node already.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub from: Vec<ImageSource>,
+    /// Its own in the cluster's network, on this node for as long as the slot is there. The IPv6 one has the same place in
+    /// the node's subnet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Ipv4Addr>,
+    /// The addresses of the first instances of its service, and of those it depends on, as it learns them when it is made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub seeds: Vec<Seeds>,
+}
+
+/// The addresses of a service's first instances.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Seeds {
+    pub service: ResourceName,
+    /// In order of slots.
+    pub addresses: Vec<Ipv4Addr>,
 }
 
 /// A node that has an image.
@@ -131,6 +151,9 @@ pub struct Report {
     /// What is wrong with the node as a whole.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<NodeCondition>,
+    /// What it has of the cluster's network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<ReportedNetwork>,
 }
 
 /// One instance in a report.

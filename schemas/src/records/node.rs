@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ClusterId, Order, SchemaVersion};
+use super::{ClusterId, NodeLink, Order, SchemaVersion};
 use crate::names::{NodeName, ResourceName};
 use crate::units::{ByteSize, Cpu};
 
@@ -30,6 +30,9 @@ pub struct NodeFacts {
     /// The agent's sealing key as it is published; None of agents that cannot open what is sealed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sealing_key: Option<String>,
+    /// How other nodes reach its containers; None where the cluster has no network, or the agent knows none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<NodeLink>,
 }
 
 /// What a host has.

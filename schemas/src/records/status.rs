@@ -124,6 +124,8 @@ pub enum RefusalRule {
     Taint,
     Cpu,
     Memory,
+    /// Its subnet of the cluster's network is full, or it has none, or no link to the others.
+    Address,
     HostPort,
     MaxPerNode,
     Spread,

@@ -10,6 +10,7 @@ fn cluster() -> ClusterId {
 #[test]
 fn a_record_of_a_newer_release_is_refused_with_the_remedy() {
     let marker = ClusterMarker {
+        network: None,
         schema_version: SchemaVersion::default(),
         id: cluster(),
         restore_epoch: 0,

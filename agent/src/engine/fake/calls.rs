@@ -1,6 +1,7 @@
 //! The calls of the engine in memory: what [`ContainerRuntime`] promises, on the world of [`FakeEngine`].
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,8 +17,8 @@ use tokio::sync::broadcast;
 
 use super::super::{
     Action, CLUSTER_LABEL, ContainerRuntime, ContainerState, CreateRequest, Created, Details, EngineError, EngineInfo,
-    EngineVersion, ErrorKind, Event, ExecEnd, ImageId, Inspection, LocalImage, NetworkEnd, Observed, ProgressSink,
-    PullProgress, Result, Stats, translate,
+    EngineVersion, ErrorKind, Event, ExecEnd, Ground, ImageId, Inspection, LocalImage, NetworkEnd, Observed,
+    ProgressSink, PullProgress, Result, Seat, Stats, translate,
 };
 use super::{FakeContainer, FakeEngine};
 use crate::logins::Login;
@@ -28,6 +29,28 @@ fn host_ports(body: &Value) -> BTreeSet<u16> {
         .flat_map(|(_, list)| list.as_array().into_iter().flatten())
         .filter_map(|binding| binding["HostPort"].as_str()?.parse().ok())
         .collect()
+}
+
+impl FakeEngine {
+    /// Connects a container to a network; one that is there at that address, or at any where none is said, stays as it is.
+    fn attach(&self, id: &str, network: &str, at: Option<IpAddr>) -> Result<()> {
+        {
+            let mut world = self.world();
+            if !world.networks.contains_key(network) {
+                let said = format!("network {network} not found");
+                return Err(EngineError::new(ErrorKind::NotFound, "connect", &said));
+            }
+            let container = world.get("connect", id)?;
+            let address = at.unwrap_or_else(|| Ipv4Addr::new(172, 18, 9, 9).into());
+            let addresses = if container.is_up() { vec![address] } else { Vec::new() };
+            let networks = &mut container.observed.networks;
+            if at.is_some() || !networks.contains_key(network) {
+                networks.insert(network.to_owned(), NetworkEnd { addresses });
+            }
+        }
+        self.tell(id, Action::NetworkConnected);
+        Ok(())
+    }
 }
 
 impl ContainerRuntime for FakeEngine {
@@ -391,6 +414,24 @@ impl ContainerRuntime for FakeEngine {
         .boxed()
     }
 
+    fn ensure_ground<'a>(&'a self, ground: &'a Ground) -> BoxFuture<'a, Result<()>> {
+        async move {
+            self.enter("network", &ground.name(), false).await?;
+            let cluster = ground.cluster.as_str().to_owned();
+            self.world().networks.entry(ground.name()).or_insert(cluster);
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn take_seat<'a>(&'a self, id: &'a str, seat: &'a Seat) -> BoxFuture<'a, Result<()>> {
+        async move {
+            self.enter("connect", id, true).await?;
+            self.attach(id, &seat.ground.name(), Some(IpAddr::V4(seat.address)))
+        }
+        .boxed()
+    }
+
     fn drop_networks<'a>(&'a self, cluster: &'a str, keep: &'a BTreeSet<Namespace>) -> BoxFuture<'a, Result<()>> {
         async move {
             self.enter("drop networks", cluster, false).await?;
@@ -418,30 +459,7 @@ impl ContainerRuntime for FakeEngine {
     fn connect<'a>(&'a self, cluster: &'a str, id: &'a str, instance: &'a InstanceName) -> BoxFuture<'a, Result<()>> {
         async move {
             self.enter("connect", id, true).await?;
-            let network = translate::network_name(cluster, &instance.namespace);
-            {
-                let mut world = self.world();
-                if !world.networks.contains_key(&network) {
-                    return Err(EngineError::new(
-                        ErrorKind::NotFound,
-                        "connect",
-                        &format!("network {network} not found"),
-                    ));
-                }
-                let container = world.get("connect", id)?;
-                let addresses = if container.is_up() {
-                    vec![std::net::Ipv4Addr::new(172, 18, 9, 9).into()]
-                } else {
-                    Vec::new()
-                };
-                container
-                    .observed
-                    .networks
-                    .entry(network)
-                    .or_insert(NetworkEnd { addresses });
-            }
-            self.tell(id, Action::NetworkConnected);
-            Ok(())
+            self.attach(id, &translate::network_name(cluster, &instance.namespace), None)
         }
         .boxed()
     }

@@ -35,6 +35,7 @@ fn body_at(
         ("team".to_owned(), "ours".to_owned()),
     ]);
     let request = CreateRequest {
+        seat: None,
         name: "shop.web.2.1",
         instance: &instance(),
         spec: &spec,

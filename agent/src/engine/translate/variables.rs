@@ -40,7 +40,21 @@ fn own(request: &CreateRequest<'_>) -> BTreeMap<String, String> {
         .filter_map(|(key, value)| Some((key.to_owned(), value?)));
     let services = request.depends_on.iter();
     let services = services.map(|name| (format!("{}_SERVICE", word(name.as_str())), name.to_string()));
+    let seeds = request.seat.map_or(&[][..], |seat| &seat.seeds);
+    let seeds = seeds.iter().map(|seeds| {
+        let own = seeds.service == request.instance.workload;
+        let of = if own {
+            "SERVICE".to_owned()
+        } else {
+            word(seeds.service.as_str())
+        };
+        let all: Vec<String> = seeds.addresses.iter().map(ToString::to_string).collect();
+        (format!("{of}_SEEDS"), all.join(","))
+    });
+    let address = request.seat.map(|seat| seat.address.to_string());
     told.chain(found)
+        .chain(address.map(|address| ("CONTAINER_IP".to_owned(), address)))
+        .chain(seeds)
         .chain(services)
         .chain(ports(request.spec, request.ports))
         .collect()

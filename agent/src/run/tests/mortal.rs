@@ -123,6 +123,12 @@ impl ContainerRuntime for Mortal {
     fn ensure_network<'a>(&'a self, cluster: &'a str, namespace: &'a Namespace) -> BoxFuture<'a, Result<()>> {
         self.acts(self.engine.ensure_network(cluster, namespace)).boxed()
     }
+    fn ensure_ground<'a>(&'a self, ground: &'a Ground) -> BoxFuture<'a, Result<()>> {
+        self.acts(self.engine.ensure_ground(ground)).boxed()
+    }
+    fn take_seat<'a>(&'a self, id: &'a str, seat: &'a Seat) -> BoxFuture<'a, Result<()>> {
+        self.acts(self.engine.take_seat(id, seat)).boxed()
+    }
     fn drop_networks<'a>(&'a self, cluster: &'a str, keep: &'a BTreeSet<Namespace>) -> BoxFuture<'a, Result<()>> {
         self.acts(self.engine.drop_networks(cluster, keep)).boxed()
     }

@@ -1,0 +1,55 @@
+//! The command line of the cluster's network.
+
+use clap::{Args, Subcommand, ValueEnum};
+use ipnet::{Ipv4Net, Ipv6Net};
+
+#[derive(Debug, Subcommand)]
+pub enum NetworkVerb {
+    /// Give the cluster a network: addresses, links between nodes, and names
+    #[command(
+        after_help = "Links are encrypted unless --backend says otherwise. The ranges cannot be changed later.\nWhat runs gets an address at once, and names when its container is made anew.\nExample: reeve network create --cidr 10.99.0.0/16\n         reeve network create --backend vxlan"
+    )]
+    Create(NetworkCreateArgs),
+    /// Show each node's subnet and link, and what is wrong with them
+    #[command(visible_alias = "st", after_help = "Example: reeve network status")]
+    Status,
+}
+
+#[derive(Debug, Args)]
+pub struct NetworkCreateArgs {
+    /// The private range that nodes get their subnets from
+    #[arg(long, value_name = "RANGE", default_value = schemas::records::network::DEFAULT_CIDR)]
+    pub cidr: Ipv4Net,
+    /// A range of IPv6 for containers, of fc00::/7; none unless said
+    #[arg(long, value_name = "RANGE")]
+    pub cidr6: Option<Ipv6Net>,
+    /// The length of each node's part of the range: 24 is 253 addresses
+    #[arg(long, value_name = "BITS", default_value_t = schemas::records::network::DEFAULT_NODE_PREFIX)]
+    pub node_prefix: u8,
+    /// What carries traffic between nodes
+    #[arg(long, value_enum, default_value_t = BackendWord::Wireguard)]
+    pub backend: BackendWord,
+    /// The domain of names
+    #[arg(long, value_name = "DOMAIN", default_value = schemas::records::network::DEFAULT_DOMAIN)]
+    pub domain: String,
+    /// The UDP port of links [default: 51820; with vxlan 4789]
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<u16>,
+    /// The largest packet in bytes; what fits unless said
+    #[arg(long, value_name = "BYTES")]
+    pub mtu: Option<u16>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BackendWord {
+    /// Encrypted, by the kernel where it can, else by a process
+    Wireguard,
+    /// Encrypted, by a process on every node
+    WireguardUser,
+    /// In clear, for trusted networks
+    Vxlan,
+    /// In clear, for nodes on one segment
+    HostGw,
+    /// Links are made by somebody else
+    None,
+}

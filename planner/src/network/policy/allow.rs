@@ -1,0 +1,346 @@
+//! What policies come to for one service, before any packet filter: who is allowed, on which ports. `policy.rs` writes it as
+//! rules; [`judge`] answers for one connection, for `trace`.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use schemas::container::Protocol;
+use schemas::keys::ResourceKey;
+use schemas::names::{Namespace, ResourceName};
+use schemas::network_policy::{IpBlock, NetworkPeer, NetworkPort, PolicyType, network};
+use schemas::records::Policies;
+
+use super::Input;
+
+/// As seen from a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Direction {
+    Ingress,
+    Egress,
+}
+
+/// Who is allowed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Who {
+    /// Everybody, from outside too.
+    Any,
+    Namespace(Namespace),
+    Service(Namespace, ResourceName),
+    /// Addresses that are not of the cluster's network, without some of them.
+    Block(IpNet, Vec<IpNet>),
+    /// Other nodes, as hosts.
+    Hosts,
+    /// Whoever comes by a published port.
+    Published,
+}
+
+/// On which ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Ports {
+    All,
+    /// Ranges that neither touch nor overlap, in order.
+    Some {
+        tcp: Vec<(u16, u16)>,
+        udp: Vec<(u16, u16)>,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Allow {
+    pub who: Who,
+    pub ports: Ports,
+    /// The policy that says so; None for what is so without any.
+    pub policy: Option<ResourceName>,
+}
+
+/// What is allowed of a service in one direction; all else is refused, unless it leaves one that no policy restricts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Allowed {
+    /// Whether a policy restricts it.
+    pub selected: bool,
+    pub allows: Vec<Allow>,
+}
+
+/// What the policies of its namespace come to for a service.
+pub(super) fn allowed(
+    direction: Direction,
+    namespace: &Namespace,
+    service: &ResourceName,
+    policies: Option<&Policies>,
+) -> Allowed {
+    let kind = match direction {
+        Direction::Ingress => PolicyType::Ingress,
+        Direction::Egress => PolicyType::Egress,
+    };
+    let mut selected = false;
+    let mut allows = Vec::new();
+    let about = policies.into_iter().flat_map(|record| &record.policies);
+    for policy in about.filter(|policy| policy.spec.restricts(kind) && policy.spec.selects(service)) {
+        selected = true;
+        let rules: Vec<(&[NetworkPeer], &[NetworkPort])> = match direction {
+            Direction::Ingress => policy
+                .spec
+                .ingress
+                .iter()
+                .map(|rule| (&*rule.from, &*rule.ports))
+                .collect(),
+            Direction::Egress => policy
+                .spec
+                .egress
+                .iter()
+                .map(|rule| (&*rule.to, &*rule.ports))
+                .collect(),
+        };
+        for (peers, listed) in rules {
+            let ports = ports(listed);
+            let everybody = peers.is_empty().then_some(Who::Any);
+            let named = peers.iter().filter_map(|peer| who(peer, namespace));
+            allows.extend(everybody.into_iter().chain(named).map(|who| Allow {
+                who,
+                ports: ports.clone(),
+                policy: Some(policy.name.clone()),
+            }));
+        }
+    }
+    if !selected && direction == Direction::Ingress {
+        let open = [Who::Namespace(namespace.clone()), Who::Hosts, Who::Published];
+        allows.extend(open.map(|who| Allow {
+            who,
+            ports: Ports::All,
+            policy: None,
+        }));
+    }
+    Allowed { selected, allows }
+}
+
+/// None for what names nobody, which admission refuses.
+fn who(peer: &NetworkPeer, own: &Namespace) -> Option<Who> {
+    let NetworkPeer {
+        namespace,
+        service,
+        ip_block,
+    } = peer;
+    if let Some(IpBlock { cidr, except }) = ip_block {
+        let whole = network(cidr)?;
+        let mut left_out = Vec::with_capacity(except.len());
+        for text in except {
+            // Rather nobody than somebody who is left out.
+            left_out.push(network(text)?);
+        }
+        return Some(Who::Block(
+            whole,
+            left_out.into_iter().filter(|one| same_family(&whole, one)).collect(),
+        ));
+    }
+    let of = namespace.clone().unwrap_or_else(|| own.clone());
+    match (service, namespace) {
+        (Some(service), _) => Some(Who::Service(of, service.clone())),
+        (None, Some(_)) => Some(Who::Namespace(of)),
+        (None, None) => None,
+    }
+}
+
+const fn same_family(a: &IpNet, b: &IpNet) -> bool {
+    matches!((a, b), (IpNet::V4(_), IpNet::V4(_)) | (IpNet::V6(_), IpNet::V6(_)))
+}
+
+fn ports(listed: &[NetworkPort]) -> Ports {
+    if listed.is_empty() {
+        return Ports::All;
+    }
+    let of = |wanted: Protocol| {
+        let mut ranges: Vec<(u16, u16)> = listed
+            .iter()
+            .filter(|one| one.protocol == wanted)
+            .map(|one| match (one.port, one.end_port) {
+                (None, _) => (1, u16::MAX),
+                (Some(port), end) => (port, end.unwrap_or(port)),
+            })
+            .filter(|(first, last)| first <= last)
+            .collect();
+        ranges.sort_unstable();
+        let mut merged: Vec<(u16, u16)> = Vec::with_capacity(ranges.len());
+        for (first, last) in ranges {
+            match merged.last_mut() {
+                Some(before) if u32::from(first) <= u32::from(before.1) + 1 => before.1 = before.1.max(last),
+                Some(_) | None => merged.push((first, last)),
+            }
+        }
+        merged
+    };
+    Ports::Some {
+        tcp: of(Protocol::Tcp),
+        udp: of(Protocol::Udp),
+    }
+}
+
+/// Who finds a service's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Seers {
+    Everybody,
+    Namespaces(BTreeSet<Namespace>),
+}
+
+/// Who finds a service's name: its own namespace, and those from which its own policies let anything in, on any port. What may
+/// leave the other side is not asked.
+#[must_use]
+pub fn seers(namespace: &Namespace, service: &ResourceName, policies: Option<&Policies>) -> Seers {
+    let mut namespaces = BTreeSet::from([namespace.clone()]);
+    for allow in allowed(Direction::Ingress, namespace, service, policies).allows {
+        match allow.who {
+            Who::Any => return Seers::Everybody,
+            Who::Namespace(of) | Who::Service(of, _) => drop(namespaces.insert(of)),
+            Who::Block(_, _) | Who::Hosts | Who::Published => {}
+        }
+    }
+    Seers::Namespaces(namespaces)
+}
+
+/// One connection, as it arrives at the container: its port, and not one that is published for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packet {
+    pub from: IpAddr,
+    pub to: IpAddr,
+    pub protocol: Protocol,
+    pub port: u16,
+    /// Whether it comes by a published port.
+    pub published: bool,
+}
+
+/// What becomes of a connection, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Judged {
+    /// By this policy; without one because nothing restricts it.
+    Allowed { policy: Option<String> },
+    /// Who connects is restricted by policies, and none allows it.
+    MayNotLeave { service: String },
+    /// Policies restrict who connects to it, and none allows it.
+    NotLetIn { service: String },
+    /// It is of another namespace, and no policy lets that in.
+    OtherNamespace { service: String },
+    /// No instance has that address.
+    Nobody,
+}
+
+/// What the nodes' filters do with a connection between two instances, or from or to outside, as far as records tell: what
+/// [`super::rules`] writes for the two nodes comes to the same, a test compares. `input.local` and `bridge` do not matter.
+#[must_use]
+pub fn judge(input: &Input<'_>, packet: &Packet) -> Judged {
+    let owner = |address: IpAddr| {
+        let of = |(key, record): (&ResourceKey, &std::sync::Arc<schemas::records::Endpoints>)| {
+            let has = record
+                .instances
+                .iter()
+                .any(|one| one.addresses().any(|own| own == address));
+            has.then(|| Some((key.namespace.clone()?, key.name.clone()))).flatten()
+        };
+        let local = || {
+            let six = |four: Ipv4Addr| {
+                let network = input.network;
+                let subnet6 = network.subnet6.as_ref()?;
+                Some(schemas::records::network::address6(four, &network.subnet, subnet6))
+            };
+            let is = |one: &&super::Local| {
+                IpAddr::V4(one.address) == address || six(one.address).map(IpAddr::V6) == Some(address)
+            };
+            input
+                .local
+                .iter()
+                .find(is)
+                .map(|one| (one.namespace.clone(), one.service.clone()))
+        };
+        local().or_else(|| input.endpoints.iter().find_map(of))
+    };
+    let (from, to) = (owner(packet.from), owner(packet.to));
+    let mut by = None;
+    let policies = |namespace: &Namespace| input.policies.get(namespace).map(AsRef::as_ref);
+    let named = |namespace: &Namespace, service: &ResourceName| format!("{namespace}/{service}");
+    let matching = |allowed: &Allowed, other: IpAddr, whose: Option<&(Namespace, ResourceName)>| {
+        let fits = |allow: &&Allow| {
+            fits_ports(&allow.ports, packet) && fits_who(&allow.who, input, other, whose, packet.published)
+        };
+        allowed.allows.iter().find(fits).map(|allow| allow.policy.clone())
+    };
+    if let Some((namespace, service)) = &from {
+        let egress = allowed(Direction::Egress, namespace, service, policies(namespace));
+        if egress.selected {
+            match matching(&egress, packet.to, to.as_ref()) {
+                Some(policy) => by = policy,
+                None => {
+                    return Judged::MayNotLeave {
+                        service: named(namespace, service),
+                    };
+                }
+            }
+        }
+    }
+    match &to {
+        None if in_range(input, packet.to) => Judged::Nobody,
+        None => Judged::Allowed {
+            policy: by.map(|name| name.to_string()),
+        },
+        Some((namespace, service)) => {
+            let ingress = allowed(Direction::Ingress, namespace, service, policies(namespace));
+            let service = named(namespace, service);
+            match matching(&ingress, packet.from, from.as_ref()) {
+                Some(policy) => Judged::Allowed {
+                    policy: policy.or(by).map(|name| name.to_string()),
+                },
+                None if ingress.selected => Judged::NotLetIn { service },
+                None => Judged::OtherNamespace { service },
+            }
+        }
+    }
+}
+
+fn in_range(input: &Input<'_>, address: IpAddr) -> bool {
+    let settings = &input.network.settings;
+    match address {
+        IpAddr::V4(address) => settings.cidr.contains(&address),
+        IpAddr::V6(address) => settings.cidr6.is_some_and(|range: Ipv6Net| range.contains(&address)),
+    }
+}
+
+fn fits_ports(ports: &Ports, packet: &Packet) -> bool {
+    match ports {
+        Ports::All => true,
+        Ports::Some { tcp, udp } => {
+            let ranges = match packet.protocol {
+                Protocol::Tcp => tcp,
+                Protocol::Udp => udp,
+            };
+            ranges
+                .iter()
+                .any(|(first, last)| (*first..=*last).contains(&packet.port))
+        }
+    }
+}
+
+fn fits_who(
+    who: &Who,
+    input: &Input<'_>,
+    other: IpAddr,
+    whose: Option<&(Namespace, ResourceName)>,
+    published: bool,
+) -> bool {
+    match who {
+        Who::Any => true,
+        Who::Namespace(namespace) => whose.is_some_and(|(of, _)| of == namespace),
+        Who::Service(namespace, service) => whose.is_some_and(|(of, name)| of == namespace && name == service),
+        Who::Block(whole, except) => {
+            !in_range(input, other) && whole.contains(&other) && !except.iter().any(|part| part.contains(&other))
+        }
+        Who::Hosts => {
+            in_range(input, other)
+                && match other {
+                    IpAddr::V4(address) => {
+                        let subnet = Ipv4Net::new(address, input.network.settings.node_prefix);
+                        subnet.is_ok_and(|subnet| schemas::records::network::gateway(&subnet.trunc()) == address)
+                    }
+                    IpAddr::V6(address) => u128::from(address) & 0xffff == 1,
+                }
+        }
+        Who::Published => published,
+    }
+}
