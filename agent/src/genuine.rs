@@ -111,6 +111,7 @@ mod tests {
     fn assignment(generation: u64) -> Assignment {
         Assignment {
             network: Default::default(),
+            virtual_ips: Default::default(),
             schema_version: SchemaVersion::default(),
             cluster: ClusterId::from_random([7; 16]),
             node: n1(),

@@ -29,6 +29,7 @@ mod register;
 mod report;
 mod run;
 pub mod secrets;
+mod virtual_ips;
 pub mod walls;
 
 pub use disk::DiskError;

@@ -46,6 +46,8 @@ pub struct Metrics {
     lag: IntGauge,
     store_writes: IntCounter,
     denials: IntCounterVec,
+    virtual_ips: IntGaugeVec,
+    virtual_ips_taken: IntCounterVec,
     doubts: IntCounterVec,
     instances: Mutex<Vec<InstanceSample>>,
     /// The last samples and when they were begun; held while gathering, so that two scrapes gather once.
@@ -121,6 +123,20 @@ impl Metrics {
                 ),
                 &["why"],
             )?,
+            virtual_ips: IntGaugeVec::new(
+                Opts::new(
+                    "reeve_virtual_ip_held",
+                    "1 of each virtual address that this node holds; no series of others.",
+                ),
+                &["namespace", "name"],
+            )?,
+            virtual_ips_taken: IntCounterVec::new(
+                Opts::new(
+                    "reeve_virtual_ip_taken_total",
+                    "How often this node has taken the virtual address: that it moved here, or was put back.",
+                ),
+                &["namespace", "name"],
+            )?,
             registry,
             instances: Mutex::default(),
             samples: tokio::sync::Mutex::default(),
@@ -136,6 +152,8 @@ impl Metrics {
         registry.register(Box::new(metrics.store_writes.clone()))?;
         registry.register(Box::new(metrics.denials.clone()))?;
         registry.register(Box::new(metrics.doubts.clone()))?;
+        registry.register(Box::new(metrics.virtual_ips.clone()))?;
+        registry.register(Box::new(metrics.virtual_ips_taken.clone()))?;
         Ok(metrics)
     }
 
@@ -204,6 +222,21 @@ impl Metrics {
     /// What stands in the store as this node's assignment is no controller's word.
     pub fn doubted(&self, why: &str) {
         self.doubts.with_label_values(&[why]).inc();
+    }
+
+    /// The virtual addresses that the node holds, by namespace and name.
+    pub fn virtual_ips_held(&self, names: Vec<(String, String)>) {
+        self.virtual_ips.reset();
+        for (namespace, name) in names {
+            self.virtual_ips
+                .with_label_values(&[namespace.as_str(), name.as_str()])
+                .set(1);
+        }
+    }
+
+    /// The node has taken a virtual address.
+    pub fn virtual_ip_taken(&self, namespace: &str, name: &str) {
+        self.virtual_ips_taken.with_label_values(&[namespace, name]).inc();
     }
 
     /// What the node runs now.

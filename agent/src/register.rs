@@ -31,6 +31,7 @@ use crate::events_out::{Bucket, Told};
 use crate::genuine::{Doubt, WORDS, admit, genuine};
 use crate::metrics::Metrics;
 use crate::report;
+use crate::virtual_ips::Life;
 
 /// Events live this long.
 const EVENT_TTL: Duration = Duration::from_secs(3600);
@@ -111,6 +112,7 @@ pub async fn link<S: Store>(
     wants: Wants,
     events: mpsc::Receiver<Told>,
     news: mpsc::Sender<News>,
+    life: watch::Sender<Option<Life>>,
     metrics: Arc<Metrics>,
     shutdown: Shutdown,
 ) {
@@ -127,6 +129,7 @@ pub async fn link<S: Store>(
         wants,
         events,
         news,
+        life,
         metrics,
         leases: EventLeases::default(),
         written: Written::Unknown,
@@ -148,6 +151,8 @@ struct Link<S> {
     wants: Wants,
     events: mpsc::Receiver<Told>,
     news: mpsc::Sender<News>,
+    /// The session that is open, for what goes by it.
+    life: watch::Sender<Option<Life>>,
     metrics: Arc<Metrics>,
     leases: EventLeases,
     written: Written,
@@ -188,7 +193,12 @@ impl<S: Store> Link<S> {
                 Ok(session) => {
                     backoff.reset();
                     self.tell(News::Trouble(None)).await;
+                    self.life.send_replace(Some(Life {
+                        session: session.create_revision(),
+                        good_until: session.good_until(),
+                    }));
                     self.serve(&session, shutdown).await;
+                    self.life.send_replace(None);
                     // What it reads with ends first when the agent is stopped: no session is lost by that.
                     if self.news.is_closed() || shutdown.is_draining() {
                         return;

@@ -53,6 +53,7 @@ mod tests {
     fn report(conditions: &[&str]) -> Report {
         Report {
             network: Default::default(),
+            virtual_ips: Default::default(),
             schema_version: SchemaVersion::default(),
             cluster: ClusterId::from_random([1; 16]),
             node: "n1".parse().unwrap(),

@@ -29,6 +29,7 @@ use crate::logins::{self, Logins};
 use crate::metrics::Metrics;
 use crate::policy::{Gate, PolicyOptions};
 use crate::register::{self, Identity, Wants, marker};
+use crate::virtual_ips::{self, Granted, Keeping};
 use crate::walls::{self, Walls};
 
 mod asks;
@@ -275,8 +276,11 @@ pub async fn run<S: Store>(
         "the API"
     });
     let (local, local_rx) = watch::channel(Local::default());
+    let (granted, granted_rx) = watch::channel(Granted::default());
+    let (life, life_rx) = watch::channel(None);
     let ends = Ends {
         local,
+        granted,
         report,
         specs,
         files,
@@ -332,6 +336,21 @@ pub async fn run<S: Store>(
         // Without it the network stays as it is, and that is no reason to end.
         std::future::pending().await
     });
+    let kept = virtual_ips::keep(
+        Keeping {
+            dir: dir.path().to_owned(),
+            granted: granted_rx,
+            life: life_rx,
+            notes: notes_tx.clone(),
+            metrics: metrics.clone(),
+        },
+        shutdown.clone(),
+    );
+    tasks.spawn(async move {
+        kept.await;
+        // Without it the kernel drops what is held, and that is no reason to end.
+        std::future::pending().await
+    });
     let mut agent = Agent::new(
         options,
         dir,
@@ -356,6 +375,7 @@ pub async fn run<S: Store>(
         wants,
         events_rx,
         news_tx,
+        life,
         metrics,
         shutdown.clone(),
     );

@@ -96,7 +96,7 @@ pub async fn plan(common: &Common, args: &PlanArgs) -> Verdict {
     })
 }
 
-async fn bring_in(
+pub async fn bring_in(
     common: &Common,
     connection: &Connection,
     marker: &Marker,
@@ -211,5 +211,10 @@ fn report(edits: &[Edit], preview: &Preview, revision: Option<i64>) -> Value {
             })
         })
         .collect();
-    json!({ "documents": documents, "changes": preview.changes, "notes": notes(edits), "revision": revision })
+    let mut told =
+        json!({ "documents": documents, "changes": preview.changes, "notes": notes(edits), "revision": revision });
+    if !preview.holders.is_empty() {
+        told["holders"] = json!(preview.holders);
+    }
+    told
 }

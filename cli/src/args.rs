@@ -34,7 +34,7 @@ Commands:
   get describe status events audit           look at it
   upload download secret login logout kv     files and secrets, registries
   logs exec run attach cp port-forward top images docker   near the containers
-  cordon uncordon drain node network         nodes, and what links them
+  cordon uncordon drain node network virtualip   nodes, and what links them
   up install uninstall doctor                run Reeve here, or on many hosts
   server token init controller agent         the parts of it, by hand
   login-cluster context person               work from a machine of your own
@@ -250,6 +250,9 @@ pub enum Verb {
     /// The cluster's network: addresses, links between nodes, names
     #[command(subcommand)]
     Network(network::NetworkVerb),
+    /// Addresses that one of several nodes holds
+    #[command(subcommand, name = "virtualip", visible_alias = "vip")]
+    VirtualIp(virtual_ip::VirtualIpVerb),
     /// Check documents, without a store
     #[command(after_help = "Example: reeve validate -f manifests/")]
     Validate(ValidateArgs),
@@ -860,3 +863,4 @@ pub mod seats;
 pub mod secrets;
 #[cfg(test)]
 mod tests;
+pub mod virtual_ip;

@@ -21,6 +21,7 @@ use crate::args::near::{ImagesVerb, OnNodes};
 use crate::args::network::NetworkVerb;
 use crate::args::seats::TokenVerb;
 use crate::args::secrets::SecretVerb;
+use crate::args::virtual_ip::VirtualIpVerb;
 use crate::args::{AdminVerb, AuditArgs, Common, NodeVerb, Verb};
 use crate::connect::{Connection, SERVER_DIR, connect};
 use crate::contexts::{self, Chosen};
@@ -106,6 +107,7 @@ fn said(verb: &Verb) -> Option<(&'static str, Vec<String>)> {
         Verb::Node(NodeVerb::Replace(args)) => ("node replace", vec![format!("node/{}", args.node)]),
         Verb::Network(NetworkVerb::Create(args)) => ("network create", vec![args.cidr.to_string()]),
         Verb::Network(NetworkVerb::Status) => return None,
+        Verb::VirtualIp(VirtualIpVerb::Move(args)) => ("virtualip move", vec![format!("virtualip/{}", args.name)]),
         Verb::Admin(verb) => match verb {
             AdminVerb::Ack { digest } => ("admin ack", vec![digest.clone()]),
             AdminVerb::AcceptStore(_) => ("admin accept-store", none()),
@@ -653,6 +655,7 @@ mod tests {
         ("registries search", Looks),
         ("network create", Itself("network create")),
         ("network status", Looks),
+        ("virtualip move", Itself("virtualip move web --to n1")),
         ("validate", Looks),
         ("explain", Looks),
         ("schema", Looks),

@@ -22,7 +22,8 @@ pub fn spec_of(declared: &Declared) -> Option<&CommandSpec> {
         | Document::ConfigFile(_)
         | Document::Registry(_)
         | Document::Secret(_)
-        | Document::NetworkPolicy(_) => None,
+        | Document::NetworkPolicy(_)
+        | Document::VirtualIP(_) => None,
     }
 }
 

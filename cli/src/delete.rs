@@ -90,6 +90,7 @@ pub async fn delete(common: &Common, args: &DeleteArgs) -> Verdict {
                 (Kind::NetworkPolicy, _) => {
                     ": what it refused is refused no more, and what it allowed no longer allowed".to_owned()
                 }
+                (Kind::VirtualIP, _) => ": nobody answers for its address any more".to_owned(),
                 (Kind::Node, _) => ": the node itself stays; take it out with `reeve node rm`".to_owned(),
             };
             print(&format!("delete {}{stops}\n", title(&edit.key)));
@@ -133,9 +134,13 @@ async fn unused(connection: &Connection, edits: &[Edit]) -> Result<(), Failure> 
     for key in going.iter().filter(|key| is_used(key)) {
         let users = match key.kind {
             Kind::Secret => secrets::users(&view, key, &going),
-            Kind::ConfigFile | Kind::Service | Kind::Node | Kind::Registry | Kind::Command | Kind::NetworkPolicy => {
-                files::users(&view, key, &going)
-            }
+            Kind::ConfigFile
+            | Kind::Service
+            | Kind::Node
+            | Kind::Registry
+            | Kind::Command
+            | Kind::NetworkPolicy
+            | Kind::VirtualIP => files::users(&view, key, &going),
         };
         if !users.is_empty() {
             let names: Vec<String> = users.iter().map(|name| format!("service/{name}")).collect();

@@ -73,6 +73,10 @@ pub async fn describe(common: &Common, args: &DescribeArgs) -> Verdict {
             let name = name.parse().map_err(bad_name)?;
             crate::commands::describe(&view, &crate::view::command_key(&namespace, &name), common.output)
         }
+        What::Resource(Kind::VirtualIP) => {
+            let name = name.parse().map_err(bad_name)?;
+            crate::virtual_ips::describe(&view, &crate::virtual_ips::key(&namespace, &name), common.output)
+        }
         What::Resource(Kind::NetworkPolicy) => {
             let name = name.parse().map_err(bad_name)?;
             crate::policies::describe(
@@ -84,7 +88,7 @@ pub async fn describe(common: &Common, args: &DescribeArgs) -> Verdict {
         What::Instances => instance(&view, &namespace, name, common.output),
         What::Events | What::All => {
             return Err(Failure::usage(
-                "describe a service, a node, a file, a secret, a command, a network policy, a registry or an instance",
+                "describe a service, a node, a file, a secret, a command, a network policy, a virtual address, a registry or an instance",
             ));
         }
     };

@@ -243,7 +243,8 @@ async fn newest(connection: &Connection, key: &ResourceKey) -> Result<ConfigFile
         | Document::Registry(_)
         | Document::Secret(_)
         | Document::Command(_)
-        | Document::NetworkPolicy(_) => Err(Failure::new(Exit::Failed, format!("{} is no file", title(key)))),
+        | Document::NetworkPolicy(_)
+        | Document::VirtualIP(_) => Err(Failure::new(Exit::Failed, format!("{} is no file", title(key)))),
     }
 }
 
@@ -502,7 +503,8 @@ async fn referred(connection: &Connection) -> Result<BTreeSet<FileDigest>, Failu
                     | Document::Registry(_)
                     | Document::Secret(_)
                     | Document::Command(_)
-                    | Document::NetworkPolicy(_),
+                    | Document::NetworkPolicy(_)
+                    | Document::VirtualIP(_),
                 ) => {}
                 Err(problems) => return Err(unreadable(&kv.key, problems.to_string())),
             }

@@ -98,6 +98,7 @@ fn classes(what: What) -> &'static [&'static str] {
         What::Resource(Kind::Service | Kind::ConfigFile) => &["desired", "status"],
         What::Resource(Kind::Registry | Kind::Command) => &["desired"],
         What::Resource(Kind::NetworkPolicy) => &["desired", "policies"],
+        What::Resource(Kind::VirtualIP) => &["desired", "status"],
         What::Resource(Kind::Secret) => &["desired", "sealed"],
         What::Resource(Kind::Node) => &[
             "desired",
@@ -181,6 +182,11 @@ fn instances<'a>(view: &'a View, filter: &Filter) -> Vec<Instance<'a>> {
     found
 }
 
+fn virtual_ips<'a>(view: &'a View, filter: &'a Filter) -> impl Iterator<Item = &'a ResourceKey> {
+    let keys = view.declared.keys().filter(|key| key.kind == Kind::VirtualIP);
+    keys.filter(|key| filter.takes(key.namespace.as_ref(), key.name.as_str(), || view.labels(key)))
+}
+
 /// The names asked for that are not there.
 fn missing(view: &View, what: What, filter: &Filter) -> Vec<String> {
     let found: Vec<String> = match what {
@@ -191,6 +197,7 @@ fn missing(view: &View, what: What, filter: &Filter) -> Vec<String> {
         What::Resource(Kind::Secret) => secrets(view, filter).map(|key| key.name.to_string()).collect(),
         What::Resource(Kind::Command) => commands(view, filter).map(|key| key.name.to_string()).collect(),
         What::Resource(Kind::NetworkPolicy) => policies(view, filter).map(|key| key.name.to_string()).collect(),
+        What::Resource(Kind::VirtualIP) => virtual_ips(view, filter).map(|key| key.name.to_string()).collect(),
         What::Instances => {
             let found = instances(view, filter);
             found
@@ -208,7 +215,9 @@ fn missing(view: &View, what: What, filter: &Filter) -> Vec<String> {
     let place = match (&filter.namespace, what) {
         (
             Some(namespace),
-            What::Resource(Kind::Service | Kind::ConfigFile | Kind::Secret | Kind::Command | Kind::NetworkPolicy)
+            What::Resource(
+                Kind::Service | Kind::ConfigFile | Kind::Secret | Kind::Command | Kind::NetworkPolicy | Kind::VirtualIP,
+            )
             | What::Instances,
         ) => {
             format!(" in namespace `{namespace}`")
@@ -340,9 +349,21 @@ fn sections(view: &View, what: What, filter: &Filter, wide: bool) -> Vec<Section
             .collect(),
         none: format!("no network policies{place}: declare one, see `reeve explain networkpolicy.spec`"),
     };
+    let virtual_ip_section = || Section {
+        head: head(crate::virtual_ips::HEAD, true),
+        rows: virtual_ips(view, filter)
+            .map(|key| Row {
+                id: key.to_string(),
+                name: format!("virtualip/{}", key.name),
+                cells: row(key.namespace.as_ref(), crate::virtual_ips::row(view, key)),
+            })
+            .collect(),
+        none: format!("no virtual addresses{place}: declare one, see `reeve explain virtualip.spec`"),
+    };
     match what {
         What::Resource(Kind::Command) => vec![command_section()],
         What::Resource(Kind::NetworkPolicy) => vec![policy_section()],
+        What::Resource(Kind::VirtualIP) => vec![virtual_ip_section()],
         What::Resource(Kind::Secret) => vec![secret_section()],
         What::Resource(Kind::ConfigFile) => vec![file_section()],
         What::Resource(Kind::Registry) => vec![registry_section()],
@@ -448,6 +469,9 @@ fn documents(view: &View, what: What, filter: &Filter, format: Format) {
     if matches!(what, What::Resource(Kind::NetworkPolicy) | What::All) {
         policies(view, filter).for_each(&mut plain);
     }
+    if matches!(what, What::Resource(Kind::VirtualIP) | What::All) {
+        virtual_ips(view, filter).for_each(&mut plain);
+    }
     if matches!(what, What::Resource(Kind::Registry) | What::All) {
         registries(view, filter).for_each(&mut plain);
     }
@@ -551,6 +575,7 @@ async fn watch_documents(connection: &Connection, format: Format, what: What, fi
         What::Resource(Kind::Secret) => &[Kind::Secret],
         What::Resource(Kind::Command) => &[Kind::Command],
         What::Resource(Kind::NetworkPolicy) => &[Kind::NetworkPolicy],
+        What::Resource(Kind::VirtualIP) => &[Kind::VirtualIP],
         What::All => Kind::ALL,
         What::Instances | What::Events => {
             return Err(Failure::usage("only services and nodes can be followed as documents"));

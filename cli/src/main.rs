@@ -43,6 +43,7 @@ mod select;
 mod status;
 mod up;
 mod view;
+mod virtual_ips;
 mod wait;
 
 use std::process::ExitCode;
@@ -132,6 +133,7 @@ fn run(common: &args::Common, verb: &Verb) -> Verdict {
         Verb::Node(verb) => ask(nodes::node(common, verb)),
         Verb::Docker(args) => ask(near::docker(common, args)),
         Verb::Network(verb) => ask(network::network(common, verb)),
+        Verb::VirtualIp(verb) => ask(virtual_ips::virtual_ip(common, verb)),
         Verb::Admin(verb) => ask(admin::admin(common, verb)),
         Verb::Logs(args) => ask(near::logs(common, args)),
         Verb::Exec(args) => ask(near::exec(common, args)),

@@ -23,7 +23,8 @@ fn spec_of(declared: &Declared) -> Option<&NetworkPolicySpec> {
         | Document::ConfigFile(_)
         | Document::Registry(_)
         | Document::Secret(_)
-        | Document::Command(_) => None,
+        | Document::Command(_)
+        | Document::VirtualIP(_) => None,
     }
 }
 

@@ -5,11 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use planner::cluster::{self, Action, Change, DesiredBody, DesiredEntry, Reason, Snapshot, Status};
+use planner::cluster::{
+    self, Action, Change, DeclaredVirtualIp, DesiredBody, DesiredEntry, Holder, Reason, Snapshot, Status,
+};
 use runtime::{Prefix, Store};
 use schemas::keys::{Key, ResourceKey, Root};
 use schemas::kinds::{Document, Kind};
-use schemas::names::Slot;
+use schemas::names::{NodeName, Slot};
 use schemas::records::{Digest, Record, Refusal, Sealed};
 
 use crate::connect::Connection;
@@ -42,6 +44,8 @@ pub struct Preview {
     pub renewed: BTreeMap<ResourceKey, Option<u64>>,
     /// Why instances find no node, by resource.
     refusals: BTreeMap<ResourceKey, Vec<Refusal>>,
+    /// Who is to hold the virtual addresses that are edited.
+    pub holders: Vec<Holder>,
 }
 
 /// Asks the planner what the leader would do.
@@ -93,7 +97,7 @@ pub async fn preview(connection: &Connection, edits: &[Edit]) -> Result<Preview,
     let removals = removals.collect();
     let refusals = plan.statuses.iter().filter_map(|(key, status)| match status {
         Status::Service(status) if !status.refusals.is_empty() => Some((key.clone(), status.refusals.clone())),
-        Status::Service(_) | Status::Node(_) | Status::ConfigFile(_) => None,
+        Status::Service(_) | Status::Node(_) | Status::ConfigFile(_) | Status::VirtualIp(_) => None,
     });
     let refusals = refusals.collect();
     let caused = |change: &Change| {
@@ -118,11 +122,17 @@ pub async fn preview(connection: &Connection, edits: &[Edit]) -> Result<Preview,
         .filter(renews)
         .map(|change| (change.resource.clone(), generation(&change.resource)))
         .collect();
+    let holders = plan
+        .holders
+        .into_iter()
+        .filter(|one| edited.contains(&one.resource))
+        .collect();
     Ok(Preview {
         changes,
         removals,
         renewed,
         refusals,
+        holders,
     })
 }
 
@@ -131,6 +141,10 @@ fn lay_over(snapshot: &mut Snapshot, root: &Root, edits: &[Edit]) {
     snapshot.revision += 1;
     lay_values_over(snapshot, root, edits);
     for edit in edits.iter().filter(|edit| edit.effect != Effect::Unchanged) {
+        if edit.key.kind == Kind::VirtualIP {
+            lay_virtual_ip_over(snapshot, edit);
+            continue;
+        }
         let Some(document) = &edit.document else {
             snapshot.desired.remove(&edit.key);
             continue;
@@ -144,7 +158,11 @@ fn lay_over(snapshot: &mut Snapshot, root: &Root, edits: &[Edit]) {
             Document::Node(node) => DesiredBody::Node(Arc::new(node.spec.clone())),
             Document::ConfigFile(file) => DesiredBody::ConfigFile(Arc::new(file.spec.clone())),
             // Nothing runs by it.
-            Document::Registry(_) | Document::Secret(_) | Document::Command(_) | Document::NetworkPolicy(_) => continue,
+            Document::Registry(_)
+            | Document::Secret(_)
+            | Document::Command(_)
+            | Document::NetworkPolicy(_)
+            | Document::VirtualIP(_) => continue,
         };
         let metadata = document.metadata();
         let entry = DesiredEntry {
@@ -156,6 +174,20 @@ fn lay_over(snapshot: &mut Snapshot, root: &Root, edits: &[Edit]) {
         };
         snapshot.desired.insert(edit.key.clone(), entry);
     }
+}
+
+fn lay_virtual_ip_over(snapshot: &mut Snapshot, edit: &Edit) {
+    let Some(Document::VirtualIP(document)) = &edit.document else {
+        snapshot.virtual_ips.remove(&edit.key);
+        return;
+    };
+    let known = snapshot.virtual_ips.get(&edit.key);
+    let declared = DeclaredVirtualIp {
+        create_revision: known.map_or(snapshot.revision, |known| known.create_revision),
+        mod_revision: snapshot.revision,
+        spec: Ok(Arc::new(document.spec.clone())),
+    };
+    snapshot.virtual_ips.insert(edit.key.clone(), declared);
 }
 
 /// The editions of secrets that edits put in force, or take away.
@@ -232,6 +264,7 @@ impl Preview {
             let style = tone.style();
             lines.push(format!("{}: {style}{word}{style:#}", title(&edit.key)));
             lines.extend(self.groups(&edit.key));
+            lines.extend(self.holder(&edit.key));
             told.insert(&edit.key);
         }
         let others: BTreeSet<&ResourceKey> = self.changes.iter().map(|change| &change.resource).collect();
@@ -248,6 +281,19 @@ impl Preview {
             lines.push(format!("  ... and {} (all with -o json)", count(more, "more line")));
         }
         lines.into_iter().fold(String::new(), |text, line| text + &line + "\n")
+    }
+
+    /// Who is to hold a virtual address.
+    fn holder(&self, key: &ResourceKey) -> Option<String> {
+        let one = self.holders.iter().find(|one| one.resource == *key)?;
+        let name = |node: &Option<NodeName>| node.as_ref().map_or_else(|| "nobody".to_owned(), ToString::to_string);
+        let who = if one.from == one.to {
+            name(&one.to)
+        } else {
+            format!("{} -> {}", name(&one.from), name(&one.to))
+        };
+        let text = format!("  held by {who}: {}", one.why);
+        Some(output::cut(&text, output::width()))
     }
 
     fn groups(&self, key: &ResourceKey) -> Vec<String> {

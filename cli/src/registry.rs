@@ -540,7 +540,8 @@ fn rows_of(view: &View, sealed: &BTreeSet<LoginName>) -> (Vec<Row>, Broken) {
                 | Document::ConfigFile(_)
                 | Document::Secret(_)
                 | Document::Command(_)
-                | Document::NetworkPolicy(_),
+                | Document::NetworkPolicy(_)
+                | Document::VirtualIP(_),
             ) => {}
             Err(problems) => {
                 let line = problems
@@ -655,7 +656,8 @@ pub fn describe(view: &View, key: &ResourceKey, format: Format) -> Option<String
             | Document::ConfigFile(_)
             | Document::Secret(_)
             | Document::Command(_)
-            | Document::NetworkPolicy(_),
+            | Document::NetworkPolicy(_)
+            | Document::VirtualIP(_),
         ) => return None,
         Err(problems) => {
             let _ = writeln!(text, "{} is invalid; what was handed out stays in use\n", title(key));

@@ -144,7 +144,8 @@ pub fn spec_of(declared: Option<&Declared>) -> Option<&ServiceSpec> {
         | Document::Registry(_)
         | Document::Secret(_)
         | Document::Command(_)
-        | Document::NetworkPolicy(_) => None,
+        | Document::NetworkPolicy(_)
+        | Document::VirtualIP(_) => None,
     }
 }
 
@@ -170,7 +171,8 @@ pub fn registry_row(view: &View, key: &ResourceKey) -> Vec<Cell> {
             | Document::ConfigFile(_)
             | Document::Secret(_)
             | Document::Command(_)
-            | Document::NetworkPolicy(_),
+            | Document::NetworkPolicy(_)
+            | Document::VirtualIP(_),
         ))
         | None => Err(invalid(None, 0)),
     };

@@ -316,7 +316,8 @@ fn description<'a>(view: &'a View, key: &ResourceKey) -> Option<&'a str> {
         | Document::ConfigFile(_)
         | Document::Registry(_)
         | Document::Command(_)
-        | Document::NetworkPolicy(_) => None,
+        | Document::NetworkPolicy(_)
+        | Document::VirtualIP(_) => None,
     }
 }
 

@@ -14,7 +14,7 @@ use schemas::problem::Problems;
 use schemas::records::{
     Assigned, AssignedState, Assignment, Breaker, ClusterMarker, Condition, ConditionStatus, ConditionType,
     ConfigFileStatus, Cordon, CordonMode, Event, NodeFacts, NodeStatus, Phase, Policies, Record, Report,
-    ReportedInstance, Sealed, ServiceStatus, Uid, Verdict, VerdictRecord,
+    ReportedInstance, Sealed, ServiceStatus, Uid, Verdict, VerdictRecord, VirtualIpStatus,
 };
 
 use crate::connect::Connection;
@@ -39,6 +39,7 @@ pub struct View {
     pub services: BTreeMap<ResourceKey, Recorded<ServiceStatus>>,
     pub node_statuses: BTreeMap<NodeName, Recorded<NodeStatus>>,
     pub files: BTreeMap<ResourceKey, Recorded<ConfigFileStatus>>,
+    pub virtual_ips: BTreeMap<ResourceKey, Recorded<VirtualIpStatus>>,
     /// Of secrets: ciphertext.
     pub sealed: BTreeMap<ResourceKey, Recorded<Sealed>>,
     /// Sealed values may not be read by whoever asks.
@@ -144,6 +145,9 @@ impl View {
                 }
                 Kind::ConfigFile => {
                     self.files.insert(resource, decode(kv));
+                }
+                Kind::VirtualIP => {
+                    self.virtual_ips.insert(resource, decode(kv));
                 }
                 Kind::Registry | Kind::Secret | Kind::Command | Kind::NetworkPolicy => {}
             },

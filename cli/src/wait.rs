@@ -205,7 +205,7 @@ fn far(view: &View, goal: &Goal) -> Far {
                 }
             },
             // A node goes on without its resource.
-            Kind::Node | Kind::ConfigFile | Kind::Registry | Kind::Secret | Kind::Command | Kind::NetworkPolicy => {
+            Kind::Node | Kind::ConfigFile | Kind::Registry | Kind::Secret | Kind::Command | Kind::NetworkPolicy | Kind::VirtualIP => {
                 Far::Done(format!("{} is deleted", title(key)))
             }
         },
@@ -243,7 +243,13 @@ fn far(view: &View, goal: &Goal) -> Far {
                 taken(key, *revision, status)
             }
             // Nothing is planned by it: what is written is in force.
-            Kind::Registry | Kind::Secret | Kind::Command | Kind::NetworkPolicy => Far::Done(format!("{} is in force", title(key))),
+            Kind::Registry | Kind::Secret | Kind::Command | Kind::NetworkPolicy => {
+                Far::Done(format!("{} is in force", title(key)))
+            }
+            Kind::VirtualIP => match crate::virtual_ips::held(view, key, *revision) {
+                Ok(told) => Far::Done(told),
+                Err(waits) => Far::Waiting(waits),
+            },
         },
     }
 }

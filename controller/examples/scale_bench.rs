@@ -250,6 +250,7 @@ fn report(assignment: &Assignment) -> Report {
     });
     Report {
         network: Default::default(),
+        virtual_ips: Default::default(),
         schema_version: SchemaVersion::default(),
         cluster: cluster(),
         node: assignment.node.clone(),

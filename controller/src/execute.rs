@@ -222,6 +222,9 @@ impl<'a> Base<'a> {
             Rests::DesiredAt { key, mod_revision } => (Key::Desired(key.clone()), Guard::Unchanged(*mod_revision)),
             Rests::CordonAt { node, mod_revision } => (Key::Cordon(node.clone()), Guard::Unchanged(*mod_revision)),
             Rests::SessionAbsent(node) => (Key::Session(node.clone()), Guard::Absent),
+            Rests::SessionAt { node, create_revision } => {
+                (Key::Session(node.clone()), Guard::CreatedAt(*create_revision))
+            }
         };
         step.requires.push((self.root.key(&key), guard));
     }
@@ -270,8 +273,19 @@ pub fn prepare(base: &Base<'_>, snapshot: &Snapshot, plan: &Plan, now: &str) -> 
     }
     batch.signers.extend(base.own_signer());
     for write in &plan.assignments {
-        let (step, whole) = assignment(base, snapshot, write, &created);
+        let (mut step, whole) = assignment(base, snapshot, write, &created);
         batch.unfinished |= !whole;
+        // With what they rest on, and with their statuses: of two grants of one address only one comes into force.
+        for fact in &write.grants {
+            base.rests_on(&mut step, fact);
+        }
+        for key in &write.granted {
+            let status = plan.statuses.get(key);
+            match status.and_then(|status| status_step(base, snapshot, key, status, now)) {
+                Some(told) => step.writes.extend(told.writes),
+                None => step.requires.push(base.as_seen(&Key::Status(key.clone()))),
+            }
+        }
         batch.assignments.push(step);
     }
     let written: BTreeSet<&NodeName> = plan.assignments.iter().map(|write| &write.assignment.node).collect();
@@ -306,7 +320,8 @@ pub fn prepare(base: &Base<'_>, snapshot: &Snapshot, plan: &Plan, now: &str) -> 
             None => batch.rest.extend(base.delete(Class::Network, &[key])),
         }
     }
-    for (key, status) in &plan.statuses {
+    let granted: BTreeSet<&ResourceKey> = plan.assignments.iter().flat_map(|write| &write.granted).collect();
+    for (key, status) in plan.statuses.iter().filter(|(key, _)| !granted.contains(key)) {
         batch.rest.extend(status_step(base, snapshot, key, status, now));
     }
     let forgotten = plan.ended.iter().map(|key| (Class::Status, Key::Status(key.clone())));
@@ -358,6 +373,8 @@ fn assignment(
         assignment,
         stored_mod_revision,
         guards,
+        grants,
+        granted,
     } = write;
     let guards: BTreeSet<&Rests> = guards.iter().collect();
     let stored = snapshot
@@ -365,7 +382,7 @@ fn assignment(
         .get(&assignment.node)
         .and_then(|node| node.assignment.as_ref());
     let stored = stored.and_then(|stored| stored.value.as_ref().ok());
-    let (kept, left) = split(&guards);
+    let (kept, left) = split(&guards, MAX_GUARDS.saturating_sub(grants.len() + granted.len()));
     let whole = left.is_empty();
     let reduced = if whole {
         None
@@ -398,17 +415,17 @@ fn assignment(
 }
 
 /// The facts that fit in one transaction, and the resources whose facts do not.
-fn split<'a>(guards: &BTreeSet<&'a Rests>) -> (Vec<&'a Rests>, BTreeSet<&'a ResourceKey>) {
+fn split<'a>(guards: &BTreeSet<&'a Rests>, most: usize) -> (Vec<&'a Rests>, BTreeSet<&'a ResourceKey>) {
     let about = |guard: &'a Rests| match guard {
         Rests::DesiredAbsent(key) | Rests::DesiredAt { key, mod_revision: _ } => Some(key),
-        Rests::CordonAt { .. } | Rests::SessionAbsent(_) => None,
+        Rests::CordonAt { .. } | Rests::SessionAbsent(_) | Rests::SessionAt { .. } => None,
     };
     let mut kept: Vec<&Rests> = guards.iter().copied().filter(|guard| about(guard).is_none()).collect();
     let mut left = BTreeSet::new();
     let mut resources = BTreeSet::new();
     for guard in guards.iter().copied() {
         let Some(key) = about(guard) else { continue };
-        if left.contains(key) || (kept.len() >= MAX_GUARDS && !resources.contains(key)) {
+        if left.contains(key) || (kept.len() >= most && !resources.contains(key)) {
             left.insert(key);
         } else {
             resources.insert(key);
@@ -476,6 +493,15 @@ fn status_step(base: &Base<'_>, snapshot: &Snapshot, key: &ResourceKey, status: 
                 .file_statuses
                 .get(key)
                 .and_then(|stored| stored.value.as_ref().ok());
+            let mut new = status.as_ref().clone();
+            carry_since(&mut new.conditions, old.map(|old| old.conditions.as_slice()), now);
+            new.encode()
+        }
+        Status::VirtualIp(status) => {
+            let old = snapshot.virtual_ip_statuses.get(key);
+            let old = old.and_then(|stored| stored.value.as_ref().ok());
+            // Another holder has held it since now.
+            let old = old.filter(|old| (&old.node, old.session) == (&status.node, status.session));
             let mut new = status.as_ref().clone();
             carry_since(&mut new.conditions, old.map(|old| old.conditions.as_slice()), now);
             new.encode()

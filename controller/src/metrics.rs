@@ -13,7 +13,7 @@ use prometheus::{Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, I
 use runtime::boottime::Instant;
 use schemas::keys::ResourceKey;
 use schemas::names::NodeName;
-use schemas::records::{Assignment, Breaker, ConditionStatus, ConditionType, Order, Report, Verdict};
+use schemas::records::{Assignment, Breaker, Condition, ConditionStatus, ConditionType, Order, Report, Verdict};
 
 use crate::execute::{Class, Committed};
 
@@ -367,6 +367,12 @@ fn of_view(view: &View) -> String {
         "Since when the node's report is behind its assignment; 0 when it is not.",
     );
 
+    let mut virtual_ips = family(
+        "reeve_virtual_ip_ready",
+        "1 while a node that was granted the virtual address says that it holds it, else 0.",
+        &["namespace", "name"],
+    );
+
     for (key, status) in &view.statuses {
         match status {
             Status::Service(status) => {
@@ -407,6 +413,12 @@ fn of_view(view: &View) -> String {
                 verdict.set(&[key.name.as_str(), name], 1.0);
             }
             Status::ConfigFile(_) => {}
+            Status::VirtualIp(status) => {
+                let namespace = key.namespace.as_ref().map_or("_", |namespace| namespace.as_str());
+                let ready = |one: &&Condition| one.kind == ConditionType::Ready && one.status == ConditionStatus::True;
+                let held = status.conditions.iter().find(ready).is_some();
+                virtual_ips.set(&[namespace, key.name.as_str()], flag(held));
+            }
         }
     }
     let mut restarted: BTreeMap<ResourceKey, u64> = BTreeMap::new();
@@ -467,6 +479,7 @@ fn of_view(view: &View) -> String {
         assigned_generation,
         applied_generation,
         behind,
+        virtual_ips,
     ];
     for family in &families {
         family.write(&mut text);

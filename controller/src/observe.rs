@@ -17,7 +17,7 @@ use schemas::kinds::Kind;
 use schemas::names::NodeName;
 use schemas::records::{
     Ack, Assignment, Breaker, ClusterId, ClusterMarker, ConfigFileStatus, Cordon, Digest, Endpoints, NodeFacts,
-    NodeStatus, Peer, Policies, Record, Report, Sealed, ServiceStatus, SessionRecord, VerdictRecord,
+    NodeStatus, Peer, Policies, Record, Report, Sealed, ServiceStatus, SessionRecord, VerdictRecord, VirtualIpStatus,
 };
 use trust::key::Fingerprint;
 use trust::sign::Signing;
@@ -29,7 +29,7 @@ mod hold;
 
 use authors::Authors;
 pub(crate) use decode::chain;
-use decode::{about, accepted, desired, network_policy, printable, remedied, stored, why_foreign};
+use decode::{about, accepted, desired, network_policy, printable, remedied, stored, virtual_ip, why_foreign};
 pub use hold::Hold;
 
 /// What an unreadable breaker counts as: spent beyond any budget, so that removals wait until it is refilled.
@@ -172,6 +172,8 @@ impl Observer {
             endpoints: BTreeMap::new(),
             policies: BTreeMap::new(),
             network_policies: BTreeMap::new(),
+            virtual_ips: BTreeMap::new(),
+            virtual_ip_statuses: BTreeMap::new(),
             acks: BTreeMap::new(),
             breaker: Breaker::default(),
         };
@@ -505,6 +507,7 @@ impl Observer {
             }
             Key::Desired(resource) => {
                 snapshot.network_policies.remove(&resource);
+                snapshot.virtual_ips.remove(&resource);
                 snapshot.desired.remove(&resource);
             }
             Key::Status(resource) => match resource.kind {
@@ -519,6 +522,9 @@ impl Observer {
                 }
                 Kind::ConfigFile => {
                     snapshot.file_statuses.remove(&resource);
+                }
+                Kind::VirtualIP => {
+                    snapshot.virtual_ip_statuses.remove(&resource);
                 }
                 Kind::Registry | Kind::Secret | Kind::Command | Kind::NetworkPolicy => {}
             },
@@ -592,6 +598,11 @@ impl Observer {
                 let (policy, why) = network_policy(&resource, kv);
                 self.snapshot.network_policies.insert(resource, policy);
                 why
+            }
+            Key::Desired(resource) if resource.kind == Kind::VirtualIP => {
+                let declared = virtual_ip(&resource, kv);
+                self.snapshot.virtual_ips.insert(resource, declared);
+                None
             }
             Key::Desired(resource) => {
                 let entry = desired(&resource, kv);
@@ -798,6 +809,17 @@ impl Observer {
                 let why = value.as_ref().err().cloned();
                 self.snapshot
                     .file_statuses
+                    .insert(resource, stored(kv, value.map(Arc::new)));
+                why
+            }
+            Kind::VirtualIP => {
+                let value = remedied(
+                    VirtualIpStatus::decode(&kv.value).map_err(|error| chain(&error)),
+                    "it is written anew",
+                );
+                let why = value.as_ref().err().cloned();
+                self.snapshot
+                    .virtual_ip_statuses
                     .insert(resource, stored(kv, value.map(Arc::new)));
                 why
             }

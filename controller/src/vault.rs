@@ -700,7 +700,8 @@ fn registry(key: &ResourceKey, kv: &KeyValue) -> Option<Arc<RegistrySpec>> {
         | Document::ConfigFile(_)
         | Document::Secret(_)
         | Document::Command(_)
-        | Document::NetworkPolicy(_) => None,
+        | Document::NetworkPolicy(_)
+        | Document::VirtualIP(_) => None,
     }
 }
 

@@ -149,6 +149,7 @@ async fn agent(fleet: Arc<Fleet>, number: usize) {
             .filter(|one| one.state == AssignedState::Present);
         let report = Report {
             network: Default::default(),
+            virtual_ips: Default::default(),
             schema_version: SchemaVersion::default(),
             cluster: fleet.cluster.clone(),
             node: node.clone(),

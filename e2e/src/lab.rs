@@ -85,8 +85,16 @@ impl Lab {
         lab
     }
 
-    fn bridge(&self) -> String {
+    /// The bridge that all hosts are on.
+    #[must_use]
+    pub fn bridge(&self) -> String {
         format!("rb{}", self.number)
+    }
+
+    /// A host's port on it, by its place among the hosts.
+    #[must_use]
+    pub fn link(&self, at: usize) -> String {
+        format!("rl{}n{}", self.number, at + 1)
     }
 
     /// Address `last` of the lab's subnet; 254 is the bridge's own, where stores and controllers listen.

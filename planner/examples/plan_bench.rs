@@ -58,6 +58,8 @@ fn snapshot(nodes: usize, services: usize, replicas: usize) -> Snapshot {
         endpoints: BTreeMap::new(),
         policies: BTreeMap::new(),
         network_policies: BTreeMap::new(),
+        virtual_ips: BTreeMap::new(),
+        virtual_ip_statuses: BTreeMap::new(),
         peers: BTreeMap::new(),
         revision: 1_000,
         cluster: cluster.clone(),
@@ -113,6 +115,7 @@ fn snapshot(nodes: usize, services: usize, replicas: usize) -> Snapshot {
         };
         let report = Report {
             network: Default::default(),
+            virtual_ips: Default::default(),
             schema_version: SchemaVersion::default(),
             cluster: cluster.id.clone(),
             node: name.clone(),
@@ -200,6 +203,7 @@ fn obey(snapshot: &mut Snapshot, plan: &Plan) {
             .collect();
         let report = Report {
             network: Default::default(),
+            virtual_ips: Default::default(),
             schema_version: SchemaVersion::default(),
             cluster: snapshot.cluster.id.clone(),
             node: assignment.node.clone(),

@@ -28,16 +28,19 @@ mod status;
 mod turns;
 mod types;
 mod verdicts;
+mod virtual_ips;
 mod world;
 
 pub use logins::{LoginName, LoginNeeds, login, logins};
 pub use memo::Memo;
 pub use output::removal_digest;
 pub use secrets::{SecretName, SecretNeeds, secrets};
-pub use snapshot::{AcceptedEntry, AcceptedHistory, DesiredBody, DesiredEntry, NodeEntry, Snapshot, Stored};
+pub use snapshot::{
+    AcceptedEntry, AcceptedHistory, DeclaredVirtualIp, DesiredBody, DesiredEntry, NodeEntry, Snapshot, Stored,
+};
 pub use types::{
-    AcceptedWrite, Action, AssignmentWrite, Change, Guard, NetworkWrites, Notice, Plan, Reason, Removal, Status, Stray,
-    VerdictsOut,
+    AcceptedWrite, Action, AssignmentWrite, Change, Guard, Holder, NetworkWrites, Notice, Plan, Reason, Removal,
+    Status, Stray, VerdictsOut,
 };
 pub use verdicts::{BREAKER_WINDOW_MS, refill, verdicts};
 

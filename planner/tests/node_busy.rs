@@ -44,6 +44,7 @@ fn assignment(n: u64) -> Arc<Assignment> {
     };
     Arc::new(Assignment {
         network: Default::default(),
+        virtual_ips: Default::default(),
         schema_version: SchemaVersion::default(),
         cluster: cluster(),
         node: "n1".parse().expect("a name"),

@@ -188,6 +188,7 @@ impl Sim {
             + 1;
         self.input.assignment = Some(Arc::new(Assignment {
             network: Default::default(),
+            virtual_ips: Default::default(),
             schema_version: SchemaVersion::default(),
             cluster: cluster(),
             node: self.input.node.clone(),

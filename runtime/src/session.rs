@@ -91,6 +91,7 @@ pub struct Session {
     key: Vec<u8>,
     record: SessionRecord,
     lost: Lost,
+    good_until: watch::Receiver<Instant>,
     keeper: JoinHandle<()>,
     close: watch::Sender<bool>,
 }
@@ -153,12 +154,16 @@ async fn try_open<S: Store>(
         let Some(record) = ours else {
             return Ok(Tried::HeldBy(held));
         };
+        let asked = Instant::now();
         if renew(store, &options.key, record.lease, record.create_revision).await? {
-            return Ok(Tried::Open(Session::keep(store, options, record)));
+            // It may have been opened for another time.
+            let lives = store.lease_time_to_live(record.lease).await?.granted.min(options.ttl);
+            return Ok(Tried::Open(Session::keep(store, options, record, asked, lives)));
         }
         // It ended just now; the next look finds the key gone.
         return Ok(Tried::HeldBy(held));
     }
+    let asked = Instant::now();
     let lease = store.lease_grant(options.ttl).await?;
     // Founding the fence itself: the one write of an agent that nothing can fence but the key's absence.
     let txn =
@@ -169,7 +174,8 @@ async fn try_open<S: Store>(
             lease: lease.id,
             create_revision: revision,
         };
-        return Ok(Tried::Open(Session::keep(store, options, record)));
+        let lives = lease.ttl.min(options.ttl);
+        return Ok(Tried::Open(Session::keep(store, options, record, asked, lives)));
     }
     // Should the write have been, or still be, taken up: without its lease it is nothing.
     let _ = store.lease_revoke(lease.id).await;
@@ -204,6 +210,7 @@ async fn keep_alive<S: Store>(
     record: SessionRecord,
     ttl: Duration,
     told: watch::Sender<bool>,
+    good: watch::Sender<Instant>,
     mut closing: watch::Receiver<bool>,
 ) {
     let mut backoff = Backoff::new(Duration::from_millis(100), ttl / 6);
@@ -211,7 +218,8 @@ async fn keep_alive<S: Store>(
     loop {
         let renewal = async {
             boottime::sleep(pause).await;
-            renew(&store, &key, record.lease, record.create_revision).await
+            let asked = Instant::now();
+            (asked, renew(&store, &key, record.lease, record.create_revision).await)
         };
         tokio::select! {
             biased;
@@ -222,8 +230,9 @@ async fn keep_alive<S: Store>(
                 }
                 return;
             }
-            renewed = renewal => match renewed {
+            (asked, renewed) = renewal => match renewed {
                 Ok(true) => {
+                    good.send_replace(asked + ttl);
                     backoff.reset();
                     pause = ttl / 3;
                 }
@@ -243,14 +252,22 @@ async fn keep_alive<S: Store>(
 }
 
 impl Session {
-    fn keep<S: Store>(store: &S, options: &SessionOptions, record: SessionRecord) -> Self {
+    fn keep<S: Store>(
+        store: &S,
+        options: &SessionOptions,
+        record: SessionRecord,
+        asked: Instant,
+        lives: Duration,
+    ) -> Self {
         let (told, state) = watch::channel(false);
+        let (good, good_until) = watch::channel(asked + lives);
         let (close, closing) = watch::channel(false);
-        let keeper = keep_alive(store.clone(), options.key.clone(), record, options.ttl, told, closing);
+        let keeper = keep_alive(store.clone(), options.key.clone(), record, lives, told, good, closing);
         Self {
             key: options.key.clone(),
             record,
             lost: Lost { state },
+            good_until,
             keeper: tokio::spawn(keeper),
             close,
         }
@@ -284,6 +301,12 @@ impl Session {
     /// Whether it is lost; a fenced write finds out for sure.
     pub fn is_lost(&self) -> bool {
         self.lost.is_lost()
+    }
+
+    /// Until when it lives at least, whatever happens: when the last renewal that succeeded was asked for, and its time to live
+    /// after that. What must have ended before the session does goes by this.
+    pub fn good_until(&self) -> watch::Receiver<Instant> {
+        self.good_until.clone()
     }
 
     /// Ends the session at once: the node is seen to have gone on purpose.

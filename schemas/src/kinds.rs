@@ -27,6 +27,7 @@ use crate::registry::RegistrySpec;
 use crate::secret::SecretSpec;
 use crate::service::ServiceSpec;
 use crate::units::{ByteSize, Cpu, Span};
+use crate::virtual_ip::VirtualIpSpec;
 use crate::yaml::{Step, Tree};
 
 macro_rules! kinds {
@@ -134,6 +135,8 @@ kinds! {
     Command(CommandSpec) namespaced { "command", "commands", "cmd" }
     /// Who may connect to services of its namespace through the cluster's network, and to whom they may.
     NetworkPolicy(NetworkPolicySpec) namespaced { "networkpolicy", "networkpolicies", "netpol" }
+    /// An address that one of several nodes holds, and another one when that is lost.
+    VirtualIP(VirtualIpSpec) namespaced { "virtualip", "virtualips", "vip" }
 }
 
 impl Kind {
@@ -142,9 +145,13 @@ impl Kind {
     pub const fn is_workload(self) -> bool {
         match self {
             Self::Service => true,
-            Self::Node | Self::ConfigFile | Self::Registry | Self::Secret | Self::Command | Self::NetworkPolicy => {
-                false
-            }
+            Self::Node
+            | Self::ConfigFile
+            | Self::Registry
+            | Self::Secret
+            | Self::Command
+            | Self::NetworkPolicy
+            | Self::VirtualIP => false,
         }
     }
 

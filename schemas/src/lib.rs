@@ -22,6 +22,7 @@ pub mod secret;
 mod semantics;
 pub mod service;
 pub mod units;
+pub mod virtual_ip;
 pub mod write;
 pub mod yaml;
 

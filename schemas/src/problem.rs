@@ -99,6 +99,7 @@ codes! {
     CommandParameter Semantic "A parameter of a named command arrives nowhere, or where a shell reads it, or has no possible value."
     BadNetwork Semantic "A network is not written as its first address and the length of its prefix."
     NetworkRule Semantic "A rule of a network policy names nobody, or counts for nothing."
+    VirtualAddress Semantic "A virtual address is none that a host can have, or its device has no such name."
     MountOption Semantic "A mount has an option that its type cannot have."
     RequestAboveLimit Semantic "A request is larger than the limit of the same resource."
     BelowMinimum Semantic "A quantity is below what the engine takes."

@@ -16,6 +16,7 @@ pub mod network;
 mod node;
 mod sealed;
 mod status;
+mod virtual_ip;
 
 pub use cluster::{Accepted, AcceptedBody, AcceptedFile, Ack, Breaker, ClusterMarker, Held, Moved};
 pub use done::{Done, Ended, MAX_DONE_OBJECTS};
@@ -34,6 +35,9 @@ pub use sealed::{Handed, HandedLogin, HandedSecret, Sealed, SealedValue};
 pub use status::{
     Condition, ConditionStatus, ConditionType, ConfigFileStatus, Counts, Event, EventType, NodeStatus, Refusal,
     RefusalRule, ServiceStatus, SettledImage,
+};
+pub use virtual_ip::{
+    AssignedVirtualIp, AssignedVirtualIpState, HeldVirtualIp, RefusedVirtualIp, ReportedVirtualIps, VirtualIpStatus,
 };
 
 /// The version of these documents that this build writes, and the newest it reads.
@@ -142,6 +146,7 @@ records! {
     ServiceStatus, "the service's status", MIB;
     NodeStatus, "the node's status", 64 * KIB;
     ConfigFileStatus, "the file's status", 64 * KIB;
+    VirtualIpStatus, "the virtual address's status", 64 * KIB;
     Event, "the event", 16 * KIB;
     Sealed, "the sealed values", MIB;
     Handed, "what was handed out", MIB;

@@ -10,6 +10,7 @@ mod command;
 mod container;
 mod network_policy;
 mod secrets;
+mod virtual_ip;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -170,6 +171,10 @@ pub(crate) fn check(document: &Document, tree: &Tree, text: &str, out: &mut Vec<
         Document::NetworkPolicy(Resource { metadata, spec }) => {
             rules.metadata(metadata);
             rules.network_policy(spec);
+        }
+        Document::VirtualIP(Resource { metadata, spec }) => {
+            rules.metadata(metadata);
+            rules.virtual_ip(spec);
         }
     }
 }

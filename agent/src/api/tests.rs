@@ -51,6 +51,7 @@ impl Served {
         let cluster = ClusterId::from_random([1; 16]);
         let report = Report {
             network: Default::default(),
+            virtual_ips: Default::default(),
             schema_version: SchemaVersion::default(),
             cluster: cluster.clone(),
             node: "n1".parse().expect("a name"),

@@ -77,6 +77,7 @@ impl Agent {
                     self.learn_facts();
                 }
             }
+            Note::VirtualIps(told) => self.virtual_ips = Some(*told),
             Note::Handed => {
                 logins::save(&self.dir, &self.logins);
                 self.input.secrets = self.logins.secret_states(&self.secret_place);

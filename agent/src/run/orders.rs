@@ -121,6 +121,7 @@ impl Agent {
         let lost = in_force.unwrap_or_default() < self.floor && offered != self.floor;
         lost.then(|| Assignment {
             network: None,
+            virtual_ips: Default::default(),
             schema_version: SchemaVersion::default(),
             cluster: self.input.cluster.clone(),
             node: self.input.node.clone(),

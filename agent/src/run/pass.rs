@@ -81,10 +81,12 @@ impl Agent {
             probes,
             look_again_ms,
             lingering,
-            report,
+            mut report,
         } = plan;
+        report.virtual_ips.clone_from(&self.virtual_ips);
         self.input.lingering = lingering;
         self.tell_ground();
+        self.tell_granted();
         for step in steps {
             self.start_step(step);
         }
@@ -190,6 +192,21 @@ impl Agent {
         });
     }
 
+    /// What virtual addresses this node was granted, for who keeps them.
+    fn tell_granted(&self) {
+        let Some(assignment) = &self.input.assignment else {
+            return;
+        };
+        self.ends.granted.send_if_modified(|granted| {
+            let news = granted.order != assignment.order;
+            if news {
+                granted.order = assignment.order;
+                granted.list.clone_from(&assignment.virtual_ips);
+            }
+            news
+        });
+    }
+
     fn conditions(&self) -> Vec<NodeCondition> {
         let mut conditions = self.damaged.clone();
         let told = [
@@ -212,6 +229,14 @@ impl Agent {
             message,
         }));
         conditions.extend(self.ground.conditions.iter().cloned());
+        let refused = self.virtual_ips.iter().flat_map(|told| &told.refused);
+        conditions.extend(refused.map(|one| NodeCondition {
+            reason: "VirtualIpDown".to_owned(),
+            message: format!(
+                "the virtual address {} of namespace {}: {}",
+                one.name, one.namespace, one.message
+            ),
+        }));
         let trouble = self.trouble.as_ref().map(|(reason, message)| (*reason, message));
         conditions.extend(told.chain(trouble).map(|(reason, message)| NodeCondition {
             reason: reason.to_owned(),

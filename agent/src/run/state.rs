@@ -7,7 +7,7 @@ use std::time::Duration;
 use planner::node::{FileId, InstanceKey, Making, NodeInput, Observed, OpOutcome, SpecId, Step};
 use runtime::backoff::Backoff;
 use schemas::names::Namespace;
-use schemas::records::{Assignment, ClusterId, NodeCondition, NodeFacts, Order, Report};
+use schemas::records::{Assignment, ClusterId, NodeCondition, NodeFacts, Order, Report, ReportedVirtualIps};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -27,6 +27,7 @@ use crate::peers::Peers;
 use crate::policy::{Gate, Judgement};
 use crate::probe::Prober;
 use crate::secrets::SecretPlace;
+use crate::virtual_ips::Granted;
 use crate::walls::Walls;
 
 /// Inspections and lookups at once.
@@ -43,6 +44,8 @@ pub(super) struct Ends {
     pub(super) applied: watch::Sender<Order>,
     /// For who keeps this node's end of the cluster's network.
     pub(super) local: watch::Sender<Local>,
+    /// For who keeps its virtual addresses.
+    pub(super) granted: watch::Sender<Granted>,
     pub(super) events: mpsc::Sender<Told>,
     /// For the API: which containers are whose.
     pub(super) directory: watch::Sender<Option<Arc<Directory>>>,
@@ -108,6 +111,8 @@ pub(crate) enum Note {
     Walled,
     /// What is to be said of this node's end of the cluster's network has changed.
     Ground(Box<Footing>),
+    /// Which virtual addresses are held, as the kernel has them.
+    VirtualIps(Box<ReportedVirtualIps>),
 }
 
 pub(super) struct Agent {
@@ -214,6 +219,8 @@ pub(super) struct Agent {
     pub(super) last_report: Option<Arc<Report>>,
     /// What this node's end of the cluster's network is.
     pub(super) ground: Footing,
+    /// The virtual addresses it holds; None of one that never had any.
+    pub(super) virtual_ips: Option<ReportedVirtualIps>,
     pub(super) ends: Ends,
 }
 
@@ -295,6 +302,7 @@ impl Agent {
             look_alikes: Vec::new(),
             last_report: None,
             ground: Footing::default(),
+            virtual_ips: None,
             ends,
             options,
             secret_place: Arc::new(SecretPlace::new(dir.path())),

@@ -166,6 +166,7 @@ impl Bed {
         self.generation += 1;
         Assignment {
             network: Default::default(),
+            virtual_ips: Default::default(),
             schema_version: SchemaVersion::default(),
             cluster: self.cluster.clone(),
             node: node(),

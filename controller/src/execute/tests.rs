@@ -100,6 +100,7 @@ impl Desk {
 fn nothing() -> Plan {
     Plan {
         network: Default::default(),
+        holders: Vec::new(),
         changes: Vec::new(),
         accepted: Vec::new(),
         forgotten: Vec::new(),
@@ -152,6 +153,7 @@ fn instance(name: &str, state: AssignedState) -> Assigned {
 fn assigns(generation: u64, stored: i64, instances: Vec<Assigned>, guards: Vec<Rests>) -> AssignmentWrite {
     let assignment = Assignment {
         network: Default::default(),
+        virtual_ips: Default::default(),
         schema_version: SchemaVersion::default(),
         cluster: cluster(),
         node: node(),
@@ -166,6 +168,8 @@ fn assigns(generation: u64, stored: i64, instances: Vec<Assigned>, guards: Vec<R
         assignment,
         stored_mod_revision: stored,
         guards,
+        grants: Vec::new(),
+        granted: Vec::new(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::Arc;
 
-use planner::cluster::{AcceptedEntry, DesiredBody, DesiredEntry, Stored};
+use planner::cluster::{AcceptedEntry, DeclaredVirtualIp, DesiredBody, DesiredEntry, Stored};
 use runtime::KeyValue;
 use schemas::admit;
 use schemas::keys::{ResourceKey, Root};
@@ -91,9 +91,13 @@ pub(super) fn desired(resource: &ResourceKey, kv: &KeyValue) -> DesiredEntry {
             )
         }
         // Not the planner's: whoever lists keeps them apart.
-        Ok(Document::Registry(_) | Document::Secret(_) | Document::Command(_) | Document::NetworkPolicy(_)) => {
-            (BTreeMap::new(), BTreeMap::new(), DesiredBody::Invalid(Vec::new()))
-        }
+        Ok(
+            Document::Registry(_)
+            | Document::Secret(_)
+            | Document::Command(_)
+            | Document::NetworkPolicy(_)
+            | Document::VirtualIP(_),
+        ) => (BTreeMap::new(), BTreeMap::new(), DesiredBody::Invalid(Vec::new())),
         Err(problems) => (
             BTreeMap::new(),
             BTreeMap::new(),
@@ -127,6 +131,26 @@ pub(super) fn network_policy(
             let first = problems.problems.first().map(ToString::to_string).unwrap_or_default();
             (None, Some(format!("{first}; what it last said stays in force")))
         }
+    }
+}
+
+/// A virtual address as it is declared; or what is wrong with it.
+pub(super) fn virtual_ip(resource: &ResourceKey, kv: &KeyValue) -> DeclaredVirtualIp {
+    let admitted = if kv.lease == 0 {
+        admit::admit_stored(resource, &kv.value)
+    } else {
+        Err(admit::leased(resource))
+    };
+    let spec = match admitted.map(|admitted| admitted.document) {
+        Ok(Document::VirtualIP(one)) => Ok(Arc::new(one.spec)),
+        // A document is of the kind that its key names.
+        Ok(_) => Err(Vec::new()),
+        Err(problems) => Err(problems.problems),
+    };
+    DeclaredVirtualIp {
+        create_revision: kv.create_revision,
+        mod_revision: kv.mod_revision,
+        spec,
     }
 }
 

@@ -426,6 +426,7 @@ fn obey(store: &MemoryStore, assignment: &Assignment, runs: &Mutex<BTreeMap<(Str
     });
     Report {
         network: Default::default(),
+        virtual_ips: Default::default(),
         schema_version: SchemaVersion::default(),
         cluster: cluster_id(),
         node: assignment.node.clone(),

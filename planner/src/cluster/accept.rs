@@ -418,7 +418,13 @@ fn number<'a>(
     for (index, due) in due {
         let named = match lives[index].key.kind {
             Kind::ConfigFile => files::highest_named(lives, mounting, lives[index].key),
-            Kind::Service | Kind::Node | Kind::Registry | Kind::Secret | Kind::Command | Kind::NetworkPolicy => 0,
+            Kind::Service
+            | Kind::Node
+            | Kind::Registry
+            | Kind::Secret
+            | Kind::Command
+            | Kind::NetworkPolicy
+            | Kind::VirtualIP => 0,
         };
         let life = &mut lives[index];
         let nothing = Seen::default();

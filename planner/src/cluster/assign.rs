@@ -9,10 +9,11 @@ use super::memory::{Inst, To};
 use super::pass::Pass;
 use super::place::New;
 use super::types::{AssignmentWrite, Removal};
+use super::virtual_ips::Floating;
 use super::world::NONE;
 
 impl Pass<'_> {
-    pub(super) fn assignments(&self) -> Vec<AssignmentWrite> {
+    pub(super) fn assignments(&self, floating: &Floating) -> Vec<AssignmentWrite> {
         let news = self.news_by_node();
         let mut writes = Vec::new();
         // Service, slot, place among the known or the new, and whether it is new.
@@ -35,6 +36,8 @@ impl Pass<'_> {
             };
             let network = self.net.as_ref().and_then(|net| net.assigned(id));
             let same_network = node.assignment.map_or(network.is_none(), |one| one.network == network);
+            let virtual_ips = floating.list(id);
+            let same_virtual_ips = node.assignment.map_or(&[][..], |one| &one.virtual_ips) == virtual_ips;
             let reseeded = || {
                 let differs = |inst: &Inst| {
                     let stored = node
@@ -47,6 +50,7 @@ impl Pass<'_> {
             if here.is_empty()
                 && !node.rewrite
                 && same_network
+                && same_virtual_ips
                 && !reseeded()
                 && !(self.memory.starts[at]..).zip(insts).any(changed)
             {
@@ -82,7 +86,7 @@ impl Pass<'_> {
             }
             if node
                 .assignment
-                .is_some_and(|stored| stored.instances == instances && stored.network == network)
+                .is_some_and(|stored| stored.instances == instances && stored.network == network && same_virtual_ips)
             {
                 continue;
             }
@@ -109,10 +113,20 @@ impl Pass<'_> {
                     node: node.name.clone(),
                     order,
                     network,
+                    virtual_ips: virtual_ips.to_vec(),
                     instances,
                 },
                 stored_mod_revision: node.entry.assignment.as_ref().map_or(0, |stored| stored.mod_revision),
-                guards: self.guards.get(&id).into_iter().flatten().cloned().collect(),
+                guards: self
+                    .guards
+                    .get(&id)
+                    .into_iter()
+                    .flatten()
+                    .chain(floating.withdrawals(id))
+                    .cloned()
+                    .collect(),
+                grants: floating.grants(id),
+                granted: floating.granted(id),
             });
         }
         writes

@@ -20,7 +20,8 @@ use super::{PlanOptions, explain};
 const KEPT_RECORDS: usize = 20;
 impl<'a> Pass<'a> {
     pub(super) fn into_plan(mut self, options: PlanOptions, memo: &mut Memo) -> Plan {
-        let assignments = self.assignments();
+        let floating = self.virtual_ips();
+        let assignments = self.assignments(&floating);
         let removals = self.removal_list();
         let strays = self.strays();
         // Nodes have no namespace, and so come first.
@@ -85,6 +86,7 @@ impl<'a> Pass<'a> {
         self.node_statuses(&mut statuses, &mut ended, &mut notices, &node_counts, &room);
         statuses.append(&mut of_services);
         self.file_statuses(&mut statuses, &mut ended, &mut notices);
+        let holders = floating.tell(self.snapshot, &mut statuses, &mut ended, &mut notices);
         if self.snapshot.complete {
             // Both are in order of keys.
             let mut svcs = self.memory.svcs.iter().peekable();
@@ -114,6 +116,7 @@ impl<'a> Pass<'a> {
             removals,
             strays,
             network,
+            holders,
             notices,
         }
     }

@@ -13,10 +13,11 @@ use schemas::node::NodeSpec;
 use schemas::problem::Problem;
 use schemas::records::{
     Accepted, Ack, Assignment, Breaker, ClusterMarker, ConfigFileStatus, Cordon, Digest, Endpoints, NodeFacts,
-    NodeStatus, Order, Peer, Policies, Report, ServiceStatus, SessionRecord, VerdictRecord,
+    NodeStatus, Order, Peer, Policies, Report, ServiceStatus, SessionRecord, VerdictRecord, VirtualIpStatus,
 };
 use schemas::secret::SecretEdition;
 use schemas::service::ServiceSpec;
+use schemas::virtual_ip::VirtualIpSpec;
 
 /// A decoded value with the store's word on when it was written.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,8 +53,20 @@ pub struct Snapshot {
     pub policies: BTreeMap<Namespace, Stored<Arc<Policies>>>,
     /// The network policies that are declared; None where the document is not valid.
     pub network_policies: BTreeMap<ResourceKey, Option<Arc<NetworkPolicySpec>>>,
+    /// The virtual addresses that are declared, and what was last said of each.
+    pub virtual_ips: BTreeMap<ResourceKey, DeclaredVirtualIp>,
+    pub virtual_ip_statuses: BTreeMap<ResourceKey, Stored<Arc<VirtualIpStatus>>>,
     pub acks: BTreeMap<Digest, Ack>,
     pub breaker: Breaker,
+}
+
+/// A virtual address as people want it.
+#[derive(Clone, Debug)]
+pub struct DeclaredVirtualIp {
+    pub create_revision: i64,
+    pub mod_revision: i64,
+    /// What it says; or why it says nothing.
+    pub spec: Result<Arc<VirtualIpSpec>, Vec<Problem>>,
 }
 
 /// A value under `desired/`.

@@ -519,7 +519,7 @@ fn scheduled(tally: &Tally, waits_for: Option<ResourceName>) -> Draft<'static> {
 }
 
 /// The first 300 characters, without control characters: what nodes write is not trusted.
-fn clip(text: &str) -> String {
+pub(super) fn clip(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { ' ' } else { c })
         .take(300)

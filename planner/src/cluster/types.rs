@@ -9,7 +9,7 @@ use schemas::keys::ResourceKey;
 use schemas::names::{InstanceName, Namespace, NodeName, ResourceName, Slot};
 use schemas::records::{
     Accepted, Assigned, Assignment, Breaker, Condition, ConfigFileStatus, Digest, Endpoints, EventType, FailingReason,
-    NodeStatus, Peer, Policies, ServiceStatus, Uid, VerdictRecord,
+    NodeStatus, Peer, Policies, ServiceStatus, Uid, VerdictRecord, VirtualIpStatus,
 };
 use serde::Serialize;
 
@@ -44,8 +44,26 @@ pub struct Plan {
     pub strays: BTreeSet<Stray>,
     /// What is to be published of the network: what differs from the stored records.
     pub network: NetworkWrites,
+    /// Who is to hold each virtual address in the end: for people, in order of names.
+    pub holders: Vec<Holder>,
     /// Things a person should hear of as events.
     pub notices: Vec<Notice>,
+}
+
+/// Who is to hold a virtual address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Holder {
+    #[serde(serialize_with = "display")]
+    pub resource: ResourceKey,
+    /// With its prefix; empty where none is declared that a host can have.
+    pub address: String,
+    /// Who holds it by the assignments of now.
+    pub from: Option<NodeName>,
+    /// None: nobody may.
+    pub to: Option<NodeName>,
+    /// One sentence.
+    pub why: String,
 }
 
 /// What is to be published of the network; None takes a record away.
@@ -104,6 +122,7 @@ pub enum Status {
     Service(Arc<ServiceStatus>),
     Node(Arc<NodeStatus>),
     ConfigFile(Arc<ConfigFileStatus>),
+    VirtualIp(Arc<VirtualIpStatus>),
 }
 
 impl Status {
@@ -139,6 +158,17 @@ impl Status {
                 let stored = stored.and_then(|stored| stored.value.as_ref().ok());
                 stored.is_some_and(|stored| {
                     let timeless = |status: &ConfigFileStatus| ConfigFileStatus {
+                        conditions: without_since(&status.conditions),
+                        ..status.clone()
+                    };
+                    Arc::ptr_eq(status, stored) || timeless(status) == timeless(stored)
+                })
+            }
+            Self::VirtualIp(status) => {
+                let stored = snapshot.virtual_ip_statuses.get(key);
+                let stored = stored.and_then(|stored| stored.value.as_ref().ok());
+                stored.is_some_and(|stored| {
+                    let timeless = |status: &VirtualIpStatus| VirtualIpStatus {
                         conditions: without_since(&status.conditions),
                         ..status.clone()
                     };
@@ -294,15 +324,30 @@ pub struct AssignmentWrite {
     pub stored_mod_revision: i64,
     /// What its removals rest on; each is compared in the same txn.
     pub guards: Vec<Guard>,
+    /// What the virtual addresses that it grants rest on.
+    pub grants: Vec<Guard>,
+    /// Whose statuses are written in the same txn: of two grants of one address only one comes into force.
+    pub granted: Vec<ResourceKey>,
 }
 
 /// A fact about the store that must still be true when a write is done.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Guard {
     DesiredAbsent(ResourceKey),
-    DesiredAt { key: ResourceKey, mod_revision: i64 },
-    CordonAt { node: NodeName, mod_revision: i64 },
+    DesiredAt {
+        key: ResourceKey,
+        mod_revision: i64,
+    },
+    CordonAt {
+        node: NodeName,
+        mod_revision: i64,
+    },
     SessionAbsent(NodeName),
+    /// The session is in the life that began then.
+    SessionAt {
+        node: NodeName,
+        create_revision: i64,
+    },
 }
 
 /// An instance that is taken away and not replaced first.

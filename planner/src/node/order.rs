@@ -65,6 +65,7 @@ mod tests {
     fn assignment(restore_epoch: u64, epoch: i64, generation: u64) -> Assignment {
         Assignment {
             network: Default::default(),
+            virtual_ips: Default::default(),
             schema_version: SchemaVersion::default(),
             cluster: ClusterId::from_random([1; 16]),
             node: "n1".parse().expect("a name"),

@@ -48,6 +48,7 @@ pub fn plan(input: &NodeInput) -> NodePlan {
         lingering: Vec::new(),
         report: Report {
             network: None,
+            virtual_ips: Default::default(),
             schema_version: SchemaVersion::default(),
             cluster: input.cluster.clone(),
             node: input.node.clone(),

@@ -174,6 +174,8 @@ impl World {
             endpoints: BTreeMap::new(),
             policies: BTreeMap::new(),
             network_policies: BTreeMap::new(),
+            virtual_ips: BTreeMap::new(),
+            virtual_ip_statuses: BTreeMap::new(),
             peers: BTreeMap::new(),
             revision: 100,
             cluster,

@@ -1,4 +1,4 @@
-//! Tests of `planner::cluster`: `rules.rs` tells in tables what is decided when (`files.rs` for files, `images.rs` for images), `laws.rs` has the laws as properties over
+//! Tests of `planner::cluster`: `rules.rs` tells in tables what is decided when (`files.rs` for files, `images.rs` for images, `virtual_ips.rs` for virtual addresses, with a property of their own), `laws.rs` has the laws as properties over
 //! random clusters and histories. Both drive `support.rs`: a store in memory, and a fleet that obeys its assignments.
 
 mod files;
@@ -9,3 +9,4 @@ mod policies;
 mod rules;
 mod secrets;
 mod support;
+mod virtual_ips;

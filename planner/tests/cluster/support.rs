@@ -19,8 +19,8 @@ use schemas::problem::Problem;
 use schemas::records::{
     Accepted, Ack, Addresses, Assigned, AssignedImage, AssignedState, Assignment, Breaker, Capacity, ClusterId,
     ClusterMarker, Condition, ConditionType, Cordon, CordonMode, Digest, Engine, Failing, FailingReason, Lingering,
-    Next, NodeFacts, Order, Phase, Record, Report, ReportedInstance, ReportedNetwork, SchemaVersion, ServiceStatus,
-    SessionRecord, Uid, Verdict, VerdictRecord,
+    Next, NodeFacts, Order, Phase, Record, Report, ReportedInstance, ReportedNetwork, ReportedVirtualIps,
+    SchemaVersion, ServiceStatus, SessionRecord, Uid, Verdict, VerdictRecord,
 };
 use schemas::service::ServiceSpec;
 use schemas::units::{ByteSize, Cpu};
@@ -45,6 +45,8 @@ pub struct Agent {
     /// Its subnet of the cluster's network, as it was last assigned, and addresses of those that are gone.
     pub subnet: Option<ipnet::Ipv4Net>,
     pub lingering: BTreeMap<(Uid, Slot), Ipv4Addr>,
+    /// What it holds of virtual addresses, where it has any.
+    pub virtual_ips: Option<ReportedVirtualIps>,
 }
 
 #[derive(Clone, Debug)]
@@ -130,6 +132,8 @@ impl Cluster {
                 endpoints: BTreeMap::new(),
                 policies: BTreeMap::new(),
                 network_policies: BTreeMap::new(),
+                virtual_ips: BTreeMap::new(),
+                virtual_ip_statuses: BTreeMap::new(),
                 peers: BTreeMap::new(),
                 revision: 100,
                 cluster,
@@ -346,7 +350,14 @@ impl Cluster {
                 write.stored_mod_revision
             );
             assert!(write.assignment.order > entry.highest_order(), "order only rises");
-            entry.assignment = Some(stored(revision, Arc::new(write.assignment.clone())));
+            let created = entry
+                .assignment
+                .as_ref()
+                .map_or(revision, |stored| stored.create_revision);
+            entry.assignment = Some(Stored {
+                create_revision: created,
+                ..stored(revision, Arc::new(write.assignment.clone()))
+            });
         }
         for (key, status) in &plan.statuses {
             let revision = self.snapshot.revision;
@@ -366,9 +377,15 @@ impl Cluster {
                         .file_statuses
                         .insert(key.clone(), stored(revision, status.clone()));
                 }
+                Status::VirtualIp(status) => {
+                    self.snapshot
+                        .virtual_ip_statuses
+                        .insert(key.clone(), stored(revision, status.clone()));
+                }
             }
         }
         for key in &plan.ended {
+            self.snapshot.virtual_ip_statuses.remove(key);
             self.snapshot.service_statuses.remove(key);
             self.snapshot.file_statuses.remove(key);
             if let Ok(node) = key.name.as_str().parse()
@@ -639,6 +656,7 @@ impl Cluster {
             applied: agent.applied,
             instances,
             conditions: Vec::new(),
+            virtual_ips: agent.virtual_ips.clone(),
         };
         let same = self
             .snapshot

@@ -102,3 +102,33 @@ async fn another_machine_is_refused_without_waiting() {
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
     assert!(!first.is_lost());
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_goes_by_a_session_ends_before_it_whoever_answers_late_or_not_at_all() {
+    let store = MemoryStore::new();
+    let before = Instant::now();
+    let session = try_it(&store, "m1", None).await.expect("opens");
+    let good = session.good_until();
+    assert!(good.borrow().since(before) <= Duration::from_secs(15));
+    // It is renewed, each time for as long as it lives after that was asked for.
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let renewed = *good.borrow();
+    assert!(renewed > Instant::now() && renewed.since(Instant::now()) <= Duration::from_secs(15));
+    store.set_down(true);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(*good.borrow(), renewed);
+    store.set_down(false);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(*good.borrow() > Instant::now());
+    // Resumed by who would have it live longer, it lives as long as it was opened for.
+    let record = session.record();
+    drop(session);
+    let longer = SessionOptions {
+        ttl: Duration::from_secs(60),
+        ..options("m1")
+    };
+    let resumed = open(&store, &longer, Some(record), &Shutdown::new())
+        .await
+        .expect("resumes");
+    assert!(resumed.good_until().borrow().since(Instant::now()) <= Duration::from_secs(15));
+}

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::network::{AssignedNetwork, ReportedNetwork};
 use super::node::NodeCondition;
+use super::virtual_ip::{AssignedVirtualIp, ReportedVirtualIps};
 use super::{ClusterId, Digest, SchemaVersion, Uid, kind_segment};
 use crate::container::Protocol;
 use crate::image::ImagePin;
@@ -35,6 +36,9 @@ pub struct Assignment {
     /// What it has of the cluster's network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<AssignedNetwork>,
+    /// Virtual addresses it holds, or lets go. Sorted by (namespace, name, address), each once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub virtual_ips: Vec<AssignedVirtualIp>,
     /// Sorted by (namespace, workload, slot, uid), each (uid, slot) once.
     pub instances: Vec<Assigned>,
 }
@@ -154,6 +158,9 @@ pub struct Report {
     /// What it has of the cluster's network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<ReportedNetwork>,
+    /// The virtual addresses it holds; None of one that was never granted any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub virtual_ips: Option<ReportedVirtualIps>,
 }
 
 /// One instance in a report.
