@@ -57,13 +57,28 @@ impl Cluster {
             "apiVersion: reeve/v1\nkind: VirtualIP\nmetadata: {{name: front}}\nspec: {{address: {address}/24}}\n"
         );
         let manifest = lab.file("front.yaml", &manifest);
-        let said = lab.reeve_exits(&endpoints, 0, &["plan", "-f", &manifest]);
-        assert!(said.contains("held by nobody -> n"), "{said}");
+        eventually("all nodes are there, and a plan says who is to hold it", 30, || {
+            let nodes = lab.reeve_exits(&endpoints, 0, &["get", "nodes"]);
+            let said = lab.reeve_exits(&endpoints, 0, &["plan", "-f", &manifest]);
+            let there = nodes
+                .lines()
+                .filter(|line| line.starts_with('n') && line.contains("Ready"))
+                .count()
+                == 3;
+            if there && said.contains("held by nobody -> n") {
+                Ok(())
+            } else {
+                Err(nodes + &said)
+            }
+        });
         lab.reeve_exits(&endpoints, 0, &["apply", "-f", &manifest]);
         let mut macs = BTreeMap::new();
         for (at, host) in lab.hosts.iter().enumerate() {
-            let mac = host.within("cat", &["/sys/class/net/eth0/address"]).expect("a device");
-            macs.insert(mac.trim().to_owned(), at);
+            let said = host
+                .within("ip", &["-brief", "link", "show", "dev", "eth0"])
+                .expect("a device");
+            let mac = said.split_whitespace().nth(2).expect("its hardware address");
+            macs.insert(mac.to_owned(), at);
         }
         let bridge = lab.bridge();
         let log = lab.dir().join("asker.log");
