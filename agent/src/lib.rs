@@ -7,6 +7,8 @@
 //!        ^---------report, events---------/ \--steps--> execute
 //! ```
 
+#![cfg_attr(test, allow(clippy::wildcard_enum_match_arm, clippy::type_complexity))]
+
 pub mod api;
 #[cfg(test)]
 mod cut;
