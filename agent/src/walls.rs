@@ -3,6 +3,7 @@
 //! `planner::walls`'s; here it becomes a table of the kernel's packet filter, by `nft`, replaced whole, and put back where
 //! somebody took it away or changed it.
 
+mod bridge;
 pub mod filter;
 
 use std::collections::{BTreeMap, BTreeSet};
