@@ -1,7 +1,6 @@
 //! `reeve admin rotate-authority`: has the cluster's authority replaced, follows that, and tells whom it waits for. The seeds do
 //! it by themselves, whether anybody follows or not; `membership::rotation` decides, this tells.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use membership::revoke::Revoker;
