@@ -620,12 +620,12 @@ fn the_bridge_is_put_back_with_all_that_hung_on_it() {
     };
     lab.nodes[0].net.ip("link add foreign type veth peer name other\n");
     on(&lab.nodes[0], async || bare.apply(wanted).await);
+    lab.look(0);
     let listed = lab.nodes[0]
         .net
         .within(|| Command::new("ip").args(["-o", "link"]).output().expect("it lists"));
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
     assert!(!listed.contains("rv-u"), "{listed}");
-    lab.look(0);
     let line = |name: &str| {
         listed
             .lines()

@@ -2,13 +2,13 @@
 //! away, its addresses, or what hangs on it, it is put back here, with the card that containers know. [`super::filter`] calls
 //! [`mend`] before it looks at the bridge's ports. Nothing is made before an engine made it.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use schemas::records::network::{address6, gateway};
 
-use super::filter::{Interface, Plugs, Process, Wanted, contained, interfaces, plugged_in, set};
+use super::filter::{Plugs, Wanted, interfaces, set};
 use super::tool;
 
 /// The bridge's own addresses, each with the range that it leads to.
@@ -35,12 +35,9 @@ pub(super) async fn mend(wanted: &Wanted, card: Option<[u8; 6]>, known: &Plugs) 
         Ok(line) => line.contains(",UP") || line.contains("<UP"),
         Err(why) if why.ends_with("is missing") => return Ok(done),
         Err(_) => {
-            if card.is_none() && loose(wanted, known).await?.is_empty() {
-                return Ok(done);
-            }
-            let card = card.map(|card| card.map(|byte| format!("{byte:02x}")).join(":"));
-            let card = card.map(|card| format!("address {card} ")).unwrap_or_default();
-            batch(&format!("link add name {bridge} {card}type bridge\n")).await?;
+            let Some(card) = card else { return Ok(done) };
+            let card = card.map(|byte| format!("{byte:02x}")).join(":");
+            batch(&format!("link add name {bridge} address {card} type bridge\n")).await?;
             done.push(format!("made bridge {bridge} again"));
             false
         }
@@ -92,46 +89,24 @@ async fn batch(text: &str) -> Result<(), String> {
     tool("ip", &["-batch", "-"], text).await.map(drop)
 }
 
-/// The ends of containers that hang on nothing: where each was when it was first seen, else where it says now.
+/// The ends of containers that hang on nothing now, and hung here when they were first seen. No other is touched: a host's own
+/// way to the others may be such an end, too.
 async fn loose(wanted: &Wanted, known: &Plugs) -> Result<Vec<String>, String> {
+    if known.is_empty() {
+        return Ok(Vec::new());
+    }
     let listed = tool("ip", &["-o", "link", "show", "type", "veth"], "").await?;
     let hang: String = { listed.lines() }
         .filter(|line| !line.contains(" master "))
         .flat_map(|line| [line, "\n"])
         .collect();
-    let by_index: BTreeMap<String, String> = { interfaces(&hang).into_iter() }
-        .map(|Interface { index, name, .. }| (index, name))
-        .collect();
-    if by_index.is_empty() || wanted.running.is_empty() {
-        return Ok(Vec::new());
-    }
     let processes = wanted.running.iter().filter_map(|one| one.process.as_ref());
-    let (seen, unseen): (Vec<&Process>, Vec<&Process>) = processes.partition(|process| known.contains_key(process));
-    let mut ends: Vec<String> = { seen.into_iter() }
-        .filter_map(|process| by_index.get(&known.get(process)?.0).cloned())
+    let indexes: BTreeSet<&str> = { processes.filter_map(|process| known.get(process)) }
+        .map(|(index, _)| index.as_str())
         .collect();
-    if unseen.is_empty() {
-        return Ok(ends);
-    }
-    let unseen: Vec<Process> = unseen.into_iter().cloned().collect();
-    let found = tokio::task::spawn_blocking(move || {
-        let all = contained();
-        let end = |process: &Process| {
-            let of = |pid: u32| Some(by_index.get(&plugged_in(pid, &by_index)?.0)?.clone());
-            match process {
-                Process::Pid(pid) => of(*pid),
-                Process::Container(id) => {
-                    let own = all.iter().filter(|(_, groups)| groups.contains(id.as_str()));
-                    own.filter_map(|(pid, _)| of(*pid)).next()
-                }
-            }
-        };
-        unseen.iter().filter_map(end).collect::<Vec<String>>()
-    });
-    ends.extend(
-        found
-            .await
-            .map_err(|error| format!("cannot look for what hangs on nothing: {error}"))?,
-    );
-    Ok(ends)
+    let ends = interfaces(&hang).into_iter();
+    Ok(ends
+        .filter(|end| indexes.contains(end.index.as_str()))
+        .map(|end| end.name)
+        .collect())
 }

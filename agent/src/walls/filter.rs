@@ -366,7 +366,7 @@ pub(super) fn interfaces(listed: &str) -> Vec<Interface> {
 }
 
 /// Processes that are in a control group of their own, with its name.
-pub(super) fn contained() -> Vec<(u32, String)> {
+fn contained() -> Vec<(u32, String)> {
     let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let found = all.filter_map(|entry| {
         let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
@@ -378,7 +378,7 @@ pub(super) fn contained() -> Vec<(u32, String)> {
 }
 
 /// The port of the bridge at whose other end a process is, and its card there.
-pub(super) fn plugged_in(pid: u32, by_index: &BTreeMap<String, String>) -> Option<(String, [u8; 6])> {
+fn plugged_in(pid: u32, by_index: &BTreeMap<String, String>) -> Option<(String, [u8; 6])> {
     let devices = std::fs::read_dir(format!("/proc/{pid}/root/sys/class/net")).ok()?;
     let mut found = devices.flatten().take(64).filter_map(|device| {
         let link = small(&device.path().join("iflink"))?;
