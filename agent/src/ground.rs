@@ -30,6 +30,7 @@ use trust::publish::verify_link;
 use trust::trusted::Trust;
 
 use crate::register::{marker, today};
+use crate::relays::{self, Reach, Relays};
 use crate::run::Note;
 use crate::walls::filter::{Filter, Running, Wanted};
 
@@ -74,6 +75,7 @@ pub struct Local {
     pub own: BTreeMap<IpAddr, Namespace>,
     /// What has an address here.
     pub running: Vec<Running>,
+    pub reach: Reach,
 }
 
 /// What the agent is told of the ground.
@@ -124,6 +126,7 @@ struct Keeper<S> {
     endpoints: Arc<BTreeMap<ResourceKey, Arc<Endpoints>>>,
     policies: Arc<BTreeMap<Namespace, Arc<Policies>>>,
     wanted: Option<Wanted>,
+    relays: Relays,
     /// Parts of the names' copy that the server was not told of yet.
     untold: BTreeSet<Part>,
     /// The revision at which each record of endpoints was read last.
@@ -157,6 +160,7 @@ pub async fn keep<S: Store>(ground: Ground<S>, shutdown: Shutdown) {
         endpoints: Arc::new(read_endpoints(&ground.dir.join(NAMES_DIR))),
         policies: Arc::new(read_policies(&ground.dir.join(POLICIES_FILE))),
         wanted: None,
+        relays: Relays::new(&ground.dir),
         ground,
         keys: None,
         here: None,
@@ -399,6 +403,19 @@ impl<S: Store> Keeper<S> {
         }));
     }
 
+    async fn relay(&mut self, network: &AssignedNetwork, local: &Local, conditions: &mut Vec<NodeCondition>) {
+        let host = self.here.as_ref().map(|here| &here.host.addresses);
+        let wanted = relays::Wanted {
+            node: &self.ground.node,
+            settings: &network.settings,
+            addresses: host.into_iter().flatten().map(IpNet::addr).collect(),
+            reach: &local.reach,
+            endpoints: &self.endpoints,
+            policies: &self.policies,
+        };
+        conditions.extend(self.relays.keep(&wanted).await);
+    }
+
     fn names_dir(&self) -> PathBuf {
         self.ground.dir.join(NAMES_DIR)
     }
@@ -450,6 +467,7 @@ impl<S: Store> Keeper<S> {
         }
         self.guard(network, &local, &mut conditions).await;
         self.name(network, &local, &mut conditions).await;
+        self.relay(network, &local, &mut conditions).await;
         conditions.sort();
         told.conditions = conditions;
         self.tell(told);
@@ -760,7 +778,8 @@ pub async fn raze(cluster: &ClusterId, node: &NodeName, dir: &Path) -> Result<()
     let stopped = server.stop().await.map_err(|error| chain(&error));
     let ranges = read_ranges(dir);
     let razed = network::links::raze(&links::names(cluster, node), &ranges, dir.join(LINKS_DIR)).await;
-    stopped.and(razed.map_err(|error| chain(&error)))
+    let relayed = relays::raze(dir).await;
+    stopped.and(relayed).and(razed.map_err(|error| chain(&error)))
 }
 
 /// The ranges that were routed here, as the names' settings still say.

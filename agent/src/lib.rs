@@ -28,6 +28,7 @@ mod peers;
 pub mod policy;
 pub mod probe;
 mod register;
+mod relays;
 mod report;
 mod run;
 pub mod secrets;

@@ -2,6 +2,7 @@
 //! asked of the engine then and kept for five seconds, so that nothing is gathered while nobody looks.
 //! Names begin with `reeve_agent_` (the agent) or `reeve_instance_` (one instance).
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -48,6 +49,8 @@ pub struct Metrics {
     denials: IntCounterVec,
     doubts: IntCounterVec,
     instances: Mutex<Vec<InstanceSample>>,
+    /// Where this node's relay is asked for its numbers; empty where there is none.
+    relay: Mutex<PathBuf>,
     /// The last samples and when they were begun; held while gathering, so that two scrapes gather once.
     samples: tokio::sync::Mutex<Option<(Instant, Samples)>>,
 }
@@ -123,6 +126,7 @@ impl Metrics {
             )?,
             registry,
             instances: Mutex::default(),
+            relay: Mutex::default(),
             samples: tokio::sync::Mutex::default(),
         };
         let registry = &metrics.registry;
@@ -206,6 +210,11 @@ impl Metrics {
         self.doubts.with_label_values(&[why]).inc();
     }
 
+    /// Where this node's relay is.
+    pub fn relay_in(&self, dir: PathBuf) {
+        *lock(&self.relay) = dir;
+    }
+
     /// What the node runs now.
     pub fn set_instances(&self, instances: Vec<InstanceSample>) {
         *lock(&self.instances) = instances;
@@ -215,6 +224,8 @@ impl Metrics {
     pub async fn scrape(&self, engine: &dyn ContainerRuntime) -> Result<Vec<u8>, prometheus::Error> {
         let samples = self.samples(engine).await;
         let mut families = self.registry.gather();
+        let relay = lock(&self.relay).clone();
+        families.extend(crate::relays::registry(&relay).await?.gather());
         families.extend(instance_registry(&samples)?.gather());
         let mut out = Vec::new();
         TextEncoder::new().encode(&families, &mut out)?;

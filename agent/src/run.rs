@@ -312,6 +312,7 @@ pub async fn run<S: Store>(
         kept.await;
         std::future::pending().await
     });
+    metrics.relay_in(crate::relays::dir(dir.path()));
     let kept = ground::keep(
         Ground {
             store: store.clone(),

@@ -16,6 +16,7 @@ use crate::carry;
 use crate::failure::{Exit, Failure};
 use crate::names;
 use crate::output::{self, Color, Format};
+use crate::relay;
 
 /// What `reeve` alone shows: one screen of 80 columns and 24 rows, the prompt after it included.
 pub const START: &str = "\
@@ -329,6 +330,9 @@ pub enum Verb {
     /// Answer containers' questions about names: the agent starts it
     #[command(hide = true)]
     Names(names::NamesArgs),
+    /// Carry connections to services: the agent starts it
+    #[command(hide = true)]
+    Relay(relay::RelayArgs),
     /// Carry the packets of an encrypted link: the agent starts it
     #[command(hide = true)]
     Wireguard(carry::WireguardArgs),

@@ -193,6 +193,7 @@ fn said(verb: &Verb) -> Option<(&'static str, Vec<String>)> {
         | Verb::Up(_)
         | Verb::Server(_)
         | Verb::Names(_)
+        | Verb::Relay(_)
         | Verb::Wireguard(_) => return None,
     })
 }
@@ -617,6 +618,7 @@ mod tests {
         ("server", Program),
         ("wireguard", Program),
         ("names", Program),
+        ("relay", Program),
         // Of a node; of a seed it is by itself, too.
         ("install", Itself("install --seeds a")),
         ("doctor", Looks),

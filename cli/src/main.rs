@@ -33,6 +33,7 @@ mod persons;
 mod policies;
 mod preview;
 mod registry;
+mod relay;
 mod replace;
 mod rotate;
 mod rows;
@@ -146,6 +147,7 @@ fn run(common: &args::Common, verb: &Verb) -> Verdict {
         Verb::Up(args) => serve(up::up(common, args)),
         Verb::Server(args) => serve(seats::server(common, args)),
         Verb::Names(args) => names::names(args),
+        Verb::Relay(args) => relay::relay(args),
         Verb::Wireguard(args) => carry::wireguard(args),
         Verb::Uninstall(args) => ask(host::uninstall::uninstall(common, args)),
         Verb::Doctor(args) => ask(host::doctor::doctor(common, args)),

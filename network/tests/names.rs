@@ -297,6 +297,7 @@ fn service(instances: Vec<Endpoint>) -> Endpoints {
             name: Some("http".to_owned()),
             port: 80,
             protocol: Protocol::Tcp,
+            everywhere: None,
         }],
         instances,
     }

@@ -4,3 +4,4 @@
 pub mod links;
 pub mod names;
 pub mod policy;
+pub mod relay;

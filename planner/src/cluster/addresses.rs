@@ -11,8 +11,8 @@ use schemas::container::PortSpec;
 use schemas::names::{Label, ResourceName};
 use schemas::records::network::{address6, usable};
 use schemas::records::{
-    AssignedNetwork, AssignedState, Endpoint, EndpointPort, Endpoints, NetworkSettings, Peer, SchemaVersion, Seeds,
-    Uid, Verdict,
+    AssignedNetwork, AssignedState, Endpoint, EndpointPort, Endpoints, Everywhere, NetworkSettings, Peer,
+    SchemaVersion, Seeds, Uid, Verdict,
 };
 
 use super::memory::{Inst, Memory, Wanted};
@@ -426,6 +426,17 @@ impl Pass<'_> {
         Some(address6(address, net.subnets[at].as_ref()?, net.subnets6[at].as_ref()?))
     }
 
+    /// Where every node is to have a port of a service open.
+    fn everywhere(&self, at: usize, port: &PortSpec) -> Option<Everywhere> {
+        let host_port = port.everywhere()?;
+        let barred = self.placer.everywhere.barred(Self::svc_index(at)).is_some();
+        (!barred).then_some(Everywhere {
+            host_port,
+            host_ip: port.host_ip,
+            proxy_protocol: port.proxy_protocol,
+        })
+    }
+
     fn ports_of(&self, at: usize) -> &[PortSpec] {
         let spec = self.memory.svcs[at].spec;
         spec.map_or(&[][..], |spec| &spec.container.ports)
@@ -437,6 +448,7 @@ impl Pass<'_> {
         let same_port = |(one, port): (&EndpointPort, &PortSpec)| {
             let name = port.name.as_ref().map(Label::as_str);
             (one.name.as_deref(), one.port, one.protocol) == (name, port.container_port, port.protocol)
+                && one.everywhere == self.everywhere(at, port)
         };
         let mut known = stored.instances.iter();
         let same_end = |(slot, node, address, ready)| {
@@ -465,6 +477,7 @@ impl Pass<'_> {
             name: port.name.as_ref().map(ToString::to_string),
             port: port.container_port,
             protocol: port.protocol,
+            everywhere: self.everywhere(at, port),
         };
         Endpoints {
             schema_version: SchemaVersion::default(),

@@ -656,6 +656,7 @@ fn find<'a>(below: &[String], service: &'a Service) -> Option<Below<'a>> {
                     name,
                     port: at,
                     protocol: by,
+                    everywhere: _,
                 } = port;
                 *by == protocol
                     && (Some(*at) == number || name.as_ref().is_some_and(|name| name.eq_ignore_ascii_case(said)))

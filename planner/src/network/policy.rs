@@ -17,12 +17,12 @@ use schemas::names::{Namespace, ResourceName};
 use schemas::records::network::{address6, gateway};
 use schemas::records::{AssignedNetwork, Endpoints, Policies};
 
-pub use allow::{Direction, Judged, Packet, Seers, judge, seers};
+pub use allow::{Direction, Doors, Judged, Packet, Seers, judge, published, seers};
 pub use options::{accepts, network_options};
 pub use text::Ruleset;
 
 use crate::walls::metadata;
-use allow::{Allow, Ports, Who, allowed};
+use allow::{Allow, Ports, Who, allowed, from_nodes};
 use text::Table;
 
 /// What a node's filter follows from.
@@ -176,7 +176,14 @@ impl<'a> Inside<'a> {
         for ((namespace, service), addresses) in &self.services {
             let suffix = format!("{}.{}", word(namespace.as_str()), word(service.as_str()));
             let policies = self.input.policies.get(*namespace).map(AsRef::as_ref);
-            let ingress = allowed(Direction::Ingress, namespace, service, policies);
+            let mut ingress = allowed(Direction::Ingress, namespace, service, policies);
+            let key = ResourceKey {
+                namespace: Some((*namespace).clone()),
+                kind: schemas::kinds::Kind::Service,
+                name: (*service).clone(),
+            };
+            let open = self.input.endpoints.get(&key);
+            ingress.allows.extend(open.and_then(|record| from_nodes(record)));
             let egress = allowed(Direction::Egress, namespace, service, policies);
             let mut rules: Vec<String> = ingress
                 .allows

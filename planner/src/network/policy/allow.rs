@@ -9,7 +9,8 @@ use schemas::container::Protocol;
 use schemas::keys::ResourceKey;
 use schemas::names::{Namespace, ResourceName};
 use schemas::network_policy::{IpBlock, NetworkPeer, NetworkPort, PolicyType, network};
-use schemas::records::Policies;
+use schemas::records::{Endpoints, NetworkSettings, Policies};
+use serde::{Deserialize, Serialize};
 
 use super::Input;
 
@@ -197,6 +198,73 @@ pub fn seers(namespace: &Namespace, service: &ResourceName, policies: Option<&Po
     Seers::Namespaces(namespaces)
 }
 
+/// Who may come in by a port that every node has open. `Default` is everybody.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Doors {
+    /// Some: those from there only; none of the list: nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    blocks: Option<Vec<Block>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Block {
+    net: IpNet,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    except: Vec<IpNet>,
+}
+
+impl Doors {
+    /// Whether somebody from there may come in.
+    #[must_use]
+    pub fn admit(&self, from: IpAddr) -> bool {
+        let fits = |block: &Block| block.net.contains(&from) && !block.except.iter().any(|part| part.contains(&from));
+        self.blocks.as_ref().is_none_or(|blocks| blocks.iter().any(fits))
+    }
+}
+
+/// Who may come to a port of a service by one that every node has open: as by any published port, and where a policy is about
+/// the service, those from outside whom it lets in by their addresses. Instances come to such a service by its own addresses.
+#[must_use]
+pub fn published(
+    settings: &NetworkSettings,
+    namespace: &Namespace,
+    service: &ResourceName,
+    policies: Option<&Policies>,
+    protocol: Protocol,
+    port: u16,
+) -> Doors {
+    let ingress = allowed(Direction::Ingress, namespace, service, policies);
+    if !ingress.selected {
+        return Doors::default();
+    }
+    let cluster = std::iter::once(IpNet::V4(settings.cidr)).chain(settings.cidr6.map(IpNet::V6));
+    let inside: Vec<IpNet> = cluster.collect();
+    let mut blocks = Vec::new();
+    for allow in ingress
+        .allows
+        .into_iter()
+        .filter(|allow| is_in(&allow.ports, protocol, port))
+    {
+        let mut add = |net: IpNet, except: Vec<IpNet>| {
+            let own = inside.iter().filter(|range| same_family(&net, range)).copied();
+            let except = except.into_iter().chain(own).collect();
+            blocks.push(Block { net, except });
+        };
+        match allow.who {
+            Who::Any => {
+                for all in ["0.0.0.0/0", "::/0"].iter().filter_map(|all| all.parse().ok()) {
+                    add(all, Vec::new());
+                }
+            }
+            Who::Block(net, except) => add(net, except),
+            Who::Namespace(_) | Who::Service(_, _) | Who::Hosts | Who::Published => {}
+        }
+    }
+    Doors { blocks: Some(blocks) }
+}
+
 /// One connection, as it arrives at the container: its port, and not one that is published for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet {
@@ -281,7 +349,15 @@ pub fn judge(input: &Input<'_>, packet: &Packet) -> Judged {
             policy: by.map(|name| name.to_string()),
         },
         Some((namespace, service)) => {
-            let ingress = allowed(Direction::Ingress, namespace, service, policies(namespace));
+            let mut ingress = allowed(Direction::Ingress, namespace, service, policies(namespace));
+            let key = ResourceKey {
+                namespace: Some(namespace.clone()),
+                kind: schemas::kinds::Kind::Service,
+                name: service.clone(),
+            };
+            ingress
+                .allows
+                .extend(input.endpoints.get(&key).and_then(|record| from_nodes(record)));
             let service = named(namespace, service);
             match matching(&ingress, packet.from, from.as_ref()) {
                 Some(policy) => Judged::Allowed {
@@ -303,18 +379,38 @@ fn in_range(input: &Input<'_>, address: IpAddr) -> bool {
 }
 
 fn fits_ports(ports: &Ports, packet: &Packet) -> bool {
+    is_in(ports, packet.protocol, packet.port)
+}
+
+fn is_in(ports: &Ports, protocol: Protocol, port: u16) -> bool {
     match ports {
         Ports::All => true,
         Ports::Some { tcp, udp } => {
-            let ranges = match packet.protocol {
+            let ranges = match protocol {
                 Protocol::Tcp => tcp,
                 Protocol::Udp => udp,
             };
-            ranges
-                .iter()
-                .any(|(first, last)| (*first..=*last).contains(&packet.port))
+            ranges.iter().any(|(first, last)| (*first..=*last).contains(&port))
         }
     }
+}
+
+/// What other nodes may come to: the ports that every node has open lead to it from there, and who came was judged there.
+pub(super) fn from_nodes(endpoints: &Endpoints) -> Option<Allow> {
+    let open = endpoints.ports.iter().filter(|port| port.everywhere.is_some());
+    let of = |wanted: Protocol| {
+        let own = open.clone().filter(|port| port.protocol == wanted);
+        let mut found: Vec<(u16, u16)> = own.map(|port| (port.port, port.port)).collect();
+        found.sort_unstable();
+        found.dedup();
+        found
+    };
+    let (tcp, udp) = (of(Protocol::Tcp), of(Protocol::Udp));
+    (!tcp.is_empty() || !udp.is_empty()).then_some(Allow {
+        who: Who::Hosts,
+        ports: Ports::Some { tcp, udp },
+        policy: None,
+    })
 }
 
 fn fits_who(
