@@ -13,6 +13,9 @@ use prometheus::{
 use schemas::names::{InstanceName, NodeName};
 
 use crate::engine::{ContainerRuntime, ErrorKind, Stats};
+use crate::seen::Seen;
+
+mod network;
 
 /// How long samples are kept.
 const KEEP: Duration = Duration::from_secs(5);
@@ -50,6 +53,8 @@ pub struct Metrics {
     instances: Mutex<Vec<InstanceSample>>,
     /// The last samples and when they were begun; held while gathering, so that two scrapes gather once.
     samples: tokio::sync::Mutex<Option<(Instant, Samples)>>,
+    /// The node's end of the network, once there is one to look at.
+    seen: std::sync::OnceLock<Arc<Seen>>,
 }
 
 impl Metrics {
@@ -124,6 +129,7 @@ impl Metrics {
             registry,
             instances: Mutex::default(),
             samples: tokio::sync::Mutex::default(),
+            seen: std::sync::OnceLock::new(),
         };
         let registry = &metrics.registry;
         registry.register(Box::new(info))?;
@@ -206,6 +212,11 @@ impl Metrics {
         self.doubts.with_label_values(&[why]).inc();
     }
 
+    /// Of which network to tell.
+    pub(crate) fn sees(&self, seen: Arc<Seen>) {
+        let _ = self.seen.set(seen);
+    }
+
     /// What the node runs now.
     pub fn set_instances(&self, instances: Vec<InstanceSample>) {
         *lock(&self.instances) = instances;
@@ -216,6 +227,11 @@ impl Metrics {
         let samples = self.samples(engine).await;
         let mut families = self.registry.gather();
         families.extend(instance_registry(&samples)?.gather());
+        if let Some(seen) = self.seen.get()
+            && let Ok(here) = tokio::time::timeout(DEADLINE, seen.here()).await
+        {
+            families.extend(network::families(&here)?);
+        }
         let mut out = Vec::new();
         TextEncoder::new().encode(&families, &mut out)?;
         Ok(out)

@@ -194,7 +194,7 @@ pub struct Subject {
     pub below: Vec<String>,
 }
 
-impl Known<'_> {
+impl<'a> Known<'a> {
     /// Whether an asker's namespace sees a service of another one, as policies have it.
     #[must_use]
     pub fn sees(&self, asker: &str, namespace: &str, service: &str) -> bool {
@@ -208,7 +208,7 @@ impl Known<'_> {
         }
     }
 
-    fn endpoints_of(&self, namespace: &Namespace, service: &ResourceName) -> Option<&Endpoints> {
+    fn endpoints_of(&self, namespace: &Namespace, service: &ResourceName) -> Option<&'a Endpoints> {
         let is = |key: &&ResourceKey| key.namespace.as_ref() == Some(namespace) && key.name == *service;
         let key = self.endpoints.keys().find(is)?;
         self.endpoints.get(key).map(AsRef::as_ref)
@@ -253,7 +253,7 @@ impl Known<'_> {
 
     /// The record of endpoints that an answer is made of.
     #[must_use]
-    pub fn record(&self, subject: &Subject) -> Option<&Endpoints> {
+    pub fn record(&self, subject: &Subject) -> Option<&'a Endpoints> {
         self.endpoints_of(&subject.namespace, &subject.service)
     }
 }
