@@ -32,6 +32,7 @@ use trust::trusted::Trust;
 use crate::register::{marker, today};
 use crate::relays::{self, Reach, Relays};
 use crate::run::Note;
+use crate::seen::Seen;
 use crate::walls::filter::{Filter, Running, Wanted};
 
 /// How often everything is looked at though nothing was heard.
@@ -101,6 +102,8 @@ pub struct Ground<S> {
     pub public: Option<String>,
     pub local: watch::Receiver<Local>,
     pub notes: mpsc::UnboundedSender<Note>,
+    /// Told of all that is made.
+    pub seen: Arc<Seen>,
 }
 
 /// What a node's own facts are made of: asked for from time to time.
@@ -444,6 +447,7 @@ impl<S: Store> Keeper<S> {
     /// Makes the ground as it should be now.
     async fn converge(&mut self, local: Local) {
         let mut conditions = Vec::new();
+        self.ground.seen.assigned(local.network.as_ref(), &local.own);
         let Some(network) = &local.network else {
             if self.told != Footing::default() {
                 self.tell(Footing::default());
@@ -580,6 +584,8 @@ impl<S: Store> Keeper<S> {
                 }
                 trouble.extend(done.trouble);
                 self.wires = Some(wires);
+                let kind = here.link.kind;
+                self.ground.seen.linked(wanted, kind, &peers, done.repaired.len());
             }
             Err(error) => trouble.push(chain(&error)),
         }
@@ -649,7 +655,7 @@ impl<S: Store> Keeper<S> {
             cidr: network.settings.cidr,
             cidr6: network.settings.cidr6,
             servers: servers.clone(),
-            hosts: BTreeSet::new(),
+            hosts: servers.iter().copied().filter(|_| network.exposed).collect(),
         };
         let services = self.endpoints.keys();
         let services = services.filter_map(|key| Some((key.namespace.as_ref()?, &key.name)));
@@ -697,6 +703,11 @@ impl<S: Store> Keeper<S> {
             message: format!("containers may find no names: {why}"),
         }));
     }
+}
+
+/// Where the names' copy is, under an agent's data directory.
+pub(crate) fn names_dir(dir: &Path) -> PathBuf {
+    dir.join(NAMES_DIR)
 }
 
 /// The other nodes as they were last known; none where nothing can be read.

@@ -14,6 +14,9 @@ use prometheus::{
 use schemas::names::{InstanceName, NodeName};
 
 use crate::engine::{ContainerRuntime, ErrorKind, Stats};
+use crate::seen::Seen;
+
+mod network;
 
 /// How long samples are kept.
 const KEEP: Duration = Duration::from_secs(5);
@@ -53,6 +56,8 @@ pub struct Metrics {
     relay: Mutex<PathBuf>,
     /// The last samples and when they were begun; held while gathering, so that two scrapes gather once.
     samples: tokio::sync::Mutex<Option<(Instant, Samples)>>,
+    /// The node's end of the network, once there is one to look at.
+    seen: std::sync::OnceLock<Arc<Seen>>,
 }
 
 impl Metrics {
@@ -128,6 +133,7 @@ impl Metrics {
             instances: Mutex::default(),
             relay: Mutex::default(),
             samples: tokio::sync::Mutex::default(),
+            seen: std::sync::OnceLock::new(),
         };
         let registry = &metrics.registry;
         registry.register(Box::new(info))?;
@@ -215,6 +221,11 @@ impl Metrics {
         *lock(&self.relay) = dir;
     }
 
+    /// Of which network to tell.
+    pub(crate) fn sees(&self, seen: Arc<Seen>) {
+        let _ = self.seen.set(seen);
+    }
+
     /// What the node runs now.
     pub fn set_instances(&self, instances: Vec<InstanceSample>) {
         *lock(&self.instances) = instances;
@@ -227,6 +238,11 @@ impl Metrics {
         let relay = lock(&self.relay).clone();
         families.extend(crate::relays::registry(&relay).await?.gather());
         families.extend(instance_registry(&samples)?.gather());
+        if let Some(seen) = self.seen.get()
+            && let Ok(here) = tokio::time::timeout(DEADLINE, seen.here()).await
+        {
+            families.extend(network::families(&here)?);
+        }
         let mut out = Vec::new();
         TextEncoder::new().encode(&families, &mut out)?;
         Ok(out)

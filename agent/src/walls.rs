@@ -199,7 +199,7 @@ async fn nft(args: &[&str], input: &str) -> Result<String, String> {
 }
 
 /// What one of the kernel's programs prints, or why it does not do it.
-async fn tool(name: &str, args: &[&str], input: &str) -> Result<String, String> {
+pub(crate) async fn tool(name: &str, args: &[&str], input: &str) -> Result<String, String> {
     let run = async |program: &str| -> std::io::Result<Output> {
         let mut child = Command::new(program)
             .args(args)

@@ -138,6 +138,7 @@ impl Lab {
                 },
                 subnet: parsed(&format!("10.210.{node}.0/24")),
                 subnet6: Some(parsed(&format!("fd10:210::{node}:0/112"))),
+                exposed: false,
             },
             bridge: "rv-t".to_owned(),
             links: BTreeSet::from(["rvl".to_owned()]),

@@ -35,7 +35,8 @@ Commands:
   get describe status events audit           look at it
   upload download secret login logout kv     files and secrets, registries
   logs exec run attach cp port-forward top images docker   near the containers
-  cordon uncordon drain node network         nodes, and what links them
+  cordon uncordon drain node                 nodes
+  network lookup trace expose hide           and what links them
   up install uninstall doctor                run Reeve here, or on many hosts
   server token init controller agent         the parts of it, by hand
   login-cluster context person               work from a machine of your own
@@ -251,6 +252,24 @@ pub enum Verb {
     /// The cluster's network: addresses, links between nodes, names
     #[command(subcommand)]
     Network(network::NetworkVerb),
+    /// Show what a name leads to, as the nodes' own servers answer it
+    #[command(
+        after_help = "Ends with 4 where there is no answer, or a node's differs from what the store has.\nExample: reeve lookup db\n         reeve lookup db.shop --all-nodes\n         reeve lookup _sql._tcp.db SRV --from web"
+    )]
+    Lookup(seen::LookupArgs),
+    /// Show which hop or rule stops a connection in the cluster's network
+    #[command(
+        after_help = "Ends with 0 where it passes, and with 4 where something stops it.\nExample: reeve trace web.1 db.1:5432\n         reeve trace shop/web.1 db.1:53/udp\n         reeve trace node:n1 10.210.2.2:80"
+    )]
+    Trace(seen::TraceArgs),
+    /// Let hosts' own processes reach and resolve the cluster's network
+    #[command(
+        after_help = "It stands in the node's resource, as `spec.exposed`. Hosts are hidden unless exposed.\nExample: reeve expose\n         reeve expose --node n1 --node n2"
+    )]
+    Expose(seen::ExposeArgs),
+    /// Keep hosts' own processes, but root's, away from the cluster's network
+    #[command(after_help = "Health checks, published ports and what was begun go on.\nExample: reeve hide --all-nodes")]
+    Hide(seen::ExposeArgs),
     /// Check documents, without a store
     #[command(after_help = "Example: reeve validate -f manifests/")]
     Validate(ValidateArgs),
@@ -862,5 +881,6 @@ pub mod network;
 pub mod registry;
 pub mod seats;
 pub mod secrets;
+pub mod seen;
 #[cfg(test)]
 mod tests;

@@ -21,6 +21,7 @@ use crate::args::near::{ImagesVerb, OnNodes};
 use crate::args::network::NetworkVerb;
 use crate::args::seats::TokenVerb;
 use crate::args::secrets::SecretVerb;
+use crate::args::seen::ExposeArgs;
 use crate::args::{AdminVerb, AuditArgs, Common, NodeVerb, Verb};
 use crate::connect::{Connection, SERVER_DIR, connect};
 use crate::contexts::{self, Chosen};
@@ -80,6 +81,11 @@ fn said(verb: &Verb) -> Option<(&'static str, Vec<String>)> {
         };
         nodes.into_iter().chain(command.first().cloned()).collect()
     };
+    let exposed = |args: &ExposeArgs| match (args.all_nodes, args.node.as_slice()) {
+        (true, _) => vec!["all nodes".to_owned()],
+        (false, []) => vec!["this node".to_owned()],
+        (false, nodes) => all("node/", nodes),
+    };
     let none = Vec::new;
     Some(match verb {
         Verb::Apply(_) => ("apply", none()),
@@ -105,7 +111,9 @@ fn said(verb: &Verb) -> Option<(&'static str, Vec<String>)> {
         Verb::Node(NodeVerb::Rm(args)) => ("node rm", all("node/", &args.nodes)),
         Verb::Node(NodeVerb::Replace(args)) => ("node replace", vec![format!("node/{}", args.node)]),
         Verb::Network(NetworkVerb::Create(args)) => ("network create", vec![args.cidr.to_string()]),
-        Verb::Network(NetworkVerb::Status) => return None,
+        Verb::Network(NetworkVerb::Status) | Verb::Lookup(_) | Verb::Trace(_) => return None,
+        Verb::Expose(args) => ("expose", exposed(args)),
+        Verb::Hide(args) => ("hide", exposed(args)),
         Verb::Admin(verb) => match verb {
             AdminVerb::Ack { digest } => ("admin ack", vec![digest.clone()]),
             AdminVerb::AcceptStore(_) => ("admin accept-store", none()),

@@ -249,7 +249,7 @@ fn obey(snapshot: &mut Snapshot, plan: &Plan) {
         }
     }
     for (node, peer) in &plan.network.peers {
-        let peer = peer.clone().map(|peer| (node.clone(), stored(peer)));
+        let peer = peer.clone().map(|peer| (node.clone(), stored(Arc::new(peer))));
         snapshot.peers.extend(peer);
     }
     for (key, endpoints) in &plan.network.endpoints {

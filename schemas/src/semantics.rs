@@ -333,6 +333,7 @@ impl Rules<'_> {
             roles,
             taints,
             unschedulable: _,
+            exposed: _,
             public_address,
             reserved: _,
         } = spec;

@@ -33,6 +33,8 @@ pub(super) struct Net<'a> {
     pub subnets: Vec<Option<Ipv4Net>>,
     /// By node, where there is IPv6.
     subnets6: Vec<Option<Ipv6Net>>,
+    /// By node, whether its host takes part.
+    exposed: Vec<bool>,
 }
 
 /// Which addresses this pass gives.
@@ -93,10 +95,13 @@ impl<'a> Net<'a> {
         }
         let sixth = |subnet: &Option<Ipv4Net>| settings.subnet6(settings.number(subnet.as_ref()?)?);
         let subnets6 = subnets.iter().map(sixth).collect();
+        let exposed = nodes.list.iter().map(|node| node.spec.is_some_and(|spec| spec.exposed));
+        let exposed = exposed.collect();
         Some(Self {
             settings,
             subnets,
             subnets6,
+            exposed,
         })
     }
 
@@ -107,6 +112,7 @@ impl<'a> Net<'a> {
             settings: self.settings.clone(),
             subnet,
             subnet6: self.subnets6[node as usize],
+            exposed: self.exposed[node as usize],
         })
     }
 

@@ -21,6 +21,9 @@ fn wildcard(ip: Option<IpAddr>) -> bool {
     ip.is_none_or(|ip| ip.is_unspecified())
 }
 
+/// On which address of a node a port is taken, all where None, and by which service.
+type Hold = (Option<IpAddr>, u32);
+
 impl Ports {
     fn taken(&self, protocol: Protocol, port: u16, ip: Option<IpAddr>) -> bool {
         self.0
@@ -149,7 +152,7 @@ impl Everywhere {
             return found;
         }
         claims.sort_by_key(|(new, svc, _)| (*new, memory.svcs.get(*svc as usize).map(|svc| svc.key)));
-        let mut held: BTreeMap<(Protocol, u16), Vec<(Option<IpAddr>, u32)>> = BTreeMap::new();
+        let mut held: BTreeMap<(Protocol, u16), Vec<Hold>> = BTreeMap::new();
         for inst in memory.insts.iter().filter(|inst| inst.stays()) {
             for port in held_ports(nodes, inst) {
                 let of = held.entry((port.protocol, port.host_port)).or_default();

@@ -104,6 +104,9 @@ pub struct AssignedNetwork {
     pub subnet: Ipv4Net,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subnet6: Option<Ipv6Net>,
+    /// Whether the host's own processes may reach and resolve what runs in it.
+    #[serde(default, skip_serializing_if = "crate::meta::is_default")]
+    pub exposed: bool,
 }
 
 /// In a report: what the node has of the network.
