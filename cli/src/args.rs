@@ -32,11 +32,10 @@ Five minutes:
 
 Commands:
   apply plan validate scale delete           change what is declared
-  get describe status events audit           look at it
+  get describe status events audit lookup trace   look at it
   upload download secret login logout kv     files and secrets, registries
   logs exec run attach cp port-forward top images docker   near the containers
-  cordon uncordon drain node                 nodes
-  network lookup trace expose hide           and what links them
+  cordon uncordon drain node network expose hide   nodes, and what links them
   up install uninstall doctor                run Reeve here, or on many hosts
   server token init controller agent         the parts of it, by hand
   login-cluster context person               work from a machine of your own

@@ -252,12 +252,12 @@ fn square(pairs: &[Pair<'_>], width: usize) -> Option<String> {
         return None;
     }
     let long = |node: &&NodeName| node.as_str().len();
-    let first = nodes.iter().map(long).max().unwrap_or(0).max("FROM, IN MS".len());
+    let first = nodes.iter().map(long).max().unwrap_or(0).max("FROM (MS)".len());
     let widths: Vec<usize> = nodes.iter().map(|node| long(node).max(5)).collect();
     if first + widths.iter().map(|width| width + 2).sum::<usize>() > width {
         return None;
     }
-    let mut text = format!("{:first$}", "FROM, IN MS");
+    let mut text = format!("{:first$}", "FROM (MS)");
     for (node, width) in nodes.iter().zip(&widths) {
         text.push_str(&format!("  {:>width$}", node.as_str()));
     }
@@ -360,10 +360,10 @@ mod tests {
             .silent
             .insert(name(9), "cannot look at the links on node n9".to_owned());
         let text = told(&links);
-        let square = "FROM, IN MS     n1     n2     n3\n\
-                      n1              -   0.3!   lost\n\
-                      n2            0.3      -    0.5\n\
-                      n3            0.4    0.5      -\n";
+        let square = "FROM (MS)     n1     n2     n3\n\
+                      n1             -   0.3!   lost\n\
+                      n2           0.3      -    0.5\n\
+                      n3           0.4    0.5      -\n";
         assert!(text.contains(square), "{text}");
         assert!(
             text.contains("n1 to n2: 4 of the last 10 pings lost, last handshake 12 s ago\n"),
@@ -386,7 +386,7 @@ mod tests {
     #[test]
     fn ten_nodes_are_a_square_and_more_are_their_worst_pairs() {
         let text = told(&mesh(10));
-        assert!(text.contains("FROM, IN MS") && !text.contains("the worst"), "{text}");
+        assert!(text.contains("FROM (MS)") && !text.contains("the worst"), "{text}");
         let mut links = mesh(11);
         links.here.get_mut(&name(4)).expect("n4").links[0].lost = 1;
         let text = told(&links);
@@ -403,7 +403,7 @@ mod tests {
         let odd = "a".repeat(60).parse().expect("a name");
         long.here.insert(odd, here);
         told(&long);
-        assert!(!mesh(4).text(true, None).contains("FROM, IN MS"));
+        assert!(!mesh(4).text(true, None).contains("FROM (MS)"));
         assert_eq!(Links::default().text(false, Some(80)), "");
     }
 }

@@ -360,7 +360,7 @@ mod tests {
         assert!(told.lines().all(|line| line.chars().count() <= 80), "{told}");
         assert!(told.contains("enters   stopped   NetworkPolicy db-in"), "{told}");
         assert!(
-            told.ends_with("stopped, NetworkPolicy db-in\nrestricts what enters db\n"),
+            told.ends_with("\n\nweb.1 to db.1, port 80/tcp: stopped, NetworkPolicy db-in restricts what enters\ndb\n"),
             "{told}"
         );
     }
