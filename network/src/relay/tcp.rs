@@ -88,8 +88,7 @@ async fn reach(post: &Rc<Post>, client: &TcpStream, from: SocketAddr) -> Option<
     } else {
         None
     };
-    let mut failed = 0;
-    for address in post.order(&target) {
+    for (failed, address) in (0..).zip(post.order(&target)) {
         let tried = tokio::time::timeout(ONE_ANSWER, connect(post, address, ahead.as_deref())).await;
         if let Ok(Ok(stream)) = tried {
             post.shared.trust(&address);
@@ -97,7 +96,6 @@ async fn reach(post: &Rc<Post>, client: &TcpStream, from: SocketAddr) -> Option<
             return Some(stream);
         }
         post.shared.doubt(address);
-        failed += 1;
     }
     None
 }

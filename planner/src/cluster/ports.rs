@@ -108,6 +108,8 @@ pub(super) struct Everywhere {
 
 /// A port that is to be open everywhere.
 type Claim = (Protocol, u16, Option<IpAddr>);
+/// Who holds a port on some node: on which address, and whose it is.
+type Holder = (Option<IpAddr>, u32);
 
 fn overlap(a: Option<IpAddr>, b: Option<IpAddr>) -> bool {
     wildcard(a) || wildcard(b) || a == b
@@ -149,7 +151,7 @@ impl Everywhere {
             return found;
         }
         claims.sort_by_key(|(new, svc, _)| (*new, memory.svcs.get(*svc as usize).map(|svc| svc.key)));
-        let mut held: BTreeMap<(Protocol, u16), Vec<(Option<IpAddr>, u32)>> = BTreeMap::new();
+        let mut held: BTreeMap<(Protocol, u16), Vec<Holder>> = BTreeMap::new();
         for inst in memory.insts.iter().filter(|inst| inst.stays()) {
             for port in held_ports(nodes, inst) {
                 let of = held.entry((port.protocol, port.host_port)).or_default();
