@@ -411,6 +411,7 @@ impl<S: Store> Keeper<S> {
         let wanted = relays::Wanted {
             node: &self.ground.node,
             settings: &network.settings,
+            own: IpAddr::V4(gateway(&network.subnet)),
             addresses: host.into_iter().flatten().map(IpNet::addr).collect(),
             reach: &local.reach,
             endpoints: &self.endpoints,

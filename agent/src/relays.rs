@@ -33,6 +33,8 @@ pub struct Reach {
 pub struct Wanted<'a> {
     pub node: &'a NodeName,
     pub settings: &'a NetworkSettings,
+    /// The node's own address in the network, by which other nodes' filters know it.
+    pub own: IpAddr,
     pub addresses: BTreeSet<IpAddr>,
     pub reach: &'a Reach,
     pub endpoints: &'a BTreeMap<ResourceKey, Arc<Endpoints>>,
@@ -55,6 +57,7 @@ impl Relays {
         Self {
             relay: Relay {
                 dir: data_dir.join(DIR),
+                source: None,
             },
             table: None,
             told: false,
@@ -73,6 +76,7 @@ impl Relays {
             endpoints: wanted.endpoints,
             policies: wanted.policies,
         });
+        self.relay.source = Some(wanted.own);
         let mut troubles = left_out;
         troubles.extend(self.place(table).await);
         let condition = |why: String| NodeCondition {
@@ -142,7 +146,8 @@ impl Relays {
 /// Why it stays.
 pub async fn raze(data_dir: &Path) -> Result<(), String> {
     let dir = data_dir.join(DIR);
-    Relay { dir }.stop().await.map_err(|error| chain(&error))
+    let relay = Relay { dir, source: None };
+    relay.stop().await.map_err(|error| chain(&error))
 }
 
 /// Where a scrape asks for the relay's numbers.

@@ -1,6 +1,7 @@
 //! `reeve relay`, which the agent starts and people do not: the process that carries connections to services, apart from the
 //! agent, so that an agent's restart or upgrade cuts none.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -16,6 +17,9 @@ pub struct RelayArgs {
     /// Its table, its pid file and its log
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
+    /// The node's address in the cluster's network
+    #[arg(long, value_name = "ADDRESS")]
+    source: Option<IpAddr>,
     #[command(flatten)]
     log: LogArgs,
 }
@@ -23,7 +27,10 @@ pub struct RelayArgs {
 /// `reeve relay`. It has its runtime itself: before its place is taken there may be no second thread.
 pub fn relay(args: &RelayArgs) -> Verdict {
     logging::start(&args.log.log, args.log.log_format)?;
-    let relay = ::network::relay::Relay { dir: args.dir.clone() };
+    let relay = ::network::relay::Relay {
+        dir: args.dir.clone(),
+        source: args.source,
+    };
     match ::network::relay::serve(&relay) {
         Ok(()) => Ok(Exit::Done),
         Err(error) => Err(Failure::new(Exit::Failed, "cannot relay")

@@ -49,7 +49,7 @@ fn ping(lab: &Lab) -> Result<(), String> {
     let running = host.running();
     let client = running.iter().find(|name| name.starts_with("default.client."));
     let client = client.ok_or("no client runs")?;
-    for address in ["127.0.0.1", "::1"] {
+    for address in ["127.0.0.1", "localhost"] {
         let output = e2e::run(&mut host.docker_command(&["exec", client, "redis-cli", "-h", address, "ping"]));
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         if said.trim() != "PONG" {

@@ -14,6 +14,7 @@ mod udp;
 
 use std::ffi::OsString;
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ const START: Duration = Duration::from_secs(10);
 pub struct Relay {
     /// The table, its pid file and its log are in it. It must be short: at most 90 bytes.
     pub dir: PathBuf,
+    /// The address of this node in the cluster's network, by which other nodes know it: its own connections come from there.
+    pub source: Option<IpAddr>,
 }
 
 /// What was found, or done.
@@ -96,7 +99,10 @@ impl Relay {
     /// `reeve relay`, of the build that runs here.
     #[must_use]
     pub fn program(&self) -> Program {
-        let args: Vec<OsString> = vec!["relay".into(), "--dir".into(), self.dir.clone().into()];
+        let mut args: Vec<OsString> = vec!["relay".into(), "--dir".into(), self.dir.clone().into()];
+        if let Some(source) = self.source {
+            args.extend(["--source".into(), source.to_string().into()]);
+        }
         Program {
             place: self.place(),
             path: detached::own_program(),
@@ -165,7 +171,7 @@ pub fn serve(relay: &Relay) -> Result<(), ServeError> {
     let _held = detached::hold(&relay.place()).map_err(|source| failed(ServeCause::Held(source)))?;
     let run = || -> io::Result<()> {
         server::raise_files();
-        let door = door::Door::new()?;
+        let door = door::Door::new(relay.source)?;
         // What carries anybody's bytes keeps no right over this host but to reach its directory.
         keep_rights(CapabilitySet::DAC_READ_SEARCH)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

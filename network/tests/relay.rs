@@ -27,7 +27,10 @@ fn the_relay_that_others_start() {
     let Some(dir) = std::env::var_os(SERVE) else {
         return;
     };
-    let ended = serve(&Relay { dir: dir.into() });
+    let ended = serve(&Relay {
+        dir: dir.into(),
+        source: None,
+    });
     eprintln!("{ended:?}");
     std::process::exit(3);
 }
@@ -110,6 +113,7 @@ impl Room {
         let room = Self {
             relay: Relay {
                 dir: dir.path().join("relay"),
+                source: None,
             },
             host: Net::new("true"),
             container: Net::new("true"),

@@ -238,7 +238,7 @@ pub enum Publish {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Connect {
-    /// The port at 127.0.0.1 and ::1 in the container: 1 to 65535.
+    /// The port at 127.0.0.1 in the container, and at ::1 where it has IPv6: 1 to 65535.
     #[schemars(range(min = 1, max = 65_535))]
     pub port: u16,
     /// The service it leads to.

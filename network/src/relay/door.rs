@@ -58,7 +58,7 @@ pub struct Door(mpsc::Sender<Ask>);
 
 impl Door {
     /// Starts it, with what rights this thread has of those it needs.
-    pub fn new() -> io::Result<Self> {
+    pub fn new(source: Option<IpAddr>) -> io::Result<Self> {
         let own = File::open("/proc/thread-self/ns/net")?;
         let number = number(&own.as_fd().try_clone_to_owned()?)?;
         let (asks, heard) = mpsc::channel();
@@ -76,7 +76,7 @@ impl Door {
                 number,
             };
             for ask in heard {
-                work(ask, &host);
+                work(ask, &host, source);
             }
         })?;
         Ok(Self(asks))
@@ -117,7 +117,7 @@ impl Door {
     }
 }
 
-fn work(ask: Ask, host: &Inside) {
+fn work(ask: Ask, host: &Inside, source: Option<IpAddr>) {
     // Who asked may have gone.
     match ask {
         Ask::Find(places, answer) => drop(answer.send(find(&places, host))),
@@ -134,7 +134,15 @@ fn work(ask: Ask, host: &Inside) {
             let _ = answer.send(made);
         }
         Ask::Socket(inside, protocol, six, answer) => {
-            let made = enter(inside.as_ref().unwrap_or(host)).and_then(|()| socket(protocol, six));
+            let made = enter(inside.as_ref().unwrap_or(host)).and_then(|()| {
+                let made = socket(protocol, six)?;
+                let own = source.filter(|source| inside.is_none() && source.is_ipv6() == six);
+                if let Some(own) = own {
+                    // Where the bridge is not there yet, so is nobody of this node.
+                    let _ = rustix::net::bind(&made, &SocketAddr::new(own, 0));
+                }
+                Ok(made)
+            });
             let _ = answer.send(made);
         }
     }

@@ -21,9 +21,6 @@ fn wildcard(ip: Option<IpAddr>) -> bool {
     ip.is_none_or(|ip| ip.is_unspecified())
 }
 
-/// On which address of a node a port is taken, all where None, and by which service.
-type Hold = (Option<IpAddr>, u32);
-
 impl Ports {
     fn taken(&self, protocol: Protocol, port: u16, ip: Option<IpAddr>) -> bool {
         self.0
@@ -111,6 +108,8 @@ pub(super) struct Everywhere {
 
 /// A port that is to be open everywhere.
 type Claim = (Protocol, u16, Option<IpAddr>);
+/// Who holds a port on some node: on which address, and whose it is.
+type Holder = (Option<IpAddr>, u32);
 
 fn overlap(a: Option<IpAddr>, b: Option<IpAddr>) -> bool {
     wildcard(a) || wildcard(b) || a == b
@@ -152,7 +151,7 @@ impl Everywhere {
             return found;
         }
         claims.sort_by_key(|(new, svc, _)| (*new, memory.svcs.get(*svc as usize).map(|svc| svc.key)));
-        let mut held: BTreeMap<(Protocol, u16), Vec<Hold>> = BTreeMap::new();
+        let mut held: BTreeMap<(Protocol, u16), Vec<Holder>> = BTreeMap::new();
         for inst in memory.insts.iter().filter(|inst| inst.stays()) {
             for port in held_ports(nodes, inst) {
                 let of = held.entry((port.protocol, port.host_port)).or_default();
