@@ -44,21 +44,20 @@ pub(super) async fn records(connection: &Connection, marker: &Marker) -> Result<
     };
     for class in ["endpoints", "policies", "peers"] {
         for kv in &connection.class(class).await?.kvs {
-            match connection.root.parse(&kv.key) {
-                Some(Key::Endpoints(key)) => {
-                    records
-                        .endpoints
-                        .extend(Endpoints::decode(&kv.value).ok().map(|one| (key, Arc::new(one))));
-                }
-                Some(Key::Policies(namespace)) => {
-                    records
-                        .policies
-                        .extend(Policies::decode(&kv.value).ok().map(|one| (namespace, Arc::new(one))));
-                }
-                Some(Key::Peer(node)) => records
+            let Some(key) = connection.root.parse(&kv.key) else {
+                continue;
+            };
+            // What cannot be read is as if it were not there.
+            if let Key::Endpoints(key) = key {
+                let record = Endpoints::decode(&kv.value).ok();
+                records.endpoints.extend(record.map(|one| (key, Arc::new(one))));
+            } else if let Key::Policies(namespace) = key {
+                let record = Policies::decode(&kv.value).ok();
+                records.policies.extend(record.map(|one| (namespace, Arc::new(one))));
+            } else if let Key::Peer(node) = key {
+                records
                     .peers
-                    .extend(Peer::decode(&kv.value).ok().map(|one| (node, one))),
-                _ => {}
+                    .extend(Peer::decode(&kv.value).ok().map(|one| (node, one)));
             }
         }
     }
