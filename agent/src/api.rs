@@ -22,6 +22,7 @@ mod images;
 pub mod lines;
 mod logs;
 mod named;
+mod network;
 mod reach;
 mod server;
 mod session;
@@ -111,6 +112,8 @@ impl fmt::Display for Caller {
 pub enum Act {
     Logs,
     Top,
+    /// Looking at the node's end of the network, and what its names stand for.
+    Network,
     /// Looking at the node's images.
     Images,
     /// Removing such of them as nobody uses.
@@ -148,6 +151,7 @@ impl Act {
         match self {
             Self::Logs => "reading logs",
             Self::Top => "measuring",
+            Self::Network => "looking at the network",
             Self::Images => "looking at images",
             Self::RemoveImages => "removing images",
             Self::Exec => "running commands in containers",
@@ -162,7 +166,7 @@ impl Act {
 
     /// Whether it changes nothing and reaches into nothing.
     const fn looks(self) -> bool {
-        matches!(self, Self::Logs | Self::Top | Self::Images)
+        matches!(self, Self::Logs | Self::Top | Self::Network | Self::Images)
     }
 
     /// Whether it reaches into a container.

@@ -30,7 +30,9 @@ use trust::publish::verify_link;
 use trust::trusted::Trust;
 
 use crate::register::{marker, today};
+use crate::relays::{self, Reach, Relays};
 use crate::run::Note;
+use crate::seen::Seen;
 use crate::walls::filter::{Filter, Running, Wanted};
 
 /// How often everything is looked at though nothing was heard.
@@ -74,6 +76,7 @@ pub struct Local {
     pub own: BTreeMap<IpAddr, Namespace>,
     /// What has an address here.
     pub running: Vec<Running>,
+    pub reach: Reach,
 }
 
 /// What the agent is told of the ground.
@@ -99,6 +102,8 @@ pub struct Ground<S> {
     pub public: Option<String>,
     pub local: watch::Receiver<Local>,
     pub notes: mpsc::UnboundedSender<Note>,
+    /// Told of all that is made.
+    pub seen: Arc<Seen>,
 }
 
 /// What a node's own facts are made of: asked for from time to time.
@@ -124,6 +129,7 @@ struct Keeper<S> {
     endpoints: Arc<BTreeMap<ResourceKey, Arc<Endpoints>>>,
     policies: Arc<BTreeMap<Namespace, Arc<Policies>>>,
     wanted: Option<Wanted>,
+    relays: Relays,
     /// Parts of the names' copy that the server was not told of yet.
     untold: BTreeSet<Part>,
     /// The revision at which each record of endpoints was read last.
@@ -157,6 +163,7 @@ pub async fn keep<S: Store>(ground: Ground<S>, shutdown: Shutdown) {
         endpoints: Arc::new(read_endpoints(&ground.dir.join(NAMES_DIR))),
         policies: Arc::new(read_policies(&ground.dir.join(POLICIES_FILE))),
         wanted: None,
+        relays: Relays::new(&ground.dir),
         ground,
         keys: None,
         here: None,
@@ -399,6 +406,20 @@ impl<S: Store> Keeper<S> {
         }));
     }
 
+    async fn relay(&mut self, network: &AssignedNetwork, local: &Local, conditions: &mut Vec<NodeCondition>) {
+        let host = self.here.as_ref().map(|here| &here.host.addresses);
+        let wanted = relays::Wanted {
+            node: &self.ground.node,
+            settings: &network.settings,
+            own: IpAddr::V4(gateway(&network.subnet)),
+            addresses: host.into_iter().flatten().map(IpNet::addr).collect(),
+            reach: &local.reach,
+            endpoints: &self.endpoints,
+            policies: &self.policies,
+        };
+        conditions.extend(self.relays.keep(&wanted).await);
+    }
+
     fn names_dir(&self) -> PathBuf {
         self.ground.dir.join(NAMES_DIR)
     }
@@ -427,6 +448,7 @@ impl<S: Store> Keeper<S> {
     /// Makes the ground as it should be now.
     async fn converge(&mut self, local: Local) {
         let mut conditions = Vec::new();
+        self.ground.seen.assigned(local.network.as_ref(), &local.own);
         let Some(network) = &local.network else {
             if self.told != Footing::default() {
                 self.tell(Footing::default());
@@ -450,6 +472,7 @@ impl<S: Store> Keeper<S> {
         }
         self.guard(network, &local, &mut conditions).await;
         self.name(network, &local, &mut conditions).await;
+        self.relay(network, &local, &mut conditions).await;
         conditions.sort();
         told.conditions = conditions;
         self.tell(told);
@@ -562,6 +585,8 @@ impl<S: Store> Keeper<S> {
                 }
                 trouble.extend(done.trouble);
                 self.wires = Some(wires);
+                let kind = here.link.kind;
+                self.ground.seen.linked(wanted, kind, &peers, done.repaired.len());
             }
             Err(error) => trouble.push(chain(&error)),
         }
@@ -631,7 +656,7 @@ impl<S: Store> Keeper<S> {
             cidr: network.settings.cidr,
             cidr6: network.settings.cidr6,
             servers: servers.clone(),
-            hosts: BTreeSet::new(),
+            hosts: servers.iter().copied().filter(|_| network.exposed).collect(),
         };
         let services = self.endpoints.keys();
         let services = services.filter_map(|key| Some((key.namespace.as_ref()?, &key.name)));
@@ -679,6 +704,11 @@ impl<S: Store> Keeper<S> {
             message: format!("containers may find no names: {why}"),
         }));
     }
+}
+
+/// Where the names' copy is, under an agent's data directory.
+pub(crate) fn names_dir(dir: &Path) -> PathBuf {
+    dir.join(NAMES_DIR)
 }
 
 /// The other nodes as they were last known; none where nothing can be read.
@@ -760,7 +790,8 @@ pub async fn raze(cluster: &ClusterId, node: &NodeName, dir: &Path) -> Result<()
     let stopped = server.stop().await.map_err(|error| chain(&error));
     let ranges = read_ranges(dir);
     let razed = network::links::raze(&links::names(cluster, node), &ranges, dir.join(LINKS_DIR)).await;
-    stopped.and(razed.map_err(|error| chain(&error)))
+    let relayed = relays::raze(dir).await;
+    stopped.and(relayed).and(razed.map_err(|error| chain(&error)))
 }
 
 /// The ranges that were routed here, as the names' settings still say.

@@ -7,6 +7,8 @@
 //!        ^---------report, events---------/ \--steps--> execute
 //! ```
 
+#![cfg_attr(test, allow(clippy::wildcard_enum_match_arm, clippy::type_complexity))]
+
 pub mod api;
 #[cfg(test)]
 mod cut;
@@ -14,6 +16,7 @@ mod disk;
 pub mod engine;
 mod events_out;
 mod execute;
+mod expose;
 mod files;
 mod genuine;
 mod ground;
@@ -23,12 +26,15 @@ pub mod logins;
 pub mod metrics;
 mod observe;
 mod peers;
+mod pings;
 pub mod policy;
 pub mod probe;
 mod register;
+mod relays;
 mod report;
 mod run;
 pub mod secrets;
+mod seen;
 mod virtual_ips;
 pub mod walls;
 

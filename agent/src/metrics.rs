@@ -2,6 +2,7 @@
 //! asked of the engine then and kept for five seconds, so that nothing is gathered while nobody looks.
 //! Names begin with `reeve_agent_` (the agent) or `reeve_instance_` (one instance).
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,9 @@ use prometheus::{
 use schemas::names::{InstanceName, NodeName};
 
 use crate::engine::{ContainerRuntime, ErrorKind, Stats};
+use crate::seen::Seen;
+
+mod network;
 
 /// How long samples are kept.
 const KEEP: Duration = Duration::from_secs(5);
@@ -50,8 +54,12 @@ pub struct Metrics {
     virtual_ips_taken: IntCounterVec,
     doubts: IntCounterVec,
     instances: Mutex<Vec<InstanceSample>>,
+    /// Where this node's relay is asked for its numbers; empty where there is none.
+    relay: Mutex<PathBuf>,
     /// The last samples and when they were begun; held while gathering, so that two scrapes gather once.
     samples: tokio::sync::Mutex<Option<(Instant, Samples)>>,
+    /// The node's end of the network, once there is one to look at.
+    seen: std::sync::OnceLock<Arc<Seen>>,
 }
 
 impl Metrics {
@@ -139,7 +147,9 @@ impl Metrics {
             )?,
             registry,
             instances: Mutex::default(),
+            relay: Mutex::default(),
             samples: tokio::sync::Mutex::default(),
+            seen: std::sync::OnceLock::new(),
         };
         let registry = &metrics.registry;
         registry.register(Box::new(info))?;
@@ -239,6 +249,16 @@ impl Metrics {
         self.virtual_ips_taken.with_label_values(&[namespace, name]).inc();
     }
 
+    /// Where this node's relay is.
+    pub fn relay_in(&self, dir: PathBuf) {
+        *lock(&self.relay) = dir;
+    }
+
+    /// Of which network to tell.
+    pub(crate) fn sees(&self, seen: Arc<Seen>) {
+        let _ = self.seen.set(seen);
+    }
+
     /// What the node runs now.
     pub fn set_instances(&self, instances: Vec<InstanceSample>) {
         *lock(&self.instances) = instances;
@@ -248,7 +268,14 @@ impl Metrics {
     pub async fn scrape(&self, engine: &dyn ContainerRuntime) -> Result<Vec<u8>, prometheus::Error> {
         let samples = self.samples(engine).await;
         let mut families = self.registry.gather();
+        let relay = lock(&self.relay).clone();
+        families.extend(crate::relays::registry(&relay).await?.gather());
         families.extend(instance_registry(&samples)?.gather());
+        if let Some(seen) = self.seen.get()
+            && let Ok(here) = tokio::time::timeout(DEADLINE, seen.here()).await
+        {
+            families.extend(network::families(&here)?);
+        }
         let mut out = Vec::new();
         TextEncoder::new().encode(&families, &mut out)?;
         Ok(out)

@@ -395,6 +395,18 @@ impl Gate {
         Judgement::Denied { denials, text }
     }
 
+    /// The lowest port of the node that may be published, and on which of its addresses; None while the policy cannot be read.
+    #[must_use]
+    pub fn ports(&self) -> Option<(u16, Option<Vec<IpAddr>>)> {
+        if !self.closed {
+            return Some((1, None));
+        }
+        let in_force = self.in_force();
+        let policy = in_force.policy.as_ref().ok()?;
+        let addresses = policy.host_addresses.as_ref();
+        Some((policy.lowest_port, addresses.map(|all| all.iter().copied().collect())))
+    }
+
     fn in_force(&self) -> Arc<InForce> {
         self.in_force.read().unwrap_or_else(PoisonError::into_inner).clone()
     }

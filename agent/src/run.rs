@@ -23,12 +23,15 @@ use self::state::{Agent, Ends};
 use crate::api::{self, ApiOptions};
 use crate::disk::{DataDir, DiskError};
 use crate::engine::ContainerRuntime;
+use crate::expose;
 use crate::ground::{self, Ground, Local, Prove};
 use crate::http::{self, Health, Shown};
 use crate::logins::{self, Logins};
 use crate::metrics::Metrics;
+use crate::pings;
 use crate::policy::{Gate, PolicyOptions};
 use crate::register::{self, Identity, Wants, marker};
+use crate::seen::Seen;
 use crate::virtual_ips::{self, Granted, Keeping};
 use crate::walls::{self, Walls};
 
@@ -258,6 +261,18 @@ pub async fn run<S: Store>(
     let (directory, directories) = watch::channel(None);
     let gate = Arc::new(Gate::new(options.policy.clone(), dir.path()));
     let doors = api::open(dir.path(), &options.api).await?;
+    let seen = Arc::new(Seen::new(&cluster, &options.node, ground::names_dir(dir.path())));
+    metrics.sees(seen.clone());
+    let (asked, exposed) = (seen.clone(), seen.clone());
+    let (node, end, kept_in) = (options.node.clone(), shutdown.clone(), dir.path().to_owned());
+    tasks.spawn(async move {
+        tokio::join!(
+            pings::keep(asked, node, end.clone()),
+            expose::keep(exposed, kept_in, end)
+        );
+        // Without them nothing is measured, and that is no reason to end.
+        std::future::pending().await
+    });
     let shared = api::Shared {
         node: options.node.clone(),
         cluster: cluster.clone(),
@@ -270,6 +285,7 @@ pub async fn run<S: Store>(
         gate: gate.clone(),
         engine_host: options.api.engine_host.clone(),
         shelf: api::Shelf::new(store.clone(), options.root.clone(), cluster.clone()),
+        seen: seen.clone(),
     };
     tasks.spawn(async move {
         doors.serve(shared).await;
@@ -316,6 +332,7 @@ pub async fn run<S: Store>(
         kept.await;
         std::future::pending().await
     });
+    metrics.relay_in(crate::relays::dir(dir.path()));
     let kept = ground::keep(
         Ground {
             store: store.clone(),
@@ -328,6 +345,7 @@ pub async fn run<S: Store>(
             public: options.public_address.clone(),
             local: local_rx,
             notes: notes_tx.clone(),
+            seen,
         },
         shutdown.clone(),
     );

@@ -3,6 +3,7 @@
 //! `planner::walls`'s; here it becomes a table of the kernel's packet filter, by `nft`, replaced whole, and put back where
 //! somebody took it away or changed it.
 
+mod bridge;
 pub mod filter;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -198,7 +199,7 @@ async fn nft(args: &[&str], input: &str) -> Result<String, String> {
 }
 
 /// What one of the kernel's programs prints, or why it does not do it.
-async fn tool(name: &str, args: &[&str], input: &str) -> Result<String, String> {
+pub(crate) async fn tool(name: &str, args: &[&str], input: &str) -> Result<String, String> {
     let run = async |program: &str| -> std::io::Result<Output> {
         let mut child = Command::new(program)
             .args(args)

@@ -7,6 +7,7 @@ mod nets;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
 use std::net::IpAddr;
+use std::process::Command;
 use std::sync::Arc;
 
 use agent::walls::filter::{Filter, Process, Running, Wanted};
@@ -137,6 +138,7 @@ impl Lab {
                 },
                 subnet: parsed(&format!("10.210.{node}.0/24")),
                 subnet6: Some(parsed(&format!("fd10:210::{node}:0/112"))),
+                exposed: false,
             },
             bridge: "rv-t".to_owned(),
             links: BTreeSet::from(["rvl".to_owned()]),
@@ -573,6 +575,66 @@ fn known_connections_outlive_what_changes_and_what_is_damaged_is_put_right() {
         .ip("link set veth2 down\nlink set veth2 name veth99\nlink set veth99 up\n");
     lab.look(0);
     until("its new port is known", || lab.of(0).connects(four(1, 3), 80).is_some());
+}
+
+#[test]
+fn the_bridge_is_put_back_with_all_that_hung_on_it() {
+    let lab = Lab::new();
+    lab.apply(&records(&[]));
+    let (mut stream, _) = lab.of(3).stream(four(1, 3), 5432).expect("its own namespace");
+    let mut echo = |word: &[u8; 4]| {
+        stream.write_all(word).expect("it is open");
+        let mut heard = [0; 4];
+        stream.read_exact(&mut heard).expect("it is answered");
+        assert_eq!(&heard, word);
+    };
+    echo(b"one1");
+    for (damage, cut) in [
+        ("link del rv-t\n", four(1, 2)),
+        ("link set rv-t down\n", six(1, 2)),
+        ("addr flush dev rv-t\n", four(1, 2)),
+        ("route del 10.210.1.0/24 dev rv-t\n", four(1, 2)),
+        ("-6 route del fd10:210::1:0/112 dev rv-t\n", six(1, 2)),
+        ("link set veth2 nomaster\n", four(1, 2)),
+    ] {
+        lab.nodes[0].net.ip(damage);
+        assert_eq!(lab.of(3).connects(cut, 80), None, "{damage}");
+        lab.look(0);
+        // The ways to other nodes went with the address, and are the links' to put back.
+        lab.nodes[0]
+            .net
+            .ip("route replace 10.210.2.0/24 via 172.30.0.2 src 10.210.1.1\n");
+        for (from, to) in [(3, four(1, 2)), (3, six(1, 2)), (0, four(1, 3)), (0, four(2, 2))] {
+            until(&format!("{from} reaches {to} after {damage}"), || {
+                lab.of(from).connects(to, 80).is_some()
+            });
+        }
+        assert_eq!(lab.of(2).connects(four(1, 3), 80), None, "{damage}: policies hold");
+        echo(b"two2");
+    }
+    // What never was there is the engine's to make, and what is another's hangs where it hangs.
+    let bare = Filter::new(&id(), &parsed("n3"));
+    let wanted = Wanted {
+        bridge: "rv-u".to_owned(),
+        running: Vec::new(),
+        ..lab.wanted(1, &records(&[]))
+    };
+    lab.nodes[0].net.ip("link add foreign type veth peer name other\n");
+    on(&lab.nodes[0], async || bare.apply(wanted).await);
+    lab.look(0);
+    let listed = lab.nodes[0]
+        .net
+        .within(|| Command::new("ip").args(["-o", "link"]).output().expect("it lists"));
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    assert!(!listed.contains("rv-u"), "{listed}");
+    let line = |name: &str| {
+        listed
+            .lines()
+            .find(|line| line.contains(name))
+            .unwrap_or_default()
+            .to_owned()
+    };
+    assert!(!line(" foreign@").contains("master"), "{listed}");
 }
 
 fn refusing(filter: &Filter) -> bool {

@@ -16,6 +16,7 @@ use crate::carry;
 use crate::failure::{Exit, Failure};
 use crate::names;
 use crate::output::{self, Color, Format};
+use crate::relay;
 
 /// What `reeve` alone shows: one screen of 80 columns and 24 rows, the prompt after it included.
 pub const START: &str = "\
@@ -31,10 +32,10 @@ Five minutes:
 
 Commands:
   apply plan validate scale delete           change what is declared
-  get describe status events audit           look at it
+  get describe status events audit lookup trace   look at it
   upload download secret login logout kv     files and secrets, registries
   logs exec run attach cp port-forward top images docker   near the containers
-  cordon uncordon drain node network virtualip   nodes, and what links them
+  cordon uncordon drain node network virtualip expose hide   nodes, and what links them
   up install uninstall doctor                run Reeve here, or on many hosts
   server token init controller agent         the parts of it, by hand
   login-cluster context person               work from a machine of your own
@@ -253,6 +254,24 @@ pub enum Verb {
     /// Addresses that one of several nodes holds
     #[command(subcommand, name = "virtualip", visible_alias = "vip")]
     VirtualIp(virtual_ip::VirtualIpVerb),
+    /// Show what a name leads to, as the nodes' own servers answer it
+    #[command(
+        after_help = "Ends with 4 where there is no answer, or a node's differs from what the store has.\nExample: reeve lookup db\n         reeve lookup db.shop --all-nodes\n         reeve lookup _sql._tcp.db SRV --from web"
+    )]
+    Lookup(seen::LookupArgs),
+    /// Show which hop or rule stops a connection in the cluster's network
+    #[command(
+        after_help = "Ends with 0 where it passes, and with 4 where something stops it.\nExample: reeve trace web.1 db.1:5432\n         reeve trace shop/web.1 db.1:53/udp\n         reeve trace node:n1 10.210.2.2:80"
+    )]
+    Trace(seen::TraceArgs),
+    /// Let hosts' own processes reach and resolve the cluster's network
+    #[command(
+        after_help = "It stands in the node's resource, as `spec.exposed`. Hosts are hidden unless exposed.\nExample: reeve expose\n         reeve expose --node n1 --node n2"
+    )]
+    Expose(seen::ExposeArgs),
+    /// Keep hosts' own processes, but root's, away from the cluster's network
+    #[command(after_help = "Health checks, published ports and what was begun go on.\nExample: reeve hide --all-nodes")]
+    Hide(seen::ExposeArgs),
     /// Check documents, without a store
     #[command(after_help = "Example: reeve validate -f manifests/")]
     Validate(ValidateArgs),
@@ -332,6 +351,9 @@ pub enum Verb {
     /// Answer containers' questions about names: the agent starts it
     #[command(hide = true)]
     Names(names::NamesArgs),
+    /// Carry connections to services: the agent starts it
+    #[command(hide = true)]
+    Relay(relay::RelayArgs),
     /// Carry the packets of an encrypted link: the agent starts it
     #[command(hide = true)]
     Wireguard(carry::WireguardArgs),
@@ -861,6 +883,7 @@ pub mod network;
 pub mod registry;
 pub mod seats;
 pub mod secrets;
+pub mod seen;
 #[cfg(test)]
 mod tests;
 pub mod virtual_ip;

@@ -21,6 +21,7 @@ use crate::args::near::{ImagesVerb, OnNodes};
 use crate::args::network::NetworkVerb;
 use crate::args::seats::TokenVerb;
 use crate::args::secrets::SecretVerb;
+use crate::args::seen::ExposeArgs;
 use crate::args::virtual_ip::VirtualIpVerb;
 use crate::args::{AdminVerb, AuditArgs, Common, NodeVerb, Verb};
 use crate::connect::{Connection, SERVER_DIR, connect};
@@ -81,6 +82,11 @@ fn said(verb: &Verb) -> Option<(&'static str, Vec<String>)> {
         };
         nodes.into_iter().chain(command.first().cloned()).collect()
     };
+    let exposed = |args: &ExposeArgs| match (args.all_nodes, args.node.as_slice()) {
+        (true, _) => vec!["all nodes".to_owned()],
+        (false, []) => vec!["this node".to_owned()],
+        (false, nodes) => all("node/", nodes),
+    };
     let none = Vec::new;
     Some(match verb {
         Verb::Apply(_) => ("apply", none()),
@@ -106,7 +112,9 @@ fn said(verb: &Verb) -> Option<(&'static str, Vec<String>)> {
         Verb::Node(NodeVerb::Rm(args)) => ("node rm", all("node/", &args.nodes)),
         Verb::Node(NodeVerb::Replace(args)) => ("node replace", vec![format!("node/{}", args.node)]),
         Verb::Network(NetworkVerb::Create(args)) => ("network create", vec![args.cidr.to_string()]),
-        Verb::Network(NetworkVerb::Status) => return None,
+        Verb::Network(NetworkVerb::Status) | Verb::Lookup(_) | Verb::Trace(_) => return None,
+        Verb::Expose(args) => ("expose", exposed(args)),
+        Verb::Hide(args) => ("hide", exposed(args)),
         Verb::VirtualIp(VirtualIpVerb::Move(args)) => ("virtualip move", vec![format!("virtualip/{}", args.name)]),
         Verb::Admin(verb) => match verb {
             AdminVerb::Ack { digest } => ("admin ack", vec![digest.clone()]),
@@ -195,6 +203,7 @@ fn said(verb: &Verb) -> Option<(&'static str, Vec<String>)> {
         | Verb::Up(_)
         | Verb::Server(_)
         | Verb::Names(_)
+        | Verb::Relay(_)
         | Verb::Wireguard(_) => return None,
     })
 }
@@ -619,6 +628,7 @@ mod tests {
         ("server", Program),
         ("wireguard", Program),
         ("names", Program),
+        ("relay", Program),
         // Of a node; of a seed it is by itself, too.
         ("install", Itself("install --seeds a")),
         ("doctor", Looks),

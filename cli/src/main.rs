@@ -33,6 +33,7 @@ mod persons;
 mod policies;
 mod preview;
 mod registry;
+mod relay;
 mod replace;
 mod rotate;
 mod rows;
@@ -134,6 +135,10 @@ fn run(common: &args::Common, verb: &Verb) -> Verdict {
         Verb::Docker(args) => ask(near::docker(common, args)),
         Verb::Network(verb) => ask(network::network(common, verb)),
         Verb::VirtualIp(verb) => ask(virtual_ips::virtual_ip(common, verb)),
+        Verb::Lookup(args) => ask(near::lookup(common, args)),
+        Verb::Trace(args) => ask(near::trace(common, args)),
+        Verb::Expose(args) => ask(near::expose(common, args)),
+        Verb::Hide(args) => ask(near::hide(common, args)),
         Verb::Admin(verb) => ask(admin::admin(common, verb)),
         Verb::Logs(args) => ask(near::logs(common, args)),
         Verb::Exec(args) => ask(near::exec(common, args)),
@@ -148,6 +153,7 @@ fn run(common: &args::Common, verb: &Verb) -> Verdict {
         Verb::Up(args) => serve(up::up(common, args)),
         Verb::Server(args) => serve(seats::server(common, args)),
         Verb::Names(args) => names::names(args),
+        Verb::Relay(args) => relay::relay(args),
         Verb::Wireguard(args) => carry::wireguard(args),
         Verb::Uninstall(args) => ask(host::uninstall::uninstall(common, args)),
         Verb::Doctor(args) => ask(host::doctor::doctor(common, args)),

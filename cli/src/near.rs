@@ -27,23 +27,32 @@ use crate::view::{Instance, View, service_key, title};
 
 mod copy;
 mod exec;
+mod expose;
 mod forward;
+mod ground;
 mod host;
 mod images;
+mod links;
 mod logs;
+mod lookup;
 mod run;
 mod tar;
 mod terminal;
 mod top;
+mod trace;
 
 pub use copy::copy;
 pub use exec::{attach, exec};
+pub use expose::{expose, hide};
 pub use forward::forward;
 pub use host::{docker, node_exec};
 pub use images::images;
+pub use links::links;
 pub use logs::logs;
+pub use lookup::lookup;
 pub use run::run;
 pub use top::top;
+pub use trace::trace;
 
 /// What is read of the store.
 const CLASSES: [&str; 6] = ["desired", "nodes", "sessions", "verdicts", "assignments", "reports"];

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use runtime::{Guard, Outcome, Store as _, person};
 use schemas::keys::Key;
-use schemas::records::network::{VXLAN_PORT, WIREGUARD_PORT};
+use schemas::records::network::{VXLAN_PORT, WIREGUARD_PORT, usable};
 use schemas::records::{Backend, ClusterMarker, LinkKind, NetworkSettings, Peer, Record as _};
 use serde_json::{Value, json};
 
@@ -171,14 +171,15 @@ async fn peers(connection: &Connection) -> Result<Vec<Peer>, Failure> {
 async fn status(common: &Common) -> Verdict {
     let connection = connect(common).await?;
     let marker = connection.marker().await?;
-    let Some(settings) = marker.record.network else {
+    let Some(settings) = marker.record.network.clone() else {
         return Err(Failure::new(Exit::Failed, "the cluster has no network of its own")
             .help("`reeve network create` gives it one"));
     };
     let peers = peers(&connection).await?;
     let view = View::read(&connection, &["nodes", "reports", "assignments", "sessions"]).await?;
+    let links = crate::near::links(common, &marker, &view).await?;
     let mut rows: Vec<Value> = Vec::new();
-    let mut table = Table::new(&["NODE", "SUBNET", "USED", "LINK", "AT"]);
+    let mut table = Table::new(&["NODE", "SUBNET", "USED", "LEFT", "LINK", "AT"]);
     let mut wrong: Vec<String> = Vec::new();
     for node in view.facts.keys() {
         let assignment = view.assignments.get(node).and_then(|found| found.as_ref().ok());
@@ -187,6 +188,12 @@ async fn status(common: &Common) -> Verdict {
             .map(|network| network.subnet);
         let used = assignment.map_or(0, |one| {
             one.instances.iter().filter(|one| one.address.is_some()).count()
+        });
+        let report = view.reports.get(node).and_then(|found| found.as_ref().ok());
+        let left = subnet.map(|subnet| {
+            let lingering = report.and_then(|report| report.network.as_ref());
+            let kept = lingering.map_or(0, |network| network.lingering.len());
+            usable(&subnet).count().saturating_sub(used + kept)
         });
         let link = peers.iter().find(|peer| peer.node == *node).map(|peer| &peer.link);
         let there = view.sessions.contains_key(node);
@@ -197,8 +204,7 @@ async fn status(common: &Common) -> Verdict {
             (None, true) => ("not yet", Tone::Busy),
         };
         let at = link.and_then(|link| link.public_endpoint.or(link.endpoints.first().copied()));
-        let report = view.reports.get(node).and_then(|found| found.as_ref().ok());
-        let of_network = ["NetworkDown", "LinkDown", "NamesDown", "WallsDown"];
+        let of_network = ["NetworkDown", "LinkDown", "NamesDown", "PolicyDown", "WallsDown"];
         let conditions = report.map_or(&[][..], |report| &report.conditions);
         let conditions: Vec<_> = conditions
             .iter()
@@ -210,12 +216,13 @@ async fn status(common: &Common) -> Verdict {
                 .map(|one| format!("{node}: {}: {}", one.reason, one.message)),
         );
         rows.push(json!({
-            "node": node, "subnet": subnet, "addresses": used, "link": link, "reachable": there, "conditions": conditions,
+            "node": node, "subnet": subnet, "addresses": used, "addressesLeft": left, "link": link, "reachable": there, "conditions": conditions,
         }));
         table.row(vec![
             node.into(),
             subnet.map_or("-".to_owned(), |subnet| subnet.to_string()).into(),
             used.into(),
+            left.map_or("-".to_owned(), |left| left.to_string()).into(),
             Cell::new(word, tone),
             at.map_or("-".to_owned(), |at| at.to_string()).into(),
         ]);
@@ -225,10 +232,10 @@ async fn status(common: &Common) -> Verdict {
         .saturating_sub(u32::try_from(peers.len()).unwrap_or(u32::MAX));
     match common.output {
         Format::Json => print(&output::json(
-            &json!({ "network": settings, "freeSubnets": free, "nodes": rows }),
+            &json!({ "network": settings, "freeSubnets": free, "nodes": rows, "links": links.value() }),
         )),
         Format::Yaml => print(&output::yaml(
-            &json!({ "network": settings, "freeSubnets": free, "nodes": rows }),
+            &json!({ "network": settings, "freeSubnets": free, "nodes": rows, "links": links.value() }),
         )),
         Format::Name => rows
             .iter()
@@ -243,6 +250,8 @@ async fn status(common: &Common) -> Verdict {
             for line in &wrong {
                 print(&format!("{line}\n"));
             }
+            let wide = common.output == Format::Wide;
+            print(&links.text(wide, output::limit_of(wide)));
         }
     }
     Ok(Exit::Done)

@@ -1,7 +1,6 @@
 //! `reeve admin rotate-authority`: has the cluster's authority replaced, follows that, and tells whom it waits for. The seeds do
 //! it by themselves, whether anybody follows or not; `membership::rotation` decides, this tells.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use membership::revoke::Revoker;
@@ -157,7 +156,6 @@ async fn follow(
     let revoker = Revoker::of(voice);
     let began = Instant::now();
     let mut told: Option<(Stage, Vec<String>)> = None;
-    let mut people = BTreeSet::new();
     let mut left = args.without.clone();
     let mut about = None;
     loop {
@@ -176,14 +174,13 @@ async fn follow(
                 let stage = picture.stage();
                 about.clone_from(&advice(&picture));
                 if stage == Stage::Promoted {
-                    people.clone_from(&picture.awaited.people);
                     leave(common, connection, &revoker, &picture, &mut left).await?;
                 }
                 let waiting = waits_for(&picture);
                 tell(common, &picture, told.as_ref(), stage, &waiting);
                 told = Some((stage, waiting));
                 if stage == Stage::Rests {
-                    done(common, &picture, &people);
+                    done(common, &picture);
                     return Ok(Exit::Done);
                 }
             }
@@ -368,14 +365,14 @@ fn tell(common: &Common, picture: &Picture, before: Option<&(Stage, Vec<String>)
     }
 }
 
-fn done(common: &Common, picture: &Picture, people: &BTreeSet<String>) {
+fn done(common: &Common, picture: &Picture) {
     if common.output.is_for_machines() {
         show(common, picture);
         return;
     }
     print("what the former one issued is refused; further hosts join with `reeve token create`\n");
-    if !people.is_empty() {
-        let people: Vec<&str> = people.iter().map(String::as_str).collect();
+    if !picture.awaited.people.is_empty() {
+        let people: Vec<&str> = picture.awaited.people.iter().map(String::as_str).collect();
         print(&format!("these people log in again: {}\n", people.join(", ")));
     }
 }

@@ -304,6 +304,7 @@ fn ports_of(spec: &ServiceSpec) -> String {
     let ports = spec.container.ports.iter().map(|port| {
         let host = match port.host_port {
             None => String::new(),
+            Some(HostPort::Fixed(number)) if port.everywhere().is_some() => format!("*:{number}->"),
             Some(HostPort::Fixed(port)) => format!("{port}->"),
             Some(HostPort::Auto) => "auto->".to_owned(),
         };

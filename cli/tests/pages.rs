@@ -1,6 +1,8 @@
 //! The project's pages against its sources: metrics, keys, limits; and laws that are about who may call what. The page of
 //! metrics is generated: `REEVE_UPDATE=1 cargo test -p cli --test pages`.
 
+#![allow(clippy::wildcard_enum_match_arm)] // What a test does not name is not what it looks for.
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

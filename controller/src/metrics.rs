@@ -13,6 +13,7 @@ use prometheus::{Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, I
 use runtime::boottime::Instant;
 use schemas::keys::ResourceKey;
 use schemas::names::NodeName;
+use schemas::records::network::usable;
 use schemas::records::{Assignment, Breaker, Condition, ConditionStatus, ConditionType, Order, Report, Verdict};
 
 use crate::execute::{Class, Committed};
@@ -49,6 +50,17 @@ impl NodeView {
     fn applied(&self) -> Order {
         self.report.as_ref().map(|report| report.applied).unwrap_or_default()
     }
+}
+
+/// Of what a node was assigned of the network: what no instance has, and no one that has just gone.
+fn addresses_left(node: &NodeView) -> Option<u64> {
+    let assignment = node.assignment.as_ref()?;
+    let all = usable(&assignment.network.as_ref()?.subnet);
+    let used = assignment.instances.iter().filter(|one| one.address.is_some()).count();
+    let reported = node.report.as_ref().and_then(|report| report.network.as_ref());
+    let kept = reported.map_or(0, |network| network.lingering.len());
+    let all = u64::from((all.end() + 1).saturating_sub(*all.start()));
+    Some(all.saturating_sub((used + kept) as u64))
 }
 
 /// The nodes of a snapshot; `behind` is kept from pass to pass.
@@ -362,6 +374,10 @@ fn of_view(view: &View) -> String {
         "reeve_node_applied_generation",
         "The generation that the node reports as applied.",
     );
+    let mut addresses = of_node(
+        "reeve_node_addresses_left",
+        "Addresses of the node's part of the network that nobody has; none where it has no part.",
+    );
     let mut behind = of_node(
         "reeve_node_assignment_lag_seconds",
         "Since when the node's report is behind its assignment; 0 when it is not.",
@@ -429,6 +445,9 @@ fn of_view(view: &View) -> String {
             .as_ref()
             .map_or(0, |assignment| assignment.order.generation);
         assigned_generation.set(&label, bytes(generation));
+        if let Some(left) = addresses_left(node) {
+            addresses.set(&label, bytes(left));
+        }
         applied_generation.set(&label, bytes(node.applied().generation));
         behind.set(
             &label,
@@ -478,6 +497,7 @@ fn of_view(view: &View) -> String {
         verdict,
         assigned_generation,
         applied_generation,
+        addresses,
         behind,
         virtual_ips,
     ];

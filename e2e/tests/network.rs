@@ -1,8 +1,13 @@
 //! Three hosts and one network of the cluster's own: encrypted links, addresses that are planned, names that follow.
 
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use e2e::{Etcd, Lab, eventually, holds_for};
+use e2e::{Etcd, Lab, eventually, holds_for, now};
+use serde_json::Value;
 
 const APP: &str = "\
 apiVersion: reeve/v1
@@ -162,16 +167,241 @@ fn what_runs_on_three_hosts_is_found_by_name_over_encrypted_links() {
     let held = std::fs::read(&names).expect("it says who it is");
     let held: serde_json::Value = serde_json::from_slice(&held).expect("it says so in JSON");
     let pid = held["pid"].as_u64().expect("a number").to_string();
-    e2e::succeed(std::process::Command::new("kill").args(["-9", &pid]));
+    e2e::succeed(Command::new("kill").args(["-9", &pid]));
     cluster.reaches("cache", "db:5432", 20);
 
     // With the store and the agents gone, names and traffic go on.
     let pid = cluster.lab.hosts[0].agent().pid();
-    e2e::run(std::process::Command::new("kill").args(["-9", &pid.to_string()]));
+    e2e::run(Command::new("kill").args(["-9", &pid.to_string()]));
     cluster.etcd.members.clear();
     holds_for("names go on", Duration::from_secs(3), || {
         cluster.fetch("web", "db:5432").map(drop)
     });
+}
+
+/// Lines of a program, each with the time at which it came, until this is dropped.
+struct Lines {
+    child: Child,
+    seen: Arc<Mutex<Vec<(u128, String)>>>,
+}
+
+impl Lines {
+    fn of(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("it starts");
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let (out, into) = (child.stdout.take().expect("it is piped"), Arc::clone(&seen));
+        std::thread::spawn(move || {
+            for line in BufReader::new(out).lines().map_while(Result::ok) {
+                into.lock().expect("nobody panics here").push((now(), line));
+            }
+        });
+        Self { child, seen }
+    }
+
+    fn all(&self) -> Vec<(u128, String)> {
+        self.seen.lock().expect("nobody panics here").clone()
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What the web server's resolver is answered, all the time, and what nodes report meanwhile, as the store has it.
+struct Watched {
+    answers: Lines,
+    store: Lines,
+}
+
+impl Cluster {
+    fn watch(&self) -> Watched {
+        let web = self.lab.hosts[0].running();
+        let web = web.iter().find(|name| name.starts_with("default.web."));
+        let script = "while :; do for n in cache database; do set -- $(getent ahostsv4 $n); echo $n ${1:-none}; done; sleep 0.1; done";
+        let web = web.expect("web runs");
+        let mut store = Command::new("etcdctl");
+        store
+            .env("ETCDCTL_API", "3")
+            .args(["--endpoints", &self.etcd.endpoints, "watch", "--prefix", "/reeve/"]);
+        Watched {
+            answers: Lines::of(&mut self.lab.hosts[0].docker_command(&["exec", web, "sh", "-c", script])),
+            store: Lines::of(&mut store),
+        }
+    }
+}
+
+impl Watched {
+    /// When a node first reported, or with `gone` first reported no more, that an instance of this service is ready, and where.
+    fn reported(&self, after: u128, node: &str, service: &str, gone: bool) -> Option<(u128, String)> {
+        let key = format!("/reeve/reports/{node}");
+        let all = self.store.all();
+        let reports = all.windows(2).filter(|two| two[0].1 == key && two[1].0 > after);
+        let mut reports = reports.filter_map(|two| Some((two[1].0, serde_json::from_str::<Value>(&two[1].1).ok()?)));
+        reports.find_map(|(time, report)| {
+            let mut ready = report["instances"].as_array()?.iter().filter(|one| {
+                one["workload"] == service
+                    && one["ready"] == true
+                    && one["addresses"].as_array().is_some_and(|all| !all.is_empty())
+            });
+            match (ready.next(), gone) {
+                (Some(one), false) => Some((time, one["addresses"][0].as_str()?.to_owned())),
+                (None, true) => Some((time, String::new())),
+                (Some(_), true) | (None, false) => None,
+            }
+        })
+    }
+
+    fn session_over(&self, after: u128, node: &str) -> Option<u128> {
+        let key = format!("/reeve/sessions/{node}");
+        let all = self.store.all();
+        let mut over = all
+            .windows(2)
+            .filter(|two| two[0].1 == "DELETE" && two[1].1 == key && two[0].0 > after);
+        over.next().map(|two| two[0].0)
+    }
+
+    fn answers(&self, service: &str) -> Vec<(u128, String)> {
+        let of = |(time, line): (u128, String)| Some((time, line.strip_prefix(service)?.trim().to_owned()));
+        self.answers.all().into_iter().filter_map(of).collect()
+    }
+
+    /// After something was done: the name leads to where the instance is ready now, on this node. How long that took since it was
+    /// reported, in milliseconds, and how many answers were stale: other ones 2 s later, or the former address 2 s after its end.
+    fn follows(&self, what: &str, since: u128, service: &str, to: &str, ended: Option<(u128, &str)>) -> String {
+        let allowed = 2_000_000_000;
+        let (ready, address) = eventually(&format!("{what}: {service} is ready on {to}"), 90, || {
+            self.reported(since, to, service, false)
+                .ok_or_else(|| "it is not reported".to_owned())
+        });
+        let named = eventually(&format!("{what}: {service} is named {address}"), 30, || {
+            let answers = self.answers(service);
+            let named = answers.iter().find(|(time, found)| *time > since && *found == address);
+            let last = answers.last().map(|(_, found)| found.clone()).unwrap_or_default();
+            // And goes on to be.
+            let settled = answers
+                .last()
+                .is_some_and(|(time, found)| *time > ready + 2 * allowed && *found == address);
+            named.map(|(time, _)| *time).filter(|_| settled).ok_or(last)
+        });
+        let asked: Vec<(u128, String)> = self
+            .answers(service)
+            .into_iter()
+            .filter(|(time, _)| *time > since)
+            .collect();
+        let other = |(time, found): &&(u128, String)| *time > ready + allowed && *found != address;
+        let former = |(time, found): &&(u128, String)| {
+            ended.is_some_and(|(end, old)| *time > end + allowed && found == old && old != address)
+        };
+        let stale = asked.iter().filter(other).count() + asked.iter().filter(former).count();
+        assert_eq!(
+            stale, 0,
+            "{what}: stale answers: {asked:?}; ready at {ready}, ended {ended:?}"
+        );
+        let after = named.saturating_sub(ready) / 1_000_000;
+        format!(
+            "{what}: {service} at {address}, named {after} ms after it was reported ready; {} answers, 0 stale",
+            asked.len()
+        )
+    }
+}
+
+#[test]
+fn an_application_of_three_hosts_is_found_by_name_when_it_moves_is_replaced_and_loses_a_host() {
+    let mut cluster = cluster_of(3, "wireguard-user");
+    let endpoints = cluster.etcd.endpoints.clone();
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/examples/application");
+    let packages = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/packages");
+    let (first, others) = cluster.lab.hosts.split_first().expect("three hosts");
+    e2e::succeed(
+        Command::new(examples.join("images.sh"))
+            .env("DOCKER_HOST", &first.docker_host)
+            .env("REEVE_PACKAGE_CACHE", &packages),
+    );
+    for host in others {
+        let carry = "docker save reeve/cache:1 reeve/database:1 | docker --host $0 load";
+        e2e::succeed(
+            Command::new("sh")
+                .args(["-c", carry, &host.docker_host])
+                .env("DOCKER_HOST", &first.docker_host),
+        );
+    }
+    let text = std::fs::read_to_string(examples.join("application.yaml")).expect("the example is there");
+    // Each on a host of its own; the images are the hosts' own.
+    let placed = |cache: &str, database: &str| {
+        let documents = text.split("---\n").zip(["n1", cache, database]);
+        let documents: Vec<String> = documents
+            .map(|(one, node)| {
+                let one = one.replace("    image:", "    pullPolicy: Never\n    image:");
+                format!("{one}  placement: {{nodeNames: [{node}]}}\n")
+            })
+            .collect();
+        documents.join("---\n")
+    };
+    let apply = |cluster: &Cluster, cache: &str, database: &str| {
+        let file = cluster.lab.file("application.yaml", &placed(cache, database));
+        cluster
+            .lab
+            .reeve_exits(&endpoints, 0, &["apply", "-f", &file, "--timeout", "2m"]);
+    };
+    let visit = |cluster: &Cluster, when: &str| {
+        eventually(&format!("a request passes through all three, {when}"), 60, || {
+            let said = cluster.lab.hosts[0].http("http://127.0.0.1:8088/")?;
+            let numbers = said.split([' ', ',', '\n']).filter(|word| word.parse::<u64>().is_ok());
+            if numbers.count() == 2 { Ok(()) } else { Err(said) }
+        });
+    };
+    apply(&cluster, "n2", "n3");
+    visit(&cluster, "at first");
+    let watched = cluster.watch();
+    eventually("the names are asked", 20, || {
+        let last = watched.answers("database").pop();
+        last.filter(|(_, found)| found.starts_with("10.88."))
+            .ok_or_else(|| "not yet".to_owned())
+    });
+    let address = |service: &str| {
+        watched
+            .answers(service)
+            .pop()
+            .map(|(_, found)| found)
+            .unwrap_or_default()
+    };
+    let mut told = Vec::new();
+
+    // It moves.
+    let (since, old) = (now(), address("cache"));
+    apply(&cluster, "n3", "n3");
+    let ended = watched.reported(since, "n2", "cache", true).map(|(time, _)| time);
+    eprintln!("moved");
+    told.push(watched.follows("moved", since, "cache", "n3", ended.map(|end| (end, old.as_str()))));
+    visit(&cluster, "after the cache moved");
+
+    eprintln!("visited");
+    // Its container is taken away.
+    let since = now();
+    cluster.lab.hosts[2].docker(&["rm", "-f", "default.database.1.1"]);
+    told.push(watched.follows("taken away", since, "database", "n3", None));
+    visit(&cluster, "after the database's container was taken away");
+
+    // The host of both is lost for good.
+    let since = now();
+    let old = [address("cache"), address("database")];
+    cluster.lab.hosts[2].cut(true);
+    cluster.lab.hosts[2].agent().kill();
+    let over = eventually("the loss is noticed", 60, || {
+        watched
+            .session_over(since, "n3")
+            .ok_or_else(|| "its session lasts".to_owned())
+    });
+    cluster.lab.reeve_exits(&endpoints, 0, &["node", "rm", "n3", "--yes"]);
+    apply(&cluster, "n2", "n2");
+    for (service, old) in ["cache", "database"].into_iter().zip(&old) {
+        told.push(watched.follows("lost", since, service, "n2", Some((over, old))));
+    }
+    visit(&cluster, "after a host was lost");
+    println!("{}", told.join("\n"));
 }
 
 /// A member of a store that knows nothing but what it is told: its slot, its address, and the first addresses. Where the others
@@ -206,7 +436,7 @@ fn a_store_of_three_forms_by_its_first_addresses_alone_and_outlives_each_members
     let endpoints = cluster.etcd.endpoints.clone();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/debian-image.sh");
     for host in &cluster.lab.hosts {
-        let mut command = std::process::Command::new(script);
+        let mut command = Command::new(script);
         e2e::succeed(
             command
                 .args(["reeve/etcd:1", "etcd-server", "etcd-client"])

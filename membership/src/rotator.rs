@@ -188,11 +188,11 @@ impl Rotator {
             (host.clone(), said)
         });
         let seeds = join_all(asked).await.into_iter().collect();
-        let awaited = if believed.bundle().former().is_empty() {
-            Awaited::default()
-        } else {
-            awaited(store, root, &believed).await?
-        };
+        let mut awaited = awaited(store, root, &believed).await?;
+        if believed.bundle().former().is_empty() {
+            // Whoever has not logged in again is without a certificate that counts, also when all is over.
+            awaited.needed.clear();
+        }
         Ok(Picture {
             authorities: Authorities::from(believed.bundle()),
             seeds,

@@ -190,6 +190,7 @@ impl Lab {
                 subnet: settings.subnet(number).unwrap(),
                 subnet6: None,
                 settings: settings.clone(),
+                exposed: false,
             },
             own: &said(number),
             peers: &peers,

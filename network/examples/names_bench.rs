@@ -41,6 +41,7 @@ fn record(service: u32, turn: u32) -> Endpoints {
             name: Some("http".to_owned()),
             port: 80,
             protocol: Protocol::Tcp,
+            everywhere: None,
         }],
         instances: (0..INSTANCES)
             .map(|at| Endpoint {

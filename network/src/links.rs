@@ -515,50 +515,74 @@ impl Wires {
         Ok(())
     }
 
-    /// The other ends, in order of nodes: of WireGuard what the device says; of others only who they are.
+    /// As [`state`].
     pub async fn state(&self, links: &Links) -> Result<Vec<PeerState>, WiresError> {
-        let plain = |node: &NodeName, endpoint| PeerState {
-            node: node.clone(),
-            endpoint,
-            handshake_age: None,
-            received_bytes: 0,
-            sent_bytes: 0,
-        };
-        let Some(Device {
-            name,
-            carrier,
-            mtu: _,
-            addresses: _,
-        }) = &links.device
-        else {
-            return Ok(links.linked.iter().map(|node| plain(node, None)).collect());
-        };
-        let (user, peers) = match carrier {
-            Carrier::Wireguard { user, peers, port: _ } => (*user, peers),
-            Carrier::Vxlan { peers, port, .. } => {
-                let at = |peer: &VxlanPeer| plain(&peer.node, Some(SocketAddr::new(peer.remote, *port)));
-                return Ok(peers.iter().map(at).collect());
-            }
-        };
-        let seen = read(name, user).await.map_err(|why| WiresError::Ask { why })?;
-        let now = SystemTime::now();
-        let state = |peer: &WireguardPeer| {
-            let Some(seen) = seen.peers.get(&peer.key) else {
-                return plain(&peer.node, peer.endpoint);
-            };
-            let last = seen
-                .handshake
-                .map(|last| SystemTime::UNIX_EPOCH + Duration::from_secs(last));
-            PeerState {
-                node: peer.node.clone(),
-                endpoint: seen.endpoint.or(peer.endpoint),
-                handshake_age: last.map(|last| now.duration_since(last).unwrap_or_default()),
-                received_bytes: seen.received_bytes,
-                sent_bytes: seen.sent_bytes,
-            }
-        };
-        Ok(peers.iter().map(state).collect())
+        state(links).await
     }
+}
+
+/// The other ends, in order of nodes: of WireGuard what the device says; of others only who they are.
+pub async fn state(links: &Links) -> Result<Vec<PeerState>, WiresError> {
+    let plain = |node: &NodeName, endpoint| PeerState {
+        node: node.clone(),
+        endpoint,
+        handshake_age: None,
+        received_bytes: 0,
+        sent_bytes: 0,
+    };
+    let Some(Device {
+        name,
+        carrier,
+        mtu: _,
+        addresses: _,
+    }) = &links.device
+    else {
+        return Ok(links.linked.iter().map(|node| plain(node, None)).collect());
+    };
+    let (user, peers) = match carrier {
+        Carrier::Wireguard { user, peers, port: _ } => (*user, peers),
+        Carrier::Vxlan { peers, port, .. } => {
+            let at = |peer: &VxlanPeer| plain(&peer.node, Some(SocketAddr::new(peer.remote, *port)));
+            return Ok(peers.iter().map(at).collect());
+        }
+    };
+    let seen = read(name, user).await.map_err(|why| WiresError::Ask { why })?;
+    let now = SystemTime::now();
+    let state = |peer: &WireguardPeer| {
+        let Some(seen) = seen.peers.get(&peer.key) else {
+            return plain(&peer.node, peer.endpoint);
+        };
+        let last = seen
+            .handshake
+            .map(|last| SystemTime::UNIX_EPOCH + Duration::from_secs(last));
+        PeerState {
+            node: peer.node.clone(),
+            endpoint: seen.endpoint.or(peer.endpoint),
+            handshake_age: last.map(|last| now.duration_since(last).unwrap_or_default()),
+            received_bytes: seen.received_bytes,
+            sent_bytes: seen.sent_bytes,
+        }
+    };
+    Ok(peers.iter().map(state).collect())
+}
+
+/// Of these routes, those that the kernel does not have as they should be.
+pub async fn missing(links: &Links) -> Result<BTreeSet<IpNet>, WiresError> {
+    let kernel = Kernel::new().map_err(WiresError::Netlink)?;
+    let name = links.device.as_ref().map(|device| &device.name);
+    let all = kernel.links().await.map_err(WiresError::kernel("list the devices"))?;
+    let device = all.iter().find(|link| Some(&link.name) == name).map(|link| link.index);
+    let seen = kernel.routes().await.map_err(WiresError::kernel("list the routes"))?;
+    let mut by: BTreeMap<IpNet, Vec<&SeenRoute>> = BTreeMap::new();
+    for one in &seen {
+        by.entry(one.to).or_default().push(one);
+    }
+    let there = |route: &&planner::network::links::Route| {
+        let found = by.get(&route.to).map_or(&[][..], Vec::as_slice);
+        found.iter().any(|seen| seen.is(route, device))
+    };
+    let wanted = links.routes.iter();
+    Ok(wanted.filter(|route| !there(route)).map(|route| route.to).collect())
 }
 
 /// Takes away what links made: the process, the devices, and the routes in these ranges. Keys stay in their directory.

@@ -25,7 +25,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use control::{ControlError, Counts, Health, ListenHealth, health, tell};
+pub use control::{ControlError, Counts, Health, ListenHealth, health, look, tell};
 pub use copy::{Copy, CopyError, Part, Sees, Settings, read, services};
 pub use forward::UpstreamHealth;
 pub use server::Options;

@@ -204,6 +204,7 @@ impl Lab {
                 settings: self.settings.clone(),
                 subnet: self.settings.subnet(number as u32).unwrap(),
                 subnet6: self.settings.subnet6(number as u32),
+                exposed: false,
             },
             own: &self.links[number - 1],
             peers: &self.peers(),

@@ -17,7 +17,8 @@ use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use network::detached::{self, Place, Program};
-use network::names::{Copy, Ensured, Health, Options, Part, Sees, Server, Settings, health, serve, tell};
+use network::names::{Copy, Ensured, Health, Options, Part, Sees, Server, Settings, health, look, serve, tell};
+use planner::network::lookup::{Came, Type, Wanted};
 use schemas::container::Protocol;
 use schemas::names::{Namespace, ResourceName};
 use schemas::records::{Endpoint, EndpointPort, Endpoints, SchemaVersion};
@@ -297,6 +298,7 @@ fn service(instances: Vec<Endpoint>) -> Endpoints {
             name: Some("http".to_owned()),
             port: 80,
             protocol: Protocol::Tcp,
+            everywhere: None,
         }],
         instances,
     }
@@ -399,6 +401,18 @@ async fn dig_finds_what_is_there_and_only_what_it_may_see() {
     assert!(copy.settings(&exposed).unwrap());
     tell(&room.path(), [Part::Sees, Part::Settings]).await.unwrap();
     assert_eq!(room.dig("vault.bank.reeve.internal"), VAULT);
+    // Who asks by the socket hears the same, in the name of any namespace.
+    let ask = async |from: &str| {
+        let wanted = Wanted {
+            name: "vault.bank".to_owned(),
+            kind: Type::A,
+            from: namespace(from),
+        };
+        let found = look(&room.path(), wanted).await.unwrap().expect("it has read its copy");
+        (found.came, found.records)
+    };
+    assert_eq!(ask("shop").await, (Came::Answered, vec![VAULT.to_owned()]));
+    assert_eq!(ask("else").await, (Came::NoSuchName, Vec::new()));
     assert_eq!(
         room.dig(&format!("-b {GATEWAY} web.shop.reeve.internal")),
         "10.210.1.2 10.210.3.2"

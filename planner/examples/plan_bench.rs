@@ -1,8 +1,10 @@
-//! Times the cluster planner: cold plans, quiet ones, and after one lost node, at 1,000 and 5,000 nodes. Snapshots are
+//! Times the cluster planner: cold plans, quiet ones, and after one lost node, at 1,000 and 5,000 nodes, and at 256 with a network
+//! of the cluster's own beside the same without. Snapshots are
 //! built in memory first, so that what is timed is from snapshot to plan, in time on a core.
 //! `cargo run --release -p planner --example plan_bench`.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,10 +15,11 @@ use planner::cluster::{
 use schemas::keys::ResourceKey;
 use schemas::kinds::Kind;
 use schemas::names::NodeName;
+use schemas::records::network::{DEFAULT_DOMAIN, WIREGUARD_PORT};
 use schemas::records::{
-    Accepted, AcceptedBody, Addresses, Assignment, Breaker, Capacity, ClusterId, ClusterMarker, Digest, Engine,
-    NodeFacts, Order, Phase, Record, Report, ReportedInstance, SchemaVersion, SessionRecord, Uid, Verdict,
-    VerdictRecord,
+    Accepted, AcceptedBody, Addresses, Assignment, Backend, Breaker, Capacity, ClusterId, ClusterMarker, Digest,
+    Engine, LinkKind, NetworkSettings, NodeFacts, NodeLink, Order, Phase, Record, Report, ReportedInstance,
+    ReportedNetwork, SchemaVersion, SessionRecord, Uid, Verdict, VerdictRecord,
 };
 use schemas::service::ServiceSpec;
 use schemas::units::{ByteSize, Cpu};
@@ -46,9 +49,18 @@ fn spec(at: usize, replicas: usize) -> ServiceSpec {
     .expect("a service")
 }
 
-fn snapshot(nodes: usize, services: usize, replicas: usize) -> Snapshot {
+fn snapshot(nodes: usize, services: usize, replicas: usize, network: bool) -> Snapshot {
+    let settings = || NetworkSettings {
+        cidr: "10.0.0.0/8".parse().expect("a range"),
+        cidr6: None,
+        node_prefix: 22,
+        backend: Backend::Vxlan,
+        domain: DEFAULT_DOMAIN.to_owned(),
+        port: WIREGUARD_PORT,
+        mtu: None,
+    };
     let cluster = ClusterMarker {
-        network: Default::default(),
+        network: network.then(settings),
         schema_version: SchemaVersion::default(),
         id: ClusterId::from_random([1; 16]),
         restore_epoch: 0,
@@ -78,7 +90,14 @@ fn snapshot(nodes: usize, services: usize, replicas: usize) -> Snapshot {
     for at in 0..nodes {
         let name: NodeName = format!("node-{at:05}").parse().expect("a name");
         let facts = NodeFacts {
-            link: None,
+            link: network.then(|| NodeLink {
+                kind: Some(LinkKind::Vxlan),
+                why: None,
+                key: None,
+                endpoints: vec![([172, 16, (at / 250) as u8, (at % 250) as u8], 4_789).into()],
+                public_endpoint: None,
+                proof: None,
+            }),
             schema_version: SchemaVersion::default(),
             cluster: cluster.id.clone(),
             node: name.clone(),
@@ -193,7 +212,7 @@ fn obey(snapshot: &mut Snapshot, plan: &Plan) {
                 container: Some("0123456789ab".to_owned()),
                 restarts: 0,
                 ports: one.ports.clone(),
-                addresses: Vec::new(),
+                addresses: one.address.map(IpAddr::V4).into_iter().collect(),
                 exit_code: None,
                 next: None,
                 failing: None,
@@ -201,8 +220,12 @@ fn obey(snapshot: &mut Snapshot, plan: &Plan) {
                 image: None,
             })
             .collect();
+        let network = assignment.network.as_ref().map(|network| ReportedNetwork {
+            subnet: network.subnet,
+            lingering: Vec::new(),
+        });
         let report = Report {
-            network: Default::default(),
+            network,
             virtual_ips: Default::default(),
             schema_version: SchemaVersion::default(),
             cluster: snapshot.cluster.id.clone(),
@@ -228,6 +251,14 @@ fn obey(snapshot: &mut Snapshot, plan: &Plan) {
                 snapshot.file_statuses.insert(key.clone(), stored(status.clone()));
             }
         }
+    }
+    for (node, peer) in &plan.network.peers {
+        let peer = peer.clone().map(|peer| (node.clone(), stored(Arc::new(peer))));
+        snapshot.peers.extend(peer);
+    }
+    for (key, endpoints) in &plan.network.endpoints {
+        let endpoints = endpoints.clone().map(|record| (key.clone(), stored(Arc::new(record))));
+        snapshot.endpoints.extend(endpoints);
     }
     snapshot.breaker = plan.breaker.clone();
 }
@@ -271,20 +302,22 @@ fn most_memory() -> u64 {
 
 fn main() {
     println!(
-        "{:>6} {:>9} {:>9} {:>11} {:>12} {:>14} {:>11} {:>13}",
-        "nodes", "services", "replicas", "cold ms", "its MB", "new leader ms", "quiet ms", "lost node ms"
+        "{:>6} {:>9} {:>9} {:>8} {:>9} {:>8} {:>14} {:>10} {:>13}",
+        "nodes", "services", "replicas", "network", "cold ms", "its MB", "new leader ms", "quiet ms", "lost node ms"
     );
     let only = std::env::args().nth(1);
-    for (nodes, services, replicas) in [
-        (1_000, 30, 1_000),
-        (1_000, 3_000, 10),
-        (5_000, 150, 1_000),
-        (5_000, 15_000, 10),
+    for (nodes, services, replicas, network) in [
+        (1_000, 30, 1_000, false),
+        (1_000, 3_000, 10, false),
+        (5_000, 150, 1_000, false),
+        (5_000, 15_000, 10, false),
+        (256, 5_000, 30, false),
+        (256, 5_000, 30, true),
     ] {
         if only.as_ref().is_some_and(|only| *only != services.to_string()) {
             continue;
         }
-        let mut snapshot = snapshot(nodes, services, replicas);
+        let mut snapshot = snapshot(nodes, services, replicas, network);
         let before = most_memory();
         let (cold, plan) = time(&snapshot, 9, false);
         let memory = most_memory().saturating_sub(before);
@@ -316,7 +349,8 @@ fn main() {
         assert!(!plan.assignments.is_empty());
         let ms = |time: Duration| format!("{:.1}", time.as_secs_f64() * 1_000.0);
         println!(
-            "{nodes:>6} {services:>9} {replicas:>9} {:>11} {:>12} {:>14} {:>11} {:>13}",
+            "{nodes:>6} {services:>9} {replicas:>9} {:>8} {:>9} {:>8} {:>14} {:>10} {:>13}",
+            if network { "yes" } else { "no" },
             ms(cold),
             memory,
             ms(new_leader),

@@ -129,6 +129,7 @@ fn compare_containers(fields: &mut Fields, old: &ContainerSpec, new: &ContainerS
         group_add,
         hostname,
         ports,
+        connect,
         mounts,
         files,
         secrets,
@@ -174,6 +175,7 @@ fn compare_containers(fields: &mut Fields, old: &ContainerSpec, new: &ContainerS
     fields.replace("container.groupAdd", group_add, &new.group_add);
     fields.replace("container.hostname", hostname, &new.hostname);
     compare_ports(fields, ports, &new.ports);
+    fields.agent("container.connect", connect, &new.connect);
     compare_mounts(fields, mounts, &new.mounts);
     compare_files(fields, files, &new.files);
     compare_secrets(fields, secrets, &new.secrets);
@@ -246,8 +248,11 @@ fn compare_ports(fields: &mut Fields, old: &[PortSpec], new: &[PortSpec]) {
                 host_port,
                 host_ip,
                 protocol,
+                publish,
+                // Known to the nodes' relays alone.
+                proxy_protocol: _,
             } = port;
-            (*container_port, *host_port, *host_ip, *protocol)
+            (*container_port, *host_port, *host_ip, *protocol, *publish)
         };
         ports.iter().map(published).collect()
     };

@@ -2,5 +2,9 @@
 //! `network` and the agent carry it out; `cluster::plan` decides who has which address.
 
 pub mod links;
+pub mod lookup;
 pub mod names;
+pub mod pings;
 pub mod policy;
+pub mod relay;
+pub mod trace;

@@ -1,5 +1,8 @@
 //! The embedded store as its clients see it, in process: KV, watches, leases, restarts, bad input.
 
+#![allow(clippy::wildcard_enum_match_arm)] // What a test does not name is not what it looks for.
+#![allow(clippy::unwrap_used)] // A test that cannot go on ends.
+
 use std::time::Duration;
 
 use etcd_client::{

@@ -4,6 +4,8 @@
 //! compared, because they must differ or etcd leaves them open: ids of cluster and member, the raft
 //! term, the seconds a lease has left, the order of a lease's keys.
 
+#![allow(clippy::unwrap_used)] // A test that cannot go on ends.
+
 mod embedded_support;
 
 use embedded_support::{Dice, Raw, RealEtcd, Refused, Served};

@@ -2,6 +2,8 @@
 //!
 //! The full disk is a small tmpfs, so that test needs root, as the engine's tests do.
 
+#![allow(clippy::unwrap_used)] // A test that cannot go on ends.
+
 mod embedded_support;
 
 use std::collections::BTreeMap;

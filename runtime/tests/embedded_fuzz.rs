@@ -1,5 +1,7 @@
 //! Requests that no sane client sends: none may make the embedded store panic, hang or go wrong.
 
+#![allow(clippy::unwrap_used)] // A test that cannot go on ends.
+
 mod embedded_support;
 
 use embedded_support::{Dice, Raw, Served};

@@ -1,5 +1,7 @@
 //! The embedded store beyond loopback: mutual TLS, and nobody without a certificate of ours.
 
+#![allow(clippy::unwrap_used)] // A test that cannot go on ends.
+
 use std::sync::Arc;
 use std::time::Duration;
 

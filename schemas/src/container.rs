@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::config_file::FileEdition;
 use crate::image::ImageRef;
 use crate::meta::is_default;
-use crate::names::{Label, ResourceName};
+use crate::names::{Label, Namespace, ResourceName};
 use crate::secret::SecretEdition;
 use crate::units::{ByteSize, Cpu, Span, Text};
 
@@ -57,6 +57,11 @@ pub struct ContainerSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("maxItems" = 256))]
     pub ports: Vec<PortSpec>,
+    /// Services that it reaches at its own `localhost`: for programs that cannot find others by name. Each port leads to a ready
+    /// instance, wherever it runs; where one does not answer, to the next. Needs a cluster that has a network of its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("maxItems" = 64))]
+    pub connect: Vec<Connect>,
     /// Host paths, named volumes and tmpfs in the container.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("maxItems" = 256))]
@@ -208,6 +213,95 @@ pub struct PortSpec {
     /// `TCP` when absent.
     #[serde(default, skip_serializing_if = "is_default")]
     pub protocol: Protocol,
+    /// On which nodes the host port is open; `node` when absent.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub publish: Publish,
+    /// Whether who connects is told ahead of each connection, as PROXY protocol version 2 has it: for TCP with `publish:
+    /// everywhere`, and programs that read it. False when absent.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub proxy_protocol: bool,
+}
+
+/// On which nodes a host port is open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Publish {
+    /// On those where an instance runs, each for its own.
+    #[default]
+    Node,
+    /// On every node of the cluster's network, for all ready instances: those of the node first, then others. Needs a `hostPort`
+    /// that is a number, and a cluster that has a network of its own.
+    Everywhere,
+}
+
+/// A service at the container's own `localhost`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Connect {
+    /// The port at 127.0.0.1 in the container, and at ::1 where it has IPv6: 1 to 65535.
+    #[schemars(range(min = 1, max = 65_535))]
+    pub port: u16,
+    /// The service it leads to.
+    pub service: ResourceName,
+    /// That service's namespace; the container's own when absent. What network policies refuse is refused here too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<Namespace>,
+    /// The port of that service's containers, by its number or its name; `port` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_port: Option<ServicePort>,
+    /// `TCP` when absent.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub protocol: Protocol,
+}
+
+/// A port of a service's containers.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ServicePort {
+    Number(u16),
+    Name(Label),
+}
+
+impl Serialize for ServicePort {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Number(port) => serializer.serialize_u16(*port),
+            Self::Name(name) => name.serialize(serializer),
+        }
+    }
+}
+impl<'de> Deserialize<'de> for ServicePort {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use serde::de::Error;
+        match serde_json::Value::deserialize(deserializer)? {
+            serde_json::Value::String(text) => text.parse().map(Self::Name).map_err(D::Error::custom),
+            serde_json::Value::Number(number) => number
+                .as_u64()
+                .and_then(|n| u16::try_from(n).ok())
+                .filter(|port| *port > 0)
+                .map(Self::Number)
+                .ok_or_else(|| D::Error::custom("a port is a whole number from 1 to 65535")),
+            serde_json::Value::Null
+            | serde_json::Value::Bool(_)
+            | serde_json::Value::Array(_)
+            | serde_json::Value::Object(_) => Err(D::Error::custom("a port from 1 to 65535, or a port's name")),
+        }
+    }
+}
+impl JsonSchema for ServicePort {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "ServicePort".into()
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": ["integer", "string"],
+            "minimum": 1,
+            "maximum": 65_535,
+            "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+        })
+    }
 }
 
 /// A port on the node.
@@ -706,6 +800,30 @@ pub enum UsernsMode {
     Engine,
     /// The host's user namespace, whatever the engine remaps.
     Host,
+}
+
+impl PortSpec {
+    /// The host port that is open on every node; None where it is not published so.
+    #[must_use]
+    pub const fn everywhere(&self) -> Option<u16> {
+        match (self.publish, self.host_port) {
+            (Publish::Everywhere, Some(HostPort::Fixed(port))) => Some(port),
+            (Publish::Everywhere, Some(HostPort::Auto) | None) | (Publish::Node, _) => None,
+        }
+    }
+    /// Whether the engine publishes it for an instance, on the instance's node alone.
+    #[must_use]
+    pub const fn is_on_node(&self) -> bool {
+        self.host_port.is_some() && self.everywhere().is_none()
+    }
+}
+
+impl Connect {
+    /// The port of that service's containers.
+    #[must_use]
+    pub fn target(&self) -> ServicePort {
+        self.service_port.clone().unwrap_or(ServicePort::Number(self.port))
+    }
 }
 
 impl ContainerSpec {

@@ -29,6 +29,10 @@ pub struct NodeSpec {
     /// Whether nothing new is placed here. False when absent.
     #[serde(default, skip_serializing_if = "is_default")]
     pub unschedulable: bool,
+    /// Whether processes of the host itself, and not only containers, may reach and resolve the cluster's network; `reeve expose`
+    /// and `hide` set it. False when absent.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub exposed: bool,
     /// The address or name under which the outside reaches it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("minLength" = 1, "maxLength" = 253))]

@@ -89,6 +89,7 @@ codes! {
     PortTaken Semantic "One container declares the same port, or asks for the same host port, twice."
     PortWithoutNetwork Semantic "Ports cannot be published by a container that has no bridge network of its own."
     HostAddressWithoutPort Semantic "A host address is given for a port that is not published."
+    PublishForm Semantic "A port is to be open everywhere, or to tell who connects, where that cannot be."
     MountTargetTaken Semantic "Two mounts have the same target."
     MountSource Semantic "A mount lacks its source, or has one that its type cannot have."
     FilePath Semantic "A file's path in the container is not clean, or its owner has no such number."

@@ -25,8 +25,8 @@ pub use instance::{
     InstanceCondition, Next, Order, Phase, Report, ReportedInstance, Seeds,
 };
 pub use network::{
-    AssignedNetwork, Backend, Endpoint, EndpointPort, Endpoints, InForcePolicy, Lingering, LinkKind, LinkProof,
-    NetworkSettings, NodeLink, Peer, Policies, ReportedNetwork,
+    AssignedNetwork, Backend, Endpoint, EndpointPort, Endpoints, Everywhere, InForcePolicy, Lingering, LinkKind,
+    LinkProof, NetworkSettings, NodeLink, Peer, Policies, ReportedNetwork,
 };
 pub use node::{
     Addresses, Capacity, Cordon, CordonMode, Engine, NodeCondition, NodeFacts, SessionRecord, Verdict, VerdictRecord,

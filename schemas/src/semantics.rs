@@ -338,6 +338,7 @@ impl Rules<'_> {
             roles,
             taints,
             unschedulable: _,
+            exposed: _,
             public_address,
             reserved: _,
         } = spec;

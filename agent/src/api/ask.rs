@@ -3,8 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 
-use schemas::names::{InstanceName, Namespace, ResourceName, Slot};
+use ipnet::{IpNet, Ipv4Net};
+use network::names::Counts;
+use planner::network::lookup::Wanted;
+use schemas::container::Protocol;
+use schemas::names::{InstanceName, Namespace, NodeName, ResourceName, Slot};
+use schemas::records::LinkKind;
 use serde::{Deserialize, Serialize};
 
 use crate::policy::NodeCommand;
@@ -99,6 +105,95 @@ pub enum Ask {
     CopyOut { instance: Named, path: String },
     /// An archive in Data frames, to be unpacked in this directory of an instance's container.
     CopyIn { instance: Named, path: String },
+    /// How this node's end of the cluster's network stands: a `NetworkHere` as JSON.
+    Network {},
+    /// What this node's names' server answers: a `planner::network::lookup::Found` as JSON.
+    Lookup { wanted: Wanted },
+    /// Whether something listens at a port of an instance of this node: a `Knocked` as JSON.
+    Knock {
+        namespace: Namespace,
+        address: IpAddr,
+        port: u16,
+        protocol: Protocol,
+    },
+}
+
+/// A node's end of the cluster's network.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NetworkHere {
+    /// None where it has no part of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subnet: Option<Ipv4Net>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<LinkKind>,
+    /// Whether the host's own processes may reach and resolve it.
+    pub exposed: bool,
+    pub addresses_used: u32,
+    pub addresses_left: u32,
+    /// In order of nodes.
+    pub links: Vec<LinkHere>,
+    /// Packets that were refused since the filter was put in place, by its chain: `in.<namespace>.<service>` and others.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub refused: BTreeMap<String, u64>,
+    /// None while its server does not answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub names: Option<NamesHere>,
+    /// Devices, peers, routes and neighbours that were made or put right since the agent's start.
+    pub repairs: u64,
+    /// What could not be found out, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub troubles: Vec<String>,
+}
+
+/// A node's link to another.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LinkHere {
+    pub node: NodeName,
+    /// Where the other end was last heard from, or is said to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<SocketAddr>,
+    /// Since the last one; None where there was none, or there are none on such links.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handshake_seconds: Option<u64>,
+    pub received_bytes: u64,
+    pub sent_bytes: u64,
+    /// The other node's part of the network.
+    pub route: IpNet,
+    /// Whether the kernel has the way there as it should be.
+    pub routed: bool,
+    /// Why there is no link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+    /// Of the last pings, at most ten.
+    pub asked: u8,
+    pub lost: u8,
+    /// The median of those that were answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency_micros: Option<u32>,
+}
+
+/// A node's names' server.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NamesHere {
+    pub answering: bool,
+    pub services: usize,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub troubles: Vec<String>,
+    pub counts: Counts,
+}
+
+/// What came of knocking at a door.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Knocked {
+    Open,
+    Closed,
+    Silent,
+    /// UDP tells nothing.
+    Unseen,
 }
 
 /// What is at a path.

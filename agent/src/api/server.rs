@@ -35,13 +35,14 @@ use super::tls::{Served, TlsError};
 use super::wire::{self, Frame, Kind, Reader};
 use super::{
     Act, ApiOptions, CLUSTER_HEADER, Caller, NODE_HEADER, PATH, PROTOCOL, Rights, SOCKET, host, images, logs, may,
-    reach, share, top,
+    network, reach, share, top,
 };
 use crate::engine::ContainerRuntime;
 use crate::engine::clean;
 use crate::engine::near::{Inside, Near};
 use crate::events_out::Told;
 use crate::policy::{Gate, NodeCommand};
+use crate::seen::Seen;
 
 /// Guests at each door at once; others wait.
 const GUESTS: usize = 64;
@@ -82,6 +83,8 @@ pub(crate) struct Shared {
     pub engine_host: Option<String>,
     /// Where named commands are read.
     pub shelf: Shelf,
+    /// How this node's end of the network stands.
+    pub seen: Arc<Seen>,
 }
 
 /// The doors, open.
@@ -409,6 +412,22 @@ async fn act<R: AsyncRead + Unpin>(asked: Asked, caller: &Caller, hall: &Hall, p
             }
         }
         Ask::Top {} => hall.top(caller, peer).await,
+        Ask::Network {} => hall.network(caller, network::Question::Here, &out).await,
+        Ask::Lookup { wanted } => hall.network(caller, network::Question::Lookup(wanted), &out).await,
+        Ask::Knock {
+            namespace,
+            address,
+            port,
+            protocol,
+        } => {
+            let question = network::Question::Knock {
+                namespace,
+                address,
+                port,
+                protocol,
+            };
+            hall.network(caller, question, &out).await
+        }
         Ask::Images {} => hall.images(caller, None, peer).await,
         Ask::Image { image, id } => hall.share(caller, &image, &id, peer).await,
         Ask::RemoveImages { images } => {
@@ -574,6 +593,15 @@ impl Hall {
             let message = format!("it cannot be recorded, and so is not begun: {error}");
             Refusal::new(Why::Unrecorded, message).help("see that the disk of the agent's data directory has room")
         })
+    }
+
+    async fn network(
+        &self,
+        caller: &Caller,
+        question: network::Question,
+        out: &mpsc::Sender<Frame>,
+    ) -> Result<(), Refusal> {
+        network::answer(&self.shared, self.rights, caller, question, out).await
     }
 
     async fn top<R: AsyncRead + Unpin>(&self, caller: &Caller, peer: &mut Peer<R>) -> Result<(), Refusal> {

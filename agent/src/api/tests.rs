@@ -20,12 +20,14 @@ use super::wire::{Frame, Kind, MAX_ASK, Reader, write};
 use super::*;
 use crate::engine::fake::FakeEngine;
 use crate::events_out::Told;
+use crate::seen::Seen;
 
 /// The API of node n1 with an engine that has nothing near it; ends with the test.
 struct Served {
     dir: tempfile::TempDir,
     serving: JoinHandle<()>,
     events: mpsc::Receiver<Told>,
+    seen: Arc<Seen>,
     _directory: watch::Sender<Option<Arc<Directory>>>,
 }
 
@@ -62,6 +64,8 @@ impl Served {
         let (directory, directories) =
             watch::channel(Some(Arc::new(Directory::of(&report, &Ledger::default(), Vec::new()))));
         let (tell, events) = mpsc::channel(8);
+        let node = "n1".parse().expect("a name");
+        let seen = Arc::new(Seen::new(&cluster, &node, dir.path().join("names")));
         let shared = Shared {
             node: "n1".parse().expect("a name"),
             cluster,
@@ -74,11 +78,13 @@ impl Served {
             gate,
             engine_host: None,
             shelf: Shelf::of(declared()),
+            seen: seen.clone(),
         };
         Self {
             serving: tokio::spawn(doors.serve(shared)),
             dir,
             events,
+            seen,
             _directory: directory,
         }
     }
@@ -514,4 +520,131 @@ async fn a_command_on_the_node_ends_with_its_time_and_with_its_caller_and_what_i
         assert!(tries < 3_000, "the child outlives its caller");
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
+}
+
+/// The first document of an answer.
+async fn said(served: &Served, ask: Ask) -> serde_json::Value {
+    let asked = Asked {
+        by: "me@here".to_owned(),
+        ask,
+    };
+    let node = "n1".parse().expect("a name");
+    let mut talk = served.client().ask(&node, &asked).await.expect("it begins");
+    let frame = talk.next().await.expect("a frame").expect("one");
+    assert_eq!(frame.kind, Kind::Data);
+    serde_json::from_slice(&frame.payload).expect("JSON")
+}
+
+fn network_of_n1() -> schemas::records::AssignedNetwork {
+    serde_json::from_value(serde_json::json!({
+        "settings": { "cidr": "127.8.0.0/16", "nodePrefix": 24, "backend": "none", "domain": "x", "port": 1 },
+        "subnet": "127.8.1.0/24",
+    }))
+    .expect("a network")
+}
+
+#[tokio::test]
+async fn a_nodes_end_of_the_network_is_told_and_links_are_those_of_its_peers() {
+    let served = Served::new(Rights::default()).await;
+    let here = said(&served, Ask::Network {}).await;
+    assert!(here.get("subnet").is_none(), "{here}");
+    let own = [("127.8.1.2".parse().expect("an address"), Namespace::default())].into();
+    served.seen.assigned(Some(&network_of_n1()), &own);
+    let peer: schemas::records::Peer = serde_json::from_value(serde_json::json!({
+        "schemaVersion": SchemaVersion::default(), "cluster": ClusterId::from_random([1; 16]), "node": "n2", "subnet": "127.8.2.0/24",
+        "link": { "kind": "none" },
+    }))
+    .expect("a peer");
+    let node: schemas::names::NodeName = "n2".parse().expect("a name");
+    let links = planner::network::links::Links {
+        names: planner::network::links::names(&ClusterId::from_random([1; 16]), &node),
+        ranges: Vec::new(),
+        device: None,
+        routes: Vec::new(),
+        linked: [node.clone()].into(),
+        refused: Vec::new(),
+        why: None,
+    };
+    let peers = [(node.clone(), peer)].into();
+    served.seen.linked(links, None, &peers, 3);
+    served.seen.ping(&node, Some(400));
+    served.seen.ping(&node, None);
+    served.seen.ping(&"n3".parse().expect("a name"), None);
+    let after = || async {
+        loop {
+            let here = said(&served, Ask::Network {}).await;
+            // What was asked a moment ago is said again for a second.
+            if here.get("subnet").is_some() {
+                return here;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    let here = after().await;
+    assert_eq!(
+        (&here["addressesUsed"], &here["addressesLeft"], &here["repairs"]),
+        (&1.into(), &252.into(), &3.into()),
+        "{here}"
+    );
+    let links = here["links"].as_array().expect("links");
+    assert_eq!(links.len(), 1, "{here}");
+    let link = &links[0];
+    assert_eq!(
+        (&link["node"], &link["asked"], &link["lost"], &link["latencyMicros"]),
+        (&"n2".into(), &2.into(), &1.into(), &400.into()),
+        "{here}"
+    );
+}
+
+#[tokio::test]
+async fn a_door_is_knocked_at_where_it_is_this_nodes_own_and_of_that_namespace() {
+    let served = Served::new(Rights::default()).await;
+    let door = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = door.local_addr().expect("an address");
+    let knock = |namespace: &str, protocol| Ask::Knock {
+        namespace: namespace.parse().expect("a namespace"),
+        address: address.ip(),
+        port: address.port(),
+        protocol,
+    };
+    let tcp = schemas::container::Protocol::Tcp;
+    assert_eq!(served.why(knock("default", tcp)).await, Why::NotHere, "nobody's");
+    let own = [(address.ip(), Namespace::default())].into();
+    served.seen.assigned(Some(&network_of_n1()), &own);
+    assert_eq!(served.why(knock("other", tcp)).await, Why::NotHere, "another's");
+    assert_eq!(said(&served, knock("default", tcp)).await, "open");
+    let udp = schemas::container::Protocol::Udp;
+    assert_eq!(said(&served, knock("default", udp)).await, "unseen");
+    drop(door);
+    assert_eq!(said(&served, knock("default", tcp)).await, "closed");
+}
+
+#[tokio::test]
+async fn a_name_is_not_looked_up_where_there_is_no_network_or_no_server() {
+    let served = Served::new(Rights::default()).await;
+    let ask = |name: &str| Ask::Lookup {
+        wanted: planner::network::lookup::Wanted {
+            name: name.to_owned(),
+            kind: planner::network::lookup::Type::A,
+            from: Namespace::default(),
+        },
+    };
+    assert_eq!(served.why(ask(&"a".repeat(254))).await, Why::NotUnderstood);
+    assert_eq!(served.why(ask("db")).await, Why::NotHere);
+    served.seen.assigned(Some(&network_of_n1()), &BTreeMap::new());
+    assert_eq!(served.why(ask("db")).await, Why::Engine);
+}
+
+#[test]
+fn who_has_some_namespaces_looks_up_names_in_the_name_of_those_alone() {
+    let caller = Caller::Certificate {
+        subject: "CN=anna".to_owned(),
+        role: Some("person".to_owned()),
+        rights: Some("namespaces=shop".parse().expect("rights")),
+    };
+    let may = |namespace: &str| {
+        let namespace = namespace.parse().expect("a namespace");
+        may(&caller, Act::Network, Some(&namespace), Rights::default()).is_ok()
+    };
+    assert!(may("shop") && !may("bank"));
 }

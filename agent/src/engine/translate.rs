@@ -119,6 +119,7 @@ pub fn create_body(
         group_add,
         hostname,
         ports,
+        connect,
         mounts,
         // Laid out by the agent: the request says where.
         files: _,
@@ -263,6 +264,14 @@ pub fn create_body(
             networking = json!({ "EndpointsConfig": { network.as_str(): end } });
             put("NetworkMode", json!(network));
             put("PortBindings", port_bindings(ports, assigned)?);
+            let relayed = [
+                ("container.connect", !connect.is_empty()),
+                ("container.ports", ports.iter().any(|port| port.everywhere().is_some())),
+            ];
+            for (field, _) in relayed.iter().filter(|(_, asked)| *asked && seat.is_none()) {
+                let why = "this cluster has no network of its own (`reeve network create`), which it needs";
+                conditions.push(unsupported(field, why));
+            }
             exposed = ports
                 .iter()
                 .map(|port| (port_key(port.container_port, port.protocol), json!({})))
@@ -570,7 +579,7 @@ fn port_key(port: u16, protocol: Protocol) -> String {
 fn port_bindings(ports: &[PortSpec], assigned: &[AssignedPort]) -> Result<Value, TranslateError> {
     let mut bindings: Map<String, Value> = Map::new();
     let mut assigned = assigned.iter();
-    for port in ports.iter().filter(|port| port.host_port.is_some()) {
+    for port in ports.iter().filter(|port| port.is_on_node()) {
         let given = assigned
             .next()
             .filter(|given| given.container_port == port.container_port && given.protocol == port.protocol)

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use planner::network::relay::{Place, Reaching};
 use planner::node::{InstanceKey, LedgerEntry, NodePlan, Op, Pull, SpecState, Step, plan};
 use runtime::chain;
 use schemas::image::{ImagePin, ImageRef};
 use schemas::records::network::address6;
-use schemas::records::{AssignedImage, FailingReason, NodeCondition, Phase, Report, ReportedInstance};
+use schemas::records::{AssignedImage, AssignedState, FailingReason, NodeCondition, Phase, Report, ReportedInstance};
 
 use super::now_ms;
 use super::state::{Agent, End, Note};
@@ -21,6 +22,7 @@ use crate::events_out;
 use crate::execute::{Ran, execute, pull_reason};
 use crate::ground::Local;
 use crate::metrics::InstanceSample;
+use crate::relays::Reach;
 use crate::walls::filter::{Process, Running};
 
 /// Inspections that only look for drift wait for creates under way, as long as those get on.
@@ -181,10 +183,33 @@ impl Agent {
                     process: container(&InstanceKey::from(one)),
                 })
             });
+            let reaching = instances.iter().filter_map(|one| {
+                let spec = match self.input.specs.get(&InstanceKey::from(one).spec(one.n, &one.digest))? {
+                    SpecState::Here(spec) => spec,
+                    SpecState::Damaged(_) => return None,
+                };
+                let wanted = one.state == AssignedState::Present && one.address.is_some();
+                let connect = &spec.container.connect;
+                let entry = self.input.ledger.entries.get(&InstanceKey::from(one))?;
+                (wanted && !connect.is_empty()).then_some(Reaching {
+                    place: Place::Container(entry.container_id()?.to_owned()),
+                    namespace: one.namespace.clone(),
+                    connect: connect.clone(),
+                })
+            });
+            // While the policy cannot be read, what it said last counts.
+            let ports = self.gate.ports();
+            let (lowest_port, host_ips) =
+                ports.unwrap_or_else(|| (local.reach.lowest_port.max(1), local.reach.host_ips.clone()));
             let now = Local {
                 network: network.cloned(),
                 own,
                 running: running.collect(),
+                reach: Reach {
+                    reaching: reaching.collect(),
+                    lowest_port,
+                    host_ips,
+                },
             };
             let news = *local != now;
             *local = now;

@@ -59,7 +59,7 @@ pub enum Process {
 
 /// Where each process is plugged in: the number of the bridge's port, and the card as it was first seen. What a container makes
 /// of its card later is not believed.
-type Plugs = BTreeMap<Process, (String, [u8; 6])>;
+pub(super) type Plugs = BTreeMap<Process, (String, [u8; 6])>;
 
 /// The filter of one agent.
 #[derive(Debug)]
@@ -77,6 +77,8 @@ struct State {
     /// The tables as `nft` lists them since.
     listed: String,
     plugs: Plugs,
+    /// The bridge's card, as it was last seen.
+    card: Option<[u8; 6]>,
 }
 
 impl Filter {
@@ -162,6 +164,10 @@ impl Filter {
     async fn place(&self, state: &mut State, wanted: &Arc<Wanted>, look: bool) -> Result<(), String> {
         let known = std::mem::take(&mut state.plugs);
         let bridge = &wanted.bridge;
+        let mended = super::bridge::mend(wanted, state.card, &known).await?;
+        if !mended.is_empty() {
+            tracing::warn!("somebody changed the containers' bridge: {}", mended.join("; "));
+        }
         // Without a bridge there are neither ports nor an address; /sys may show another network than this process's.
         let listed = tool("ip", &["-o", "link", "show", "dev", bridge], "").await;
         let missing = listed.as_ref().err().filter(|why| why.ends_with("is missing")).cloned();
@@ -174,6 +180,7 @@ impl Filter {
             Vec::new()
         };
         let card = own.into_iter().next().map(|one| one.mac);
+        state.card = card.or(state.card);
         let of = Arc::clone(wanted);
         let seen = tokio::task::spawn_blocking(move || seen(&of, ports, &known)).await;
         let Seen { ports, plugs, plugged } = seen.map_err(|error| format!("cannot look at the bridge: {error}"))?;
@@ -338,13 +345,13 @@ fn seen(wanted: &Wanted, ports: Vec<Interface>, known: &Plugs) -> Seen {
 
 /// One line of `ip -o link`.
 #[derive(Debug, PartialEq, Eq)]
-struct Interface {
-    index: String,
-    name: String,
+pub(super) struct Interface {
+    pub index: String,
+    pub name: String,
     mac: [u8; 6],
 }
 
-fn interfaces(listed: &str) -> Vec<Interface> {
+pub(super) fn interfaces(listed: &str) -> Vec<Interface> {
     let one = |line: &str| {
         let (index, rest) = line.split_once(": ")?;
         let (name, rest) = rest.split_once(": ")?;
@@ -401,7 +408,7 @@ fn mac(text: &str) -> Option<[u8; 6]> {
 }
 
 /// Writes a setting of the kernel where it is another.
-fn set(path: &str, value: &str) -> Result<(), String> {
+pub(super) fn set(path: &str, value: &str) -> Result<(), String> {
     match std::fs::read_to_string(path) {
         Ok(found) if found.trim() == value => Ok(()),
         Ok(_) => std::fs::write(path, value).map_err(|error| format!("cannot write {path}: {error}")),

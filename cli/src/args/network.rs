@@ -10,8 +10,11 @@ pub enum NetworkVerb {
         after_help = "Links are encrypted unless --backend says otherwise. The ranges cannot be changed later.\nWhat runs gets an address at once, and names when its container is made anew.\nExample: reeve network create --cidr 10.99.0.0/16\n         reeve network create --backend vxlan"
     )]
     Create(NetworkCreateArgs),
-    /// Show each node's subnet and link, and what is wrong with them
-    #[command(visible_alias = "st", after_help = "Example: reeve network status")]
+    /// Show each node's subnet and link, latency and loss between all pairs, and what is wrong
+    #[command(
+        visible_alias = "st",
+        after_help = "Agents are asked as for `reeve top`; those that do not answer are named. In a cell, ! is loss, ? is not known.\nExample: reeve network status -o wide"
+    )]
     Status,
 }
 

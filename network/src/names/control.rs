@@ -8,6 +8,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use planner::network::lookup::{Found, Wanted};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -35,6 +37,9 @@ pub struct Told {
     /// Anything may have.
     #[serde(default)]
     pub all: bool,
+    /// What this name leads to is asked: the answer is that, and not how the server is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ask: Option<Wanted>,
 }
 
 /// How a server is.
@@ -126,11 +131,14 @@ pub async fn tell(dir: &Path, changed: impl IntoIterator<Item = Part>) -> Result
     let changed: BTreeSet<Part> = changed.into_iter().collect();
     let told = if changed.len() > MAX_CHANGES {
         Told {
-            changed: BTreeSet::new(),
             all: true,
+            ..Told::default()
         }
     } else {
-        Told { changed, all: false }
+        Told {
+            changed,
+            ..Told::default()
+        }
     };
     say(dir, &told, TELL_LIMIT).await
 }
@@ -140,7 +148,16 @@ pub async fn health(dir: &Path) -> Result<Health, ControlError> {
     say(dir, &Told::default(), HEALTH_LIMIT).await
 }
 
-async fn say(dir: &Path, told: &Told, limit: Duration) -> Result<Health, ControlError> {
+/// Asks the server of `dir` what it answers to a name; None while it has read nothing yet.
+pub async fn look(dir: &Path, wanted: Wanted) -> Result<Option<Found>, ControlError> {
+    let told = Told {
+        ask: Some(wanted),
+        ..Told::default()
+    };
+    say(dir, &told, HEALTH_LIMIT).await
+}
+
+async fn say<T: DeserializeOwned>(dir: &Path, told: &Told, limit: Duration) -> Result<T, ControlError> {
     let path = socket(dir);
     let reach = |source: io::Error| ControlError::Reach {
         path: path.clone(),
@@ -181,8 +198,8 @@ pub async fn hear(stream: &mut UnixStream) -> io::Result<Told> {
 }
 
 /// Answers.
-pub async fn answer(stream: &mut UnixStream, health: &Health) -> io::Result<()> {
-    let mut line = serde_json::to_vec(health)?;
+pub async fn answer<T: Serialize>(stream: &mut UnixStream, said: &T) -> io::Result<()> {
+    let mut line = serde_json::to_vec(said)?;
     line.push(b'\n');
     stream.write_all(&line).await
 }

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use planner::network::lookup::{self, Found, Wanted};
 use planner::network::names::{Answer, Asker, Names, Question as Asked, answer};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use schemas::names::Namespace;
@@ -188,8 +189,8 @@ pub async fn run(options: Options) -> io::Result<()> {
     }
     server
         .take_up(&Told {
-            changed: [].into(),
             all: true,
+            ..Told::default()
         })
         .await;
     server.loaded.set(true);
@@ -214,7 +215,11 @@ impl Server {
         loop {
             tokio::time::sleep(AGAIN).await;
             let changed = self.unreadable.borrow().keys().take(MAX_UNREADABLE).cloned().collect();
-            self.take_up(&Told { changed, all: false }).await;
+            self.take_up(&Told {
+                changed,
+                ..Told::default()
+            })
+            .await;
             // Buckets that are full again are nobody's.
             let now = Instant::now();
             let full = |bucket: &Bucket| now.duration_since(bucket.at).as_secs_f64() * RATE >= BURST;
@@ -238,8 +243,21 @@ impl Server {
 
     async fn told(&self, mut stream: UnixStream) -> io::Result<()> {
         let told = control::hear(&mut stream).await?;
+        if let Some(wanted) = &told.ask {
+            let found = self.look(wanted);
+            return control::answer(&mut stream, &found).await;
+        }
         self.take_up(&told).await;
         control::answer(&mut stream, &self.health()).await
+    }
+
+    /// What a name leads to for an instance of that namespace; None while nothing was read yet.
+    fn look(&self, wanted: &Wanted) -> Option<Found> {
+        let names = self.names.borrow();
+        let sees = self.sees.borrow();
+        let may = |asker: &str, namespace: &str, service: &str| sees.sees(asker, namespace, service);
+        let names = names.as_ref().filter(|_| self.loaded.get())?;
+        Some(lookup::look(names, wanted, &may))
     }
 
     fn health(&self) -> Health {
@@ -258,7 +276,7 @@ impl Server {
 
     /// Takes up files that changed. Others are answered in between.
     async fn take_up(&self, told: &Told) {
-        let Told { changed, all } = told;
+        let Told { changed, all, ask: _ } = told;
         if !all {
             // Settings first: without them there is nothing to put a service into.
             for part in changed {

@@ -11,8 +11,8 @@ use schemas::container::PortSpec;
 use schemas::names::{Label, ResourceName};
 use schemas::records::network::{address6, usable};
 use schemas::records::{
-    AssignedNetwork, AssignedState, Endpoint, EndpointPort, Endpoints, NetworkSettings, Peer, SchemaVersion, Seeds,
-    Uid, Verdict,
+    AssignedNetwork, AssignedState, Endpoint, EndpointPort, Endpoints, Everywhere, NetworkSettings, Peer,
+    SchemaVersion, Seeds, Uid, Verdict,
 };
 
 use super::memory::{Inst, Memory, Wanted};
@@ -33,6 +33,8 @@ pub(super) struct Net<'a> {
     pub subnets: Vec<Option<Ipv4Net>>,
     /// By node, where there is IPv6.
     subnets6: Vec<Option<Ipv6Net>>,
+    /// By node, whether its host takes part.
+    exposed: Vec<bool>,
 }
 
 /// Which addresses this pass gives.
@@ -93,10 +95,13 @@ impl<'a> Net<'a> {
         }
         let sixth = |subnet: &Option<Ipv4Net>| settings.subnet6(settings.number(subnet.as_ref()?)?);
         let subnets6 = subnets.iter().map(sixth).collect();
+        let exposed = nodes.list.iter().map(|node| node.spec.is_some_and(|spec| spec.exposed));
+        let exposed = exposed.collect();
         Some(Self {
             settings,
             subnets,
             subnets6,
+            exposed,
         })
     }
 
@@ -107,6 +112,7 @@ impl<'a> Net<'a> {
             settings: self.settings.clone(),
             subnet,
             subnet6: self.subnets6[node as usize],
+            exposed: self.exposed[node as usize],
         })
     }
 
@@ -426,6 +432,17 @@ impl Pass<'_> {
         Some(address6(address, net.subnets[at].as_ref()?, net.subnets6[at].as_ref()?))
     }
 
+    /// Where every node is to have a port of a service open.
+    fn everywhere(&self, at: usize, port: &PortSpec) -> Option<Everywhere> {
+        let host_port = port.everywhere()?;
+        let barred = self.placer.everywhere.barred(Self::svc_index(at)).is_some();
+        (!barred).then_some(Everywhere {
+            host_port,
+            host_ip: port.host_ip,
+            proxy_protocol: port.proxy_protocol,
+        })
+    }
+
     fn ports_of(&self, at: usize) -> &[PortSpec] {
         let spec = self.memory.svcs[at].spec;
         spec.map_or(&[][..], |spec| &spec.container.ports)
@@ -437,6 +454,7 @@ impl Pass<'_> {
         let same_port = |(one, port): (&EndpointPort, &PortSpec)| {
             let name = port.name.as_ref().map(Label::as_str);
             (one.name.as_deref(), one.port, one.protocol) == (name, port.container_port, port.protocol)
+                && one.everywhere == self.everywhere(at, port)
         };
         let mut known = stored.instances.iter();
         let same_end = |(slot, node, address, ready)| {
@@ -465,6 +483,7 @@ impl Pass<'_> {
             name: port.name.as_ref().map(ToString::to_string),
             port: port.container_port,
             protocol: port.protocol,
+            everywhere: self.everywhere(at, port),
         };
         Endpoints {
             schema_version: SchemaVersion::default(),

@@ -16,6 +16,7 @@ use super::files::Room;
 use super::memo::Memo;
 use super::memory::{Inst, Memory, To, Wanted, service_of};
 use super::place::{New, Placer, Want};
+use super::ports::Everywhere;
 use super::snapshot::Snapshot;
 use super::types::{AcceptedWrite, Guard, Reason};
 use super::world::{NONE, Nodes, nodes};
@@ -200,6 +201,9 @@ impl<'a> Pass<'a> {
             pass.judge(svc);
         }
         pass.judge_breaker();
+        if pass.net.is_some() {
+            pass.placer.everywhere = Everywhere::new(pass.snapshot, &pass.nodes, &pass.memory);
+        }
         if pass.memory.svcs.iter().any(|svc| svc.seeds > 0) {
             // Who waits for them is known before anything is placed.
             pass.give_addresses();

@@ -14,7 +14,7 @@ use schemas::records::{AssignedPort, RefusalRule};
 use super::accept::Life;
 use super::memo::Memo;
 use super::memory::{Memory, Wanted};
-use super::ports::{Ports, coming_ports, held_ports};
+use super::ports::{Everywhere, Ports, coming_ports, held_ports};
 use super::queue::Queue;
 use super::sets::{Group, Set};
 use super::world::{NODE_LABEL, NONE, Nodes};
@@ -74,6 +74,8 @@ pub(super) struct Session<'a> {
     /// Whether each takes an address of the cluster's network.
     bridged: bool,
     ports: &'a [PortSpec],
+    /// Whether it asks for a port that another service has on every node.
+    barred: bool,
     most: u32,
     terms: Vec<Term>,
     /// Weighted terms: their nearness is liked (positive) or disliked.
@@ -102,6 +104,8 @@ pub(super) struct Placer<'a> {
     /// Instances of the service in session by node.
     own: Vec<u32>,
     ports: Vec<Option<Ports>>,
+    /// The ports that are open on every node.
+    pub everywhere: Everywhere,
     /// Services that must not be near others, by whom they avoid.
     avoided: BTreeMap<(&'a Namespace, &'a ResourceName), Vec<(u32, &'a Affinity)>>,
     /// Nodes of what this pass has placed, service after service, and where those of each lie.
@@ -177,6 +181,7 @@ impl<'a> Placer<'a> {
             room: vec![u32::MAX; count],
             own: vec![0; count],
             ports: vec![None; count],
+            everywhere: Everywhere::default(),
             avoided,
             placed: Vec::new(),
             placed_of: vec![0..0; memory.svcs.len()],
@@ -208,7 +213,7 @@ impl<'a> Placer<'a> {
     fn ports(&mut self, nodes: &Nodes<'a>, memory: &Memory<'a>, node: u32) -> &mut Ports {
         let at = node as usize;
         self.ports[at].get_or_insert_with(|| {
-            let mut ports = Ports::default();
+            let mut ports = self.everywhere.ports();
             for inst in &memory.insts[memory.starts[at] as usize..memory.starts[at + 1] as usize] {
                 if inst.stays() {
                     ports.take(held_ports(nodes, inst));
@@ -228,6 +233,9 @@ impl<'a> Placer<'a> {
         wanted: &[PortSpec],
     ) -> Result<Vec<AssignedPort>, u16> {
         let inst = &memory.insts[inst as usize];
+        if let Some(port) = self.everywhere.barred(inst.svc) {
+            return Err(port);
+        }
         let held = held_ports(nodes, inst);
         let ports = self.ports(nodes, memory, inst.node);
         let coming = coming_ports(nodes, memory, inst);
@@ -380,6 +388,7 @@ impl<'a> Placer<'a> {
             need: one.need,
             bridged: one.bridged,
             ports: &spec.container.ports,
+            barred: self.everywhere.barred(svc).is_some(),
             most: spec.placement.max_per_node.unwrap_or(u32::MAX),
             terms,
             liked,
@@ -445,7 +454,8 @@ impl<'a> Placer<'a> {
             }
         }
         let published = session.ports.iter().any(|port| port.host_port.is_some());
-        if published && self.ports(nodes, memory, node).choose(session.ports, &[]).is_err() {
+        let free = |ports: &Ports| ports.choose(session.ports, &[]).is_ok();
+        if published && (session.barred || !free(self.ports(nodes, memory, node))) {
             return Some(RefusalRule::HostPort);
         }
         None
@@ -584,7 +594,8 @@ impl<'a> Placer<'a> {
         }
         found.dedup_by_key(|(rule, _)| *rule);
         let published = session.ports.iter().any(|port| port.host_port.is_some());
-        if published && self.ports(nodes, memory, node).choose(session.ports, &[]).is_err() {
+        let free = |ports: &Ports| ports.choose(session.ports, &[]).is_ok();
+        if published && (session.barred || !free(self.ports(nodes, memory, node))) {
             found.push((RefusalRule::HostPort, None));
         }
         found

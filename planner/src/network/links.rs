@@ -273,6 +273,7 @@ pub fn links(input: &Input<'_>) -> Links {
         settings,
         subnet,
         subnet6,
+        exposed: _,
     } = network;
     let ranges = std::iter::once(IpNet::V4(settings.cidr.trunc()))
         .chain(settings.cidr6.map(|range| IpNet::V6(range.trunc())))

@@ -399,9 +399,21 @@ pub fn answer(
     turn: u64,
     sees: &dyn Fn(&str, &str, &str) -> bool,
 ) -> Answer {
-    let Some(asker) = names.asker(from) else {
-        return Answer::Refused;
-    };
+    match names.asker(from) {
+        Some(asker) => answer_as(names, asker, question, turn, sees),
+        None => Answer::Refused,
+    }
+}
+
+/// The same for who asks, from whatever address.
+#[must_use]
+pub fn answer_as(
+    names: &Names,
+    asker: Asker<'_>,
+    question: &Question<'_>,
+    turn: u64,
+    sees: &dyn Fn(&str, &str, &str) -> bool,
+) -> Answer {
     let asked = Asked {
         names,
         asker,
@@ -656,6 +668,7 @@ fn find<'a>(below: &[String], service: &'a Service) -> Option<Below<'a>> {
                     name,
                     port: at,
                     protocol: by,
+                    everywhere: _,
                 } = port;
                 *by == protocol
                     && (Some(*at) == number || name.as_ref().is_some_and(|name| name.eq_ignore_ascii_case(said)))

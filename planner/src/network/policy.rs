@@ -17,12 +17,12 @@ use schemas::names::{Namespace, ResourceName};
 use schemas::records::network::{address6, gateway};
 use schemas::records::{AssignedNetwork, Endpoints, Policies};
 
-pub use allow::{Direction, Judged, Packet, Seers, judge, seers};
+pub use allow::{Direction, Doors, Judged, Packet, Rule, Seers, Side, Weighed, judge, published, seers, weigh};
 pub use options::{accepts, network_options};
 pub use text::Ruleset;
 
 use crate::walls::metadata;
-use allow::{Allow, Ports, Who, allowed};
+use allow::{Allow, Ports, Who, allowed, from_nodes};
 use text::Table;
 
 /// What a node's filter follows from.
@@ -176,7 +176,14 @@ impl<'a> Inside<'a> {
         for ((namespace, service), addresses) in &self.services {
             let suffix = format!("{}.{}", word(namespace.as_str()), word(service.as_str()));
             let policies = self.input.policies.get(*namespace).map(AsRef::as_ref);
-            let ingress = allowed(Direction::Ingress, namespace, service, policies);
+            let mut ingress = allowed(Direction::Ingress, namespace, service, policies);
+            let key = ResourceKey {
+                namespace: Some((*namespace).clone()),
+                kind: schemas::kinds::Kind::Service,
+                name: (*service).clone(),
+            };
+            let open = self.input.endpoints.get(&key);
+            ingress.allows.extend(open.and_then(|record| from_nodes(record)));
             let egress = allowed(Direction::Egress, namespace, service, policies);
             let mut rules: Vec<String> = ingress
                 .allows
@@ -324,14 +331,14 @@ impl<'a> Inside<'a> {
         let mut rules = vec![
             format!("iifname {bridge} jump here"),
             format!(
-                "iifname != {{ {bridge}, \"lo\" }} ip saddr {} ip saddr & {} != 0.0.0.1 jump far",
+                "iifname != {{ {bridge}, \"lo\" }} ip saddr {} ip saddr & {} != 0.0.0.0 jump far",
                 settings.cidr,
                 host_mask(settings.node_prefix)
             ),
         ];
         if let Some(cidr6) = settings.cidr6 {
             rules.push(format!(
-                "iifname != {{ {bridge}, \"lo\" }} ip6 saddr {cidr6} ip6 saddr & ::ffff != ::1 jump far"
+                "iifname != {{ {bridge}, \"lo\" }} ip6 saddr {cidr6} ip6 saddr & ::fffe != :: jump far"
             ));
         }
         table.chain(
@@ -340,14 +347,39 @@ impl<'a> Inside<'a> {
             rules,
         );
         // Containers would be told to go straight to each other, past this host.
+        let mut rules = vec![
+            format!("oifname {bridge} icmp type redirect drop"),
+            format!("oifname {bridge} icmpv6 type nd-redirect drop"),
+        ];
+        if !network.exposed {
+            rules.extend(self.hidden(table));
+        }
         table.chain(
             "output",
             Some("type filter hook output priority -10; policy accept;"),
+            rules,
+        );
+    }
+
+    /// What keeps this host's own processes away from containers, but for root's: the agent and the engine run as root, and who is
+    /// root here could take these rules away. What the kernel itself says is nobody's.
+    fn hidden(&self, table: &mut Table) -> Vec<String> {
+        let network = self.input.network;
+        let gateway4 = gateway(&network.subnet);
+        table.chain(
+            "hidden",
+            None,
             vec![
-                format!("oifname {bridge} icmp type redirect drop"),
-                format!("oifname {bridge} icmpv6 type nd-redirect drop"),
+                "ct state established,related accept".to_owned(),
+                // By a published port.
+                "ct status dnat accept".to_owned(),
+                "meta skuid != 0 counter goto refuse".to_owned(),
             ],
         );
+        let six = network.settings.cidr6.zip(self.address6(gateway4));
+        let four = format!("ip daddr {} ip daddr != {gateway4} jump hidden", network.settings.cidr);
+        let six = six.map(|(cidr6, gateway6)| format!("ip6 daddr {cidr6} ip6 daddr != {gateway6} jump hidden"));
+        std::iter::once(four).chain(six).collect()
     }
 
     /// The rules of one that is allowed: none, where nothing can match.
@@ -359,13 +391,13 @@ impl<'a> Inside<'a> {
             Who::Service(namespace, service) => self.named(table, namespace, Some(service), side),
             Who::Hosts => {
                 let four = format!(
-                    "ip {side} {} ip {side} & {} == 0.0.0.1 ",
+                    "ip {side} {} ip {side} & {} == 0.0.0.0 ",
                     settings.cidr,
                     host_mask(settings.node_prefix)
                 );
                 let six = settings
                     .cidr6
-                    .map(|cidr6| format!("ip6 {side} {cidr6} ip6 {side} & ::ffff == ::1 "));
+                    .map(|cidr6| format!("ip6 {side} {cidr6} ip6 {side} & ::fffe == :: "));
                 std::iter::once(four).chain(six).collect()
             }
             Who::Published => vec!["ct status dnat ".to_owned()],
@@ -538,9 +570,10 @@ fn card(mac: &[u8; 6]) -> String {
     bytes.join(":")
 }
 
-/// The bits of an address that tell a node's containers apart: the gateway has 1 there.
+/// The bits of an address that are 0 in what a node itself speaks from: its link's address, which is its subnet's own, and
+/// its bridge's, which is the next.
 fn host_mask(prefix: u8) -> Ipv4Addr {
-    Ipv4Addr::from(u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0))
+    Ipv4Addr::from(u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0) & !1)
 }
 
 const fn protocol_word(protocol: Protocol) -> &'static str {

@@ -80,7 +80,9 @@ fn placement(script: &mut Script) -> Value {
 
 fn service(script: &mut Script, images: &[&str]) -> Value {
     let image = images[script.below(images.len())];
-    let ports = match script.below(8) {
+    let ports = match script.below(9) {
+        // In a cluster without a network of its own it is nobody's.
+        8 => json!([{ "containerPort": 80, "hostPort": 8080, "publish": "everywhere" }]),
         0 => json!([{ "containerPort": 80, "hostPort": 8080 }]),
         1 => {
             json!([{ "containerPort": 80, "hostPort": "auto" }, { "containerPort": 81, "hostPort": "auto", "protocol": "UDP" }])

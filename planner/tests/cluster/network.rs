@@ -81,6 +81,27 @@ impl Watch {
             );
         }
         self.owned = seen;
+        // A port that is open everywhere is one service's, and no instance of another has it anywhere.
+        let mut everywhere = BTreeMap::new();
+        for (key, stored) in &cluster.snapshot.endpoints {
+            for port in stored.value.iter().flat_map(|record| &record.ports) {
+                if let Some(open) = &port.everywhere {
+                    let other = everywhere.insert((port.protocol, open.host_port), &key.name);
+                    prop_assert!(other.is_none(), "{key} and {other:?} have {}", open.host_port);
+                }
+            }
+        }
+        for (node, one) in cluster.assigned() {
+            for port in one.ports.iter().filter(|_| one.state == AssignedState::Present) {
+                let owner = everywhere.get(&(port.protocol, port.host_port));
+                prop_assert!(
+                    owner.is_none_or(|owner| **owner == one.workload),
+                    "{} on {node} has {}, which {owner:?} has everywhere",
+                    one.workload,
+                    port.host_port
+                );
+            }
+        }
         Ok(())
     }
 }
@@ -133,6 +154,48 @@ fn link(cluster: &mut Cluster, node: &str, kind: Option<LinkKind>) {
         public_endpoint: None,
         proof: None,
     });
+}
+
+#[test]
+fn a_port_that_is_open_everywhere_is_one_services_and_taken_on_every_node() {
+    let mut cluster = started(2);
+    let web = |ports: serde_json::Value| json!({ "replicas": 2, "container": { "ports": ports } });
+    let everywhere =
+        || json!([{ "containerPort": 80, "hostPort": 8080, "publish": "everywhere", "proxyProtocol": true }]);
+    let node = || json!([{ "containerPort": 80, "hostPort": 8080 }]);
+    cluster.apply("web", web(everywhere()));
+    cluster.settle();
+    // Both may be on one node: none has the port itself.
+    assert_eq!(cluster.serving("web"), 2);
+    assert!(cluster.assigned().iter().all(|(_, one)| one.ports.is_empty()));
+    let open = |cluster: &Cluster, service: &str| published(cluster, service).ports[0].everywhere.clone();
+    let said = open(&cluster, "web").expect("it is open");
+    assert_eq!((said.host_port, said.proxy_protocol), (8080, true));
+    // Another service gets it neither everywhere nor on a node, though it comes first by name.
+    cluster.apply("api", web(everywhere()));
+    cluster.apply("bpi", web(node()));
+    cluster.settle();
+    for refused in ["api", "bpi"] {
+        assert_eq!(cluster.serving(refused), 0);
+        let refusals = cluster.status(refused).refusals;
+        assert_eq!(
+            refusals.first().map(|one| (one.rule, one.nodes)),
+            Some((RefusalRule::HostPort, 2))
+        );
+    }
+    assert_eq!((open(&cluster, "api"), open(&cluster, "web").is_some()), (None, true));
+    // It is given up, and has a new owner; that one's instances are placed.
+    cluster.apply("web", web(json!([{ "containerPort": 80 }])));
+    cluster.settle();
+    assert_eq!((open(&cluster, "web"), open(&cluster, "api").is_some()), (None, true));
+    assert_eq!((cluster.serving("api"), cluster.serving("bpi")), (2, 0));
+    // One that nodes have is not opened everywhere.
+    cluster.delete("api");
+    cluster.settle();
+    assert_eq!(cluster.serving("bpi"), 2);
+    cluster.apply("web", web(everywhere()));
+    cluster.settle();
+    assert_eq!((open(&cluster, "web"), cluster.serving("web")), (None, 2));
 }
 
 #[test]

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ClusterId, SchemaVersion, Uid};
 use crate::container::Protocol;
+use crate::meta::is_default;
 use crate::names::{NodeName, ResourceName, Slot};
 use crate::network_policy::NetworkPolicySpec;
 
@@ -103,6 +104,9 @@ pub struct AssignedNetwork {
     pub subnet: Ipv4Net,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subnet6: Option<Ipv6Net>,
+    /// Whether the host's own processes may reach and resolve what runs in it.
+    #[serde(default, skip_serializing_if = "crate::meta::is_default")]
+    pub exposed: bool,
 }
 
 /// In a report: what the node has of the network.
@@ -159,6 +163,22 @@ pub struct EndpointPort {
     pub name: Option<String>,
     pub port: u16,
     pub protocol: Protocol,
+    /// Where every node has it open; None where not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub everywhere: Option<Everywhere>,
+}
+
+/// A port of every node that leads to a service.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Everywhere {
+    pub host_port: u16,
+    /// The node's address it is open on; all when absent.
+    #[serde(default, rename = "hostIP", skip_serializing_if = "Option::is_none")]
+    pub host_ip: Option<IpAddr>,
+    /// Whether who connects is told ahead.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub proxy_protocol: bool,
 }
 
 /// One instance of a service.

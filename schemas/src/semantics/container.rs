@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use super::{DAY, HOST_NAME, HOUR, RESERVED, Rules, host_name};
 use crate::admit::Aim;
 use crate::container::{
-    Capabilities, ContainerSpec, FileMount, HealthCheck, HostPort, IpcMode, Mount, MountType, NetworkMode, PortSpec,
-    Resources, SwapLimit,
+    Capabilities, Connect, ContainerSpec, FileMount, HealthCheck, HostPort, IpcMode, Mount, MountType, NetworkMode,
+    PortSpec, Protocol, Publish, Resources, SwapLimit,
 };
 use crate::problem::{Code, Finding, quote};
 use crate::units::{ByteSize, Span};
@@ -37,6 +37,7 @@ impl Rules<'_> {
             group_add: _,
             hostname: _,
             ports,
+            connect,
             mounts,
             files,
             secrets,
@@ -82,6 +83,7 @@ impl Rules<'_> {
             );
         }
         self.ports(ports, *network_mode);
+        self.connect(connect, *network_mode);
         self.mounts(mounts);
         self.files(files, mounts);
         self.secrets(secrets, env, files, mounts);
@@ -229,7 +231,19 @@ impl Rules<'_> {
                 host_port,
                 host_ip,
                 protocol,
+                publish,
+                proxy_protocol,
             } = port;
+            if *publish == Publish::Everywhere && !matches!(host_port, Some(HostPort::Fixed(_))) {
+                let message = "a port that every node has needs one number for all of them";
+                let remedy = "write the number as `hostPort`";
+                self.say_key(&at(index, "publish"), Code::PublishForm, message, remedy);
+            }
+            if *proxy_protocol && (*publish != Publish::Everywhere || *protocol != Protocol::Tcp) {
+                let message = "who connects is told ahead by TCP, and by ports that are published everywhere";
+                let remedy = "remove `proxyProtocol`, or add `publish: everywhere`";
+                self.say_key(&at(index, "proxyProtocol"), Code::PublishForm, message, remedy);
+            }
             if host_port.is_some() && network != NetworkMode::Bridge {
                 let (message, remedy) = match network {
                     NetworkMode::Host => (
@@ -298,6 +312,33 @@ impl Rules<'_> {
                     }
                     (Some(_) | None, Some(_) | None) => {}
                 }
+            }
+        }
+    }
+
+    fn connect(&mut self, connect: &[Connect], network: NetworkMode) {
+        let at = |index: usize| path!["spec", "container", "connect", index, "port"].to_vec();
+        for (index, one) in connect.iter().enumerate() {
+            if network != NetworkMode::Bridge {
+                let message = "the container has no `localhost` of its own that leads anywhere with this `networkMode`";
+                let place = path!["spec", "container", "connect", index];
+                self.say(
+                    place,
+                    Code::PortWithoutNetwork,
+                    message,
+                    "remove `connect` or `networkMode`",
+                );
+            }
+            let same = |other: &Connect| (other.port, other.protocol) == (one.port, one.protocol);
+            if let Some(first) = connect[..index].iter().position(same) {
+                let message = format!("the port {} at `localhost` leads to two services", one.port);
+                self.say_twice(
+                    &at(first),
+                    &at(index),
+                    Code::PortTaken,
+                    message,
+                    "give one of them another `port`",
+                );
             }
         }
     }

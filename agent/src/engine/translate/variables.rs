@@ -67,16 +67,21 @@ fn word(name: &str) -> String {
 
 /// `PORT_HTTP=30017`: for each published port, by its name or else its number, the node's port.
 fn ports(spec: &ContainerSpec, assigned: &[schemas::records::AssignedPort]) -> impl Iterator<Item = (String, String)> {
-    let published = spec.ports.iter().filter(|port| port.host_port.is_some());
+    let mut given = assigned.iter();
+    let published = spec.ports.iter().filter_map(move |port| match port.everywhere() {
+        Some(everywhere) => Some((port, everywhere)),
+        None if port.is_on_node() => Some((port, given.next()?.host_port)),
+        None => None,
+    });
     // Without a network of its own it has no port of the node's but those it opens itself.
     let bridge = spec.network_mode == NetworkMode::Bridge;
-    let pairs = published.zip(assigned).filter(move |_| bridge);
+    let pairs = published.filter(move |_| bridge);
     pairs.map(|(port, given)| {
         let name = match (&port.name, port.protocol) {
             (Some(name), _) => word(name.as_str()),
             (None, Protocol::Tcp) => port.container_port.to_string(),
             (None, Protocol::Udp) => format!("{}_UDP", port.container_port),
         };
-        (format!("PORT_{name}"), given.host_port.to_string())
+        (format!("PORT_{name}"), given.to_string())
     })
 }

@@ -31,6 +31,7 @@ fn assigned(backend: Backend, number: u32) -> AssignedNetwork {
         subnet: settings.subnet(number).unwrap(),
         subnet6: settings.subnet6(number),
         settings,
+        exposed: false,
     }
 }
 

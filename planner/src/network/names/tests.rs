@@ -34,6 +34,7 @@ fn endpoints(ports: &[(&str, u16, Protocol)], instances: &[(&str, &str, bool)]) 
                 name: (!name.is_empty()).then(|| (*name).to_owned()),
                 port: *port,
                 protocol: *protocol,
+                everywhere: None,
             })
             .collect(),
         instances: instances
@@ -481,6 +482,7 @@ fn any_endpoints() -> impl Strategy<Value = Endpoints> {
                     name,
                     port,
                     protocol: if udp { Protocol::Udp } else { Protocol::Tcp },
+                    everywhere: None,
                 })
                 .collect();
             record.instances = instances

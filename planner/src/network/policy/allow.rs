@@ -9,7 +9,8 @@ use schemas::container::Protocol;
 use schemas::keys::ResourceKey;
 use schemas::names::{Namespace, ResourceName};
 use schemas::network_policy::{IpBlock, NetworkPeer, NetworkPort, PolicyType, network};
-use schemas::records::Policies;
+use schemas::records::{Endpoints, NetworkSettings, Policies};
+use serde::{Deserialize, Serialize};
 
 use super::Input;
 
@@ -52,6 +53,8 @@ pub(super) struct Allow {
     pub ports: Ports,
     /// The policy that says so; None for what is so without any.
     pub policy: Option<ResourceName>,
+    /// Which of its rules of that direction, from 1.
+    pub rule: usize,
 }
 
 /// What is allowed of a service in one direction; all else is refused, unless it leaves one that no policy restricts.
@@ -92,7 +95,7 @@ pub(super) fn allowed(
                 .map(|rule| (&*rule.to, &*rule.ports))
                 .collect(),
         };
-        for (peers, listed) in rules {
+        for (at, (peers, listed)) in rules.into_iter().enumerate() {
             let ports = ports(listed);
             let everybody = peers.is_empty().then_some(Who::Any);
             let named = peers.iter().filter_map(|peer| who(peer, namespace));
@@ -100,6 +103,7 @@ pub(super) fn allowed(
                 who,
                 ports: ports.clone(),
                 policy: Some(policy.name.clone()),
+                rule: at + 1,
             }));
         }
     }
@@ -109,6 +113,7 @@ pub(super) fn allowed(
             who,
             ports: Ports::All,
             policy: None,
+            rule: 0,
         }));
     }
     Allowed { selected, allows }
@@ -197,6 +202,73 @@ pub fn seers(namespace: &Namespace, service: &ResourceName, policies: Option<&Po
     Seers::Namespaces(namespaces)
 }
 
+/// Who may come in by a port that every node has open. `Default` is everybody.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Doors {
+    /// Some: those from there only; none of the list: nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    blocks: Option<Vec<Block>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Block {
+    net: IpNet,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    except: Vec<IpNet>,
+}
+
+impl Doors {
+    /// Whether somebody from there may come in.
+    #[must_use]
+    pub fn admit(&self, from: IpAddr) -> bool {
+        let fits = |block: &Block| block.net.contains(&from) && !block.except.iter().any(|part| part.contains(&from));
+        self.blocks.as_ref().is_none_or(|blocks| blocks.iter().any(fits))
+    }
+}
+
+/// Who may come to a port of a service by one that every node has open: as by any published port, and where a policy is about
+/// the service, those from outside whom it lets in by their addresses. Instances come to such a service by its own addresses.
+#[must_use]
+pub fn published(
+    settings: &NetworkSettings,
+    namespace: &Namespace,
+    service: &ResourceName,
+    policies: Option<&Policies>,
+    protocol: Protocol,
+    port: u16,
+) -> Doors {
+    let ingress = allowed(Direction::Ingress, namespace, service, policies);
+    if !ingress.selected {
+        return Doors::default();
+    }
+    let cluster = std::iter::once(IpNet::V4(settings.cidr)).chain(settings.cidr6.map(IpNet::V6));
+    let inside: Vec<IpNet> = cluster.collect();
+    let mut blocks = Vec::new();
+    for allow in ingress
+        .allows
+        .into_iter()
+        .filter(|allow| is_in(&allow.ports, protocol, port))
+    {
+        let mut add = |net: IpNet, except: Vec<IpNet>| {
+            let own = inside.iter().filter(|range| same_family(&net, range)).copied();
+            let except = except.into_iter().chain(own).collect();
+            blocks.push(Block { net, except });
+        };
+        match allow.who {
+            Who::Any => {
+                for all in ["0.0.0.0/0", "::/0"].iter().filter_map(|all| all.parse().ok()) {
+                    add(all, Vec::new());
+                }
+            }
+            Who::Block(net, except) => add(net, except),
+            Who::Namespace(_) | Who::Service(_, _) | Who::Hosts | Who::Published => {}
+        }
+    }
+    Doors { blocks: Some(blocks) }
+}
+
 /// One connection, as it arrives at the container: its port, and not one that is published for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet {
@@ -223,10 +295,81 @@ pub enum Judged {
     Nobody,
 }
 
+/// A rule of a policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    pub policy: String,
+    /// Which of its rules of that direction, from 1.
+    pub number: usize,
+}
+
+/// What policies come to for one end of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Side {
+    /// As `<namespace>/<service>`; None where no service of ours is at that end.
+    pub service: Option<String>,
+    /// The policies that restrict it in this direction.
+    pub restricted_by: Vec<String>,
+    pub allowed: bool,
+    /// What allows it; None where nothing needs to.
+    pub by: Option<Rule>,
+}
+
+/// A connection as both ends' policies have it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Weighed {
+    pub leaving: Side,
+    pub entering: Side,
+    /// It is for an address of the cluster's that no instance has.
+    pub nobody: bool,
+}
+
 /// What the nodes' filters do with a connection between two instances, or from or to outside, as far as records tell: what
 /// [`super::rules`] writes for the two nodes comes to the same, a test compares. `input.local` and `bridge` do not matter.
 #[must_use]
 pub fn judge(input: &Input<'_>, packet: &Packet) -> Judged {
+    let Weighed {
+        leaving,
+        entering,
+        nobody,
+    } = weigh(input, packet);
+    let policy = |rule: Option<Rule>| rule.map(|rule| rule.policy);
+    match (leaving, entering) {
+        (
+            Side {
+                allowed: false,
+                service: Some(service),
+                ..
+            },
+            _,
+        ) => Judged::MayNotLeave { service },
+        _ if nobody => Judged::Nobody,
+        (leaving, Side { service: None, .. }) => Judged::Allowed {
+            policy: policy(leaving.by),
+        },
+        (leaving, Side { allowed: true, by, .. }) => Judged::Allowed {
+            policy: policy(by.or(leaving.by)),
+        },
+        (
+            _,
+            Side {
+                service: Some(service),
+                restricted_by,
+                ..
+            },
+        ) if restricted_by.is_empty() => Judged::OtherNamespace { service },
+        (
+            _,
+            Side {
+                service: Some(service), ..
+            },
+        ) => Judged::NotLetIn { service },
+    }
+}
+
+/// The same, with the rules by which it is so, for both ends though the first may stop it.
+#[must_use]
+pub fn weigh(input: &Input<'_>, packet: &Packet) -> Weighed {
     let owner = |address: IpAddr| {
         let of = |(key, record): (&ResourceKey, &std::sync::Arc<schemas::records::Endpoints>)| {
             let has = record
@@ -253,45 +396,62 @@ pub fn judge(input: &Input<'_>, packet: &Packet) -> Judged {
         local().or_else(|| input.endpoints.iter().find_map(of))
     };
     let (from, to) = (owner(packet.from), owner(packet.to));
-    let mut by = None;
-    let policies = |namespace: &Namespace| input.policies.get(namespace).map(AsRef::as_ref);
-    let named = |namespace: &Namespace, service: &ResourceName| format!("{namespace}/{service}");
-    let matching = |allowed: &Allowed, other: IpAddr, whose: Option<&(Namespace, ResourceName)>| {
+    let side = |direction: Direction,
+                own: Option<&(Namespace, ResourceName)>,
+                other: IpAddr,
+                whose: Option<&(Namespace, ResourceName)>| {
+        let Some((namespace, service)) = own else {
+            return Side {
+                service: None,
+                restricted_by: Vec::new(),
+                allowed: true,
+                by: None,
+            };
+        };
+        let policies = input.policies.get(namespace).map(AsRef::as_ref);
+        let Allowed { selected, mut allows } = allowed(direction, namespace, service, policies);
+        if direction == Direction::Ingress {
+            let key = ResourceKey {
+                namespace: Some(namespace.clone()),
+                kind: schemas::kinds::Kind::Service,
+                name: service.clone(),
+            };
+            allows.extend(input.endpoints.get(&key).and_then(|record| from_nodes(record)));
+        }
         let fits = |allow: &&Allow| {
             fits_ports(&allow.ports, packet) && fits_who(&allow.who, input, other, whose, packet.published)
         };
-        allowed.allows.iter().find(fits).map(|allow| allow.policy.clone())
+        let found = allows.iter().find(fits);
+        let by = found.and_then(|allow| {
+            Some(Rule {
+                policy: allow.policy.as_ref()?.to_string(),
+                number: allow.rule,
+            })
+        });
+        Side {
+            service: Some(format!("{namespace}/{service}")),
+            restricted_by: restricting(direction, service, policies),
+            // Who leaves is restricted by policies alone.
+            allowed: found.is_some() || (direction == Direction::Egress && !selected),
+            by,
+        }
     };
-    if let Some((namespace, service)) = &from {
-        let egress = allowed(Direction::Egress, namespace, service, policies(namespace));
-        if egress.selected {
-            match matching(&egress, packet.to, to.as_ref()) {
-                Some(policy) => by = policy,
-                None => {
-                    return Judged::MayNotLeave {
-                        service: named(namespace, service),
-                    };
-                }
-            }
-        }
+    Weighed {
+        leaving: side(Direction::Egress, from.as_ref(), packet.to, to.as_ref()),
+        entering: side(Direction::Ingress, to.as_ref(), packet.from, from.as_ref()),
+        nobody: to.is_none() && in_range(input, packet.to),
     }
-    match &to {
-        None if in_range(input, packet.to) => Judged::Nobody,
-        None => Judged::Allowed {
-            policy: by.map(|name| name.to_string()),
-        },
-        Some((namespace, service)) => {
-            let ingress = allowed(Direction::Ingress, namespace, service, policies(namespace));
-            let service = named(namespace, service);
-            match matching(&ingress, packet.from, from.as_ref()) {
-                Some(policy) => Judged::Allowed {
-                    policy: policy.or(by).map(|name| name.to_string()),
-                },
-                None if ingress.selected => Judged::NotLetIn { service },
-                None => Judged::OtherNamespace { service },
-            }
-        }
-    }
+}
+
+/// The policies that restrict a service in one direction, in order of names.
+fn restricting(direction: Direction, service: &ResourceName, policies: Option<&Policies>) -> Vec<String> {
+    let kind = match direction {
+        Direction::Ingress => PolicyType::Ingress,
+        Direction::Egress => PolicyType::Egress,
+    };
+    let about = policies.into_iter().flat_map(|record| &record.policies);
+    let about = about.filter(|policy| policy.spec.restricts(kind) && policy.spec.selects(service));
+    about.map(|policy| policy.name.to_string()).collect()
 }
 
 fn in_range(input: &Input<'_>, address: IpAddr) -> bool {
@@ -303,18 +463,39 @@ fn in_range(input: &Input<'_>, address: IpAddr) -> bool {
 }
 
 fn fits_ports(ports: &Ports, packet: &Packet) -> bool {
+    is_in(ports, packet.protocol, packet.port)
+}
+
+fn is_in(ports: &Ports, protocol: Protocol, port: u16) -> bool {
     match ports {
         Ports::All => true,
         Ports::Some { tcp, udp } => {
-            let ranges = match packet.protocol {
+            let ranges = match protocol {
                 Protocol::Tcp => tcp,
                 Protocol::Udp => udp,
             };
-            ranges
-                .iter()
-                .any(|(first, last)| (*first..=*last).contains(&packet.port))
+            ranges.iter().any(|(first, last)| (*first..=*last).contains(&port))
         }
     }
+}
+
+/// What other nodes may come to: the ports that every node has open lead to it from there, and who came was judged there.
+pub(super) fn from_nodes(endpoints: &Endpoints) -> Option<Allow> {
+    let open = endpoints.ports.iter().filter(|port| port.everywhere.is_some());
+    let of = |wanted: Protocol| {
+        let own = open.clone().filter(|port| port.protocol == wanted);
+        let mut found: Vec<(u16, u16)> = own.map(|port| (port.port, port.port)).collect();
+        found.sort_unstable();
+        found.dedup();
+        found
+    };
+    let (tcp, udp) = (of(Protocol::Tcp), of(Protocol::Udp));
+    (!tcp.is_empty() || !udp.is_empty()).then_some(Allow {
+        who: Who::Hosts,
+        ports: Ports::Some { tcp, udp },
+        policy: None,
+        rule: 0,
+    })
 }
 
 fn fits_who(
@@ -336,9 +517,13 @@ fn fits_who(
                 && match other {
                     IpAddr::V4(address) => {
                         let subnet = Ipv4Net::new(address, input.network.settings.node_prefix);
-                        subnet.is_ok_and(|subnet| schemas::records::network::gateway(&subnet.trunc()) == address)
+                        // A host speaks from its bridge's address, or from its link's, which is the subnet's own.
+                        subnet.is_ok_and(|subnet| {
+                            let own = subnet.trunc();
+                            own.network() == address || schemas::records::network::gateway(&own) == address
+                        })
                     }
-                    IpAddr::V6(address) => u128::from(address) & 0xffff == 1,
+                    IpAddr::V6(address) => u128::from(address) & 0xfffe == 0,
                 }
         }
         Who::Published => published,

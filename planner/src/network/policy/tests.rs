@@ -32,6 +32,7 @@ impl World {
                 },
                 subnet: parsed("10.210.1.0/24"),
                 subnet6: Some(parsed("fd10:210::1:0/112")),
+                exposed: false,
             },
             links: BTreeSet::from(["rvwg0".to_owned()]),
             ports: BTreeSet::new(),
@@ -139,8 +140,8 @@ fn a_service_that_no_policy_is_about_is_reached_from_its_namespace_hosts_and_by_
     assert_eq!(
         world.chain("in.shop.web"),
         "ip saddr @ns.shop.4 accept\nip6 saddr @ns.shop.6 accept\n\
-         ip saddr 10.210.0.0/16 ip saddr & 0.0.0.255 == 0.0.0.1 accept\n\
-         ip6 saddr fd10:210::/64 ip6 saddr & ::ffff == ::1 accept\n\
+         ip saddr 10.210.0.0/16 ip saddr & 0.0.0.254 == 0.0.0.0 accept\n\
+         ip6 saddr fd10:210::/64 ip6 saddr & ::fffe == :: accept\n\
          ct status dnat accept\ncounter goto refuse\n"
     );
     let text = world.rules().whole("t");
@@ -326,4 +327,80 @@ fn a_name_is_found_by_those_who_are_let_in() {
     assert_eq!(seen("front"), "everybody");
     assert_eq!(seen("vault"), "shop");
     assert_eq!(seen("other"), "shop");
+}
+
+#[test]
+fn a_host_that_is_hidden_is_kept_away_but_for_root_and_published_ports() {
+    let mut world = World::new().runs("shop", "web", "10.210.1.2");
+    assert_eq!(
+        world.chain("hidden"),
+        "ct state established,related accept\nct status dnat accept\nmeta skuid != 0 counter goto refuse\n"
+    );
+    let output = world.chain("output");
+    assert!(
+        output.contains("ip daddr 10.210.0.0/16 ip daddr != 10.210.1.1 jump hidden\n"),
+        "{output}"
+    );
+    assert!(
+        output.contains("ip6 daddr fd10:210::/64 ip6 daddr != fd10:210::1:1 jump hidden\n"),
+        "{output}"
+    );
+    world.network.exposed = true;
+    assert!(!world.rules().whole("t").contains("hidden"));
+}
+
+#[test]
+fn a_host_is_known_by_its_links_address_and_by_its_bridges() {
+    let world = World::new().runs("shop", "web", "10.210.1.2");
+    for host in ["10.210.2.0", "10.210.2.1", "fd10:210::2:0", "fd10:210::2:1"] {
+        assert_eq!(
+            world.judged(host, "10.210.1.2", 80),
+            Judged::Allowed { policy: None },
+            "{host}"
+        );
+    }
+    assert_ne!(
+        world.judged("10.210.2.3", "10.210.1.2", 80),
+        Judged::Allowed { policy: None }
+    );
+}
+
+#[test]
+fn both_ends_are_weighed_with_the_rule_that_decides() {
+    let world = World::new()
+        .runs("shop", "web", "10.210.1.3")
+        .runs("shop", "db", "10.210.1.2")
+        .policy(
+            "shop",
+            "a",
+            json!({ "services": ["db"], "ingress": [{ "from": [{ "service": "nobody" }] }] }),
+        )
+        .policy(
+            "shop",
+            "b",
+            json!({ "services": ["db"], "ingress": [{}, { "from": [{ "service": "web" }] }] }),
+        )
+        .policy(
+            "shop",
+            "out",
+            json!({ "services": ["web"], "policyTypes": ["Egress"], "egress": [] }),
+        );
+    let packet = Packet {
+        from: parsed("10.210.1.3"),
+        to: parsed("10.210.1.2"),
+        protocol: Protocol::Tcp,
+        port: 1,
+        published: false,
+    };
+    let weighed = weigh(&world.input(), &packet);
+    assert!(!weighed.leaving.allowed && weighed.entering.allowed, "{weighed:?}");
+    assert_eq!(weighed.leaving.restricted_by, ["out"]);
+    assert_eq!(weighed.entering.restricted_by, ["a", "b"]);
+    assert_eq!(
+        weighed.entering.by,
+        Some(Rule {
+            policy: "b".to_owned(),
+            number: 1
+        })
+    );
 }

@@ -1,20 +1,16 @@
 //! `reeve upload`, `download` and `files` against a whole cluster in this process: what a person sees of a file's life.
 
-mod common;
-#[path = "common/lab.rs"]
-mod lab;
-
 use std::io::Write as _;
 use std::process::Stdio;
 
-use lab::Lab;
+use crate::lab::Lab;
 use runtime::{Guard, Prefix, Store, person};
 
-impl Lab {
-    fn new() -> Self {
-        Self::with(&["nginx:1"], "100")
-    }
+fn started() -> Lab {
+    Lab::with(&["nginx:1"], "100")
+}
 
+impl Lab {
     fn blobs(&self) -> usize {
         self.count("/reeve/blobs/")
     }
@@ -34,7 +30,7 @@ spec:
 
 #[test]
 fn a_file_is_uploaded_used_changed_undone_and_deleted() {
-    let lab = Lab::new();
+    let lab = started();
     let web = lab.file("web.yaml", WEB.as_bytes());
     let text = lab.exits(9, &["apply", "-f", &web]);
     assert!(text.contains("reeve upload FILE nginx-conf"), "{text}");
@@ -93,7 +89,7 @@ fn a_file_is_uploaded_used_changed_undone_and_deleted() {
 
 #[test]
 fn four_mebibytes_come_back_byte_for_byte_and_content_nobody_refers_to_is_pruned() {
-    let lab = Lab::new();
+    let lab = started();
     let bytes: Vec<u8> = (0_u32..4 << 20)
         .map(|at| (at.wrapping_mul(2_654_435_761) >> 24).to_le_bytes()[0])
         .collect();
@@ -133,7 +129,7 @@ fn four_mebibytes_come_back_byte_for_byte_and_content_nobody_refers_to_is_pruned
 
 #[test]
 fn names_are_made_or_suggested_and_what_is_too_large_is_refused() {
-    let lab = Lab::new();
+    let lab = started();
     let spaced = lab.file("my page.html", b"<h1>hi</h1>");
     let text = lab.exits(2, &["upload", &spaced]);
     assert!(text.contains("my-page-html"), "{text}");

@@ -1,21 +1,17 @@
 //! The binary against a whole cluster: the embedded store, a controller, and an agent on an engine in memory, all in this
 //! process. What a person sees of one service's life, and how many lines of it.
 
-mod common;
-#[path = "common/lab.rs"]
-mod lab;
-
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use lab::Lab;
+use crate::lab::Lab;
 use runtime::{Guard, Outcome, Prefix, Store, person};
 
-impl Lab {
-    fn new() -> Self {
-        Self::with(&["nginx:1", "nginx:2"], "80")
-    }
+fn started() -> Lab {
+    Lab::with(&["nginx:1", "nginx:2"], "80")
+}
 
+impl Lab {
     /// As `exits(0, ..)`, on one screen: at most 12 lines of at most 80 columns.
     fn short(&self, args: &[&str]) -> String {
         let text = self.exits(0, args);
@@ -69,7 +65,7 @@ spec:
 
 #[test]
 fn the_life_of_a_service_takes_four_commands_of_one_screen_each() {
-    let lab = Lab::new();
+    let lab = started();
     let text = lab.short(&["apply", "-f", &lab.manifest(WEB)]);
     assert!(
         text.contains("create web.1-3 on n1") && text.contains("service/web is ready: 3 of 3"),
@@ -103,7 +99,7 @@ fn the_life_of_a_service_takes_four_commands_of_one_screen_each() {
 
 #[test]
 fn with_the_longest_names_each_command_still_takes_twelve_rows_of_80_columns() {
-    let lab = Lab::new();
+    let lab = started();
     let (name, namespace) = ("w".repeat(60), "n".repeat(63));
     let web = WEB.replace("name: web", &format!("name: {name}\n  namespace: {namespace}"));
     let rows = |text: &str| {
@@ -131,7 +127,7 @@ fn with_the_longest_names_each_command_still_takes_twelve_rows_of_80_columns() {
 
 #[test]
 fn after_a_store_has_gone_back_all_is_held_until_a_person_accepts_it() {
-    let lab = Lab::new();
+    let lab = started();
     lab.exits(0, &["apply", "-f", &lab.manifest(WEB)]);
     let old = lab.value("/reeve/assignments/n1").expect("an assignment");
     lab.exits(0, &["scale", "web=4"]);
@@ -154,7 +150,7 @@ fn after_a_store_has_gone_back_all_is_held_until_a_person_accepts_it() {
 
 #[test]
 fn a_change_that_fails_ends_with_the_reason_and_the_rest_serves_on() {
-    let lab = Lab::new();
+    let lab = started();
     lab.exits(0, &["apply", "-f", &lab.manifest(WEB)]);
     let missing = lab.manifest(&WEB.replace("nginx:1", "nginx:9"));
     lab.engine.fail_pull("nginx:9", agent::engine::ErrorKind::ImageNotFound);
@@ -170,7 +166,7 @@ fn a_change_that_fails_ends_with_the_reason_and_the_rest_serves_on() {
 
 #[test]
 fn what_no_node_takes_is_refused_with_every_rule_that_refused_it() {
-    let lab = Lab::new();
+    let lab = started();
     let picky = WEB.replace("  update:", "  placement:\n    nodeNames: [elsewhere]\n  update:");
     let file = lab.manifest(&picky);
     let text = lab.exits(0, &["plan", "-f", &file]);
@@ -184,7 +180,7 @@ fn what_no_node_takes_is_refused_with_every_rule_that_refused_it() {
 
 #[test]
 fn a_drained_node_is_waited_for() {
-    let lab = Lab::new();
+    let lab = started();
     lab.exits(0, &["apply", "-f", &lab.manifest(WEB)]);
     // The only node: what it runs has nowhere to go, and stays.
     let text = lab.exits(124, &["drain", "n1", "--timeout", "1s"]);
@@ -201,7 +197,7 @@ fn a_drained_node_is_waited_for() {
 
 #[test]
 fn what_a_change_removes_is_waited_for() {
-    let lab = Lab::new();
+    let lab = started();
     lab.exits(0, &["apply", "-f", &lab.manifest(WEB)]);
     lab.engine.hang("stop");
     let text = lab.exits(124, &["scale", "web=1", "--yes", "--timeout", "2s"]);
@@ -212,7 +208,7 @@ fn what_a_change_removes_is_waited_for() {
 
 #[test]
 fn what_no_record_knows_runs_on_until_a_person_removes_it() {
-    let lab = Lab::new();
+    let lab = started();
     lab.exits(0, &["apply", "-f", &lab.manifest(WEB)]);
     let text = lab.exits(6, &["admin", "remove-orphan", "n1", "web.1", "--yes"]);
     assert!(text.contains("no orphan: it is assigned"), "{text}");
@@ -251,7 +247,7 @@ fn what_no_record_knows_runs_on_until_a_person_removes_it() {
 
 #[test]
 fn a_service_that_waits_for_a_full_disk_says_which_node_and_why() {
-    let lab = Lab::new();
+    let lab = started();
     lab.exits(
         0,
         &["apply", "-f", &lab.manifest(&WEB.replace("replicas: 3", "replicas: 1"))],
@@ -274,7 +270,7 @@ fn a_service_that_waits_for_a_full_disk_says_which_node_and_why() {
 
 #[test]
 fn scaling_to_what_a_service_has_anyway_changes_nothing() {
-    let lab = Lab::new();
+    let lab = started();
     lab.exits(0, &["apply", "-f", &lab.manifest(&WEB.replace("  replicas: 3\n", ""))]);
     let before = lab.value("/reeve/desired/default/service/web");
     let text = lab.exits(0, &["scale", "web=1"]);
@@ -288,7 +284,7 @@ fn scaling_to_what_a_service_has_anyway_changes_nothing() {
 
 #[test]
 fn names_that_are_followed_are_kinds_and_names() {
-    let lab = Lab::new();
+    let lab = started();
     let log = lab.dir.path().join("names");
     let mut watch = Command::new(env!("CARGO_BIN_EXE_reeve"))
         .args(["get", "all", "-w", "-o", "name", "--etcd", &lab.endpoint])
@@ -315,7 +311,7 @@ fn names_that_are_followed_are_kinds_and_names() {
 
 #[test]
 fn a_well_cluster_on_the_embedded_store_has_nothing_to_be_warned_of() {
-    let lab = Lab::new();
+    let lab = started();
     let text = lab.exits(0, &["doctor"]);
     assert!(
         text.contains("member embedded") && text.contains("1 of 1 ready"),

@@ -1,8 +1,6 @@
 //! The binary against a store: the embedded one, served on loopback by the test itself. No controller and no engine runs,
 //! so that what is seen is what the verbs read and write.
 
-mod common;
-
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
@@ -24,7 +22,7 @@ impl Lab {
     /// A store without a cluster.
     fn bare() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let (endpoint, store, runtime) = common::serve(dir.path());
+        let (endpoint, store, runtime) = crate::common::serve(dir.path());
         Self {
             endpoint,
             dir,

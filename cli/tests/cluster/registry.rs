@@ -1,18 +1,14 @@
 //! `reeve login`, `logout` and `registries` against a whole cluster in this process and registries that a thread plays: what
 //! is asked of them, what is saved, what is told, and what never is.
 
-mod common;
-#[path = "common/lab.rs"]
-mod lab;
-
 use std::io::Write as _;
 use std::net::TcpListener;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
+use crate::lab::Lab;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use lab::Lab;
 use runtime::{Prefix, Store};
 
 const PASSWORD: &str = "hunter2-canary";
@@ -150,11 +146,11 @@ fn answer(mut stream: impl std::io::Read + std::io::Write, manner: Manner, host:
     );
 }
 
-impl Lab {
-    fn new() -> Self {
-        Self::with(&["nginx:1"], "140")
-    }
+fn started() -> Lab {
+    Lab::with(&["nginx:1"], "140")
+}
 
+impl Lab {
     fn login(&self, code: i32, registry: &str, password: &str, more: &[&str]) -> String {
         self.as_ci(code, &[&["login", registry], more].concat(), password)
     }
@@ -202,7 +198,7 @@ fn service(name: &str, image: &str) -> String {
 
 #[test]
 fn a_login_is_checked_saved_sealed_used_by_pulls_and_taken_back() {
-    let lab = Lab::new();
+    let lab = started();
     for manner in [Manner::Basic, Manner::Bearer] {
         let registry = Registry::start(manner);
         let text = lab.login(6, &registry.host, "wrong", &[]);
@@ -256,7 +252,7 @@ fn a_login_is_checked_saved_sealed_used_by_pulls_and_taken_back() {
 
 #[test]
 fn what_a_registry_has_is_listed_page_after_page_for_who_may_see_it() {
-    let lab = Lab::new();
+    let lab = started();
     let registry = Registry::start(Manner::Bearer);
     let host = &registry.host;
     let search = ["registries", "search", host];
@@ -285,7 +281,7 @@ fn what_a_registry_has_is_listed_page_after_page_for_who_may_see_it() {
 
 #[test]
 fn what_is_no_registry_or_wants_the_password_elsewhere_gets_none() {
-    let lab = Lab::new();
+    let lab = started();
     let none = Registry::start(Manner::NoRegistry);
     let text = lab.login(6, &none.host, PASSWORD, &[]);
     assert!(text.contains("is no registry (it answers 404"), "{text}");
@@ -307,7 +303,7 @@ fn what_is_no_registry_or_wants_the_password_elsewhere_gets_none() {
 
 #[test]
 fn a_registry_with_an_unknown_certificate_gets_nothing_until_its_authority_is_named() {
-    let lab = Lab::new();
+    let lab = started();
     let (registry, ca) = Registry::secured();
     for more in [&[][..], &["--insecure"]] {
         let text = lab.login(6, &registry.host, PASSWORD, more);
@@ -325,7 +321,7 @@ fn a_registry_with_an_unknown_certificate_gets_nothing_until_its_authority_is_na
 
 #[test]
 fn a_manifest_of_a_registry_and_its_passwords_live_apart() {
-    let lab = Lab::new();
+    let lab = started();
     let registry = Registry::start(Manner::Basic);
     let manifest = format!(
         "apiVersion: reeve/v1\nkind: Registry\nmetadata: {{name: mine}}\nspec:\n  registry: {}\n  accounts:\n    - {{user: ci, images: [team]}}\n    - {{user: other}}\n",

@@ -1,8 +1,6 @@
 //! People at terminals: prompts answered with yes, no, nothing and Ctrl-C, and two people who change one thing at once.
 //! `script` (bsdutils, part of every Debian) gives each command a terminal of its own.
 
-mod common;
-
 use std::io::{Read, Write};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -29,7 +27,7 @@ spec:
 impl Lab {
     fn new() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let (endpoint, store, runtime) = common::serve(dir.path());
+        let (endpoint, store, runtime) = crate::common::serve(dir.path());
         let lab = Self {
             endpoint,
             dir,

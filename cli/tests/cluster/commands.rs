@@ -1,12 +1,7 @@
 //! `reeve run` against a whole cluster in this process: what is offered, what is refused before anything is asked of a node,
 //! and what a node refuses. That commands run is shown on real engines (`e2e/tests/people.rs`).
 
-mod common;
-#[path = "common/lab.rs"]
-#[allow(dead_code)] // Others use all of it.
-mod lab;
-
-use lab::Lab;
+use crate::lab::Lab;
 
 const COMMANDS: &str = r#"
 apiVersion: reeve/v1

@@ -1,14 +1,10 @@
 //! `reeve secret` against a whole cluster in this process: what a person sees of a secret's life, and that nobody sees the
 //! value.
 
-mod common;
-#[path = "common/lab.rs"]
-mod lab;
-
 use std::io::Write as _;
 use std::process::Stdio;
 
-use lab::Lab;
+use crate::lab::Lab;
 use runtime::{Prefix, Store};
 
 const VALUES: [&str; 2] = ["hunter2-canary", "hunter3-canary"];

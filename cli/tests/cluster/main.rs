@@ -1,0 +1,12 @@
+//! What people do through the binary, with a cluster or a store in the test's own process: one binary for all of it, for each
+//! would hold the whole cluster again.
+
+mod commands;
+mod common;
+mod files;
+mod lab;
+mod life;
+mod people;
+mod registry;
+mod secrets;
+mod store;

@@ -1,0 +1,273 @@
+//! What is to be seen of the network from outside, on two hosts: names as each node answers them, all pairs measured, what stops a
+//! connection, and a host that takes part or does not.
+
+use std::process::Command;
+
+use e2e::{Etcd, Lab, eventually, succeed};
+use serde_json::Value;
+
+const APP: &str = "\
+apiVersion: reeve/v1
+kind: Service
+metadata: {name: web}
+spec:
+  container: {image: 'reeve/hello:1', command: [httpd, -f, -p, '80', -h, /www], stopGracePeriod: 1s, ports: [{containerPort: 80}]}
+  placement: {nodeNames: [n1]}
+---
+apiVersion: reeve/v1
+kind: Service
+metadata: {name: db}
+spec:
+  container: {image: 'reeve/hello:1', command: [httpd, -f, -p, '5432', -h, /www], stopGracePeriod: 1s}
+  placement: {nodeNames: [n2]}
+";
+
+const POLICY: &str = "\
+apiVersion: reeve/v1
+kind: NetworkPolicy
+metadata: {name: db-in}
+spec: {services: [db], ingress: [{from: [{service: cache}]}]}
+";
+
+struct Cluster {
+    lab: Lab,
+    etcd: Etcd,
+    tls: Vec<String>,
+}
+
+/// A certificate of one CA for each of these addresses.
+fn certificates(lab: &Lab, addresses: &[String]) {
+    let dir = lab.dir();
+    let openssl = |words: &str| succeed(Command::new("openssl").args(words.split_whitespace()).current_dir(dir));
+    let curve = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+    openssl(&format!(
+        "req -x509 {curve} -days 2 -subj /CN=lab -keyout ca.key -out ca.pem"
+    ));
+    for address in addresses {
+        openssl(&format!(
+            "req {curve} -subj /CN={address} -keyout {address}.key -out {address}.csr"
+        ));
+        std::fs::write(
+            dir.join(format!("{address}.ext")),
+            format!("subjectAltName=IP:{address}\n"),
+        )
+        .expect("a file");
+        openssl(&format!(
+            "x509 -req -in {address}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile {address}.ext -out {address}.pem"
+        ));
+    }
+}
+
+fn tls(lab: &Lab, address: &str) -> Vec<String> {
+    let dir = lab.dir().display();
+    let words = ["--ca", "ca.pem", "--cert", "pem", "--key", "key"];
+    words
+        .chunks(2)
+        .flat_map(|pair| {
+            let file = if pair[1] == "ca.pem" {
+                format!("{dir}/ca.pem")
+            } else {
+                format!("{dir}/{address}.{}", pair[1])
+            };
+            [pair[0].to_owned(), file]
+        })
+        .collect()
+}
+
+impl Cluster {
+    fn new() -> Self {
+        let mut lab = Lab::new(2);
+        let etcd = lab.etcd(1);
+        let endpoints = etcd.endpoints.clone();
+        lab.control(&etcd);
+        lab.reeve_exits(&endpoints, 0, &["network", "create", "--cidr", "10.89.0.0/16"]);
+        let mut addresses: Vec<String> = lab.hosts.iter().map(|host| host.address.clone()).collect();
+        addresses.push(lab.address(254));
+        certificates(&lab, &addresses);
+        let own: Vec<Vec<String>> = addresses.iter().map(|address| tls(&lab, address)).collect();
+        for (host, tls) in lab.hosts.iter_mut().zip(&own) {
+            let api = format!("{}:9466", host.address);
+            let mut args: Vec<&str> = tls.iter().map(String::as_str).collect();
+            args.extend(["--api-addr", &api]);
+            host.start_agent(&endpoints, &args);
+        }
+        let tls = own.last().expect("the lab's own").clone();
+        Self { lab, etcd, tls }
+    }
+
+    fn words<'a>(&'a self, words: &'a [&'a str]) -> Vec<&'a str> {
+        words
+            .iter()
+            .copied()
+            .chain(self.tls.iter().map(String::as_str))
+            .collect()
+    }
+
+    fn exits(&self, code: i32, words: &[&str]) -> String {
+        self.lab.reeve_exits(&self.etcd.endpoints, code, &self.words(words))
+    }
+
+    /// Its exit code, and what it said.
+    fn says(&self, words: &[&str]) -> (i32, String) {
+        let output = self.lab.reeve(&self.etcd.endpoints, &self.words(words));
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        (output.status.code().unwrap_or(-1), said)
+    }
+
+    fn eventually_says(&self, words: &[&str], code: i32, part: &str) -> String {
+        eventually(&format!("reeve {words:?} says {part:?}"), 30, || {
+            let (exit, said) = self.says(words);
+            if exit == code && said.contains(part) {
+                Ok(said)
+            } else {
+                Err(format!("{exit}: {said}"))
+            }
+        })
+    }
+
+    /// All ways between nodes that agents tell of.
+    fn pairs(&self) -> Result<Vec<Value>, String> {
+        let (_, said) = self.says(&["network", "status", "-o", "json"]);
+        let value: Value = serde_json::from_str(&said).map_err(|_| said.clone())?;
+        value["links"]["pairs"].as_array().cloned().ok_or(said)
+    }
+
+    fn address(&self, service: &str) -> String {
+        let said = self.exits(0, &["lookup", service, "-o", "name"]);
+        said.trim().to_owned()
+    }
+
+    /// What a process on n1 gets that is not root's.
+    fn curl(&self, url: &str) -> Result<String, String> {
+        let nobody = [
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            "curl",
+            "-fsS",
+            "--max-time",
+            "3",
+            url,
+        ];
+        self.lab.hosts[0].within("setpriv", &nobody)
+    }
+
+    /// What n1's server answers to n1 itself.
+    fn dig(&self, server: &str, name: &str) -> String {
+        let at = format!("@{server}");
+        let found = self.lab.hosts[0].within("dig", &["+short", "+time=2", "+tries=1", &at, name]);
+        let said = found.unwrap_or_default();
+        let addresses: Vec<&str> = said.lines().filter(|line| !line.starts_with(';')).collect();
+        addresses.join(" ")
+    }
+}
+
+#[test]
+fn names_pairs_ways_and_hosts_are_seen_as_they_are() {
+    let cluster = Cluster::new();
+    let app = cluster.lab.file("app.yaml", APP);
+    eventually("two nodes are there", 30, || {
+        let (_, said) = cluster.says(&["get", "nodes", "-o", "name"]);
+        if said.lines().count() == 2 { Ok(()) } else { Err(said) }
+    });
+    cluster.exits(0, &["apply", "-f", &app, "--timeout", "60s"]);
+
+    // All pairs are measured, both ways.
+    let pairs = eventually("both ways are measured", 40, || {
+        let pairs = cluster.pairs()?;
+        let good = |pair: &&Value| {
+            let link = &pair["link"];
+            pair["wrong"].is_null()
+                && link["latencyMicros"].as_u64().is_some_and(|took| took > 0)
+                && link["handshakeSeconds"].is_u64()
+        };
+        if pairs.iter().filter(good).count() == 2 {
+            Ok(pairs)
+        } else {
+            Err(format!("{pairs:?}"))
+        }
+    });
+    assert_eq!(
+        (&pairs[0]["from"], &pairs[0]["to"]),
+        (&"n1".into(), &"n2".into()),
+        "{pairs:?}"
+    );
+    let said = cluster.exits(0, &["network", "status"]);
+    assert!(said.contains("FROM (MS)") && !said.contains("without"), "{said}");
+    assert!(said.lines().skip(1).all(|line| line.chars().count() <= 80), "{said}");
+
+    // Names, from all nodes.
+    let said = cluster.eventually_says(&["lookup", "db", "--all-nodes"], 0, "the same");
+    assert_eq!(said.matches("the same").count(), 2, "{said}");
+    let (web, db) = (cluster.address("web"), cluster.address("db"));
+    assert!(said.contains(&db) && web.starts_with("10.89."), "{said}");
+    let said = cluster.exits(4, &["lookup", "cache"]);
+    assert!(
+        said.contains("there is no service cache with an address in namespace default"),
+        "{said}"
+    );
+
+    // What passes, and what stops it.
+    let said = cluster.exits(0, &["trace", "web.1", "db.1:5432"]);
+    assert!(said.contains("web.1 to db.1, port 5432/tcp: passes\n"), "{said}");
+    assert!(said.contains("wireguard") && said.contains("handshake"), "{said}");
+    let said = cluster.exits(4, &["trace", "web.1", "db.1:81"]);
+    assert!(said.contains("nobody listens at"), "{said}");
+    let policy = cluster.lab.file("policy.yaml", POLICY);
+    cluster.exits(0, &["apply", "-f", &policy, "--no-wait"]);
+    let stops = "NetworkPolicy db-in restricts what enters db";
+    cluster.eventually_says(&["trace", "web.1", "db.1:5432"], 4, stops);
+    cluster.exits(0, &["delete", "networkpolicy", "db-in", "--yes"]);
+    cluster.eventually_says(&["trace", "web.1", "db.1:5432"], 0, "passes");
+
+    // A host that is hidden, exposed, and hidden again.
+    let (near, far) = (format!("http://{web}/"), format!("http://{db}:5432/"));
+    assert!(
+        cluster.curl(&near).is_err() && cluster.curl(&far).is_err(),
+        "it is hidden"
+    );
+    let (part, _) = web.rsplit_once('.').expect("an address");
+    let server = format!("{part}.1");
+    assert_eq!(cluster.dig(&server, "web.default.reeve.internal"), "");
+    cluster.lab.hosts[0]
+        .http(&near)
+        .expect("root's processes go on, as the agent's do");
+    let (_, said) = cluster.says(&["trace", "node:n1", "web.1"]);
+    assert!(said.contains("reeve expose --node n1"), "{said}");
+    let said = cluster.exits(0, &["expose", "--node", "n1"]);
+    assert!(said.contains(&format!("nameserver {server}\n")), "{said}");
+    for url in [&near, &far] {
+        eventually("an exposed host reaches it", 20, || cluster.curl(url).map(drop));
+    }
+    eventually("an exposed host resolves", 20, || {
+        match cluster.dig(&server, "db.default.reeve.internal") {
+            found if found == db => Ok(()),
+            other => Err(other),
+        }
+    });
+    cluster.exits(0, &["hide", "--node", "n1"]);
+    eventually("a hidden host reaches nothing", 20, || match cluster.curl(&far) {
+        Ok(_) => Err("it does".to_owned()),
+        Err(_) => Ok(()),
+    });
+    eventually("a hidden host resolves nothing", 20, || {
+        match cluster.dig(&server, "db.default.reeve.internal") {
+            found if found.is_empty() => Ok(()),
+            other => Err(other),
+        }
+    });
+
+    // A host that is cut off is seen by its loss, and by its silence.
+    cluster.lab.hosts[1].cut(true);
+    eventually("loss is seen", 40, || {
+        let pairs = cluster.pairs()?;
+        let lost = pairs
+            .iter()
+            .any(|pair| pair["from"] == "n1" && pair["link"]["lost"].as_u64() > Some(0));
+        if lost { Ok(()) } else { Err(format!("{pairs:?}")) }
+    });
+    let said = cluster.exits(0, &["network", "status"]);
+    assert!(said.contains("n1 to n2: ") && said.contains("pings lost"), "{said}");
+    let (code, said) = cluster.says(&["trace", "web.1", "db.1:5432"]);
+    assert!(said.contains("link") && (code == 0 || code == 4), "{said}");
+}
