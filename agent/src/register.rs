@@ -170,7 +170,7 @@ struct Believes {
 enum Written {
     Unknown,
     Known {
-        report: Option<Report>,
+        report: Option<Box<Report>>,
         guard: Guard,
         /// When this process wrote it; None for what was read: that was written long enough ago, and a wait for it after a
         /// failure would look like a success, and end the back-off.
@@ -462,7 +462,7 @@ impl<S: Store> Link<S> {
             let guard = found
                 .as_ref()
                 .map_or(Guard::Absent, |kv| Guard::Unchanged(kv.mod_revision));
-            let known = found.and_then(|kv| Report::decode(&kv.value).ok());
+            let known = found.and_then(|kv| Report::decode(&kv.value).ok().map(Box::new));
             self.written = Written::Known {
                 report: known,
                 guard,
@@ -481,7 +481,7 @@ impl<S: Store> Link<S> {
             return Ok(Step::Done(None));
         };
         let ago = at.map_or(Duration::MAX, |at| at.elapsed());
-        match report::due(known.as_ref(), &report, ago) {
+        match report::due(known.as_deref(), &report, ago) {
             None => return Ok(Step::Done(None)),
             Some(wait) if !wait.is_zero() => return Ok(Step::Done(Some(wait))),
             Some(_) => {}
@@ -491,7 +491,7 @@ impl<S: Store> Link<S> {
             Ok(Outcome::Committed { revision }) => {
                 self.metrics.store_written();
                 Written::Known {
-                    report: Some(Report::clone(&report)),
+                    report: Some(Box::new(Report::clone(&report))),
                     guard: Guard::Unchanged(revision),
                     at: Some(Instant::now()),
                 }

@@ -250,6 +250,9 @@ fn obey(snapshot: &mut Snapshot, plan: &Plan) {
             Status::ConfigFile(status) => {
                 snapshot.file_statuses.insert(key.clone(), stored(status.clone()));
             }
+            Status::VirtualIp(status) => {
+                snapshot.virtual_ip_statuses.insert(key.clone(), stored(status.clone()));
+            }
         }
     }
     for (node, peer) in &plan.network.peers {

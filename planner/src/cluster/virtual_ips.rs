@@ -59,6 +59,9 @@ struct Claim {
     released: bool,
 }
 
+/// One that is declared, with what it asks for where that can be read.
+type Specified<'a> = (&'a ResourceKey, &'a DeclaredVirtualIp, Option<(VirtualIpSpec, IpNet)>);
+
 impl Claim {
     /// Whether its node may answer for the address.
     fn binds(&self) -> bool {
@@ -199,7 +202,7 @@ impl Pass<'_> {
         // Of two that want one address it is the older one's.
         let mut declared: Vec<(&ResourceKey, &DeclaredVirtualIp)> = snapshot.virtual_ips.iter().collect();
         declared.sort_by_key(|(key, declared)| (declared.create_revision, *key));
-        let specs: Vec<(&ResourceKey, &DeclaredVirtualIp, Option<(VirtualIpSpec, IpNet)>)> = declared
+        let specs: Vec<Specified<'_>> = declared
             .into_iter()
             .map(|(key, declared)| (key, declared, deciding.spec(key, declared)))
             .collect();
@@ -332,7 +335,7 @@ impl Deciding<'_, '_> {
             preferred,
         } = &spec.placement;
         let there = session(node).is_some() && node.known;
-        if !there || (!holder && !(node.reachable() && !node.rewrite)) {
+        if !there || (!holder && (!node.reachable() || node.rewrite)) {
             return Err("not ready");
         }
         match node.cordon {

@@ -152,6 +152,10 @@ fn holds(store: &Snapshot, guard: &Guard) -> bool {
             cordon.is_some_and(|stored| stored.mod_revision == *mod_revision)
         }
         Guard::SessionAbsent(node) => store.nodes.get(node).is_none_or(|entry| entry.session.is_none()),
+        Guard::SessionAt { node, create_revision } => {
+            let session = store.nodes.get(node).and_then(|entry| entry.session.as_ref());
+            session.is_some_and(|stored| stored.create_revision == *create_revision)
+        }
     }
 }
 
@@ -210,6 +214,11 @@ fn apply(store: &mut Snapshot, txn: &Txn) -> bool {
                 Status::ConfigFile(status) => {
                     store
                         .file_statuses
+                        .insert(key.clone(), stored(revision, status.clone()));
+                }
+                Status::VirtualIp(status) => {
+                    store
+                        .virtual_ip_statuses
                         .insert(key.clone(), stored(revision, status.clone()));
                 }
             }

@@ -389,11 +389,13 @@ struct Model {
     running: bool,
 }
 
+type Late = (i64, AssignmentWrite, BTreeMap<ResourceKey, (Status, i64)>);
+
 struct World {
     cluster: Cluster,
     models: BTreeMap<String, Model>,
     /// Transactions that were sent and not decided: with the epoch of their leader, and the revisions of statuses they saw.
-    late: Vec<(i64, AssignmentWrite, BTreeMap<ResourceKey, (Status, i64)>)>,
+    late: Vec<Late>,
     /// When each status was last written.
     statuses: BTreeMap<ResourceKey, i64>,
 }
