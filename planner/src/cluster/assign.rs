@@ -49,6 +49,7 @@ impl Pass<'_> {
             };
             if here.is_empty()
                 && !node.rewrite
+                && !floating.enrols(node)
                 && same_network
                 && same_virtual_ips
                 && !reseeded()

@@ -44,6 +44,8 @@ pub(super) struct Floating {
     told: Vec<(ResourceKey, VirtualIpStatus)>,
     ended: Vec<ResourceKey>,
     holders: Vec<Holder>,
+    /// There are virtual addresses.
+    any: bool,
 }
 
 /// That a node holds an address, or may.
@@ -81,6 +83,11 @@ enum Aim {
 impl Floating {
     pub(super) fn list(&self, node: u32) -> &[AssignedVirtualIp] {
         self.lists.get(&node).map_or(&[], Vec::as_slice)
+    }
+    /// Whether a node gets an assignment though there is nothing in it: who has applied none is granted nothing, for a first
+    /// one that is lost before its agent says that it has it would be known to nobody.
+    pub(super) fn enrols(&self, node: &Node<'_>) -> bool {
+        self.any && node.entry.assignment.is_none() && session(node).is_some() && node.known
     }
     pub(super) fn withdrawals(&self, node: u32) -> impl Iterator<Item = &Guard> {
         self.withdrawals.get(&node).into_iter().flatten()
@@ -177,6 +184,7 @@ impl Pass<'_> {
         if claims.is_empty() && snapshot.virtual_ips.is_empty() && snapshot.virtual_ip_statuses.is_empty() {
             return floating;
         }
+        floating.any = !snapshot.virtual_ips.is_empty();
         if !snapshot.complete || self.nodes.hold_all.is_some() {
             // Who holds what may not be all known: nothing changes hands, and nothing is said.
             for claim in claims.into_iter().filter(|claim| claim.listed) {
@@ -563,6 +571,10 @@ impl Deciding<'_, '_> {
         }
         if let Some(unknown) = self.unknown {
             return Err(Some(unknown.clone()));
+        }
+        let to = self.node(at);
+        if to.assignment.is_none() || applied(to) == Order::default() {
+            return Err(None);
         }
         let mut facts: BTreeSet<Guard> = about()
             .filter(|claim| !claim.alive)

@@ -354,7 +354,7 @@ fn a_lost_assignment_is_written_anew_and_moves_nothing() {
 fn who_cannot_hold_it_says_why() {
     let mut cluster = Cluster::of(1);
     declare(&mut cluster, "web", web());
-    cluster.pass();
+    settle(&mut cluster);
     let (order, list) = listed(&cluster, "n1");
     let agent = cluster.agents.get_mut(&name("n1")).expect("a node");
     agent.applied = order;
@@ -692,4 +692,19 @@ proptest! {
     fn never_do_two_nodes_hold_one_address(bytes in proptest::collection::vec(any::<u8>(), 30..600)) {
         history(&bytes)?;
     }
+}
+
+#[test]
+fn who_has_not_said_that_it_has_an_assignment_is_granted_nothing() {
+    let mut cluster = Cluster::of(2);
+    declare(&mut cluster, "web", web());
+    for _ in 0..3 {
+        // A leader plans, and no agent says anything.
+        cluster.pass();
+        assert!(granted(&cluster).is_empty(), "{:?}", granted(&cluster));
+        let enrolled = |entry: &planner::cluster::NodeEntry| entry.assignment.is_some();
+        assert!(cluster.snapshot.nodes.values().all(enrolled));
+    }
+    settle(&mut cluster);
+    assert_eq!(granted(&cluster).len(), 1);
 }
