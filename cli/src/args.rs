@@ -35,10 +35,10 @@ Commands:
   get describe status events audit lookup trace   look at it
   upload download secret login logout kv     files and secrets, registries
   logs exec run attach cp port-forward top images docker   near the containers
-  cordon uncordon drain node network virtualip expose hide   nodes, and what links them
+  cordon uncordon drain node virtualip network expose hide   nodes and links
   up install uninstall doctor                run Reeve here, or on many hosts
   server token init controller agent         the parts of it, by hand
-  login-cluster context person               work from a machine of your own
+  login-cluster context person               from a machine of your own
   explain schema completion version admin    know more; rare acts
 
 For many hosts: `reeve install` on each of them.

@@ -145,7 +145,9 @@ pub fn read(dir: &Path) -> Result<Table, TableError> {
     if text.len() as u64 > TABLE_LIMIT {
         return Err(TableError::Large { path });
     }
-    match serde_json::from_slice::<Table>(&text) {
+    // A list is no table, though its fields in order would do.
+    let object = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&text);
+    match object.and_then(|object| serde_json::from_value::<Table>(object.into())) {
         Ok(table) if table.listeners.len() > MAX_LISTENERS => Err(TableError::Large { path }),
         Ok(table) => Ok(table),
         Err(source) => Err(TableError::Broken { path, source }),
