@@ -8,9 +8,9 @@ export PROPTEST_RNG_SEED=${PROPTEST_RNG_SEED:-1}
 [ -e target/debug/incremental ] || export CARGO_INCREMENTAL=0
 cargo fmt --all --check
 cargo clippy --workspace --all-targets --locked -- -D warnings
-# All of the workspace, that what is built here is what test.sh runs.
+# All of the workspace, that what is built here is what test.sh runs; three at a time, for half of them mostly wait.
 if cargo nextest --version >/dev/null 2>&1; then
-  cargo nextest run --locked --workspace --lib --bins --tests -E 'not package(e2e)'
+  cargo nextest run --locked --workspace --lib --bins --tests --test-threads 3 -E 'not package(e2e)'
 else
   cargo test --locked --workspace --lib --bins --tests --exclude e2e
 fi

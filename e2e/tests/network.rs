@@ -210,7 +210,18 @@ impl Drop for Lines {
     }
 }
 
-/// What the web server's resolver is answered, all the time, and what nodes report meanwhile, as the store has it.
+/// Who asks for the names, by a C library's resolver.
+const ASKER: &str = "\
+---
+apiVersion: reeve/v1
+kind: Service
+metadata: {name: asker}
+spec:
+  container: {image: 'reeve/hello:1', command: [httpd, -f, -p, '80', -h, /www], stopGracePeriod: 1s}
+  placement: {nodeNames: [n1]}
+";
+
+/// What a resolver on the web server's host is answered, all the time, and what nodes report meanwhile, as the store has it.
 struct Watched {
     answers: Lines,
     store: Lines,
@@ -218,16 +229,16 @@ struct Watched {
 
 impl Cluster {
     fn watch(&self) -> Watched {
-        let web = self.lab.hosts[0].running();
-        let web = web.iter().find(|name| name.starts_with("default.web."));
+        let running = self.lab.hosts[0].running();
+        let asker = running.iter().find(|name| name.starts_with("default.asker."));
         let script = "while :; do for n in cache database; do set -- $(getent ahostsv4 $n); echo $n ${1:-none}; done; sleep 0.1; done";
-        let web = web.expect("web runs");
+        let asker = asker.expect("it runs");
         let mut store = Command::new("etcdctl");
         store
             .env("ETCDCTL_API", "3")
             .args(["--endpoints", &self.etcd.endpoints, "watch", "--prefix", "/reeve/"]);
         Watched {
-            answers: Lines::of(&mut self.lab.hosts[0].docker_command(&["exec", web, "sh", "-c", script])),
+            answers: Lines::of(&mut self.lab.hosts[0].docker_command(&["exec", asker, "sh", "-c", script])),
             store: Lines::of(&mut store),
         }
     }
@@ -338,7 +349,7 @@ fn an_application_of_three_hosts_is_found_by_name_when_it_moves_is_replaced_and_
                 format!("{one}  placement: {{nodeNames: [{node}]}}\n")
             })
             .collect();
-        documents.join("---\n")
+        documents.join("---\n") + ASKER
     };
     let apply = |cluster: &Cluster, cache: &str, database: &str| {
         let file = cluster.lab.file("application.yaml", &placed(cache, database));
@@ -374,11 +385,9 @@ fn an_application_of_three_hosts_is_found_by_name_when_it_moves_is_replaced_and_
     let (since, old) = (now(), address("cache"));
     apply(&cluster, "n3", "n3");
     let ended = watched.reported(since, "n2", "cache", true).map(|(time, _)| time);
-    eprintln!("moved");
     told.push(watched.follows("moved", since, "cache", "n3", ended.map(|end| (end, old.as_str()))));
     visit(&cluster, "after the cache moved");
 
-    eprintln!("visited");
     // Its container is taken away.
     let since = now();
     cluster.lab.hosts[2].docker(&["rm", "-f", "default.database.1.1"]);
