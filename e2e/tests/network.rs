@@ -274,9 +274,11 @@ impl Watched {
         over.next().map(|two| two[0].0)
     }
 
+    /// When each was asked for, which is when the one before had come, and what it was.
     fn answers(&self, service: &str) -> Vec<(u128, String)> {
-        let of = |(time, line): (u128, String)| Some((time, line.strip_prefix(service)?.trim().to_owned()));
-        self.answers.all().into_iter().filter_map(of).collect()
+        let all = self.answers.all();
+        let of = |two: &[(u128, String)]| Some((two[0].0, two[1].1.strip_prefix(service)?.trim().to_owned()));
+        all.windows(2).filter_map(of).collect()
     }
 
     /// After something was done: the name leads to where the instance is ready now, on this node. How long that took since it was
@@ -391,6 +393,12 @@ fn an_application_of_three_hosts_is_found_by_name_when_it_moves_is_replaced_and_
     // Its container is taken away.
     let since = now();
     cluster.lab.hosts[2].docker(&["rm", "-f", "default.database.1.1"]);
+    // Until it is noticed, reports say what was.
+    let (since, _) = eventually("that it is gone is noticed", 30, || {
+        watched
+            .reported(since, "n3", "database", true)
+            .ok_or_else(|| "it is reported ready".to_owned())
+    });
     told.push(watched.follows("taken away", since, "database", "n3", None));
     visit(&cluster, "after the database's container was taken away");
 
