@@ -494,12 +494,13 @@ impl<S: Store> Keeper<S> {
 
     /// What this host has, and what its link is then.
     async fn look(&mut self, network: &AssignedNetwork, conditions: &mut Vec<NodeCondition>) -> bool {
-        let mut trouble = |what: String| {
+        let mut say = |reason: &str, message: String| {
             conditions.push(NodeCondition {
-                reason: "NetworkDown".to_owned(),
-                message: what,
+                reason: reason.to_owned(),
+                message,
             });
         };
+        let mut trouble = |what: String| say("NetworkDown", what);
         if self.keys.is_none() {
             match Keys::open(&self.ground.dir.join(LINKS_DIR)) {
                 Ok(keys) => self.keys = Some(keys),
@@ -532,6 +533,9 @@ impl<S: Store> Keeper<S> {
         link.proof = self.proof(&link);
         if let Some(why) = &link.why {
             trouble(why.clone());
+        }
+        if let Some(why) = links::clash(&network.settings, &host) {
+            say("NetworkOverlaps", why);
         }
         self.here = Some(Here {
             probed,

@@ -612,6 +612,15 @@ fn the_bridge_is_put_back_with_all_that_hung_on_it() {
         assert_eq!(lab.of(2).connects(four(1, 3), 80), None, "{damage}: policies hold");
         echo(b"two2");
     }
+    // Something else of its name is in the way, until it is not.
+    lab.nodes[0]
+        .net
+        .ip("link del rv-t\nlink add rv-t type veth peer name other2\n");
+    on(&lab.nodes[0], async || lab.filters[0].look().await);
+    assert!(refusing(&lab.filters[0]));
+    lab.nodes[0].net.ip("link del rv-t\n");
+    lab.look(0);
+    until("all hangs there again", || lab.of(0).connects(four(1, 3), 80).is_some());
     // What never was there is the engine's to make, and what is another's hangs where it hangs.
     let bare = Filter::new(&id(), &parsed("n3"));
     let wanted = Wanted {

@@ -204,7 +204,14 @@ async fn status(common: &Common) -> Verdict {
             (None, true) => ("not yet", Tone::Busy),
         };
         let at = link.and_then(|link| link.public_endpoint.or(link.endpoints.first().copied()));
-        let of_network = ["NetworkDown", "LinkDown", "NamesDown", "PolicyDown", "WallsDown"];
+        let of_network = [
+            "NetworkDown",
+            "NetworkOverlaps",
+            "LinkDown",
+            "NamesDown",
+            "PolicyDown",
+            "WallsDown",
+        ];
         let conditions = report.map_or(&[][..], |report| &report.conditions);
         let conditions: Vec<_> = conditions
             .iter()

@@ -56,7 +56,7 @@ fn cluster_of(hosts: usize, backend: &str) -> Cluster {
     lab.reeve_exits(
         &endpoints,
         0,
-        &["network", "create", "--cidr", "10.88.0.0/16", "--backend", backend],
+        &["network", "create", "--cidr", "10.188.0.0/16", "--backend", backend],
     );
     for host in &mut lab.hosts {
         host.start_agent(&endpoints, &[]);
@@ -65,7 +65,7 @@ fn cluster_of(hosts: usize, backend: &str) -> Cluster {
         let text = String::from_utf8_lossy(&lab.reeve(&endpoints, &["network", "status"]).stdout).into_owned();
         let linked = text
             .lines()
-            .filter(|line| line.starts_with('n') && line.contains("10.88."))
+            .filter(|line| line.starts_with('n') && line.contains("10.188."))
             .count();
         if linked == hosts && !text.contains("not yet") && !text.contains("away") {
             Ok(())
@@ -372,7 +372,7 @@ fn an_application_of_three_hosts_is_found_by_name_when_it_moves_is_replaced_and_
     let watched = cluster.watch();
     eventually("the names are asked", 20, || {
         let last = watched.answers("database").pop();
-        last.filter(|(_, found)| found.starts_with("10.88."))
+        last.filter(|(_, found)| found.starts_with("10.188."))
             .ok_or_else(|| "not yet".to_owned())
     });
     let address = |service: &str| {

@@ -65,7 +65,7 @@ fn a_cache_at_localhost_is_followed_and_a_port_everywhere_is_answered_by_each_ho
     let etcd = lab.etcd(1);
     let endpoints = etcd.endpoints.clone();
     lab.control(&etcd);
-    let create = ["network", "create", "--cidr", "10.89.0.0/16", "--backend", "vxlan"];
+    let create = ["network", "create", "--cidr", "10.189.0.0/16", "--backend", "vxlan"];
     lab.reeve_exits(&endpoints, 0, &create);
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/debian-image.sh");
     for host in &mut lab.hosts {

@@ -80,7 +80,7 @@ impl Cluster {
         let etcd = lab.etcd(1);
         let endpoints = etcd.endpoints.clone();
         lab.control(&etcd);
-        lab.reeve_exits(&endpoints, 0, &["network", "create", "--cidr", "10.89.0.0/16"]);
+        lab.reeve_exits(&endpoints, 0, &["network", "create", "--cidr", "10.189.0.0/16"]);
         let mut addresses: Vec<String> = lab.hosts.iter().map(|host| host.address.clone()).collect();
         addresses.push(lab.address(254));
         certificates(&lab, &addresses);
@@ -200,7 +200,7 @@ fn names_pairs_ways_and_hosts_are_seen_as_they_are() {
     let said = cluster.eventually_says(&["lookup", "db", "--all-nodes"], 0, "the same");
     assert_eq!(said.matches("the same").count(), 2, "{said}");
     let (web, db) = (cluster.address("web"), cluster.address("db"));
-    assert!(said.contains(&db) && web.starts_with("10.89."), "{said}");
+    assert!(said.contains(&db) && web.starts_with("10.189."), "{said}");
     let said = cluster.exits(4, &["lookup", "cache"]);
     assert!(
         said.contains("there is no service cache with an address in namespace default"),

@@ -162,7 +162,8 @@ impl Filter {
     }
 
     async fn place(&self, state: &mut State, wanted: &Arc<Wanted>, look: bool) -> Result<(), String> {
-        let known = std::mem::take(&mut state.plugs);
+        // Kept where a look ends early: what hung here once is found by nothing else.
+        let known = state.plugs.clone();
         let bridge = &wanted.bridge;
         let mended = super::bridge::mend(wanted, state.card, &known).await?;
         if !mended.is_empty() {

@@ -66,8 +66,12 @@ async fn made(kernel: &Kernel, name: &str, done: Answer<()>) -> Result<(), Strin
 /// Whether a device leads to other hosts: not those of engines, of containers, or of ours.
 pub(super) fn leads_out(name: &str) -> bool {
     let bridge = name.strip_prefix("br-").is_some_and(|rest| rest.len() == 12);
-    let ours = name.starts_with("rv-") || (name.starts_with("rv") && name.len() == 13);
-    !(name == "lo" || name.starts_with("docker") || name.starts_with("veth") || bridge || ours)
+    !(name == "lo" || name.starts_with("docker") || name.starts_with("veth") || bridge || is_ours(name))
+}
+
+/// Whether some cluster's agent made it.
+fn is_ours(name: &str) -> bool {
+    name.starts_with("rv-") || (name.starts_with("rv") && name.len() == 13)
 }
 
 /// This host's addresses on devices that lead to others, and the size of packets there: of the device of its default route,
@@ -83,6 +87,12 @@ pub async fn host() -> Result<Host, WiresError> {
             .iter()
             .find(|link| link.index == index && link.up && leads_out(&link.name))
     };
+    let foreign = |(index, address): &(u32, IpNet)| {
+        let link = links.iter().find(|link| link.index == *index)?;
+        let theirs = !is_ours(&link.name) && !address.addr().is_loopback();
+        theirs.then(|| (link.name.clone(), *address))
+    };
+    let beside = all.iter().filter_map(foreign).collect();
     let addresses: BTreeSet<(u32, IpNet)> = all.into_iter().filter(|(index, _)| out(*index).is_some()).collect();
     let default = routes
         .iter()
@@ -99,6 +109,7 @@ pub async fn host() -> Result<Host, WiresError> {
     };
     Ok(Host {
         addresses: addresses.into_iter().map(|(_, address)| address).collect(),
+        beside,
         mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
     })
 }

@@ -34,6 +34,8 @@ pub struct Key(pub [u8; 32]);
 pub struct Host {
     /// Its addresses, each with the network it is directly in; those of bridges for containers are none of them.
     pub addresses: Vec<IpNet>,
+    /// Its devices that are not ours, each with its address and network: also bridges of engines.
+    pub beside: Vec<(String, IpNet)>,
     /// The largest packet on the way to other nodes, in bytes.
     pub mtu: u16,
 }
@@ -224,6 +226,20 @@ pub fn own(
         public_endpoint: public.or_else(|| global.first().map(at)),
         proof: None,
     }
+}
+
+/// What this host has inside the cluster's ranges that is not the cluster's: packets for one would be taken for the other's.
+#[must_use]
+pub fn clash(settings: &NetworkSettings, host: &Host) -> Option<String> {
+    let (device, address) = host
+        .beside
+        .iter()
+        .find(|(_, address)| in_ranges(settings, address.addr()))?;
+    Some(format!(
+        "{} of this host has the address {address}, inside of the cluster's network: give it one outside of it, else \
+         containers may reach neither",
+        words(device)
+    ))
 }
 
 /// The largest packet inside, in bytes, where `outside6` says that links may go over IPv6.

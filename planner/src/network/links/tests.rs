@@ -66,6 +66,7 @@ fn peer(node: &str, kind: LinkKind, number: u8) -> (NodeName, Peer) {
 fn host() -> Host {
     Host {
         addresses: vec!["192.168.7.1/24".parse().unwrap()],
+        beside: Vec::new(),
         mtu: 1500,
     }
 }
@@ -361,6 +362,27 @@ fn a_node_uses_the_kernel_where_it_can_and_says_what_would_help() {
 }
 
 #[test]
+fn a_host_says_which_of_its_own_addresses_lies_in_the_clusters_network() {
+    let settings = settings(Backend::Wireguard);
+    let beside = |networks: &[&str]| Host {
+        beside: networks
+            .iter()
+            .map(|network| ("eth0".to_owned(), network.parse().unwrap()))
+            .collect(),
+        ..host()
+    };
+    let free = beside(&["192.168.7.1/24", "10.209.255.255/8", "10.211.0.1/16", "fd00:211::1/64"]);
+    assert_eq!(clash(&settings, &free), None);
+    for network in ["10.210.9.1/24", "10.210.3.3/32", "fd00:210::9/64"] {
+        let why = clash(&settings, &beside(&["192.168.7.1/24", network])).unwrap();
+        assert!(
+            why.starts_with(&format!("eth0 of this host has the address {network}")),
+            "{why}"
+        );
+    }
+}
+
+#[test]
 fn a_node_says_its_private_addresses_first() {
     let host = Host {
         addresses: [
@@ -373,7 +395,7 @@ fn a_node_says_its_private_addresses_first() {
         ]
         .map(|address| address.parse().unwrap())
         .to_vec(),
-        mtu: 1500,
+        ..host()
     };
     let settings = settings(Backend::Wireguard);
     let link = own(Ok(LinkKind::Wireguard), Some(&key(3)), &settings, &host, None);
@@ -479,7 +501,7 @@ proptest! {
             .map(|(address, length)| IpNet::new(IpAddr::V4(Ipv4Addr::from(address)), length).unwrap())
             .chain(host().addresses)
             .collect();
-        let host = Host { addresses, mtu };
+        let host = Host { addresses, mtu, ..host() };
         let input = Input { cluster: &cluster(), node: &name("n1"), network: &network, own: &own, peers: &peers, host: &host };
         let links = links(&input);
         prop_assert_eq!(&links, &super::links(&input));
