@@ -332,8 +332,8 @@ impl Drop for Lab {
     }
 }
 
-/// Gives the host its view of the file system, with a machine id, a boot id and a memory that no other host has. Its engine and
-/// agents share it, as they do on a real one; what they mount is not seen outside.
+/// Gives the host its view of the file system, with a machine id, a boot id, a memory and links' sockets that no
+/// other host has. Its engine and agents share it, as they do on a real one; what they mount is not seen outside.
 fn boot(place: &Place, dir: &Path) {
     let own = dir.join("namespaces");
     std::fs::create_dir_all(&own).expect("a directory per host");
@@ -351,7 +351,7 @@ fn boot(place: &Place, dir: &Path) {
     succeed(Command::new("mount").args(["--bind", &own.to_string(), &own.to_string()]));
     succeed(Command::new("mount").args(["--make-private", &own.to_string()]));
     let script = format!(
-        "mount --bind {own}/machine-id /etc/machine-id && mount --bind {own}/boot-id /proc/sys/kernel/random/boot_id && mount -t tmpfs tmpfs /dev/shm"
+        "mount --bind {own}/machine-id /etc/machine-id && mount --bind {own}/boot-id /proc/sys/kernel/random/boot_id && mount -t tmpfs tmpfs /dev/shm && mkdir -p /run/wireguard && mount -t tmpfs tmpfs /run/wireguard"
     );
     succeed(
         Command::new("unshare")

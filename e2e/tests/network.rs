@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use e2e::{Etcd, Lab, eventually, holds_for, now};
 use serde_json::Value;
@@ -41,6 +41,16 @@ spec:
     command: [httpd, -f, -p, '5432', -h, /www]
     stopGracePeriod: 1s
   placement: {nodeNames: [n3]}
+";
+
+/// Those who must not notice anything.
+const OTHERS: &str = "\
+apiVersion: reeve/v1
+kind: Service
+metadata: {name: other}
+spec:
+  mode: global
+  container: {image: 'reeve/hello:1', command: [httpd, -f, -p, '80', -h, /www], stopGracePeriod: 1s}
 ";
 
 struct Cluster {
@@ -82,7 +92,7 @@ impl Cluster {
         let (host_name, port) = url.rsplit_once(':').unwrap_or((url, "80"));
         let script = format!(
             "set -e; found=$(getent ahostsv4 {host_name}); set -- $found; \
-             printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 3 $1 {port} | grep Hello"
+             printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 1 $1 {port} | grep Hello"
         );
         for host in &self.lab.hosts {
             for name in host.running() {
@@ -151,24 +161,7 @@ fn what_runs_on_three_hosts_is_found_by_name_over_encrypted_links() {
     let old = db.split(':').next().unwrap_or_default();
     assert!(!said.contains(old), "{said} was {old}");
 
-    // Somebody takes away the device that links one host to the others, and then the process behind another's.
-    let links = cluster.lab.hosts[0]
-        .within("ip", &["-brief", "link"])
-        .expect("links are listed");
-    let device = links
-        .lines()
-        .find_map(|line| line.split_whitespace().next().filter(|name| name.starts_with("rvw")));
-    let device = device.expect("a link").to_owned();
-    cluster.lab.hosts[0]
-        .within("ip", &["link", "del", &device])
-        .expect("it goes");
-    cluster.reaches("web", "db:5432", 20);
-    let names = cluster.lab.hosts[1].dir.join("agent/names/names.pid");
-    let held = std::fs::read(&names).expect("it says who it is");
-    let held: serde_json::Value = serde_json::from_slice(&held).expect("it says so in JSON");
-    let pid = held["pid"].as_u64().expect("a number").to_string();
-    e2e::succeed(Command::new("kill").args(["-9", &pid]));
-    cluster.reaches("cache", "db:5432", 20);
+    cluster.mends_what_is_damaged("db:5432");
 
     // With the store and the agents gone, names and traffic go on.
     let pid = cluster.lab.hosts[0].agent().pid();
@@ -177,6 +170,117 @@ fn what_runs_on_three_hosts_is_found_by_name_over_encrypted_links() {
     holds_for("names go on", Duration::from_secs(3), || {
         cluster.fetch("web", "db:5432").map(drop)
     });
+}
+
+impl Cluster {
+    /// All that the agent keeps on n1 is taken away, one after the other: each is put back, web reaches `url` again, and what passes
+    /// between other hosts notices nothing.
+    fn mends_what_is_damaged(&self, url: &str) {
+        let [n1, n2, n3] = self.lab.hosts.as_slice() else {
+            panic!("three hosts")
+        };
+        let within = |script: &str| n1.within("sh", &["-c", script]);
+        let device = |start: &str| {
+            let links = within("ip -brief link").expect("links are listed");
+            let mut names = links.lines().filter_map(|line| line.split([' ', '@']).next());
+            let found = names.find(|name| name.starts_with(start));
+            found.unwrap_or_else(|| panic!("no {start}: {links}")).to_owned()
+        };
+        let (link, bridge) = (device("rvw"), device("rv-"));
+        let table = within("nft list tables").expect("tables are listed");
+        let table = table.lines().find(|line| line.contains("inet reeve_net_"));
+        let table = table.expect("the filter's").trim_start_matches("table ").to_owned();
+        let killed = |file: &str| {
+            let file = n1.dir.join(file);
+            format!(
+                "kill -9 $(sed -n 's/.*\"pid\": *\\([0-9]*\\).*/\\1/p' {})",
+                file.display()
+            )
+        };
+        let manifest = self.lab.file("others.yaml", OTHERS);
+        self.lab
+            .reeve_exits(&self.etcd.endpoints, 0, &["apply", "-f", &manifest]);
+        let others = n2.running();
+        let other = others.iter().find(|name| name.starts_with("default.other."));
+        let target = n3.running();
+        let target = target.iter().find(|name| name.starts_with("default.other."));
+        let address = n3.docker(&["exec", target.expect("it runs on n3"), "hostname", "-i"]);
+        let pings = Lines::of(&mut n2.docker_command(&[
+            "exec",
+            other.expect("it runs on n2"),
+            "ping",
+            "-i",
+            "0.2",
+            address.trim(),
+        ]));
+        let sent = |line: &str| line.split_once("seq=")?.1.split(' ').next()?.parse::<u64>().ok();
+        eventually("others reach each other", 20, || {
+            let all = pings.all();
+            all.iter()
+                .find_map(|(_, line)| sent(line))
+                .map(drop)
+                .ok_or(format!("{all:?}"))
+        });
+        let damages = [
+            (
+                "the link's device",
+                format!("ip link del {link}"),
+                format!("ip link show {link}"),
+            ),
+            (
+                "the process of the link",
+                killed(&format!("agent/links/{link}.pid")),
+                format!("ip link show {link}"),
+            ),
+            (
+                "the link's peers",
+                format!(
+                    "python3 -c 'import socket; s = socket.socket(socket.AF_UNIX); s.connect(\"/run/wireguard/{link}.sock\"); \
+                     s.send(b\"set=1\\nreplace_peers=true\\n\\n\"); s.recv(99)'"
+                ),
+                "true".to_owned(),
+            ),
+            (
+                "the routes",
+                format!("ip route show dev {link} | while read r; do ip route del $r dev {link}; done"),
+                format!("ip route show dev {link} | grep -q ."),
+            ),
+            (
+                "the containers' bridge",
+                format!("ip link del {bridge}"),
+                format!("ip link show {bridge}"),
+            ),
+            (
+                "the bridge's address",
+                format!("ip addr flush dev {bridge}"),
+                format!("ip addr show {bridge} | grep -q inet"),
+            ),
+            (
+                "the filter",
+                format!("nft delete table {table}"),
+                format!("nft list table {table}"),
+            ),
+            ("the names' process", killed("agent/names/names.pid"), "true".to_owned()),
+        ];
+        let mut told = Vec::new();
+        for (what, damage, there) in damages {
+            let since = Instant::now();
+            within(&damage).unwrap_or_else(|error| panic!("{what}: {error}"));
+            eventually(&format!("{what}: put back"), 30, || {
+                within(&there)?;
+                self.fetch("web", url).map(drop)
+            });
+            told.push(format!("{what}: {} ms", since.elapsed().as_millis()));
+        }
+        let all: Vec<u64> = pings.all().iter().filter_map(|(_, line)| sent(line)).collect();
+        let lost = all.windows(2).filter(|two| two[1] != two[0] + 1).count();
+        println!(
+            "put back: {}; {} pings of others, {lost} gaps",
+            told.join(", "),
+            all.len()
+        );
+        assert_eq!(lost, 0, "others were disturbed: {all:?}");
+    }
 }
 
 /// Lines of a program, each with the time at which it came, until this is dropped.

@@ -16,6 +16,22 @@ fn agent_as(host: &Host, node: &str, seeds: &str, token: &str) -> Process {
     Process::start("the new host's agent", Some(&host.place), &host.binary, &args, &[], log)
 }
 
+/// The address of n2's instance, which one on n1 reaches over the cluster's network.
+fn reached_from_n1(n1: &Host) -> Result<String, String> {
+    let text = succeeds(n1, &["get", "instances", "-o", "wide"]);
+    let line = text.lines().find(|line| line.starts_with("web.n2 "));
+    let address = line.and_then(|line| line.split_whitespace().find(|word| word.starts_with("10.188.")));
+    let address = address.ok_or_else(|| text.clone())?.to_owned();
+    let running = n1.running();
+    let asker = running.first().ok_or("nothing runs on n1")?;
+    let output = e2e::run(&mut n1.docker_command(&["exec", asker, "ping", "-c", "1", "-W", "1", &address]));
+    if output.status.success() {
+        Ok(address)
+    } else {
+        Err(text + &String::from_utf8_lossy(&output.stdout))
+    }
+}
+
 #[test]
 fn another_host_takes_the_name_of_one_that_is_gone_and_what_it_ran() {
     let lab = Lab::new(3);
@@ -26,6 +42,7 @@ fn another_host_takes_the_name_of_one_that_is_gone_and_what_it_ran() {
     let seeds = n1.address.clone();
     let _server = server(n1, &seeds, &token);
     eventually("the seed serves", 60, || serves(n1));
+    succeeds(n1, &["network", "create", "--cidr", "10.188.0.0/16"]);
     let mut old = agent(n2, &seeds, &token);
     let _own = agent(n1, &seeds, &token);
     eventually("both nodes are there", 60, || {
@@ -37,6 +54,7 @@ fn another_host_takes_the_name_of_one_that_is_gone_and_what_it_ran() {
     succeeds(n1, &["apply", "-f", &manifest, "--yes"]);
     let before = n2.lives();
     assert_eq!(before.len(), 1);
+    let address = eventually("n1 reaches n2", 40, || reached_from_n1(n1));
     let others = n1.lives();
 
     // One that answers is not replaced by mistake, nor the seed that is asked; nor one that nobody knows.
@@ -81,6 +99,8 @@ fn another_host_takes_the_name_of_one_that_is_gone_and_what_it_ran() {
             found => Err(format!("{found:?}\n{text}")),
         }
     });
+    let kept = eventually("n1 reaches the new host", 40, || reached_from_n1(n1));
+    assert_eq!(kept, address, "what has an address keeps it");
 
     // The old one comes back: it is not let in, and keeps what it runs until somebody stops it there.
     n2.cut(false);
@@ -92,6 +112,9 @@ fn another_host_takes_the_name_of_one_that_is_gone_and_what_it_ran() {
         if told { Ok(()) } else { Err(text) }
     });
     assert!(back.alive(), "{}", back.output());
+    eventually("n1 reaches the new host, and not the old one", 20, || {
+        reached_from_n1(n1)
+    });
     assert_eq!(n2.lives(), before, "nothing was stopped or restarted");
     assert_eq!(n1.lives(), others, "nothing was stopped or restarted");
     assert_eq!(n3.lives().len(), 1);

@@ -29,6 +29,54 @@ metadata: {name: db-in}
 spec: {services: [db], ingress: [{from: [{service: cache}]}]}
 ";
 
+const SHOP: &str = "\
+apiVersion: reeve/v1
+kind: Service
+metadata: {name: till, namespace: shop}
+spec:
+  container: {image: 'reeve/hello:1', command: [httpd, -f, -p, '80', -h, /www], stopGracePeriod: 1s}
+  placement: {nodeNames: [n1]}
+---
+apiVersion: reeve/v1
+kind: Service
+metadata: {name: safe, namespace: shop}
+spec:
+  container: {image: 'reeve/hello:1', command: [httpd, -f, -p, '80', -h, /www], stopGracePeriod: 1s}
+  placement: {nodeNames: [n2]}
+";
+
+const RULES: &str = "\
+apiVersion: reeve/v1
+kind: NetworkPolicy
+metadata: {name: db-in}
+spec: {services: [db], ingress: [{from: [{service: web}, {namespace: shop, service: till}]}]}
+---
+apiVersion: reeve/v1
+kind: NetworkPolicy
+metadata: {name: safe-in, namespace: shop}
+spec: {services: [safe], ingress: [{from: [{service: till}]}]}
+";
+
+/// Each service with its namespace, the host it runs on, and its port.
+const SERVICES: [(&str, &str, usize, u16); 4] = [
+    ("web", "default", 0, 80),
+    ("db", "default", 1, 5432),
+    ("till", "shop", 0, 80),
+    ("safe", "shop", 1, 80),
+];
+
+/// Listens at what a cloud tells its machines their secrets at, and at a port of the host that is nobody's business.
+const LISTENER: &str = "
+import socket, threading
+def serve(address, port):
+    listener = socket.create_server((address, port))
+    print('ready', flush=True)
+    while True:
+        listener.accept()[0].close()
+threading.Thread(target=serve, args=('169.254.169.254', 80)).start()
+serve('0.0.0.0', 8123)
+";
+
 struct Cluster {
     lab: Lab,
     etcd: Etcd,
@@ -152,6 +200,56 @@ impl Cluster {
         self.lab.hosts[0].within("setpriv", &nobody)
     }
 
+    /// Which of these addresses a service's container connects to.
+    fn connects<'a>(&self, service: &str, to: &'a [String]) -> Result<Vec<&'a str>, String> {
+        let (_, namespace, host, _) = SERVICES.iter().find(|one| one.0 == service).expect("it is one");
+        let host = &self.lab.hosts[*host];
+        let start = format!("{namespace}.{service}.");
+        let found = host.running().into_iter().find(|name| name.starts_with(&start));
+        let container = found.ok_or_else(|| format!("{service} does not run"))?;
+        let script = "for at; do (nc -w 2 ${at%:*} ${at##*:} -e true 2>/dev/null && echo $at) & done; wait";
+        let mut words = vec!["exec", &container, "sh", "-c", script, "sh"];
+        words.extend(to.iter().map(String::as_str));
+        let said = succeed(&mut host.docker_command(&words));
+        Ok(to
+            .iter()
+            .map(String::as_str)
+            .filter(|at| said.lines().any(|line| line == *at))
+            .collect())
+    }
+
+    /// Waits until, of all pairs of services, these and no others connect; `trace` says the same of each.
+    fn only(&self, what: &str, allowed: &[(&str, &str)]) {
+        let at = |(service, namespace, _, port): &(&str, &str, usize, u16)| {
+            let said = self.exits(0, &["lookup", service, "-n", namespace, "-o", "name"]);
+            format!("{}:{port}", said.trim())
+        };
+        let addresses: Vec<String> = SERVICES.iter().map(at).collect();
+        for (from, ..) in SERVICES {
+            let pairs = SERVICES.iter().zip(&addresses);
+            let wanted: Vec<&str> = pairs
+                .filter(|((to, ..), _)| *to == from || allowed.contains(&(from, to)))
+                .map(|(_, address)| address.as_str())
+                .collect();
+            eventually(&format!("{what}: {from} connects to {wanted:?}"), 20, || {
+                let found = self.connects(from, &addresses)?;
+                if found == wanted {
+                    Ok(())
+                } else {
+                    Err(format!("{found:?}"))
+                }
+            });
+        }
+        for (from, namespace, ..) in SERVICES {
+            for (to, other, _, port) in SERVICES.iter().filter(|to| to.0 != from) {
+                let (source, target) = (format!("{namespace}/{from}.1"), format!("{other}/{to}.1:{port}"));
+                let (code, said) = self.says(&["trace", &source, &target]);
+                let passes = allowed.contains(&(from, to));
+                assert_eq!(code, if passes { 0 } else { 4 }, "{what}: {source} to {target}: {said}");
+            }
+        }
+    }
+
     /// What n1's server answers to n1 itself.
     fn dig(&self, server: &str, name: &str) -> String {
         let at = format!("@{server}");
@@ -219,6 +317,59 @@ fn names_pairs_ways_and_hosts_are_seen_as_they_are() {
     cluster.eventually_says(&["trace", "web.1", "db.1:5432"], 4, stops);
     cluster.exits(0, &["delete", "networkpolicy", "db-in", "--yes"]);
     cluster.eventually_says(&["trace", "web.1", "db.1:5432"], 0, "passes");
+
+    // Between namespaces nothing passes but what a rule allows, and nothing to what keeps the cluster.
+    let shop = cluster.lab.file("shop.yaml", SHOP);
+    cluster.exits(0, &["apply", "-f", &shop, "--timeout", "60s"]);
+    let within = [("web", "db"), ("db", "web"), ("till", "safe"), ("safe", "till")];
+    cluster.only("without policies", &within);
+    let rules = cluster.lab.file("rules.yaml", RULES);
+    cluster.exits(0, &["apply", "-f", &rules, "--no-wait"]);
+    let ruled = [
+        ("web", "db"),
+        ("till", "db"),
+        ("db", "web"),
+        ("till", "safe"),
+        ("safe", "till"),
+    ];
+    cluster.only("with policies", &ruled);
+    cluster.exits(0, &["delete", "networkpolicy", "db-in", "--yes"]);
+    cluster.exits(0, &["delete", "networkpolicy", "safe-in", "-n", "shop", "--yes"]);
+    cluster.only("without policies again", &within);
+    let host = &cluster.lab.hosts[0];
+    host.within("ip", &["addr", "add", "169.254.169.254/32", "dev", "lo"])
+        .expect("an address");
+    let python = std::path::Path::new("/usr/bin/env");
+    let log = cluster.lab.dir().join("listener.log");
+    let listener = e2e::Process::start(
+        "listener",
+        Some(&host.place),
+        python,
+        &["python3", "-c", LISTENER],
+        &[],
+        log,
+    );
+    eventually("two ports are open", 20, || {
+        match listener.output().matches("ready").count() {
+            2 => Ok(()),
+            _ => Err(listener.output()),
+        }
+    });
+    let (store, open) = (
+        cluster.etcd.endpoints.replace("http://", ""),
+        format!("{}:8123", host.address),
+    );
+    let mut doors = vec![store, "169.254.169.254:80".to_owned(), open.clone()];
+    doors.extend(cluster.lab.hosts.iter().map(|host| format!("{}:9466", host.address)));
+    for door in &doors {
+        let (address, port) = door.rsplit_once(':').expect("a port");
+        host.within("busybox", &["nc", "-w", "2", address, port, "-e", "true"])
+            .unwrap_or_else(|error| panic!("the host reaches {door}: {error}"));
+    }
+    for (service, ..) in SERVICES {
+        assert_eq!(cluster.connects(service, &doors), Ok(vec![open.as_str()]), "{service}");
+    }
+    drop(listener);
 
     // A host that is hidden, exposed, and hidden again.
     let (near, far) = (format!("http://{web}/"), format!("http://{db}:5432/"));
