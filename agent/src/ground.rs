@@ -9,9 +9,10 @@ use std::io::{ErrorKind, Read as _};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
+use network::detached::{Ends, Place};
 use network::links::{Changes, Setup, Wires, host, own_verb, probe};
 use network::names::{self, Part, Sees, Server, Settings};
 use network::wireguard::Keys;
@@ -39,6 +40,8 @@ use crate::walls::filter::{Filter, Running, Wanted};
 const LOOK: Duration = Duration::from_secs(2);
 /// What comes at once is answered at once.
 const GATHER: Duration = Duration::from_millis(10);
+/// A process that ended is started again at once, if that was not done just before.
+const AGAIN: Duration = Duration::from_secs(2);
 /// A host's addresses, and what its kernel can do, are asked for anew after so many looks.
 const LOOKS_TO_HOST: u32 = 15;
 const PEERS_FILE: &str = "peers.json";
@@ -177,6 +180,8 @@ pub async fn keep<S: Store>(ground: Ground<S>, shutdown: Shutdown) {
         said: BTreeSet::new(),
     };
     let mut changes: Option<Changes> = None;
+    let mut ends = Ends::of(keeper.places());
+    let mut ended: Option<Instant> = None;
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -202,6 +207,7 @@ pub async fn keep<S: Store>(ground: Ground<S>, shutdown: Shutdown) {
             () = news(&mut endpoints) => of_endpoints = true,
             () = news(&mut policies) => of_policies = true,
             () = heard, if has_network => tokio::time::sleep(GATHER).await,
+            () = ends.wait(), if has_network && ended.is_none_or(|at| at.elapsed() > AGAIN) => ended = Some(Instant::now()),
             _ = look.tick() => {}
         }
         if of_peers && let Some(cache) = peers.as_ref().and_then(Reader::snapshot) {
@@ -215,6 +221,9 @@ pub async fn keep<S: Store>(ground: Ground<S>, shutdown: Shutdown) {
         }
         let now = local.borrow_and_update().clone();
         keeper.converge(now).await;
+        if has_network {
+            ends.follow().await;
+        }
     }
 }
 
@@ -418,6 +427,15 @@ impl<S: Store> Keeper<S> {
             policies: &self.policies,
         };
         conditions.extend(self.relays.keep(&wanted).await);
+    }
+
+    /// Where the processes are that go on without the agent.
+    fn places(&self) -> Vec<Place> {
+        let server = Server {
+            dir: self.names_dir(),
+            listen: Vec::new(),
+        };
+        vec![server.place(), self.relays.process()]
     }
 
     fn names_dir(&self) -> PathBuf {

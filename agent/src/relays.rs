@@ -64,6 +64,10 @@ impl Relays {
         }
     }
 
+    pub fn process(&self) -> network::detached::Place {
+        self.relay.place()
+    }
+
     /// Sees to it that what is wanted is open. What is wrong with that is returned.
     pub async fn keep(&mut self, wanted: &Wanted<'_>) -> Vec<NodeCondition> {
         let (table, left_out) = table(&Input {

@@ -1,11 +1,12 @@
 //! Programs of ours that outlive who started them: links and names go on while the agent is restarted or upgraded. The agent
 //! calls [`look`], [`start`] and [`stop`]; the program itself calls [`hold`] first of all. Whether one runs is asked of the
 //! kernel: it holds a lock on its pid file, which ends with it, so no number of a process is ever guessed or mistaken.
-//! These calls wait, by the millisecond: not for an asynchronous thread.
+//! These calls wait, by the millisecond: not for an asynchronous thread; [`Ends`] is for one, and tells when a program ends.
 
 use std::ffi::{CString, OsString};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -15,6 +16,8 @@ use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use rustix::process::{Flock, FlockType, Pid, PidfdFlags, Signal, fcntl_getlk, pidfd_open, pidfd_send_signal, setsid};
 use serde::{Deserialize, Serialize};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// The largest log in bytes; the one before it is kept beside it.
 const LOG_LIMIT: u64 = 1 << 20;
@@ -251,6 +254,51 @@ pub fn stop(place: &Place, patience: Duration) -> Result<(), DetachedError> {
     asked
 }
 
+/// Tells of the end of programs, when they end: the kernel says so.
+#[derive(Debug)]
+pub struct Ends {
+    places: Vec<Place>,
+    /// Those that ran when they were looked for last.
+    followed: Vec<AsyncFd<OwnedFd>>,
+}
+
+impl Ends {
+    #[must_use]
+    pub fn of(places: Vec<Place>) -> Self {
+        Self {
+            places,
+            followed: Vec::new(),
+        }
+    }
+
+    /// Follows those that run now. One that cannot be followed is looked for the next time.
+    pub async fn follow(&mut self) {
+        let places = self.places.clone();
+        let found = tokio::task::spawn_blocking(move || {
+            let running = places.iter().filter_map(|place| look(place).ok()??.pid);
+            running
+                .filter_map(|pid| pidfd_open(pid, PidfdFlags::NONBLOCK).ok())
+                .collect::<Vec<_>>()
+        });
+        let found = found.await.unwrap_or_default().into_iter();
+        #[expect(
+            deprecated,
+            reason = "what takes its place is unsafe; an OwnedFd is closed by nobody else"
+        )]
+        let readable = |fd| AsyncFd::with_interest(fd, Interest::READABLE).ok();
+        self.followed = found.filter_map(readable).collect();
+    }
+
+    /// Until one of those that are followed has ended; for ever where none is.
+    pub async fn wait(&self) {
+        if self.followed.is_empty() {
+            return std::future::pending().await;
+        }
+        let ends = self.followed.iter().map(|one| Box::pin(one.readable()));
+        drop(futures::future::select_all(ends).await);
+    }
+}
+
 fn signal_until_gone(place: &Place, signal: Signal, patience: Duration) -> Result<(), DetachedError> {
     let refused = |error: Errno| DetachedError::Signal {
         name: place.name.clone(),
@@ -450,6 +498,29 @@ mod tests {
         stop(&place, Duration::ZERO).unwrap();
         let second = start(&program(dir.path(), "runs")).unwrap();
         assert_ne!(second.pid, first.pid);
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_program_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = place(dir.path());
+        let _ends = Ends(place.clone());
+        let mut followed = super::Ends::of(vec![place.clone()]);
+        for _ in 0..2 {
+            let told = async |followed: &super::Ends| {
+                let limit = tokio::time::timeout(Duration::from_millis(50), followed.wait());
+                limit.await.is_ok()
+            };
+            followed.follow().await;
+            assert!(!told(&followed).await, "none runs");
+            let running = start(&program(dir.path(), "runs")).unwrap();
+            followed.follow().await;
+            assert!(!told(&followed).await, "it runs");
+            let process = pidfd_open(running.pid.unwrap(), PidfdFlags::empty()).unwrap();
+            pidfd_send_signal(&process, Signal::KILL).unwrap();
+            followed.wait().await;
+            until("it is gone", || look(&place).unwrap().is_none());
+        }
     }
 
     #[test]
