@@ -22,6 +22,8 @@ if has fleet; then
     echo "== fleet: $agents agents, a real etcd and controller"
     AGENTS=$agents ROUNDS=3 example e2e fleet_bench
   done
+  echo "== fleet: 256 agents in a network of 5,000 services, and one more that comes"
+  AGENTS=256 SERVICES=5000 ROUNDS=7 example e2e fleet_bench
 fi
 if has controller; then
   echo "== controller: 5,000 nodes, 150 services of 1,000 (goal: 120 MB)"

@@ -1,6 +1,8 @@
 //! A whole fleet on one machine: a real etcd, a real `reeve controller`, and as many agents as asked for, each with its own
 //! connection, session, watch and report, that say of every instance at once that it runs. What an engine takes is not in
-//! these figures. Run by `make bench` with `AGENTS` (5,000) and `ROUNDS` (7); prints and judges nothing.
+//! these figures. Run by `make bench` with `AGENTS` (5,000) and `ROUNDS` (7), and with `SERVICES` (none): then the cluster has a network
+//! and so many services of one instance, and it is measured how long after a node has come all others know its link. Prints
+//! and judges nothing.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,10 +18,11 @@ use runtime::{
 use schemas::keys::{Key, Root};
 use schemas::names::NodeName;
 use schemas::records::{
-    Addresses, Assigned, AssignedState, Assignment, Capacity, ClusterId, ClusterMarker, Engine, NodeFacts, Phase,
-    Record, Report, ReportedInstance, SchemaVersion, SessionRecord,
+    Addresses, Assigned, AssignedState, Assignment, Capacity, ClusterId, ClusterMarker, Engine, NodeFacts, NodeLink,
+    Phase, Record, Report, ReportedInstance, SchemaVersion, SessionRecord,
 };
 use schemas::units::{ByteSize, Cpu};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::{Notify, Semaphore};
 
 /// Instances on every node before the measured change comes.
@@ -40,6 +43,8 @@ struct Fleet {
     moved: Notify,
     /// Agents that open a connection at the same moment.
     joining: Semaphore,
+    /// Where the cluster has a network: told when an agent knows of a node's link.
+    linked: Option<UnboundedSender<(NodeName, Instant)>>,
 }
 
 impl Fleet {
@@ -71,12 +76,40 @@ fn reported(one: &Assigned) -> ReportedInstance {
         container: Some("0123456789ab".to_owned()),
         restarts: 0,
         ports: one.ports.clone(),
-        addresses: Vec::new(),
+        addresses: one.address.map(Into::into).into_iter().collect(),
         exit_code: None,
         next: None,
         failing: None,
         conditions: Vec::new(),
         image: None,
+    }
+}
+
+/// A link of WireGuard, as a node says it.
+fn link(number: usize) -> NodeLink {
+    let [.., third, fourth] = number.to_be_bytes();
+    let said = serde_json::json!({
+        "kind": "wireguard",
+        "key": format!("{number:0>42}A="),
+        "endpoints": [format!("192.168.{third}.{fourth}:51820")],
+    });
+    serde_json::from_value(said).expect("a link")
+}
+
+/// Follows the other nodes' links, as every agent does.
+async fn peers(store: EtcdStore, fleet: Arc<Fleet>, linked: UnboundedSender<(NodeName, Instant)>) {
+    let prefix = Prefix::new(fleet.root.prefix("peers")).expect("a prefix");
+    let mut reader = reflect(store, prefix, ReflectOptions::default(), &fleet.shutdown);
+    let mut known = BTreeSet::new();
+    while reader.changed().await.is_ok() {
+        let Some(cache) = reader.snapshot() else { continue };
+        for kv in cache.keys.iter() {
+            if let Some(Key::Peer(node)) = fleet.root.parse(&kv.key)
+                && known.insert(node.clone())
+            {
+                let _ = linked.send((node, Instant::now()));
+            }
+        }
     }
 }
 
@@ -106,7 +139,7 @@ async fn agent(fleet: Arc<Fleet>, number: usize) {
             .await
             .expect("a session");
         let facts = NodeFacts {
-            link: None,
+            link: fleet.linked.as_ref().map(|_| link(number)),
             schema_version: SchemaVersion::default(),
             cluster: fleet.cluster.clone(),
             node: node.clone(),
@@ -126,6 +159,9 @@ async fn agent(fleet: Arc<Fleet>, number: usize) {
         assert!(matches!(store.commit(txn).await, Ok(Outcome::Committed { .. })));
         (store, held)
     };
+    if let Some(linked) = fleet.linked.clone() {
+        tokio::spawn(peers(store.clone(), fleet.clone(), linked));
+    }
     let fence = Fence::session(&held);
     let key = fleet.root.key(&Key::Assignment(node.clone()));
     let prefix = Prefix::exact(key.clone()).expect("a key without a slash at its end");
@@ -182,15 +218,15 @@ async fn agent(fleet: Arc<Fleet>, number: usize) {
     }
 }
 
-fn service(name: &str) -> String {
+fn service(name: &str, many: &str) -> String {
     format!(
-        "apiVersion: reeve/v1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n  mode: global\n  container:\n    image: reeve/hello:1\n    resources: {{requests: {{cpu: 10m, memory: 16Mi}}}}\n"
+        "apiVersion: reeve/v1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n  {many}\n  container:\n    image: reeve/hello:1\n    resources: {{requests: {{cpu: 10m, memory: 16Mi}}}}\n"
     )
 }
 
-async fn put(store: &EtcdStore, root: &Root, name: &str) {
+async fn put(store: &EtcdStore, root: &Root, name: &str, many: &str) {
     let key = format!("{root}desired/default/service/{name}");
-    let txn = person::txn().put(key, service(name), Guard::Any);
+    let txn = person::txn().put(key, service(name, many), Guard::Any);
     assert!(matches!(store.commit(txn).await, Ok(Outcome::Committed { .. })));
 }
 
@@ -252,14 +288,81 @@ async fn wake_ups(store: &EtcdStore, fleet: &Arc<Fleet>, watchers: usize, puts: 
     times
 }
 
+fn controller(etcd: &Etcd, dir: &std::path::Path) -> Process {
+    let args = ["controller", "--etcd", &etcd.endpoints()];
+    Process::start("controller", None, &reeve(), &args, &[], dir.join("controller.log"))
+}
+
+/// How long after a node has written what it has all others know its link, while the store holds so many services with addresses.
+async fn joins(
+    store: &EtcdStore,
+    fleet: &Arc<Fleet>,
+    agents: usize,
+    services: usize,
+    rounds: usize,
+    linked: &mut UnboundedReceiver<(NodeName, Instant)>,
+) {
+    for index in 0..agents {
+        tokio::spawn(agent(fleet.clone(), index));
+    }
+    let mut known = 0;
+    while known < agents * agents {
+        linked.recv().await.expect("agents go on");
+        known += 1;
+    }
+    println!("{agents} nodes know each other's links");
+    let begun = Instant::now();
+    for index in 0..services {
+        put(store, &fleet.root, &format!("one{index}"), "replicas: 1").await;
+    }
+    fleet
+        .until("all services run", |fleet| {
+            fleet.running.load(Ordering::Relaxed) == services
+        })
+        .await;
+    println!(
+        "{services} services of one instance with an address: written to all acknowledged in {:.1} s",
+        begun.elapsed().as_secs_f64()
+    );
+    let mut times = Vec::new();
+    for round in 0..rounds {
+        let begun = Instant::now();
+        tokio::spawn(agent(fleet.clone(), agents + round));
+        let name: NodeName = format!("n{:04}", agents + round).parse().expect("a node's name");
+        let (mut others, mut last) = (0, begun);
+        // Its own agent hears of it too.
+        while others < agents + round + 1 {
+            let (node, at) = linked.recv().await.expect("agents go on");
+            if node == name {
+                (others, last) = (others + 1, last.max(at));
+            }
+        }
+        times.push(last - begun);
+    }
+    times.sort();
+    println!(
+        "from the start of a node's agent until all of {agents} nodes know its link: median {:.0} ms, most {:.0} ms of {rounds} (goal 2 s)",
+        times[times.len() / 2].as_secs_f64() * 1e3,
+        times[times.len() - 1].as_secs_f64() * 1e3
+    );
+}
+
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
     let (agents, rounds) = (number("AGENTS", 5_000), number("ROUNDS", 7));
+    let services = number("SERVICES", 0);
     let dir = tempfile::tempdir().expect("a directory");
     let etcd = Etcd::start_with(1, &["--quota-backend-bytes=8589934592"]).await;
     let store = etcd.store().await;
     let ran = run(std::process::Command::new(reeve()).args(["init", "--etcd", &etcd.endpoints()]));
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    if services > 0 {
+        let etcd = etcd.endpoints();
+        let create = ["network", "create", "--cidr", "10.128.0.0/9", "--etcd", &etcd];
+        let ran = run(std::process::Command::new(reeve()).args(create));
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    }
+    let (tell, mut linked) = tokio::sync::mpsc::unbounded_channel();
     let root = Root::default();
     let marker = store
         .get(root.key(&Key::Cluster).as_bytes())
@@ -276,8 +379,18 @@ async fn main() {
         again: AtomicUsize::new(0),
         moved: Notify::new(),
         joining: Semaphore::new(64),
+        linked: (services > 0).then_some(tell),
     });
 
+    if services > 0 {
+        let controller = controller(&etcd, dir.path());
+        joins(&store, &fleet, agents, services, rounds, &mut linked).await;
+        println!(
+            "resident memory of the controller: {} MB",
+            resident_mb(controller.pid())
+        );
+        return;
+    }
     let times = wake_ups(&store, &fleet, agents.min(1_000), 500).await;
     println!(
         "from an answered write of 6 kB to the one of {} watchers it is for: median {:.1} ms, p99 {:.1} ms (goal 3 ms)",
@@ -286,15 +399,7 @@ async fn main() {
         times[times.len() * 99 / 100].as_secs_f64() * 1e3
     );
 
-    let log = dir.path().join("controller.log");
-    let controller = Process::start(
-        "controller",
-        None,
-        &reeve(),
-        &["controller", "--etcd", &etcd.endpoints()],
-        &[],
-        log,
-    );
+    let controller = controller(&etcd, dir.path());
     let begun = Instant::now();
     for index in 0..agents {
         tokio::spawn(agent(fleet.clone(), index));
@@ -306,7 +411,7 @@ async fn main() {
     // Leaders take a node as ready when they have seen it; the first service shows when all are.
     let begun = Instant::now();
     for index in 0..BASE {
-        put(&store, &root, &format!("base{index}")).await;
+        put(&store, &root, &format!("base{index}"), "mode: global").await;
     }
     fleet
         .until("the base runs", |fleet| {
@@ -324,7 +429,7 @@ async fn main() {
     for round in 0..rounds {
         let name = format!("more{round}");
         let begun = Instant::now();
-        put(&store, &root, &name).await;
+        put(&store, &root, &name, "mode: global").await;
         names.insert(name);
         let wanted = agents * (BASE + names.len());
         fleet
