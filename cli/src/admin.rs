@@ -6,22 +6,25 @@ use std::io::Read;
 use runtime::{EtcdStore, Guard, KeyValue, Outcome, Prefix, Store, person};
 use schemas::keys::{Key, Root};
 use schemas::names::NodeName;
-use schemas::records::{Breaker, ClusterId, ClusterMarker, Digest, Moved, Record};
+use schemas::records::{Breaker, ClusterId, ClusterMarker, Digest, Moved, NetworkSettings, Record};
 use serde_json::json;
 
 use crate::Verdict;
+use crate::args::network::InitArgs;
 use crate::args::{AcceptArgs, AdminVerb, Common, MigrateArgs};
 use crate::connect::{self, Connection, Marker, TlsFlags, connect};
 use crate::edit;
 use crate::failure::{Exit, Failure};
+use crate::network;
 use crate::orphan;
 use crate::output::{self, Format, print};
 use crate::rotate;
 use crate::view::View;
 
-pub async fn init(common: &Common) -> Verdict {
+pub async fn init(common: &Common, args: &InitArgs) -> Verdict {
+    let network = args.network().map(|args| network::settings(&args)).transpose()?;
     let connection = connect(common).await?;
-    match found(&connection.store, &connection.root).await? {
+    match found(&connection.store, &connection.root, network.as_ref()).await? {
         Founded::New(id) => {
             crate::audit::begin(&connection);
             match common.output {
@@ -33,6 +36,9 @@ pub async fn init(common: &Common) -> Verdict {
                         "cluster {id} is made, under `{}` in {}\n",
                         connection.root, connection.endpoints
                     ));
+                    if let Some(network) = &network {
+                        print(&format!("its network: {}\n", network::in_words(network)));
+                    }
                     print(&format!(
                         "next: reeve controller --etcd {0}\n      reeve agent --etcd {0}\n",
                         connection.endpoints
@@ -64,13 +70,16 @@ pub enum Founded {
 }
 
 /// Writes the marker where there is none.
-pub async fn found(store: &EtcdStore, root: &Root) -> Result<Founded, Failure> {
+pub async fn found(store: &EtcdStore, root: &Root, network: Option<&NetworkSettings>) -> Result<Founded, Failure> {
     let mut random = [0; 16];
     std::fs::File::open("/dev/urandom")
         .and_then(|mut file| file.read_exact(&mut random))
         .map_err(|error| Failure::new(Exit::Failed, "cannot draw a cluster id from /dev/urandom").because(&error))?;
     let id = ClusterId::from_random(random);
-    let marker = ClusterMarker::first(id.clone());
+    let marker = ClusterMarker {
+        network: network.cloned(),
+        ..ClusterMarker::first(id.clone())
+    };
     let txn = person::txn().put(root.key(&Key::Cluster), marker.encode(), Guard::Absent);
     match store.commit(txn).await? {
         Outcome::Committed { revision: _ } => Ok(Founded::New(id)),

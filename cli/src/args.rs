@@ -152,8 +152,10 @@ pub struct Common {
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Make a store a cluster, once
-    #[command(after_help = "Example: reeve init --etcd https://10.0.0.1:2379 --ca ca.pem --cert me.pem --key me.key")]
-    Init,
+    #[command(
+        after_help = "Example: reeve init --etcd https://10.0.0.1:2379 --ca ca.pem --cert me.pem --key me.key\n         reeve init --network 10.99.0.0/16"
+    )]
+    Init(network::InitArgs),
     /// Run a controller; any number may run, one leads
     #[command(
         after_help = "Example: reeve controller --etcd https://10.0.0.1:2379,https://10.0.0.2:2379 \\\n           --ca ca.pem --cert controller.pem --key controller.key"

@@ -174,7 +174,7 @@ fn said(verb: &Verb) -> Option<(&'static str, Vec<String>)> {
             Some(ImagesVerb::Prune(args)) if !args.dry_run => ("images prune", none()),
             Some(ImagesVerb::Prune(_)) | None => return None,
         },
-        Verb::Init => ("init", none()),
+        Verb::Init(_) => ("init", none()),
         // Of a seed by itself; a node's host has no right to write here, and the seed that lets it in or out does.
         Verb::Install(args) if !args.dry_run && !args.status && !args.supervise => ("install", none()),
         Verb::Uninstall(_) => ("uninstall", none()),

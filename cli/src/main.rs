@@ -110,7 +110,7 @@ fn run(common: &args::Common, verb: &Verb) -> Verdict {
         Verb::Validate(args) => check::validate(common, args),
         Verb::Explain(args) => check::explain(args),
         Verb::Schema(args) => check::schema(args),
-        Verb::Init => ask(admin::init(common)),
+        Verb::Init(args) => ask(admin::init(common, args)),
         Verb::Apply(args) => ask(apply::apply(common, args)),
         Verb::Plan(args) => ask(apply::plan(common, args)),
         Verb::Get(args) => ask(get::get(common, args)),

@@ -25,7 +25,8 @@ pub async fn network(common: &Common, verb: &NetworkVerb) -> Verdict {
     }
 }
 
-fn settings(args: &NetworkCreateArgs) -> Result<NetworkSettings, Failure> {
+/// The network that is asked for, if it can be.
+pub(crate) fn settings(args: &NetworkCreateArgs) -> Result<NetworkSettings, Failure> {
     let backend = match args.backend {
         BackendWord::Wireguard => Backend::Wireguard,
         BackendWord::WireguardUser => Backend::WireguardUser,
@@ -137,7 +138,7 @@ fn kind(kind: LinkKind) -> &'static str {
     }
 }
 
-fn in_words(settings: &NetworkSettings) -> String {
+pub(crate) fn in_words(settings: &NetworkSettings) -> String {
     let sixth = settings.cidr6.map(|range| format!(" and {range}")).unwrap_or_default();
     format!(
         "{}{sixth}, a /{} for each node, by {}, names under {}",

@@ -275,7 +275,7 @@ async fn continue_or_found(connection: &Connection, dir: &Path) -> Result<(Marke
             file.display()
         )));
     }
-    let new = matches!(found(&connection.store, &connection.root).await?, Founded::New(_));
+    let new = matches!(found(&connection.store, &connection.root, None).await?, Founded::New(_));
     Ok((connection.marker().await?, new))
 }
 

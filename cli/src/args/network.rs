@@ -1,6 +1,6 @@
 //! The command line of the cluster's network.
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::{Ipv4Net, Ipv6Net};
 
 #[derive(Debug, Subcommand)]
@@ -16,6 +16,35 @@ pub enum NetworkVerb {
         after_help = "Agents are asked as for `reeve top`; those that do not answer are named. In a cell, ! is loss, ? is not known.\nExample: reeve network status -o wide"
     )]
     Status,
+}
+
+/// Of `reeve init`.
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// Give the cluster a network at once, of this private range; `reeve network create` has more choices, and does it later
+    #[arg(long, value_name = "RANGE")]
+    pub network: Option<Ipv4Net>,
+    /// What carries traffic between nodes
+    #[arg(long, value_enum, default_value_t = BackendWord::Wireguard, requires = "network")]
+    pub backend: BackendWord,
+}
+
+impl InitArgs {
+    /// The network that is asked for.
+    pub fn network(&self) -> Option<NetworkCreateArgs> {
+        let usual = NetworkCreateOnly::parse_from(["create"]).args;
+        self.network.map(|cidr| NetworkCreateArgs {
+            cidr,
+            backend: self.backend,
+            ..usual
+        })
+    }
+}
+
+#[derive(Debug, Parser)]
+struct NetworkCreateOnly {
+    #[command(flatten)]
+    args: NetworkCreateArgs,
 }
 
 #[derive(Debug, Args)]

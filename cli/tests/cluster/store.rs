@@ -125,6 +125,20 @@ fn a_store_becomes_a_cluster_once() {
     let (_, err) = lab.exits(4, &["init"]);
     assert!(err.contains(out.trim()), "{err}");
     let other = lab.exits(0, &["init", "--prefix", "/other/", "-o", "name"]).0;
+    let networked = ["init", "--prefix", "/networked/", "--network"];
+    let (_, err) = lab.exits(2, &[networked.as_slice(), &["8.0.0.0/8"]].concat());
+    assert!(err.contains("8.0.0.0/8"), "{err}");
+    lab.exits(2, &["init", "--prefix", "/networked/", "--backend", "vxlan"]);
+    let (out, _) = lab.exits(
+        0,
+        &[networked.as_slice(), &["10.99.0.0/16", "--backend", "vxlan"]].concat(),
+    );
+    assert!(
+        out.contains("its network: 10.99.0.0/16, a /24 for each node, by vxlan"),
+        "{out}"
+    );
+    let (out, _) = lab.exits(0, &["network", "status", "--prefix", "/networked/"]);
+    assert!(out.contains("10.99.0.0/16"), "{out}");
     assert_ne!(other, out);
 }
 
