@@ -479,11 +479,7 @@ fn what_is_published_is_open_until_a_policy_is_about_it_and_what_leaves_has_the_
 
 /// A port of the first node that leads to an instance of it.
 fn lead(port: u16, target: &str, to: &[SocketAddr]) -> Lead {
-    let protocol = if target.ends_with("/udp") {
-        Protocol::Udp
-    } else {
-        Protocol::Tcp
-    };
+    let protocol = [Protocol::Tcp, Protocol::Udp][usize::from(target.ends_with("/udp"))];
     Lead {
         at: Held {
             protocol,
@@ -519,28 +515,27 @@ fn who_comes_from_outside_is_led_to_instances_as_himself_and_nobody_else_is() {
          && iptables -A FORWARD -o rv-t -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
     );
     let user = |lab: &Lab| first(lab, "iptables -S DOCKER-USER");
-    let web = SocketAddr::new(four(1, 2), 80);
-    let db = SocketAddr::new(four(1, 3), 80);
+    let [web, db, far] = [four(1, 2), four(1, 3), four(2, 2)].map(|ip| SocketAddr::new(ip, 80));
     let asks = |lab: &Lab| lab.outside.connects(host, 18080);
     lab.apply(&records(&[]));
     assert_eq!(asks(&lab), None, "nobody listens there");
     // Who is behind a port is another's word: the database is no such service.
-    lab.leads = vec![lead(18080, "shop/web:80/tcp", &[web, db])];
+    lab.leads = [(18080, &[web, db][..]), (18082, &[far])]
+        .map(|(port, to)| lead(port, "shop/web:80/tcp", to))
+        .to_vec();
     lab.apply(&records(&[]));
     assert_eq!(asks(&lab), Some(out), "the client's own address");
     assert_eq!(lab.outside.connects(host6, 18080), Some(out6), "the same by IPv6");
     assert_eq!(lab.outside.connects(four(1, 2), 80), None, "straight to it");
-    assert_eq!(lab.outside.connects(host, 80), None, "another port");
     // Here nobody stands in for the relay: who is not led is refused.
     assert_eq!(lab.nodes[0].net.connects(host, 18080), None, "the host itself");
-    assert_eq!(lab.of(2).connects(four(1, 1), 18080), None, "a container of this node");
-    assert_eq!(lab.of(2).connects(host, 18080), None, "at any of its addresses");
+    assert_eq!(lab.of(6).connects(four(2, 1), 18082), None, "a container of its node");
+    assert_eq!(lab.of(3).connects(four(1, 1), 18080), None, "one of another node");
     assert_eq!(
         lab.of(0).connects(out, 80),
         None,
         "what is not an answer is the engine's to judge"
     );
-    // What a policy says of the service holds.
     let closed = |ingress: Vec<Rule>| {
         records(&[Policy {
             namespace: "shop",
@@ -560,7 +555,6 @@ fn who_comes_from_outside_is_led_to_instances_as_himself_and_nobody_else_is() {
         assert_eq!(asks(&lab), lets_in.then_some(out), "{rule:?}");
     }
     lab.apply(&records(&[]));
-    // What is changed by hand is put right.
     let table = planner::walls::filter_table(id().as_str(), "n1");
     lab.nodes[0].net.nft(&format!("flush chain inet {table} prerouting\n"));
     first(&lab, "iptables -F DOCKER-USER");

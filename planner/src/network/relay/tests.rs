@@ -299,8 +299,9 @@ fn the_kernel_leads_past_the_relay_only_ports_that_the_relay_has_and_only_to_who
         to: vec![parsed("10.88.1.2:80"), parsed("10.88.1.5:80")],
     };
     // 8080 says who came; of 9001 nobody is ready here.
-    assert_eq!(found, [wanted.clone()]);
-    assert_eq!(leads(&table, &BTreeSet::from([at])), [wanted]);
+    let wanted = [wanted];
+    assert_eq!(found, wanted);
+    assert_eq!(leads(&table, &BTreeSet::from([at])), wanted);
     assert_eq!(leads(&table, &BTreeSet::new()), []);
     let on_one = Held {
         ip: Some(parsed("192.0.2.1")),

@@ -254,7 +254,7 @@ proptest! {
             let target = line.split(" to ").nth(1).unwrap();
             let words = target.split(|letter: char| !(letter.is_ascii_hexdigit() || ".:".contains(letter)));
             let all: Vec<IpAddr> = words.filter_map(|word| {
-                word.parse().ok().or_else(|| Some(word.strip_suffix(":80")?.parse().ok()?))
+                word.parse().ok().or_else(|| word.strip_suffix(":80")?.parse().ok())
             }).collect();
             prop_assert!(!all.is_empty(), "{}", line);
             for to in all {
