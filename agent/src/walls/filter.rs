@@ -88,6 +88,8 @@ struct State {
     pids: BTreeMap<Process, u32>,
     /// Who was led to by UDP; None: flows of an agent before this one may lead to nobody.
     led: Option<BTreeSet<IpAddr>>,
+    /// Why flows cannot be ended, as it was said last.
+    unended: Option<String>,
 }
 
 impl Filter {
@@ -382,8 +384,15 @@ async fn forget(state: &mut State, wanted: &Arc<Wanted>, local: &[Local], there:
                 tracing::info!(ended, "UDP flows that led to nobody were ended");
             }
             state.led = Some(led);
+            state.unended = None;
         }
-        Ok(Err(error)) => tracing::warn!("{}; it is tried again", runtime::chain(&error)),
+        Ok(Err(error)) => {
+            let why = runtime::chain(&error);
+            if state.unended.as_ref() != Some(&why) {
+                tracing::warn!("{why}; it is tried again");
+                state.unended = Some(why);
+            }
+        }
         Err(error) => tracing::warn!(%error, "UDP flows that lead to nobody are ended later"),
     }
 }
