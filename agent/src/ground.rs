@@ -23,8 +23,8 @@ use schemas::kinds::Kind;
 use schemas::names::{Namespace, NodeName, ResourceName};
 use schemas::records::network::{address6, gateway};
 use schemas::records::{
-    AssignedNetwork, Backend, ClusterId, ClusterMarker, Endpoints, LinkKind, LinkProof, NodeCondition, NodeLink, Peer,
-    Policies, Record,
+    AssignedNetwork, ClusterId, ClusterMarker, Endpoints, LinkKind, LinkProof, NodeCondition, NodeLink, Peer, Policies,
+    Record,
 };
 use tokio::sync::{mpsc, watch};
 use trust::publish::verify_link;
@@ -35,6 +35,8 @@ use crate::relays::{self, Reach, Relays};
 use crate::run::Note;
 use crate::seen::Seen;
 use crate::walls::filter::{Filter, Running, Wanted};
+
+mod guard;
 
 /// How often everything is looked at though nothing was heard.
 const LOOK: Duration = Duration::from_secs(2);
@@ -377,58 +379,6 @@ impl<S: Store> Keeper<S> {
         }
     }
 
-    /// Holds what runs here to what policies say.
-    async fn guard(&mut self, network: &AssignedNetwork, local: &Local, conditions: &mut Vec<NodeCondition>) {
-        let names = links::names(&self.ground.cluster, &self.ground.node);
-        let kind = self.here.as_ref().and_then(|here| here.link.kind);
-        // Where others' packets come by the host's own interfaces, they come by any.
-        let link = match (kind, network.settings.backend) {
-            (Some(LinkKind::Wireguard | LinkKind::WireguardUser), _)
-            | (None, Backend::Wireguard | Backend::WireguardUser) => Some(names.wireguard),
-            (Some(LinkKind::Vxlan), _) | (None, Backend::Vxlan) => Some(names.vxlan),
-            (Some(LinkKind::HostGw | LinkKind::None), _) | (None, Backend::HostGw | Backend::None) => None,
-        };
-        let end = planner::node::Ground {
-            cluster: self.ground.cluster.clone(),
-            node: self.ground.node.clone(),
-            subnet: network.subnet,
-            subnet6: network.subnet6,
-            mtu: 0,
-        };
-        let wanted = Wanted {
-            network: network.clone(),
-            bridge: end.bridge(),
-            links: link.into_iter().collect(),
-            running: local.running.clone(),
-            endpoints: Arc::clone(&self.endpoints),
-            policies: Arc::clone(&self.policies),
-        };
-        if self.wanted.as_ref() == Some(&wanted) {
-            self.filter.look().await;
-        } else {
-            self.filter.apply(wanted.clone()).await;
-            self.wanted = Some(wanted);
-        }
-        conditions.extend(self.filter.trouble().map(|message| NodeCondition {
-            reason: "PolicyDown".to_owned(),
-            message,
-        }));
-    }
-
-    async fn relay(&mut self, network: &AssignedNetwork, local: &Local, conditions: &mut Vec<NodeCondition>) {
-        let host = self.here.as_ref().map(|here| &here.host.addresses);
-        let wanted = relays::Wanted {
-            node: &self.ground.node,
-            settings: &network.settings,
-            own: IpAddr::V4(gateway(&network.subnet)),
-            addresses: host.into_iter().flatten().map(IpNet::addr).collect(),
-            reach: &local.reach,
-            endpoints: &self.endpoints,
-            policies: &self.policies,
-        };
-        conditions.extend(self.relays.keep(&wanted).await);
-    }
-
     /// Where the processes are that go on without the agent.
     fn places(&self) -> Vec<Place> {
         let server = Server {
@@ -488,7 +438,7 @@ impl<S: Store> Keeper<S> {
                 told.link = Some(here.link.clone());
             }
         }
-        self.guard(network, &local, &mut conditions).await;
+        self.guard(network, &local).await;
         self.name(network, &local, &mut conditions).await;
         self.relay(network, &local, &mut conditions).await;
         conditions.sort();

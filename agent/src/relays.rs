@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use network::relay::{self, Counts, Ensured, Relay};
-use planner::network::relay::{Input, Reaching, Table, table};
+use network::relay::{self, Counts, Ensured, Health, Relay};
+use planner::network::relay::{Held, Input, Lead, Reaching, Table, leads, table};
 use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
 use runtime::chain;
 use schemas::keys::ResourceKey;
@@ -33,8 +33,6 @@ pub struct Reach {
 pub struct Wanted<'a> {
     pub node: &'a NodeName,
     pub settings: &'a NetworkSettings,
-    /// The node's own address in the network, by which other nodes' filters know it.
-    pub own: IpAddr,
     pub addresses: BTreeSet<IpAddr>,
     pub reach: &'a Reach,
     pub endpoints: &'a BTreeMap<ResourceKey, Arc<Endpoints>>,
@@ -49,6 +47,15 @@ pub struct Relays {
     table: Option<Table>,
     /// Whether the process knows of it.
     told: bool,
+    /// The ports of the node that it has; while it does not answer those it had. None: it was not asked yet.
+    held: Option<BTreeSet<Held>>,
+}
+
+/// What the relay must have, and what is left out, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Planned {
+    table: Table,
+    left_out: Vec<String>,
 }
 
 impl Relays {
@@ -61,6 +68,7 @@ impl Relays {
             },
             table: None,
             told: false,
+            held: None,
         }
     }
 
@@ -68,8 +76,9 @@ impl Relays {
         self.relay.place()
     }
 
-    /// Sees to it that what is wanted is open. What is wrong with that is returned.
-    pub async fn keep(&mut self, wanted: &Wanted<'_>) -> Vec<NodeCondition> {
+    /// What is to be open.
+    #[must_use]
+    pub fn plan(wanted: &Wanted<'_>) -> Planned {
         let (table, left_out) = table(&Input {
             node: wanted.node,
             settings: wanted.settings,
@@ -80,9 +89,25 @@ impl Relays {
             endpoints: wanted.endpoints,
             policies: wanted.policies,
         });
-        self.relay.source = Some(wanted.own);
-        let mut troubles = left_out;
-        troubles.extend(self.place(table).await);
+        Planned { table, left_out }
+    }
+
+    /// What the kernel leads past the relay, as far as the relay has the ports.
+    pub async fn leads(&mut self, planned: &Planned) -> Vec<Lead> {
+        // What an agent before this one began goes on without a gap.
+        if self.held.is_none() && self.relay.dir.exists() {
+            let health = relay::health(&self.relay.dir).await;
+            self.held = health.ok().map(|health| health.held.into_iter().collect());
+        }
+        leads(&planned.table, self.held.get_or_insert_default())
+    }
+
+    /// Sees to it that what is planned is open; `own` is the node's own address in the network, by which other nodes' filters
+    /// know it. What is wrong with that is returned.
+    pub async fn keep(&mut self, planned: Planned, own: IpAddr) -> Vec<NodeCondition> {
+        self.relay.source = Some(own);
+        let mut troubles = planned.left_out;
+        troubles.extend(self.place(planned.table).await);
         let condition = |why: String| NodeCondition {
             reason: "RelayDown".to_owned(),
             message: format!("ports that lead to services may be closed: {why}"),
@@ -106,11 +131,11 @@ impl Relays {
             return self.rest().await;
         }
         match self.relay.ensure().await {
-            Ok((Ensured::Ran, health)) if self.told => health.troubles(),
+            Ok((Ensured::Ran, health)) if self.told => self.heard(&health),
             // It has read the table just now.
             Ok((Ensured::Started | Ensured::Replaced, health)) => {
                 self.told = true;
-                health.troubles()
+                self.heard(&health)
             }
             Ok((Ensured::Ran, _)) => self.tell().await,
             Err(error) => vec![chain(&error)],
@@ -121,14 +146,21 @@ impl Relays {
         match relay::tell(&self.relay.dir).await {
             Ok(health) => {
                 self.told = true;
-                health.troubles()
+                self.heard(&health)
             }
             Err(error) => vec![chain(&error)],
         }
     }
 
+    /// What it has, and what is wrong with it.
+    fn heard(&mut self, health: &Health) -> Vec<String> {
+        self.held = Some(health.held.iter().copied().collect());
+        health.troubles()
+    }
+
     /// Nothing is to be open: the process goes when nothing is any more.
     async fn rest(&mut self) -> Vec<String> {
+        self.held = Some(BTreeSet::new());
         // What is open by what was closed goes on.
         let open = match relay::tell(&self.relay.dir).await {
             Ok(health) => health.open,

@@ -5,6 +5,7 @@
 
 mod bridge;
 pub mod filter;
+mod hears;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;

@@ -6,13 +6,14 @@ mod nets;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::process::Command;
 use std::sync::Arc;
 
 use agent::walls::filter::{Filter, Process, Running, Wanted};
 use nets::{Net, Node, four, link, outside, six, until};
 use planner::network::policy::{Input, Judged, Packet, judge};
+use planner::network::relay::{Held, Lead};
 use schemas::container::Protocol;
 use schemas::keys::ResourceKey;
 use schemas::kinds::Kind;
@@ -81,6 +82,7 @@ struct Lab {
     outside: Net,
     filters: [Filter; 2],
     published: Vec<(u16, Protocol)>,
+    leads: Vec<Lead>,
 }
 
 impl Lab {
@@ -104,6 +106,7 @@ impl Lab {
             outside,
             filters,
             published: Vec::new(),
+            leads: Vec::new(),
         }
     }
 
@@ -145,6 +148,7 @@ impl Lab {
             running: running.collect(),
             endpoints: Arc::new(endpoints()),
             policies: Arc::new(policies.clone()),
+            leads: self.leads.clone(),
         }
     }
 
@@ -362,6 +366,7 @@ fn hundreds_of_pairs_in_drawn_policies_connect_exactly_as_they_are_allowed_to() 
             local: &nobody.1,
             endpoints: &wanted.endpoints,
             policies: &wanted.policies,
+            leads: &[],
         };
         let everybody: Vec<Option<usize>> = (0..RUNS.len()).map(Some).chain([None]).collect();
         for (from, to) in everybody
@@ -470,6 +475,149 @@ fn what_is_published_is_open_until_a_policy_is_about_it_and_what_leaves_has_the_
         "the host itself"
     );
     assert_eq!(lab.of(0).connects(parsed("169.254.169.254"), 80), None);
+}
+
+/// A port of the first node that leads to an instance of it.
+fn lead(port: u16, target: &str, to: &[SocketAddr]) -> Lead {
+    let protocol = [Protocol::Tcp, Protocol::Udp][usize::from(target.ends_with("/udp"))];
+    Lead {
+        at: Held {
+            protocol,
+            ip: None,
+            port,
+        },
+        target: target.to_owned(),
+        to: to.to_vec(),
+    }
+}
+
+#[test]
+fn who_comes_from_outside_is_led_to_instances_as_himself_and_nobody_else_is() {
+    let mut lab = Lab::new();
+    let (host, out): (IpAddr, IpAddr) = (parsed("192.168.50.1"), parsed("192.168.50.2"));
+    let (host6, out6): (IpAddr, IpAddr) = (parsed("fd50::1"), parsed("fd50::2"));
+    lab.nodes[0].net.ip("-6 addr add fd50::1/64 dev out nodad\n");
+    lab.outside
+        .ip("-6 addr add fd50::2/64 dev eth0 nodad\n-6 route add fd10:210::/64 via fd50::1\n");
+    let first = |lab: &Lab, text: &str| -> String {
+        lab.nodes[0].net.within(|| {
+            let output = Command::new("sh").args(["-c", text]).output().expect("a shell");
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{text}: {said}");
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        })
+    };
+    // As an engine has it: nothing is forwarded that nobody accepts, and the way out is another of its bridges.
+    first(
+        &lab,
+        "iptables -P FORWARD DROP && iptables -N DOCKER-USER && iptables -A DOCKER-USER -j RETURN \
+         && iptables -A FORWARD -j DOCKER-USER && iptables -A FORWARD -i rv-t -o out -j DROP \
+         && iptables -A FORWARD -o rv-t -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+    );
+    let user = |lab: &Lab| first(lab, "iptables -S DOCKER-USER");
+    let [web, db, far] = [four(1, 2), four(1, 3), four(2, 2)].map(|ip| SocketAddr::new(ip, 80));
+    let asks = |lab: &Lab| lab.outside.connects(host, 18080);
+    lab.apply(&records(&[]));
+    assert_eq!(asks(&lab), None, "nobody listens there");
+    // Who is behind a port is another's word: the database is no such service.
+    lab.leads = [(18080, &[web, db][..]), (18082, &[far])]
+        .map(|(port, to)| lead(port, "shop/web:80/tcp", to))
+        .to_vec();
+    lab.apply(&records(&[]));
+    assert_eq!(asks(&lab), Some(out), "the client's own address");
+    assert_eq!(lab.outside.connects(host6, 18080), Some(out6), "the same by IPv6");
+    assert_eq!(lab.outside.connects(four(1, 2), 80), None, "straight to it");
+    // Here nobody stands in for the relay: who is not led is refused.
+    assert_eq!(lab.nodes[0].net.connects(host, 18080), None, "the host itself");
+    assert_eq!(lab.of(6).connects(four(2, 1), 18082), None, "a container of its node");
+    assert_eq!(lab.of(3).connects(four(1, 1), 18080), None, "one of another node");
+    assert_eq!(
+        lab.of(0).connects(out, 80),
+        None,
+        "what is not an answer is the engine's to judge"
+    );
+    let closed = |ingress: Vec<Rule>| {
+        records(&[Policy {
+            namespace: "shop",
+            services: vec!["web"],
+            ingress: Some(ingress),
+            egress: None,
+        }])
+    };
+    for (rule, lets_in) in [
+        (vec![], false),
+        (vec![(Peer::Outside, true)], true),
+        (vec![(Peer::ElseOutside, false)], false),
+        (vec![(Peer::Space("shop"), false)], false),
+        (vec![(Peer::All, false)], true),
+    ] {
+        lab.apply(&closed(rule.clone()));
+        assert_eq!(asks(&lab), lets_in.then_some(out), "{rule:?}");
+    }
+    lab.apply(&records(&[]));
+    let table = planner::walls::filter_table(id().as_str(), "n1");
+    lab.nodes[0].net.nft(&format!("flush chain inet {table} prerouting\n"));
+    first(&lab, "iptables -F DOCKER-USER");
+    assert_eq!(asks(&lab), None);
+    lab.look(0);
+    assert_eq!(asks(&lab), Some(out));
+    let kept = user(&lab);
+    lab.look(0);
+    assert_eq!(user(&lab), kept, "nothing is added twice");
+    // What another translates is his.
+    let engine = "table ip engine {\nchain prerouting {\ntype nat hook prerouting priority -100; policy accept;\ntcp dport 18080 redirect to :1\n}\n}\n";
+    lab.nodes[0].net.nft(engine);
+    let listed = first(&lab, "nft list table ip engine");
+    assert_eq!(asks(&lab), None);
+    lab.look(0);
+    assert_eq!(first(&lab, "nft list table ip engine"), listed);
+    lab.nodes[0].net.nft("delete table ip engine\n");
+    // One after the other: of two one listens.
+    lab.of(0).listens(&[9000]);
+    let mut both = lab.wanted(1, &records(&[]));
+    both.running[1].service = parsed("web");
+    let to = [web, db].map(|to| SocketAddr::new(to.ip(), 9000));
+    both.leads = vec![lead(19000, "shop/web:9000/tcp", &to)];
+    on(&lab.nodes[0], async || lab.filters[0].apply(both).await);
+    let met: Vec<bool> = (0..6).map(|_| lab.outside.connects(host, 19000).is_some()).collect();
+    assert_eq!(met.iter().filter(|met| **met).count(), 3, "{met:?}");
+    // What was begun goes on when nobody is led any more.
+    lab.apply(&records(&[]));
+    let (mut stream, _) = lab.outside.stream(host, 18080).expect("it is led");
+    lab.leads = Vec::new();
+    lab.apply(&records(&[]));
+    assert_eq!(asks(&lab), None);
+    stream.write_all(b"more").expect("it is open");
+    let mut heard = [0; 4];
+    stream.read_exact(&mut heard).expect("it is answered");
+    assert_eq!(&heard, b"more");
+}
+
+#[test]
+fn a_client_that_goes_on_sending_is_not_led_to_who_is_gone() {
+    let mut lab = Lab::new();
+    let (host, web) = ("192.168.50.1:18053", SocketAddr::new(four(1, 2), 5432));
+    lab.leads = vec![lead(18053, "shop/web:5432/udp", &[web])];
+    lab.apply(&records(&[]));
+    let client = lab.outside.within(|| {
+        let client = UdpSocket::bind("0.0.0.0:0").expect("a port");
+        client.connect(host).expect("a way");
+        client
+    });
+    client
+        .set_read_timeout(Some(std::time::Duration::from_millis(500)))
+        .expect("a limit");
+    let answered = || client.send(b"x").is_ok() && client.recv(&mut [0; 4]).is_ok();
+    assert!(answered(), "the instance answers");
+    // It is not ready, but there: what was begun goes on, and the relay takes who is new.
+    lab.leads = Vec::new();
+    lab.apply(&records(&[]));
+    assert!(answered(), "it goes on");
+    lab.nodes[0].net.listens(&[18053]);
+    lab.nodes[0].net.ip("link del veth2\n");
+    assert!(!answered(), "what the kernel remembers swallows it");
+    lab.look(0);
+    assert!(answered(), "the relay answers");
 }
 
 #[test]

@@ -37,11 +37,24 @@ metadata: {name: web}
 spec:
   container:
     image: reeve/hello:1
-    command: [httpd, -f, -p, '80', -h, /www]
+    command: [httpd, -f, -v, -p, '80', -h, /www]
     ports: [{name: http, containerPort: 80, hostPort: 18080, publish: everywhere}]
     stopGracePeriod: 1s
   placement: {nodeNames: [n1]}
 ";
+
+/// Whom the web server says it answered last.
+fn served(lab: &Lab) -> Result<String, String> {
+    let host = &lab.hosts[0];
+    let running = host.running();
+    let web = running.iter().find(|name| name.starts_with("default.web."));
+    let output = e2e::run(&mut host.docker_command(&["logs", web.ok_or("no web server runs")?]));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let last = said.lines().rfind(|line| line.contains("response:"));
+    let who = last.and_then(|line| line.split_once(": response:")?.0.rsplit_once(':'));
+    who.map(|(who, _)| who.trim_matches(['[', ']']).trim_start_matches("::ffff:").to_owned())
+        .ok_or(said)
+}
 
 /// What a client says to its own host; whoever answers `PONG` is the cache.
 fn ping(lab: &Lab) -> Result<(), String> {
@@ -84,6 +97,19 @@ fn a_cache_at_localhost_is_followed_and_a_port_everywhere_is_answered_by_each_ho
         eventually(&format!("{} answers on the port", host.name), 20, || {
             let said = host.within("curl", &["-sS", "-m", "3", "http://127.0.0.1:18080/"])?;
             if said.contains("Hello") { Ok(()) } else { Err(said) }
+        });
+    }
+    // From outside: on its own node the server sees who asks, and from the other one that node.
+    let own = lab.address(254);
+    for (host, wanted) in lab.hosts.iter().zip([own.as_str(), "10.189."]) {
+        eventually(&format!("{} is asked from outside", host.name), 20, || {
+            let url = format!("http://{}:18080/", host.address);
+            let output = e2e::run(Command::new("curl").args(["-sS", "-m", "3", &url]));
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            let who = served(&lab)?;
+            let seen = said.contains("Hello") && who.starts_with(wanted);
+            seen.then_some(())
+                .ok_or_else(|| format!("{said}{}: by {who}", String::from_utf8_lossy(&output.stderr)))
         });
     }
 

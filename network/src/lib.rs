@@ -4,6 +4,7 @@
 
 pub mod detached;
 pub mod floating;
+pub mod flows;
 pub mod links;
 pub mod names;
 pub mod relay;

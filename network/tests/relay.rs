@@ -558,7 +558,12 @@ fn a_port_of_the_node_says_ahead_who_comes_and_lets_in_whom_it_may() {
     server.set_nonblocking(true).unwrap();
     assert!(server.accept().is_err(), "nobody came by");
     open.doors = doors(r#"{"blocks": [{"net": "10.99.0.0/24"}]}"#);
-    room.table(&[open], &[(WEB, &[instance(0, 80)])]);
+    // A port that somebody else has is none of its own.
+    let _taken = room.host.inside(|| TcpListener::bind("0.0.0.0:8081").unwrap());
+    let mut others = open.clone();
+    others.port = 8081;
+    let health = room.table(&[open.clone(), others], &[(WEB, &[instance(0, 80)])]);
+    assert_eq!((health.held, health.missing.len()), (vec![open.held().unwrap()], 1));
     dial(&room.container, "10.99.0.1:8080").unwrap();
     until("it is let in", || server.accept().is_ok());
 }

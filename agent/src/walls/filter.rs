@@ -8,7 +8,8 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use planner::network::policy::{Input, Local, Plug, Ruleset, accepts, rules};
+use planner::network::policy::{Input, Local, Plug, Ruleset, accepts, is_stale, rules};
+use planner::network::relay::Lead;
 use planner::walls::filter_table;
 use runtime::Shutdown;
 use schemas::container::Protocol;
@@ -35,6 +36,8 @@ pub struct Wanted {
     pub running: Vec<Running>,
     pub endpoints: Arc<BTreeMap<ResourceKey, Arc<Endpoints>>>,
     pub policies: Arc<BTreeMap<Namespace, Arc<Policies>>>,
+    /// Ports of the node from which who comes from outside is led straight to what runs here.
+    pub leads: Vec<Lead>,
 }
 
 /// An instance of this node.
@@ -79,6 +82,14 @@ struct State {
     plugs: Plugs,
     /// The bridge's card, as it was last seen.
     card: Option<[u8; 6]>,
+    /// This kernel cannot lead: the relay does it.
+    cannot_lead: bool,
+    /// By which process each container's ports are found.
+    pids: BTreeMap<Process, u32>,
+    /// Who was led to by UDP; None: flows of an agent before this one may lead to nobody.
+    led: Option<BTreeSet<IpAddr>>,
+    /// Why flows cannot be ended, as it was said last.
+    unended: Option<String>,
 }
 
 impl Filter {
@@ -107,6 +118,7 @@ impl Filter {
     pub async fn apply(&self, wanted: Wanted) -> bool {
         let mut state = self.state.lock().await;
         state.wanted = Some(Arc::new(wanted));
+        state.cannot_lead = false;
         self.settle(&mut state, false).await
     }
 
@@ -183,8 +195,17 @@ impl Filter {
         let card = own.into_iter().next().map(|one| one.mac);
         state.card = card.or(state.card);
         let of = Arc::clone(wanted);
-        let seen = tokio::task::spawn_blocking(move || seen(&of, ports, &known)).await;
-        let Seen { ports, plugs, plugged } = seen.map_err(|error| format!("cannot look at the bridge: {error}"))?;
+        let pids = std::mem::take(&mut state.pids);
+        let seen = tokio::task::spawn_blocking(move || seen(&of, ports, &known, pids)).await;
+        let seen = seen.map_err(|error| format!("cannot look at the bridge: {error}"))?;
+        let Seen {
+            ports,
+            plugs,
+            plugged,
+            hears6,
+            pids,
+        } = seen;
+        state.pids = pids;
         let local: Vec<Local> = wanted
             .running
             .iter()
@@ -194,19 +215,24 @@ impl Filter {
                 service: one.service.clone(),
                 published: one.published.clone(),
                 plug: plugged.get(&one.address).cloned(),
+                hears6: hears6.get(&one.address).cloned().unwrap_or_default(),
             })
             .collect();
         state.plugs = plugs;
-        let now = rules(&Input {
-            network: &wanted.network,
-            bridge: &wanted.bridge,
-            links: &wanted.links,
-            ports: &ports,
-            mac: card,
-            local: &local,
-            endpoints: &wanted.endpoints,
-            policies: &wanted.policies,
-        });
+        let with = |leads: &[Lead]| {
+            rules(&Input {
+                network: &wanted.network,
+                bridge: &wanted.bridge,
+                links: &wanted.links,
+                ports: &ports,
+                mac: card,
+                local: &local,
+                endpoints: &wanted.endpoints,
+                policies: &wanted.policies,
+                leads,
+            })
+        };
+        let mut now = with(if state.cannot_lead { &[] } else { &wanted.leads });
         // One after the other: `nft` 1.0 looks at one family only.
         let list = async || -> Result<String, String> {
             let inet = nft(&["-s", "list", "table", "inet", &self.table], "").await?;
@@ -233,6 +259,16 @@ impl Filter {
                 // Elements that somebody took away cannot be taken away.
                 done = nft(&["-f", "-"], &now.whole(&self.table)).await;
             }
+            if let Err(why) = &done
+                && !wanted.leads.is_empty()
+                && !state.cannot_lead
+            {
+                // Who may talk to whom is not to fail with it.
+                tracing::warn!(why, "ports everywhere are answered by the relay alone on this node");
+                state.cannot_lead = true;
+                now = with(&[]);
+                done = nft(&["-f", "-"], &now.whole(&self.table)).await;
+            }
             if let Err(why) = done {
                 state.raised = None;
                 return Err(why);
@@ -240,6 +276,7 @@ impl Filter {
             state.listed = list().await?;
             state.raised = Some(now);
         }
+        forget(state, wanted, &local, there).await;
         match missing {
             Some(why) => Err(why),
             None if there => self.beside(wanted).await,
@@ -271,20 +308,92 @@ impl Filter {
                 .collect();
             neighbours(bridge, &own).await?;
         }
-        for (six, rule) in accepts(&wanted.network, bridge, &self.table) {
+        let leads = !wanted.leads.is_empty();
+        let rules = accepts(&wanted.network, bridge, &self.table, leads);
+        for six in [false, true] {
             let program = if six { "ip6tables" } else { "iptables" };
-            let words = |act: &'static str| {
-                let mut words = vec!["-w", "5", act, "DOCKER-USER"];
-                words.extend(rule.iter().map(String::as_str));
-                words
-            };
-            let there = tool(program, &["-w", "5", "-n", "-L", "DOCKER-USER"], "").await;
+            let own: Vec<&Vec<String>> = rules
+                .iter()
+                .filter(|(of, _)| *of == six)
+                .map(|(_, rule)| rule)
+                .collect();
+            if own.is_empty() {
+                continue;
+            }
             // An engine without that chain has no filter of its own, or one that was told to let us alone.
-            if there.is_ok() && tool(program, &words("-C"), "").await.is_err() {
-                tool(program, &words("-I"), "").await?;
+            let Ok(listed) = tool(program, &["-w", "5", "-S", "DOCKER-USER"], "").await else {
+                continue;
+            };
+            let words = |act: &'static str, rule: &[&str]| -> Vec<String> {
+                let head = ["-w", "5", act, "DOCKER-USER"];
+                head.iter().chain(rule).map(|word| (*word).to_owned()).collect()
+            };
+            for rule in own {
+                let line = format!("-A DOCKER-USER {}", rule.join(" "));
+                let rule: Vec<&str> = rule.iter().map(String::as_str).collect();
+                // Other versions may write it in other words.
+                let is_there =
+                    listed.lines().any(|found| found == line) || run(program, words("-C", &rule)).await.is_ok();
+                if !is_there {
+                    run(program, words("-I", &rule)).await?;
+                }
             }
         }
         Ok(())
+    }
+}
+
+async fn run(program: &'static str, words: Vec<String>) -> Result<String, String> {
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    tool(program, &words, "").await
+}
+
+/// Ends the UDP flows that lead to who is not here any more: what the kernel remembers of them would swallow what comes.
+async fn forget(state: &mut State, wanted: &Arc<Wanted>, local: &[Local], there: bool) {
+    let network = &wanted.network;
+    let own = |address: &Ipv4Addr| {
+        let sixth = network
+            .subnet6
+            .as_ref()
+            .map(|six| address6(*address, &network.subnet, six));
+        std::iter::once(IpAddr::V4(*address)).chain(sixth.map(IpAddr::V6))
+    };
+    let plugged = local.iter().filter(|one| one.plug.is_some());
+    let here: BTreeSet<IpAddr> = plugged.flat_map(|one| own(&one.address)).collect();
+    let udp = wanted.leads.iter().filter(|lead| lead.at.protocol == Protocol::Udp);
+    let led = udp.flat_map(|lead| &lead.to).filter_map(|to| match to.ip() {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    });
+    let led: BTreeSet<IpAddr> = led
+        .flat_map(|address| own(&address))
+        .filter(|address| here.contains(address))
+        .collect();
+    if let Some(before) = &mut state.led {
+        before.extend(led.iter().copied());
+    }
+    let over = state.led.as_ref().map_or(there, |before| !before.is_subset(&here));
+    if !over {
+        return;
+    }
+    let of = Arc::clone(wanted);
+    let end = move || network::flows::end(|flow| is_stale(flow, &of.network, &here));
+    match tokio::task::spawn_blocking(end).await {
+        Ok(Ok(ended)) => {
+            if ended > 0 {
+                tracing::info!(ended, "UDP flows that led to nobody were ended");
+            }
+            state.led = Some(led);
+            state.unended = None;
+        }
+        Ok(Err(error)) => {
+            let why = runtime::chain(&error);
+            if state.unended.as_ref() != Some(&why) {
+                tracing::warn!("{why}; it is tried again");
+                state.unended = Some(why);
+            }
+        }
+        Err(error) => tracing::warn!(%error, "UDP flows that lead to nobody are ended later"),
     }
 }
 
@@ -308,10 +417,12 @@ struct Seen {
     plugs: Plugs,
     /// By address.
     plugged: BTreeMap<Ipv4Addr, Plug>,
+    hears6: BTreeMap<Ipv4Addr, BTreeSet<(Protocol, u16)>>,
+    pids: BTreeMap<Process, u32>,
 }
 
 /// The bridge's ports, and whose they are.
-fn seen(wanted: &Wanted, ports: Vec<Interface>, known: &Plugs) -> Seen {
+fn seen(wanted: &Wanted, ports: Vec<Interface>, known: &Plugs, pids: BTreeMap<Process, u32>) -> Seen {
     let by_index: BTreeMap<String, String> = ports.into_iter().map(|one| (one.index, one.name)).collect();
     let mut plugs = Plugs::new();
     let mut processes = None;
@@ -337,10 +448,13 @@ fn seen(wanted: &Wanted, ports: Vec<Interface>, known: &Plugs) -> Seen {
             plugged.entry(one.address).or_insert(Plug { interface, mac: *mac });
         }
     }
+    let (hears6, pids) = super::hears::hears6(wanted, &pids);
     Seen {
         ports: by_index.into_values().collect(),
         plugs,
         plugged,
+        hears6,
+        pids,
     }
 }
 
@@ -367,7 +481,7 @@ pub(super) fn interfaces(listed: &str) -> Vec<Interface> {
 }
 
 /// Processes that are in a control group of their own, with its name.
-fn contained() -> Vec<(u32, String)> {
+pub(super) fn contained() -> Vec<(u32, String)> {
     let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let found = all.filter_map(|entry| {
         let pid: u32 = entry.file_name().to_str()?.parse().ok()?;

@@ -56,6 +56,7 @@ pub async fn trace(common: &Common, args: &TraceArgs) -> Verdict {
         local: &[],
         endpoints: &records.endpoints,
         policies: &records.policies,
+        leads: &[],
     };
     let way = follow(&input, &subnets, &from, &to, port, &seen);
     show(common, &way);

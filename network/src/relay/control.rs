@@ -8,7 +8,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use planner::network::relay::{MAX_LISTENERS, Table};
+use planner::network::relay::{Held, MAX_LISTENERS, Table};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -38,6 +38,8 @@ pub struct Told {
 pub struct Health {
     /// Ports that are open.
     pub listening: usize,
+    /// Those of the node.
+    pub held: Vec<Held>,
     /// Ports that are not, and why: at most 20. Those of a container that has no process are none.
     pub missing: Vec<String>,
     /// Why the table cannot be read: the one before stays in force.

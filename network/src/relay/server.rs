@@ -477,6 +477,11 @@ impl Server {
         let counts = targets.iter().map(|(name, target)| (name.clone(), target.counts.get()));
         Health {
             listening: self.open.len(),
+            held: self
+                .open
+                .values()
+                .filter_map(|open| open.post.said.borrow().0.held())
+                .collect(),
             missing: told
                 .take(MAX_TOLD)
                 .map(|why| format!("cannot listen at {why}"))

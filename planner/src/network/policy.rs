@@ -4,6 +4,7 @@
 //! meant by it stands in decision 0027.
 
 mod allow;
+mod lead;
 mod options;
 mod text;
 
@@ -18,9 +19,11 @@ use schemas::records::network::{address6, gateway};
 use schemas::records::{AssignedNetwork, Endpoints, Policies};
 
 pub use allow::{Direction, Doors, Judged, Packet, Rule, Seers, Side, Weighed, judge, published, seers, weigh};
+pub use lead::{Flow, is_stale};
 pub use options::{accepts, network_options};
 pub use text::Ruleset;
 
+use super::relay::Lead;
 use crate::walls::metadata;
 use allow::{Allow, Ports, Who, allowed, from_nodes};
 use text::Table;
@@ -42,6 +45,8 @@ pub struct Input<'a> {
     pub local: &'a [Local],
     pub endpoints: &'a BTreeMap<ResourceKey, Arc<Endpoints>>,
     pub policies: &'a BTreeMap<Namespace, Arc<Policies>>,
+    /// Ports of the node from which who comes from outside is led straight to instances of it.
+    pub leads: &'a [Lead],
 }
 
 /// An instance on this node.
@@ -54,6 +59,8 @@ pub struct Local {
     pub published: Vec<(u16, Protocol)>,
     /// Where it is plugged in; None while nobody knows.
     pub plug: Option<Plug>,
+    /// Ports of [`Input::leads`] at which it listens by IPv6; what it has by IPv4 is asked by its health check.
+    pub hears6: BTreeSet<(Protocol, u16)>,
 }
 
 /// A port of the bridge: only frames of this machine's address and the instance's addresses come out of it.
@@ -270,6 +277,7 @@ impl<'a> Inside<'a> {
             ],
         );
         self.host(&mut table, &closed);
+        self.leading(&mut table);
         let mut rules = vec![format!(
             "ip saddr {subnet} ip daddr != {cidr} oifname != {carriers} masquerade"
         )];

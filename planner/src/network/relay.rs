@@ -1,7 +1,8 @@
 //! What a node's relay does, as values: which ports it listens at and for whom ([`table`]), which instance is next
-//! ([`order`]), who may come in from outside ([`Listener::admits`]), what it says ahead ([`proxy_header`]), and which
-//! client of a UDP port is with which instance ([`Flows`]). The agent writes the table to disk, the crate `network` carries it
-//! out. Promises: the same input gives the same table; a table that was read from disk is used only as far as it holds together.
+//! ([`order`]), who may come in from outside ([`Listener::admits`]), what it says ahead ([`proxy_header`]), which client of a UDP
+//! port is with which instance ([`Flows`]), and which ports the kernel leads past it ([`leads`]). The agent writes the table to
+//! disk, the crate `network` carries it out. Promises: the same input gives the same table; a table that was read from disk is
+//! used only as far as it holds together.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -69,6 +70,28 @@ pub struct Backend {
     /// Whether it is on this node.
     #[serde(default)]
     pub here: bool,
+}
+
+/// A port of the node, as a relay opens it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Held {
+    pub protocol: Protocol,
+    /// As [`Listener::ip`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip: Option<IpAddr>,
+    pub port: u16,
+}
+
+/// A port of the node from which the kernel leads who comes from outside straight to instances of this node, so that they see
+/// who came. The filter has the last word on who is an instance of this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lead {
+    pub at: Held,
+    /// As [`Listener::target`].
+    pub target: String,
+    /// Those of this node that are ready: at least one.
+    pub to: Vec<SocketAddr>,
 }
 
 /// A container of this node that reaches services at its own host.
@@ -195,6 +218,20 @@ pub fn table(input: &Input<'_>) -> (Table, Vec<String>) {
     (found, left_out)
 }
 
+/// What the kernel leads past the relay: ports that the relay has, of services with a ready instance on this node. Not where
+/// instances are to be told who came: only the relay says so.
+#[must_use]
+pub fn leads(table: &Table, held: &BTreeSet<Held>) -> Vec<Lead> {
+    let lead = |one: &Listener| {
+        let at = one.held().filter(|at| !one.proxy_protocol && held.contains(at))?;
+        let here = table.targets.get(&one.target)?.iter().filter(|backend| backend.here);
+        let to: Vec<SocketAddr> = here.map(|backend| backend.address).collect();
+        let target = one.target.clone();
+        (!to.is_empty()).then_some(Lead { at, target, to })
+    };
+    table.listeners.iter().filter_map(lead).collect()
+}
+
 impl Table {
     fn add(&mut self, node: &NodeName, target: &str, endpoints: Option<&Endpoints>, port: Option<u16>) {
         if self.targets.contains_key(target) {
@@ -232,6 +269,17 @@ fn protocol_word(protocol: Protocol) -> &'static str {
 }
 
 impl Listener {
+    /// The node's port that it is; None for one of a container.
+    #[must_use]
+    pub fn held(&self) -> Option<Held> {
+        let at = Held {
+            protocol: self.protocol,
+            ip: self.ip,
+            port: self.port,
+        };
+        (self.place == Place::Node).then_some(at)
+    }
+
     /// Whether somebody from there may come in.
     #[must_use]
     pub fn admits(&self, from: IpAddr) -> bool {

@@ -32,29 +32,30 @@ pub fn network_options(api: (u32, u32), bridge: &str, mtu: Option<u16>) -> BTree
 }
 
 /// The rules that the chain `DOCKER-USER` needs, as `iptables` (false) and `ip6tables` (true) take them after `-C`, `-I` and
-/// `-D`. They let through what comes from the cluster's network; the policy table has refused by then what may not.
+/// `-D`. They let through what comes from the cluster's network, and with `leads` what is led to an instance and what answers
+/// that; the policy table has refused by then what may not. They stay when nothing is led any more: what was begun goes on.
 #[must_use]
-pub fn accepts(network: &AssignedNetwork, bridge: &str, table: &str) -> Vec<(bool, Vec<String>)> {
-    let rule = |six: bool, range: String| {
-        let words = [
-            "-s",
-            &range,
-            "-o",
-            bridge,
-            "-m",
-            "comment",
-            "--comment",
-            table,
-            "-j",
-            "ACCEPT",
-        ];
-        (six, words.map(str::to_owned).to_vec())
+pub fn accepts(network: &AssignedNetwork, bridge: &str, table: &str, leads: bool) -> Vec<(bool, Vec<String>)> {
+    let rule = |six: bool, matches: &str| {
+        let text = format!("{matches} -m comment --comment {table} -j ACCEPT");
+        (six, text.split(' ').map(str::to_owned).collect())
     };
     let six = network.settings.cidr6.filter(|_| network.subnet6.is_some());
-    std::iter::once(rule(false, network.settings.cidr.to_string()))
-        .chain(six.map(|range| rule(true, range.to_string())))
-        .collect()
+    let ranges = std::iter::once((false, network.settings.cidr.to_string()));
+    let ranges = ranges.chain(six.map(|range| (true, range.to_string())));
+    let mut rules = Vec::new();
+    for (six, range) in ranges {
+        rules.push(rule(six, &format!("-s {range} -o {bridge}")));
+        if leads {
+            rules.push(rule(six, &format!("-o {bridge} {LED} ORIGINAL")));
+            rules.push(rule(six, &format!("-i {bridge} {LED} REPLY")));
+        }
+    }
+    rules
 }
+
+/// How a packet of a connection that was translated is known.
+const LED: &str = "-m conntrack --ctstate DNAT --ctdir";
 
 #[cfg(test)]
 mod tests {

@@ -75,6 +75,7 @@ impl World {
                 service: parsed(service),
                 published: Vec::new(),
                 plug: None,
+                hears6: BTreeSet::new(),
             });
         }
         self
@@ -105,6 +106,7 @@ impl World {
             local: &self.local,
             endpoints: &self.endpoints,
             policies: &self.policies,
+            leads: &[],
         }
     }
 

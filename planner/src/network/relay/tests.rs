@@ -267,6 +267,49 @@ fn a_header_says_who_came_as_the_specification_has_it() {
     assert_eq!((six.len(), six[13], &six[14..16]), (52, 0x21, &[0_u8, 36][..]));
 }
 
+#[test]
+fn the_kernel_leads_past_the_relay_only_ports_that_the_relay_has_and_only_to_who_is_ready_here() {
+    let mut world = World::new(r#"[{"port": 5432, "service": "db"}]"#);
+    let quiet = |host_port: u16, name: &str| {
+        let mut port = open(80, host_port, None);
+        port.everywhere.as_mut().unwrap().proxy_protocol = false;
+        port.name = Some(name.to_owned());
+        port
+    };
+    let all = [(1, true), (1, false), (2, true), (1, true)];
+    world
+        .endpoints
+        .insert(key("shop", "front"), service(quiet(9000, "http"), &all));
+    world.endpoints.insert(
+        key("shop", "far"),
+        service(quiet(9001, "http"), &[(2, true), (1, false)]),
+    );
+    let (table, _) = table(&world.input());
+    let every: BTreeSet<Held> = table.listeners.iter().filter_map(Listener::held).collect();
+    assert_eq!(every.len(), 3, "those of containers are none: {every:?}");
+    let found = leads(&table, &every);
+    let at = Held {
+        protocol: Protocol::Tcp,
+        ip: None,
+        port: 9000,
+    };
+    let wanted = Lead {
+        at,
+        target: "shop/front:80/tcp".to_owned(),
+        to: vec![parsed("10.88.1.2:80"), parsed("10.88.1.5:80")],
+    };
+    // 8080 says who came; of 9001 nobody is ready here.
+    let wanted = [wanted];
+    assert_eq!(found, wanted);
+    assert_eq!(leads(&table, &BTreeSet::from([at])), wanted);
+    assert_eq!(leads(&table, &BTreeSet::new()), []);
+    let on_one = Held {
+        ip: Some(parsed("192.0.2.1")),
+        ..at
+    };
+    assert_eq!(leads(&table, &BTreeSet::from([on_one])), [], "another listener");
+}
+
 fn drawn() -> impl Strategy<Value = Vec<Backend>> {
     let one = (0_u8..40, any::<bool>());
     prop::collection::btree_map(0_u8..40, one, 0..12).prop_map(|all| {

@@ -139,6 +139,7 @@ fn traced(from: &End, to: &End, port: u16, seen: &Seen) -> Trace {
         local: &[],
         endpoints: &world.endpoints,
         policies: &world.policies,
+        leads: &[],
     };
     let subnets = [
         (parsed("n1"), parsed("10.210.1.0/24")),
