@@ -9,7 +9,7 @@ use std::io::{ErrorKind, Read as _};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
 use network::links::{Changes, Setup, Wires, host, own_verb, probe};
@@ -31,6 +31,7 @@ use trust::trusted::Trust;
 
 use crate::register::{marker, today};
 use crate::relays::{self, Reach, Relays};
+use crate::rotation::{self, Turn, Turned};
 use crate::run::Note;
 use crate::seen::Seen;
 use crate::walls::filter::{Filter, Running, Wanted};
@@ -39,6 +40,9 @@ use crate::walls::filter::{Filter, Running, Wanted};
 const LOOK: Duration = Duration::from_secs(2);
 /// What comes at once is answered at once.
 const GATHER: Duration = Duration::from_millis(10);
+/// A new key of another node is looked at this often, for so long: until it answers the one before goes on.
+const SOON: Duration = Duration::from_millis(100);
+const SOON_FOR: Duration = Duration::from_secs(60);
 /// A host's addresses, and what its kernel can do, are asked for anew after so many looks.
 const LOOKS_TO_HOST: u32 = 15;
 const PEERS_FILE: &str = "peers.json";
@@ -120,6 +124,8 @@ type Believed = (BTreeMap<NodeName, Peer>, Vec<String>);
 struct Keeper<S> {
     ground: Ground<S>,
     keys: Option<Keys>,
+    /// Who wants another key, and waits for an answer.
+    asked: Vec<rotation::Asked>,
     here: Option<Here>,
     wires: Option<Wires>,
     copy: Option<names::Copy>,
@@ -166,6 +172,7 @@ pub async fn keep<S: Store>(ground: Ground<S>, shutdown: Shutdown) {
         relays: Relays::new(&ground.dir),
         ground,
         keys: None,
+        asked: Vec::new(),
         here: None,
         wires: None,
         copy: None,
@@ -177,6 +184,8 @@ pub async fn keep<S: Store>(ground: Ground<S>, shutdown: Shutdown) {
         said: BTreeSet::new(),
     };
     let mut changes: Option<Changes> = None;
+    let (asks, mut asked) = mpsc::channel(8);
+    keeper.ground.seen.rotated_by(asks);
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -202,6 +211,14 @@ pub async fn keep<S: Store>(ground: Ground<S>, shutdown: Shutdown) {
             () = news(&mut endpoints) => of_endpoints = true,
             () = news(&mut policies) => of_policies = true,
             () = heard, if has_network => tokio::time::sleep(GATHER).await,
+            Some(one) = asked.recv() => keeper.asked.push(one),
+            () = tokio::time::sleep(SOON), if keeper.waits() => {
+                let now = local.borrow().network.clone();
+                if let Some(network) = now {
+                    keeper.link(&network, &mut Vec::new()).await;
+                }
+                continue;
+            }
             _ = look.tick() => {}
         }
         if of_peers && let Some(cache) = peers.as_ref().and_then(Reader::snapshot) {
@@ -445,11 +462,19 @@ impl<S: Store> Keeper<S> {
         }
     }
 
+    /// Whether a new key of another node may answer any moment.
+    fn waits(&self) -> bool {
+        let since = self.wires.as_ref().and_then(Wires::waits);
+        since.is_some_and(|since| since < SOON_FOR)
+    }
+
     /// Makes the ground as it should be now.
     async fn converge(&mut self, local: Local) {
         let mut conditions = Vec::new();
         self.ground.seen.assigned(local.network.as_ref(), &local.own);
         let Some(network) = &local.network else {
+            // Who asks this node for another key learns that it has none.
+            self.asked.clear();
             if self.told != Footing::default() {
                 self.tell(Footing::default());
             }
@@ -500,12 +525,14 @@ impl<S: Store> Keeper<S> {
                 message,
             });
         };
-        let mut trouble = |what: String| say("NetworkDown", what);
         if self.keys.is_none() {
             match Keys::open(&self.ground.dir.join(LINKS_DIR)) {
                 Ok(keys) => self.keys = Some(keys),
                 Err(error) => {
-                    trouble(format!("the key of this node's link cannot be kept: {}", chain(&error)));
+                    say(
+                        "NetworkDown",
+                        format!("the key of this node's link cannot be kept: {}", chain(&error)),
+                    );
                     return false;
                 }
             }
@@ -516,7 +543,10 @@ impl<S: Store> Keeper<S> {
             None => match (probe().await, host().await) {
                 (Ok(probed), Ok(host)) => (probed, host, 0),
                 (Err(error), _) | (_, Err(error)) => {
-                    trouble(format!("the kernel does not say what it can do: {}", chain(&error)));
+                    say(
+                        "NetworkDown",
+                        format!("the kernel does not say what it can do: {}", chain(&error)),
+                    );
                     return false;
                 }
             },
@@ -528,11 +558,18 @@ impl<S: Store> Keeper<S> {
             .and_then(|text| text.parse::<IpAddr>().ok());
         let public = public.map(|address| SocketAddr::new(address, network.settings.port));
         let kind = links::kind(network.settings.backend, &probed);
-        let key = self.keys.as_ref().map(Keys::public);
+        let turned = self.turn(network, kind.as_ref().ok().copied());
+        let key = turned.as_ref().map(|turned| turned.said);
+        self.ground
+            .seen
+            .keyed(turned.as_ref().and_then(|turned| turned.here.clone()));
+        if let Some(why) = turned.and_then(|turned| turned.trouble) {
+            say("LinkDown", why);
+        }
         let mut link = links::own(kind, key.as_ref(), &network.settings, &host, public);
         link.proof = self.proof(&link);
         if let Some(why) = &link.why {
-            trouble(why.clone());
+            say("NetworkDown", why.clone());
         }
         if let Some(why) = links::clash(&network.settings, &host) {
             say("NetworkOverlaps", why);
@@ -544,6 +581,21 @@ impl<S: Store> Keeper<S> {
             looks,
         });
         true
+    }
+
+    /// This node's own key as it is to be now: links and facts go by it.
+    fn turn(&mut self, network: &AssignedNetwork, kind: Option<LinkKind>) -> Option<Turned> {
+        let own = self.peers.get(&self.ground.node);
+        let turn = Turn {
+            cluster: &self.ground.cluster,
+            node: &self.ground.node,
+            settings: &network.settings,
+            kind,
+            published: own.and_then(|own| own.link.key.as_ref()?.parse().ok()),
+        };
+        let asked = std::mem::take(&mut self.asked);
+        let keys = self.keys.as_mut()?;
+        Some(rotation::turn(keys, &turn, asked, SystemTime::now()))
     }
 
     /// Our own signature over what we say; the one that was made before, while it is over the same.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use runtime::{Guard, Outcome, Store as _, person};
 use schemas::keys::Key;
-use schemas::records::network::{VXLAN_PORT, WIREGUARD_PORT, usable};
+use schemas::records::network::{DEFAULT_KEY_DAYS, VXLAN_PORT, WIREGUARD_PORT, usable};
 use schemas::records::{Backend, ClusterMarker, LinkKind, NetworkSettings, Peer, Record as _};
 use serde_json::{Value, json};
 
@@ -22,6 +22,7 @@ pub async fn network(common: &Common, verb: &NetworkVerb) -> Verdict {
     match verb {
         NetworkVerb::Create(args) => create(common, args).await,
         NetworkVerb::Status => status(common).await,
+        NetworkVerb::RotateKeys(args) => crate::near::rotate_keys(common, args).await,
     }
 }
 
@@ -46,6 +47,7 @@ fn settings(args: &NetworkCreateArgs) -> Result<NetworkSettings, Failure> {
         domain: args.domain.to_ascii_lowercase(),
         port: args.port.unwrap_or(usual),
         mtu: args.mtu,
+        key_days: args.key_days.filter(|days| *days != DEFAULT_KEY_DAYS),
     };
     let problems = settings.problems();
     if problems.is_empty() {

@@ -16,6 +16,11 @@ pub enum NetworkVerb {
         after_help = "Agents are asked as for `reeve top`; those that do not answer are named. In a cell, ! is loss, ? is not known.\nExample: reeve network status -o wide"
     )]
     Status,
+    /// Replace the keys of nodes' encrypted links now, one node after the other
+    #[command(
+        after_help = "Each node replaces its key by itself before it is as old as `network create --key-days` says.\nThis is for a key that others may have seen. Links go on meanwhile.\nExample: reeve network rotate-keys --node n1\n         reeve network rotate-keys --all-nodes"
+    )]
+    RotateKeys(super::seen::ExposeArgs),
 }
 
 #[derive(Debug, Args)]
@@ -41,6 +46,9 @@ pub struct NetworkCreateArgs {
     /// The largest packet in bytes; what fits unless said
     #[arg(long, value_name = "BYTES")]
     pub mtu: Option<u16>,
+    /// Nodes replace the keys of encrypted links after so many days; 0: only when asked [default: 30]
+    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u16).range(0..=i64::from(schemas::records::network::MAX_KEY_DAYS)))]
+    pub key_days: Option<u16>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
