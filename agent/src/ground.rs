@@ -3,22 +3,20 @@
 //! to be built on. What must be is computed in `planner::network`; the crate `network` makes it so. What the store last said
 //! is kept on disk, so that all of it goes on, and begins again, while the store is gone.
 
+mod kept;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{ErrorKind, Read as _};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use ipnet::IpNet;
 use network::links::{Changes, Setup, Wires, host, own_verb, probe};
 use network::names::{self, Part, Sees, Server, Settings};
 use network::wireguard::Keys;
 use planner::network::links::{self, Host, Probed};
 use runtime::{Cache, Prefix, Reader, ReflectOptions, Shutdown, Store, chain};
 use schemas::keys::{Key, ResourceKey, Root};
-use schemas::kinds::Kind;
 use schemas::names::{Namespace, NodeName, ResourceName};
 use schemas::records::network::{address6, gateway};
 use schemas::records::{
@@ -29,6 +27,7 @@ use tokio::sync::{mpsc, watch};
 use trust::publish::verify_link;
 use trust::trusted::Trust;
 
+use self::kept::{read_endpoints, read_peers, read_policies, read_ranges, service};
 use crate::register::{marker, today};
 use crate::relays::{self, Reach, Relays};
 use crate::rotation::{self, Turn, Turned};
@@ -47,8 +46,6 @@ const SOON_FOR: Duration = Duration::from_secs(60);
 const LOOKS_TO_HOST: u32 = 15;
 const PEERS_FILE: &str = "peers.json";
 const POLICIES_FILE: &str = "policies.json";
-/// More than 5,000 nodes take.
-const MAX_PEERS_BYTES: u64 = 64 << 20;
 /// Where links keep their keys and their process, and names their copy, under the data directory.
 const LINKS_DIR: &str = "links";
 const NAMES_DIR: &str = "names";
@@ -429,7 +426,7 @@ impl<S: Store> Keeper<S> {
             node: &self.ground.node,
             settings: &network.settings,
             own: IpAddr::V4(gateway(&network.subnet)),
-            addresses: host.into_iter().flatten().map(IpNet::addr).collect(),
+            addresses: host.into_iter().flatten().map(ipnet::IpNet::addr).collect(),
             reach: &local.reach,
             endpoints: &self.endpoints,
             policies: &self.policies,
@@ -767,60 +764,6 @@ pub(crate) fn names_dir(dir: &Path) -> PathBuf {
     dir.join(NAMES_DIR)
 }
 
-/// The other nodes as they were last known; none where nothing can be read.
-fn read_peers(path: &Path) -> Vec<Peer> {
-    let mut text = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(MAX_PEERS_BYTES).read_to_end(&mut text));
-    match read {
-        Ok(_) => serde_json::from_slice(&text).unwrap_or_else(|error| {
-            tracing::warn!(%error, "what is known of other nodes cannot be read; it is read from the store");
-            Vec::new()
-        }),
-        Err(error) => {
-            if error.kind() != ErrorKind::NotFound {
-                tracing::warn!(%error, "what is known of other nodes cannot be read; it is read from the store");
-            }
-            Vec::new()
-        }
-    }
-}
-
-fn service(namespace: &Namespace, name: &ResourceName) -> ResourceKey {
-    ResourceKey {
-        namespace: Some(namespace.clone()),
-        kind: Kind::Service,
-        name: name.clone(),
-    }
-}
-
-/// Who was where, as names are answered; what cannot be read is read from the store.
-fn read_endpoints(dir: &Path) -> BTreeMap<ResourceKey, Arc<Endpoints>> {
-    let known = names::services(dir).unwrap_or_default().into_iter();
-    let read = known.filter_map(|(namespace, name)| {
-        let key = service(&namespace, &name);
-        let record = names::read::<Endpoints>(dir, &Part::Service(namespace, name)).ok()??;
-        Some((key, Arc::new(record)))
-    });
-    read.collect()
-}
-
-/// The network policies as they were last known; none where nothing can be read.
-fn read_policies(path: &Path) -> BTreeMap<Namespace, Arc<Policies>> {
-    let mut text = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(MAX_PEERS_BYTES).read_to_end(&mut text));
-    let known: BTreeMap<Namespace, Policies> = match read {
-        Ok(_) => serde_json::from_slice(&text).unwrap_or_else(|error| {
-            tracing::warn!(%error, "what is known of network policies cannot be read; it is read from the store");
-            BTreeMap::new()
-        }),
-        Err(_) => BTreeMap::new(),
-    };
-    known
-        .into_iter()
-        .map(|(name, record)| (name, Arc::new(record)))
-        .collect()
-}
-
 /// What is signed of a link.
 fn document(link: &NodeLink) -> Vec<u8> {
     serde_json::to_vec(link).unwrap_or_default()
@@ -844,18 +787,8 @@ pub async fn raze(cluster: &ClusterId, node: &NodeName, dir: &Path) -> Result<()
         listen: Vec::new(),
     };
     let stopped = server.stop().await.map_err(|error| chain(&error));
-    let ranges = read_ranges(dir);
+    let ranges = read_ranges(&dir.join(NAMES_DIR));
     let razed = network::links::raze(&links::names(cluster, node), &ranges, dir.join(LINKS_DIR)).await;
     let relayed = relays::raze(dir).await;
     stopped.and(relayed).and(razed.map_err(|error| chain(&error)))
-}
-
-/// The ranges that were routed here, as the names' settings still say.
-fn read_ranges(dir: &Path) -> Vec<IpNet> {
-    let settings = names::read::<Settings>(&dir.join(NAMES_DIR), &Part::Settings);
-    let Ok(Some(settings)) = settings else {
-        return Vec::new();
-    };
-    let six = settings.cidr6.map(IpNet::V6);
-    std::iter::once(IpNet::V4(settings.cidr)).chain(six).collect()
 }

@@ -76,7 +76,17 @@ async fn create(common: &Common, args: &NetworkCreateArgs) -> Verdict {
     let settings = settings(args)?;
     let connection = connect(common).await?;
     let marker = connection.marker().await?;
-    if let Some(there) = &marker.record.network {
+    let only_days = |there: &NetworkSettings| {
+        let key_days = settings.key_days;
+        args.key_days.is_some()
+            && NetworkSettings {
+                key_days,
+                ..there.clone()
+            } == settings
+    };
+    let before = marker.record.network.as_ref().filter(|there| **there != settings);
+    let changes = before.is_some_and(only_days);
+    if let Some(there) = marker.record.network.as_ref().filter(|_| !changes) {
         if *there == settings {
             say(common, &settings, "is there already");
             return Ok(Exit::Done);
@@ -85,10 +95,10 @@ async fn create(common: &Common, args: &NetworkCreateArgs) -> Verdict {
             Exit::Conflict,
             format!("the cluster has a network already: {}", in_words(there)),
         )
-        .help("its ranges cannot be changed; `reeve network status` shows it"));
+        .help("of it only --key-days can be changed, with all else as it is; `reeve network status` shows it"));
     }
     let view = View::read(&connection, &["nodes"]).await?;
-    if let Some(who) = clash(&settings, &view) {
+    if let Some(who) = clash(&settings, &view).filter(|_| !changes) {
         return Err(
             Failure::new(Exit::Conflict, format!("the range {} is in use: {who}", settings.cidr))
                 .help("choose another with --cidr, such as 10.99.0.0/16"),
@@ -105,8 +115,8 @@ async fn create(common: &Common, args: &NetworkCreateArgs) -> Verdict {
     );
     match connection.store.commit(txn).await? {
         Outcome::Committed { revision: _ } => {
-            say(common, &settings, "is made");
-            if !common.output.is_for_machines() {
+            say(common, &settings, if changes { "is changed" } else { "is made" });
+            if !changes && !common.output.is_for_machines() {
                 print("next: `reeve network status` shows how nodes join it\n");
             }
             Ok(Exit::Done)
@@ -141,8 +151,13 @@ fn kind(kind: LinkKind) -> &'static str {
 
 fn in_words(settings: &NetworkSettings) -> String {
     let sixth = settings.cidr6.map(|range| format!(" and {range}")).unwrap_or_default();
+    let keys = match settings.key_days {
+        Some(0) => ", keys replaced when asked".to_owned(),
+        Some(days) => format!(", keys replaced within {}", output::count(usize::from(days), "day")),
+        None => String::new(),
+    };
     format!(
-        "{}{sixth}, a /{} for each node, by {}, names under {}",
+        "{}{sixth}, a /{} for each node, by {}, names under {}{keys}",
         settings.cidr,
         settings.node_prefix,
         backend(settings.backend),

@@ -347,6 +347,12 @@ fn keys_of_links_are_replaced_and_what_goes_over_them_goes_on() {
         after.iter().all(|key| key["ageSeconds"].as_u64() < Some(3_600)),
         "{after:?}"
     );
+    cluster.exits(0, &["network", "create", "--cidr", "10.189.0.0/16", "--key-days", "0"]);
+    eventually("no key becomes too old", 40, || {
+        let keys = cluster.keys()?;
+        let never = keys.iter().all(|key| key["replacedInSeconds"].is_null());
+        if never { Ok(()) } else { Err(format!("{keys:?}")) }
+    });
     let (code, said) = cluster.says(&["network", "rotate-keys", "--node", "n3"]);
     assert!(code != 0 && said.contains("there is no node n3"), "{said}");
 }

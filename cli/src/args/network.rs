@@ -7,7 +7,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 pub enum NetworkVerb {
     /// Give the cluster a network: addresses, links between nodes, and names
     #[command(
-        after_help = "Links are encrypted unless --backend says otherwise. The ranges cannot be changed later.\nWhat runs gets an address at once, and names when its container is made anew.\nExample: reeve network create --cidr 10.99.0.0/16\n         reeve network create --backend vxlan"
+        after_help = "Links are encrypted unless --backend says otherwise. Of it only --key-days can be changed later, with all else as it is.\nWhat runs gets an address at once, and names when its container is made anew.\nExample: reeve network create --cidr 10.99.0.0/16\n         reeve network create --backend vxlan"
     )]
     Create(NetworkCreateArgs),
     /// Show each node's subnet and link, latency and loss between all pairs, and what is wrong

@@ -76,6 +76,19 @@ fn keys_are_rotated_only_where_links_have_any() {
 fn where_nobody_is_here_nodes_are_to_be_named() {
     let lab = Lab::new();
     lab.says(true, &["network", "create", "--key-days", "30"]);
+    // Of a network that is there the days can be changed, and nothing else.
+    let said = lab.says(true, &["network", "create", "--key-days", "7"]);
+    assert!(
+        said.contains("the network is changed") && said.contains("within 7 days"),
+        "{said}"
+    );
+    let said = lab.says(true, &["network", "create", "--key-days", "7"]);
+    assert!(said.contains("is there already"), "{said}");
+    lab.says(false, &["network", "create"]);
+    lab.says(
+        false,
+        &["network", "create", "--key-days", "8", "--cidr", "10.7.0.0/16"],
+    );
     let said = lab.says(false, &["network", "rotate-keys"]);
     assert!(said.contains("--all-nodes"), "{said}");
     let said = lab.says(false, &["network", "rotate-keys", "--node", "n9"]);
