@@ -114,6 +114,8 @@ pub enum Act {
     Top,
     /// Looking at the node's end of the network, and what its names stand for.
     Network,
+    /// Replacing the key of the node's links.
+    RotateKey,
     /// Looking at the node's images.
     Images,
     /// Removing such of them as nobody uses.
@@ -152,6 +154,7 @@ impl Act {
             Self::Logs => "reading logs",
             Self::Top => "measuring",
             Self::Network => "looking at the network",
+            Self::RotateKey => "replacing the keys of links",
             Self::Images => "looking at images",
             Self::RemoveImages => "removing images",
             Self::Exec => "running commands in containers",
@@ -221,6 +224,7 @@ pub fn may(caller: &Caller, act: Act, about: Option<&Namespace>, rights: Rights)
 fn person(granted: &Granted, act: Act, about: Option<&Namespace>) -> Result<(), Denied> {
     let enough = match granted {
         Granted::Admin => true,
+        Granted::Operator(_) if act == Act::RotateKey => false,
         Granted::Operator(Commands { exec, host }) => (*exec || !act.inside()) && (*host || act != Act::Host),
         Granted::Viewer(runs) => {
             act.looks() || (act == Act::Run && about.is_some_and(|space| runs.cover(space.as_str())))
@@ -241,6 +245,7 @@ fn person(granted: &Granted, act: Act, about: Option<&Namespace>) -> Result<(), 
     let elsewhere = if some { " in that namespace" } else { "" };
     let more = match (act, granted) {
         (Act::Host, _) => "operator+host".to_owned(),
+        (Act::RotateKey, _) => "admin".to_owned(),
         (Act::Run, Granted::Viewer(Runs::Nowhere)) => "viewer+run".to_owned(),
         (_, Granted::Namespaces { names, exec: false }) if act.inside() => {
             let rights = Granted::Namespaces {

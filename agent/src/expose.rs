@@ -117,6 +117,7 @@ mod tests {
                 domain: "reeve.internal".to_owned(),
                 port: 51_820,
                 mtu: None,
+                key_days: None,
             },
             subnet: "10.210.3.0/24".parse().expect("a subnet"),
             subnet6: None,
@@ -161,6 +162,7 @@ mod tests {
                 domain: "reeve.internal".to_owned(),
                 port: 51_820,
                 mtu: None,
+                key_days: None,
             },
         };
         assert_eq!(settle(&network, "rv-1", &dir.path().join(MARK)).await, Ok(()));

@@ -4,14 +4,11 @@
 //! is kept on disk, so that all of it goes on, and begins again, while the store is gone.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{ErrorKind, Read as _};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use ipnet::IpNet;
 use network::detached::{Ends, Place};
 use network::links::{Changes, Setup, Wires, host, own_verb, probe};
 use network::names::{self, Part, Sees, Server, Settings};
@@ -19,7 +16,6 @@ use network::wireguard::Keys;
 use planner::network::links::{self, Host, Probed};
 use runtime::{Cache, Prefix, Reader, ReflectOptions, Shutdown, Store, chain};
 use schemas::keys::{Key, ResourceKey, Root};
-use schemas::kinds::Kind;
 use schemas::names::{Namespace, NodeName, ResourceName};
 use schemas::records::network::{address6, gateway};
 use schemas::records::{
@@ -30,13 +26,16 @@ use tokio::sync::{mpsc, watch};
 use trust::publish::verify_link;
 use trust::trusted::Trust;
 
+use self::kept::{read_endpoints, read_peers, read_policies, read_ranges, service};
 use crate::register::{marker, today};
 use crate::relays::{self, Reach, Relays};
+use crate::rotation::{self, Turn, Turned};
 use crate::run::Note;
 use crate::seen::Seen;
 use crate::walls::filter::{Filter, Running, Wanted};
 
 mod guard;
+mod kept;
 
 /// How often everything is looked at though nothing was heard.
 const LOOK: Duration = Duration::from_secs(2);
@@ -44,12 +43,13 @@ const LOOK: Duration = Duration::from_secs(2);
 const GATHER: Duration = Duration::from_millis(10);
 /// A process that ended is started again at once, if that was not done just before.
 const AGAIN: Duration = Duration::from_secs(2);
+/// A new key of another node is looked at this often, for so long: until it answers the one before goes on.
+const SOON: Duration = Duration::from_millis(100);
+const SOON_FOR: Duration = Duration::from_secs(60);
 /// A host's addresses, and what its kernel can do, are asked for anew after so many looks.
 const LOOKS_TO_HOST: u32 = 15;
 const PEERS_FILE: &str = "peers.json";
 const POLICIES_FILE: &str = "policies.json";
-/// More than 5,000 nodes take.
-const MAX_PEERS_BYTES: u64 = 64 << 20;
 /// Where links keep their keys and their process, and names their copy, under the data directory.
 const LINKS_DIR: &str = "links";
 const NAMES_DIR: &str = "names";
@@ -125,6 +125,8 @@ type Believed = (BTreeMap<NodeName, Peer>, Vec<String>);
 struct Keeper<S> {
     ground: Ground<S>,
     keys: Option<Keys>,
+    /// Who wants another key, and waits for an answer.
+    asked: Vec<rotation::Asked>,
     here: Option<Here>,
     wires: Option<Wires>,
     copy: Option<names::Copy>,
@@ -171,6 +173,7 @@ pub async fn keep<S: Store>(ground: Ground<S>, shutdown: Shutdown) {
         relays: Relays::new(&ground.dir),
         ground,
         keys: None,
+        asked: Vec::new(),
         here: None,
         wires: None,
         copy: None,
@@ -184,6 +187,8 @@ pub async fn keep<S: Store>(ground: Ground<S>, shutdown: Shutdown) {
     let mut changes: Option<Changes> = None;
     let mut ends = Ends::of(keeper.places());
     let mut ended: Option<Instant> = None;
+    let (asks, mut asked) = mpsc::channel(8);
+    keeper.ground.seen.rotated_by(asks);
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -210,6 +215,14 @@ pub async fn keep<S: Store>(ground: Ground<S>, shutdown: Shutdown) {
             () = news(&mut policies) => of_policies = true,
             () = heard, if has_network => tokio::time::sleep(GATHER).await,
             () = ends.wait(), if has_network && ended.is_none_or(|at| at.elapsed() > AGAIN) => ended = Some(Instant::now()),
+            Some(one) = asked.recv() => keeper.asked.push(one),
+            () = tokio::time::sleep(SOON), if keeper.waits() => {
+                let now = local.borrow().network.clone();
+                if let Some(network) = now {
+                    keeper.link(&network, &mut Vec::new()).await;
+                }
+                continue;
+            }
             _ = look.tick() => {}
         }
         if of_peers && let Some(cache) = peers.as_ref().and_then(Reader::snapshot) {
@@ -413,11 +426,19 @@ impl<S: Store> Keeper<S> {
         }
     }
 
+    /// Whether a new key of another node may answer any moment.
+    fn waits(&self) -> bool {
+        let since = self.wires.as_ref().and_then(Wires::waits);
+        since.is_some_and(|since| since < SOON_FOR)
+    }
+
     /// Makes the ground as it should be now.
     async fn converge(&mut self, local: Local) {
         let mut conditions = Vec::new();
         self.ground.seen.assigned(local.network.as_ref(), &local.own);
         let Some(network) = &local.network else {
+            // Who asks this node for another key learns that it has none.
+            self.asked.clear();
             if self.told != Footing::default() {
                 self.tell(Footing::default());
             }
@@ -468,12 +489,14 @@ impl<S: Store> Keeper<S> {
                 message,
             });
         };
-        let mut trouble = |what: String| say("NetworkDown", what);
         if self.keys.is_none() {
             match Keys::open(&self.ground.dir.join(LINKS_DIR)) {
                 Ok(keys) => self.keys = Some(keys),
                 Err(error) => {
-                    trouble(format!("the key of this node's link cannot be kept: {}", chain(&error)));
+                    say(
+                        "NetworkDown",
+                        format!("the key of this node's link cannot be kept: {}", chain(&error)),
+                    );
                     return false;
                 }
             }
@@ -484,7 +507,10 @@ impl<S: Store> Keeper<S> {
             None => match (probe().await, host().await) {
                 (Ok(probed), Ok(host)) => (probed, host, 0),
                 (Err(error), _) | (_, Err(error)) => {
-                    trouble(format!("the kernel does not say what it can do: {}", chain(&error)));
+                    say(
+                        "NetworkDown",
+                        format!("the kernel does not say what it can do: {}", chain(&error)),
+                    );
                     return false;
                 }
             },
@@ -496,11 +522,18 @@ impl<S: Store> Keeper<S> {
             .and_then(|text| text.parse::<IpAddr>().ok());
         let public = public.map(|address| SocketAddr::new(address, network.settings.port));
         let kind = links::kind(network.settings.backend, &probed);
-        let key = self.keys.as_ref().map(Keys::public);
+        let turned = self.turn(network, kind.as_ref().ok().copied());
+        let key = turned.as_ref().map(|turned| turned.said);
+        self.ground
+            .seen
+            .keyed(turned.as_ref().and_then(|turned| turned.here.clone()));
+        if let Some(why) = turned.and_then(|turned| turned.trouble) {
+            say("LinkDown", why);
+        }
         let mut link = links::own(kind, key.as_ref(), &network.settings, &host, public);
         link.proof = self.proof(&link);
         if let Some(why) = &link.why {
-            trouble(why.clone());
+            say("NetworkDown", why.clone());
         }
         if let Some(why) = links::clash(&network.settings, &host) {
             say("NetworkOverlaps", why);
@@ -512,6 +545,21 @@ impl<S: Store> Keeper<S> {
             looks,
         });
         true
+    }
+
+    /// This node's own key as it is to be now: links and facts go by it.
+    fn turn(&mut self, network: &AssignedNetwork, kind: Option<LinkKind>) -> Option<Turned> {
+        let own = self.peers.get(&self.ground.node);
+        let turn = Turn {
+            cluster: &self.ground.cluster,
+            node: &self.ground.node,
+            settings: &network.settings,
+            kind,
+            published: own.and_then(|own| own.link.key.as_ref()?.parse().ok()),
+        };
+        let asked = std::mem::take(&mut self.asked);
+        let keys = self.keys.as_mut()?;
+        Some(rotation::turn(keys, &turn, asked, SystemTime::now()))
     }
 
     /// Our own signature over what we say; the one that was made before, while it is over the same.
@@ -683,60 +731,6 @@ pub(crate) fn names_dir(dir: &Path) -> PathBuf {
     dir.join(NAMES_DIR)
 }
 
-/// The other nodes as they were last known; none where nothing can be read.
-fn read_peers(path: &Path) -> Vec<Peer> {
-    let mut text = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(MAX_PEERS_BYTES).read_to_end(&mut text));
-    match read {
-        Ok(_) => serde_json::from_slice(&text).unwrap_or_else(|error| {
-            tracing::warn!(%error, "what is known of other nodes cannot be read; it is read from the store");
-            Vec::new()
-        }),
-        Err(error) => {
-            if error.kind() != ErrorKind::NotFound {
-                tracing::warn!(%error, "what is known of other nodes cannot be read; it is read from the store");
-            }
-            Vec::new()
-        }
-    }
-}
-
-fn service(namespace: &Namespace, name: &ResourceName) -> ResourceKey {
-    ResourceKey {
-        namespace: Some(namespace.clone()),
-        kind: Kind::Service,
-        name: name.clone(),
-    }
-}
-
-/// Who was where, as names are answered; what cannot be read is read from the store.
-fn read_endpoints(dir: &Path) -> BTreeMap<ResourceKey, Arc<Endpoints>> {
-    let known = names::services(dir).unwrap_or_default().into_iter();
-    let read = known.filter_map(|(namespace, name)| {
-        let key = service(&namespace, &name);
-        let record = names::read::<Endpoints>(dir, &Part::Service(namespace, name)).ok()??;
-        Some((key, Arc::new(record)))
-    });
-    read.collect()
-}
-
-/// The network policies as they were last known; none where nothing can be read.
-fn read_policies(path: &Path) -> BTreeMap<Namespace, Arc<Policies>> {
-    let mut text = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(MAX_PEERS_BYTES).read_to_end(&mut text));
-    let known: BTreeMap<Namespace, Policies> = match read {
-        Ok(_) => serde_json::from_slice(&text).unwrap_or_else(|error| {
-            tracing::warn!(%error, "what is known of network policies cannot be read; it is read from the store");
-            BTreeMap::new()
-        }),
-        Err(_) => BTreeMap::new(),
-    };
-    known
-        .into_iter()
-        .map(|(name, record)| (name, Arc::new(record)))
-        .collect()
-}
-
 /// What is signed of a link.
 fn document(link: &NodeLink) -> Vec<u8> {
     serde_json::to_vec(link).unwrap_or_default()
@@ -760,18 +754,8 @@ pub async fn raze(cluster: &ClusterId, node: &NodeName, dir: &Path) -> Result<()
         listen: Vec::new(),
     };
     let stopped = server.stop().await.map_err(|error| chain(&error));
-    let ranges = read_ranges(dir);
+    let ranges = read_ranges(&dir.join(NAMES_DIR));
     let razed = network::links::raze(&links::names(cluster, node), &ranges, dir.join(LINKS_DIR)).await;
     let relayed = relays::raze(dir).await;
     stopped.and(relayed).and(razed.map_err(|error| chain(&error)))
-}
-
-/// The ranges that were routed here, as the names' settings still say.
-fn read_ranges(dir: &Path) -> Vec<IpNet> {
-    let settings = names::read::<Settings>(&dir.join(NAMES_DIR), &Part::Settings);
-    let Ok(Some(settings)) = settings else {
-        return Vec::new();
-    };
-    let six = settings.cidr6.map(IpNet::V6);
-    std::iter::once(IpNet::V4(settings.cidr)).chain(six).collect()
 }

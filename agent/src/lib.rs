@@ -32,6 +32,7 @@ pub mod probe;
 mod register;
 mod relays;
 mod report;
+mod rotation;
 mod run;
 pub mod secrets;
 mod seen;

@@ -16,14 +16,18 @@ use runtime::chain;
 use schemas::names::{Namespace, NodeName};
 use schemas::records::network::{gateway, usable};
 use schemas::records::{AssignedNetwork, ClusterId, LinkKind, Peer};
+use tokio::sync::{mpsc, oneshot};
 
-use crate::api::ask::{LinkHere, NamesHere, NetworkHere};
+use crate::api::ask::{KeyHere, KeyNext, LinkHere, NamesHere, NetworkHere, Refusal, Why};
+use crate::rotation::Asked;
 use crate::walls::filter::Filter;
 
 /// How long an answer is the same for whoever asks.
 const KEEP: Duration = Duration::from_secs(1);
 /// Time for the kernel, a link's process and `nft` to answer.
 const LIMIT: Duration = Duration::from_secs(5);
+/// Time until a next key is on disk: the agent may be in the middle of a look.
+const TURN: Duration = Duration::from_secs(20);
 /// The most chains of the filter that are told of.
 const MAX_CHAINS: usize = 1_000;
 
@@ -36,6 +40,8 @@ pub(crate) struct Seen {
     stands: Mutex<Stands>,
     pings: Mutex<BTreeMap<NodeName, Record>>,
     repairs: AtomicU64,
+    /// Who replaces the key of links.
+    rotates: Mutex<Option<mpsc::Sender<Asked>>>,
     last: tokio::sync::Mutex<Option<(Instant, Arc<NetworkHere>)>>,
 }
 
@@ -45,6 +51,7 @@ struct Stands {
     network: Option<AssignedNetwork>,
     own: BTreeMap<IpAddr, Namespace>,
     kind: Option<LinkKind>,
+    key: Option<KeyHere>,
     links: Option<Arc<Links>>,
     /// Where each other node answers pings.
     targets: BTreeMap<NodeName, Ipv4Addr>,
@@ -61,6 +68,7 @@ impl Seen {
             stands: Mutex::default(),
             pings: Mutex::default(),
             repairs: AtomicU64::new(0),
+            rotates: Mutex::default(),
             last: tokio::sync::Mutex::default(),
         }
     }
@@ -74,6 +82,29 @@ impl Seen {
         if stands.own != *own {
             stands.own.clone_from(own);
         }
+    }
+
+    /// The key of its links; None where they have none.
+    pub(crate) fn keyed(&self, key: Option<KeyHere>) {
+        lock(&self.stands).key = key;
+    }
+
+    /// Who is to be asked for another key from now on.
+    pub(crate) fn rotated_by(&self, asks: mpsc::Sender<Asked>) {
+        *lock(&self.rotates) = Some(asks);
+    }
+
+    /// Begins to replace the key of this node's links.
+    pub(crate) async fn rotate(&self) -> Result<KeyNext, Refusal> {
+        let busy =
+            || Refusal::new(Why::Busy, "the agent does not look after its links now").help("try again in a moment");
+        let asks = lock(&self.rotates).clone().ok_or_else(busy)?;
+        let (asked, answer) = oneshot::channel();
+        let whole = async {
+            asks.send(asked).await.map_err(|_| busy())?;
+            answer.await.map_err(|_| busy())?
+        };
+        tokio::time::timeout(TURN, whole).await.map_err(|_| busy())?
     }
 
     /// Its links as they should be, to whom, and how many things were put right.
@@ -235,6 +266,7 @@ impl Seen {
         NetworkHere {
             subnet: Some(network.subnet),
             kind: stands.kind,
+            link_key: stands.key,
             exposed: network.exposed,
             addresses_used: used,
             addresses_left: all.saturating_sub(used),

@@ -138,6 +138,7 @@ impl Lab {
                     domain: "reeve.internal".to_owned(),
                     port: 51_820,
                     mtu: None,
+                    key_days: None,
                 },
                 subnet: parsed(&format!("10.210.{node}.0/24")),
                 subnet6: Some(parsed(&format!("fd10:210::{node}:0/112"))),

@@ -112,6 +112,7 @@ fn said(verb: &Verb) -> Option<(&'static str, Vec<String>)> {
         Verb::Node(NodeVerb::Rm(args)) => ("node rm", all("node/", &args.nodes)),
         Verb::Node(NodeVerb::Replace(args)) => ("node replace", vec![format!("node/{}", args.node)]),
         Verb::Network(NetworkVerb::Create(args)) => ("network create", vec![args.cidr.to_string()]),
+        Verb::Network(NetworkVerb::RotateKeys(args)) => ("network rotate-keys", exposed(args)),
         Verb::Network(NetworkVerb::Status) | Verb::Lookup(_) | Verb::Trace(_) => return None,
         Verb::Expose(args) => ("expose", exposed(args)),
         Verb::Hide(args) => ("hide", exposed(args)),

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use runtime::{Guard, Outcome, Store as _, person};
 use schemas::keys::Key;
-use schemas::records::network::{VXLAN_PORT, WIREGUARD_PORT, usable};
+use schemas::records::network::{DEFAULT_KEY_DAYS, VXLAN_PORT, WIREGUARD_PORT, usable};
 use schemas::records::{Backend, ClusterMarker, LinkKind, NetworkSettings, Peer, Record as _};
 use serde_json::{Value, json};
 
@@ -22,6 +22,7 @@ pub async fn network(common: &Common, verb: &NetworkVerb) -> Verdict {
     match verb {
         NetworkVerb::Create(args) => create(common, args).await,
         NetworkVerb::Status => status(common).await,
+        NetworkVerb::RotateKeys(args) => crate::near::rotate_keys(common, args).await,
     }
 }
 
@@ -47,6 +48,7 @@ pub(crate) fn settings(args: &NetworkCreateArgs) -> Result<NetworkSettings, Fail
         domain: args.domain.to_ascii_lowercase(),
         port: args.port.unwrap_or(usual),
         mtu: args.mtu,
+        key_days: args.key_days.filter(|days| *days != DEFAULT_KEY_DAYS),
     };
     let problems = settings.problems();
     if problems.is_empty() {
@@ -75,7 +77,17 @@ async fn create(common: &Common, args: &NetworkCreateArgs) -> Verdict {
     let settings = settings(args)?;
     let connection = connect(common).await?;
     let marker = connection.marker().await?;
-    if let Some(there) = &marker.record.network {
+    let only_days = |there: &NetworkSettings| {
+        let key_days = settings.key_days;
+        args.key_days.is_some()
+            && NetworkSettings {
+                key_days,
+                ..there.clone()
+            } == settings
+    };
+    let before = marker.record.network.as_ref().filter(|there| **there != settings);
+    let changes = before.is_some_and(only_days);
+    if let Some(there) = marker.record.network.as_ref().filter(|_| !changes) {
         if *there == settings {
             say(common, &settings, "is there already");
             return Ok(Exit::Done);
@@ -84,10 +96,10 @@ async fn create(common: &Common, args: &NetworkCreateArgs) -> Verdict {
             Exit::Conflict,
             format!("the cluster has a network already: {}", in_words(there)),
         )
-        .help("its ranges cannot be changed; `reeve network status` shows it"));
+        .help("of it only --key-days can be changed, with all else as it is; `reeve network status` shows it"));
     }
     let view = View::read(&connection, &["nodes"]).await?;
-    if let Some(who) = clash(&settings, &view) {
+    if let Some(who) = clash(&settings, &view).filter(|_| !changes) {
         return Err(
             Failure::new(Exit::Conflict, format!("the range {} is in use: {who}", settings.cidr))
                 .help("choose another with --cidr, such as 10.99.0.0/16"),
@@ -104,8 +116,8 @@ async fn create(common: &Common, args: &NetworkCreateArgs) -> Verdict {
     );
     match connection.store.commit(txn).await? {
         Outcome::Committed { revision: _ } => {
-            say(common, &settings, "is made");
-            if !common.output.is_for_machines() {
+            say(common, &settings, if changes { "is changed" } else { "is made" });
+            if !changes && !common.output.is_for_machines() {
                 print("next: `reeve network status` shows how nodes join it\n");
             }
             Ok(Exit::Done)
@@ -140,8 +152,13 @@ fn kind(kind: LinkKind) -> &'static str {
 
 pub(crate) fn in_words(settings: &NetworkSettings) -> String {
     let sixth = settings.cidr6.map(|range| format!(" and {range}")).unwrap_or_default();
+    let keys = match settings.key_days {
+        Some(0) => ", keys replaced when asked".to_owned(),
+        Some(days) => format!(", keys replaced within {}", output::count(usize::from(days), "day")),
+        None => String::new(),
+    };
     format!(
-        "{}{sixth}, a /{} for each node, by {}, names under {}",
+        "{}{sixth}, a /{} for each node, by {}, names under {}{keys}",
         settings.cidr,
         settings.node_prefix,
         backend(settings.backend),

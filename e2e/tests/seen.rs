@@ -1,5 +1,5 @@
 //! What is to be seen of the network from outside, on two hosts: names as each node answers them, all pairs measured, what stops a
-//! connection, and a host that takes part or does not.
+//! connection, and a host that takes part or does not. And keys of links that are replaced while packets go over them.
 
 use std::process::Command;
 
@@ -421,4 +421,89 @@ fn names_pairs_ways_and_hosts_are_seen_as_they_are() {
     assert!(said.contains("n1 to n2: ") && said.contains("pings lost"), "{said}");
     let (code, said) = cluster.says(&["trace", "web.1", "db.1:5432"]);
     assert!(said.contains("link") && (code == 0 || code == 4), "{said}");
+}
+
+impl Cluster {
+    /// The keys of links as each agent says them, in order of nodes.
+    fn keys(&self) -> Result<Vec<Value>, String> {
+        let (_, said) = self.says(&["network", "status", "-o", "json"]);
+        let value: Value = serde_json::from_str(&said).map_err(|_| said.clone())?;
+        let nodes = value["links"]["nodes"].as_object().ok_or_else(|| said.clone())?;
+        let keys: Vec<Value> = nodes.values().map(|node| node["linkKey"].clone()).collect();
+        if keys.len() == 2 && keys.iter().all(Value::is_object) {
+            Ok(keys)
+        } else {
+            Err(said)
+        }
+    }
+
+    /// How many pings, one each 20 ms, were answered, and the longest time without an answer in milliseconds.
+    fn pings(&self, to: &str, count: u32) -> (usize, u64) {
+        let count = count.to_string();
+        let said = self.lab.hosts[0].within("ping", &["-i", "0.02", "-c", &count, "-W", "1", to]);
+        let said = said.unwrap_or_else(|said| said);
+        let number = |line: &str| line.split("icmp_seq=").nth(1)?.split(' ').next()?.parse().ok();
+        let numbers: Vec<u64> = said.lines().filter_map(number).collect();
+        let longest = numbers.windows(2).map(|pair| (pair[1] - pair[0]) * 20).max();
+        (numbers.len(), longest.unwrap_or(0))
+    }
+}
+
+#[test]
+fn keys_of_links_are_replaced_and_what_goes_over_them_goes_on() {
+    let cluster = Cluster::new();
+    let before = eventually("both agents tell of their keys", 40, || {
+        let keys = cluster.keys()?;
+        let (_, said) = cluster.says(&["network", "status"]);
+        if said.contains("FROM (MS)") {
+            Ok(keys)
+        } else {
+            Err(said)
+        }
+    });
+    assert!(
+        before
+            .iter()
+            .all(|key| key["next"].is_null() && key["replacedInSeconds"].is_u64()),
+        "{before:?}"
+    );
+    let other = "10.189.1.0";
+    eventually("the link carries", 40, || match cluster.pings(other, 20) {
+        (20, _) => Ok(()),
+        found => Err(format!("{found:?}")),
+    });
+    let (said, (answered, longest)) = std::thread::scope(|scope| {
+        let pings = scope.spawn(|| cluster.pings(other, 500));
+        let said = cluster.exits(0, &["network", "rotate-keys", "--all-nodes"]);
+        (said, pings.join().expect("pings"))
+    });
+    assert_eq!(
+        said,
+        "node/n1: the key of its links is replaced\nnode/n2: the key of its links is replaced\n"
+    );
+    eprintln!("{answered} of 500 pings answered, {longest} ms without an answer at most");
+    let after = eventually("both have another key that counts", 40, || {
+        let keys = cluster.keys()?;
+        let new = keys
+            .iter()
+            .zip(&before)
+            .all(|(now, old)| now["key"] != old["key"] && now["next"].is_null());
+        if new { Ok(keys) } else { Err(format!("{keys:?}")) }
+    });
+    eventually("the link carries by them", 40, || match cluster.pings(other, 20) {
+        (20, _) => Ok(()),
+        found => Err(format!("{found:?}")),
+    });
+    assert!(
+        after.iter().all(|key| key["ageSeconds"].as_u64() < Some(3_600)),
+        "{after:?}"
+    );
+    cluster.exits(0, &["network", "create", "--cidr", "10.189.0.0/16", "--key-days", "0"]);
+    eventually("no key becomes too old", 40, || {
+        let keys = cluster.keys()?;
+        let never = keys.iter().all(|key| key["replacedInSeconds"].is_null());
+        if never { Ok(()) } else { Err(format!("{keys:?}")) }
+    });
+    let (code, said) = cluster.says(&["network", "rotate-keys", "--node", "n3"]);
+    assert!(code != 0 && said.contains("there is no node n3"), "{said}");
 }

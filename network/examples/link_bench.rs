@@ -168,6 +168,7 @@ impl Lab {
             domain: "reeve.internal".to_owned(),
             port: if vxlan { 4_789 } else { 51_820 },
             mtu: None,
+            key_days: None,
         };
         let seen = |number| within(&self.host(number), || run(host())).unwrap();
         let said = |number: u32| {

@@ -9,9 +9,9 @@ mod kernel;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use ipnet::IpNet;
 use planner::network::links::{Carrier, Device, Key, Links, Mac, Names, ROUTE_PROTOCOL, VxlanPeer, Way, WireguardPeer};
@@ -23,7 +23,7 @@ pub use self::host::{Changes, host, probe};
 use self::kernel::{Answer, Kernel, SeenLink, SeenRoute, SeenVxlan, differ, say};
 use crate::detached::{self, DetachedError, Program};
 use crate::wireguard::uapi::UapiError;
-use crate::wireguard::{self, Change, Keys, Seen, configure, generic, uapi};
+use crate::wireguard::{self, Change, Keys, Seen, call, configure, generic, uapi, waiting};
 
 /// How long a process that carries packets may take to end.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -32,6 +32,10 @@ const START: Duration = Duration::from_secs(10);
 const STEP: Duration = Duration::from_millis(10);
 /// How often a process is told its port when it does not get it.
 const REBINDS: u32 = 5;
+/// How long a node's key before goes on while its new one does not answer: who has stolen a key keeps it no longer.
+const GO_ON: Duration = Duration::from_secs(3_600);
+/// The port of what is thrown away.
+const DISCARD: u16 = 9;
 /// EEXIST.
 const EXISTS: i32 = 17;
 
@@ -109,6 +113,8 @@ pub struct Wires {
     kernel: Kernel,
     /// Where each peer was said to be.
     told: BTreeMap<Key, SocketAddr>,
+    /// Since when a new key of a peer has not answered.
+    waits: BTreeMap<Key, Instant>,
 }
 
 impl Wires {
@@ -118,7 +124,14 @@ impl Wires {
             setup,
             kernel: Kernel::new().map_err(WiresError::Netlink)?,
             told: BTreeMap::new(),
+            waits: BTreeMap::new(),
         })
+    }
+
+    /// Since when the newest of the new keys of peers has not answered: look again soon. None where none is waited for.
+    #[must_use]
+    pub fn waits(&self) -> Option<Duration> {
+        self.waits.values().map(Instant::elapsed).min()
     }
 
     /// Makes all as it should be, as far as it can be. `keys` are needed where links are encrypted.
@@ -442,7 +455,13 @@ impl Wires {
         let seen = read(name, user).await?;
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let now = now.map_or(0, |since| since.as_secs());
-        let change = configure(keys.private(), port, peers, &seen, &self.told, now);
+        let mut kept = waiting(peers, &seen, now);
+        self.waits.retain(|key, _| kept.contains_key(key));
+        for key in kept.keys() {
+            self.waits.entry(*key).or_insert_with(Instant::now);
+        }
+        kept.retain(|key, _| self.waits.get(key).is_some_and(|since| since.elapsed() < GO_ON));
+        let change = configure(keys.private(), port, peers, &seen, &self.told, &kept, now);
         if !change.is_empty() {
             let told = if user {
                 tell(name, port, &change).await.map_err(|error| chain(&error))
@@ -459,6 +478,7 @@ impl Wires {
                 ));
             }
             say_change(name, peers, &change, log);
+            knock(&call(peers, &seen, &change));
         }
         self.told = peers
             .iter()
@@ -606,6 +626,19 @@ pub async fn raze(names: &Names, ranges: &[IpNet], dir: PathBuf) -> Result<(), W
         }
     }
     Ok(())
+}
+
+/// One packet to each of these: a device begins a session when it has something to send.
+fn knock(doors: &[IpNet]) {
+    let four = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0));
+    let six = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0));
+    for door in doors {
+        let from = if door.addr().is_ipv4() { &four } else { &six };
+        // Without, the next packet of anybody does the same.
+        if let Ok(from) = from {
+            let _ = from.send_to(&[], (door.network(), DISCARD));
+        }
+    }
 }
 
 /// Tells a process's device. With another port or mark it opens its sockets anew, and may find its port taken: by another

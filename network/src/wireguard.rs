@@ -19,7 +19,7 @@ use gotatun::tun::tun_async_device::TunDevice;
 use tokio::signal::unix::{SignalKind, signal};
 
 pub use self::configure::SESSION_SECONDS;
-pub(crate) use self::configure::{Change, Seen, configure};
+pub(crate) use self::configure::{Change, Seen, call, configure, waiting};
 pub use self::keys::{Keys, KeysError};
 use crate::detached::{self, DetachedError, Place};
 

@@ -127,6 +127,7 @@ impl Lab {
             domain: "reeve.internal".to_owned(),
             port: if backend == Backend::Vxlan { 4_789 } else { 51_820 },
             mtu: None,
+            key_days: None,
         };
         let mut lab = Self {
             prefix,
@@ -250,6 +251,27 @@ impl Lab {
                 first.repaired
             );
         }
+    }
+
+    /// The hosts that wait for another's new key to answer.
+    fn waits(&self) -> Vec<usize> {
+        let waits = |number: &usize| {
+            let desired = self.desired(*number);
+            within(&self.host(*number), || {
+                run(async {
+                    let mut wires = self.wires(*number);
+                    wires.converge(&desired, &self.keys[*number - 1]).await;
+                    wires.waits().is_some()
+                })
+            })
+        };
+        (1..=3).filter(waits).collect()
+    }
+
+    /// As agents do: until no new key is waited for.
+    #[track_caller]
+    fn follow(&self) {
+        until("new keys answer", || self.waits().is_empty());
     }
 
     fn ping(&self, from: usize, to: usize) -> bool {
@@ -573,10 +595,137 @@ fn a_new_key_counts_for_all_and_no_process_is_restarted() {
     lab.keys[0].switch().unwrap();
     let ((), sent, lost) = lab.meanwhile(2, 3, || {
         lab.settle();
+        lab.follow();
         until("by the new key", || lab.ping(1, 2) && lab.ping(3, 1));
     });
     assert!(sent > 0 && lost == 0, "{lost} of {sent} lost between others");
     assert_eq!(detached::look(&place).unwrap(), before);
+}
+
+#[test]
+fn traffic_goes_on_through_a_rotation_whoever_hears_of_it_first() {
+    let mut lab = Lab::new(Backend::WireguardUser, [LinkKind::WireguardUser; 3]);
+    lab.settle();
+    until("all reach each other", || {
+        lab.ping(1, 2) && lab.ping(2, 1) && lab.ping(3, 1)
+    });
+    // The others hear of the next key while the node has not: its agent may be away for long.
+    let next = lab.keys[0].prepare().unwrap();
+    lab.links[0].key = Some(next.to_string());
+    let stream = Stream::new(&lab, 2, 1);
+    assert!(
+        lab.converge(2).repaired.iter().any(|one| one.contains("n1")),
+        "it is told of the new key"
+    );
+    assert_eq!(lab.converge(3).trouble, Vec::<String>::new());
+    let heard = stream.heard();
+    until("the key before goes on", || stream.heard() > heard + 100);
+    assert_eq!(lab.waits(), [2, 3], "the new key does not answer yet");
+    assert_eq!(lab.converge(2), Converged::default(), "and is not told again");
+    assert_eq!(stream.lost(), 0, "nothing is lost before the node switches");
+    lab.keys[0].switch().unwrap();
+    assert_eq!(lab.converge(1).trouble, Vec::<String>::new());
+    lab.follow();
+    let heard = stream.heard();
+    until("the new key carries it", || stream.heard() > heard + 20);
+    eprintln!("the others first: {} ms without an answer", stream.longest());
+    drop(stream);
+    assert_eq!(old_keys(&lab, 2), 0, "the key before is gone");
+    // The node hears first, and the others late.
+    let next = lab.keys[0].prepare().unwrap();
+    lab.keys[0].switch().unwrap();
+    lab.links[0].key = Some(next.to_string());
+    let stream = Stream::new(&lab, 1, 2);
+    assert_eq!(lab.converge(1).trouble, Vec::<String>::new());
+    assert!(!lab.ping(1, 3), "who has not heard of it does not know it");
+    let begun = Instant::now();
+    lab.follow();
+    let heard = stream.heard();
+    until("they have heard", || stream.heard() > heard + 20);
+    eprintln!(
+        "the node first: {} ms in all, {} ms since the others heard",
+        stream.longest(),
+        begun.elapsed().as_millis()
+    );
+    // Both ends at once.
+    let nexts: Vec<_> = (0..2).map(|at| lab.keys[at].prepare().unwrap()).collect();
+    for (at, next) in nexts.iter().enumerate() {
+        lab.links[at].key = Some(next.to_string());
+        lab.keys[at].switch().unwrap();
+    }
+    lab.follow();
+    until("both have another key", || {
+        lab.follow();
+        lab.ping(1, 2) && lab.ping(2, 1) && lab.ping(3, 1) && lab.ping(3, 2)
+    });
+    assert_eq!((old_keys(&lab, 1), old_keys(&lab, 2), old_keys(&lab, 3)), (0, 0, 0));
+}
+
+/// Peers of a device that are nobody's present key.
+fn old_keys(lab: &Lab, number: usize) -> usize {
+    let path = format!("/var/run/wireguard/{}.sock", lab.device(number));
+    let mut stream = UnixStream::connect(path).unwrap();
+    stream.write_all(b"get=1\n\n").unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let known: Vec<String> = (1..=3).map(|number| public_hex(lab, number)).collect();
+    let keys = answer.lines().filter_map(|line| line.strip_prefix("public_key="));
+    keys.filter(|key| !known.iter().any(|known| known == key)).count()
+}
+
+/// A ping each 20 ms from one host to another.
+struct Stream {
+    ping: std::process::Child,
+    told: tempfile::NamedTempFile,
+}
+
+const BEAT: u64 = 20;
+
+impl Stream {
+    fn new(lab: &Lab, from: usize, to: usize) -> Self {
+        let told = tempfile::NamedTempFile::new().unwrap();
+        let (host, source, target) = (lab.host(from), format!("10.210.{from}.1"), format!("10.210.{to}.1"));
+        let ping = Command::new("ip")
+            .args(["netns", "exec", &host, "ping", "-i", "0.02", "-I", &source, &target])
+            .stdout(told.reopen().unwrap())
+            .spawn()
+            .unwrap();
+        let stream = Self { ping, told };
+        until("it begins", || stream.heard() > 5);
+        stream
+    }
+
+    fn numbers(&self) -> Vec<u64> {
+        let text = std::fs::read_to_string(self.told.path()).unwrap();
+        let number = |line: &str| line.split("icmp_seq=").nth(1)?.split(' ').next()?.parse().ok();
+        text.lines().filter_map(number).collect()
+    }
+
+    fn heard(&self) -> usize {
+        self.numbers().len()
+    }
+
+    /// Those before the last that was answered and were not.
+    fn lost(&self) -> u64 {
+        let numbers = self.numbers();
+        let (first, last) = (numbers.first().unwrap(), numbers.last().unwrap());
+        last + 1 - first - numbers.len() as u64
+    }
+
+    /// The longest time without an answer, in milliseconds.
+    fn longest(&self) -> u64 {
+        let numbers = self.numbers();
+        let gaps = numbers.windows(2).map(|pair| pair[1].saturating_sub(pair[0]));
+        gaps.max().unwrap_or(0) * BEAT
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let _ = self.ping.kill();
+        let _ = self.ping.wait();
+    }
 }
 
 #[test]

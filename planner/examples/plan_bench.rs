@@ -58,6 +58,7 @@ fn snapshot(nodes: usize, services: usize, replicas: usize, network: bool) -> Sn
         domain: DEFAULT_DOMAIN.to_owned(),
         port: WIREGUARD_PORT,
         mtu: None,
+        key_days: None,
     };
     let cluster = ClusterMarker {
         network: network.then(settings),

@@ -107,6 +107,8 @@ pub enum Ask {
     CopyIn { instance: Named, path: String },
     /// How this node's end of the cluster's network stands: a `NetworkHere` as JSON.
     Network {},
+    /// Another key for this node's links: a `KeyNext` as JSON, once it is on disk.
+    RotateKey {},
     /// What this node's names' server answers: a `planner::network::lookup::Found` as JSON.
     Lookup { wanted: Wanted },
     /// Whether something listens at a port of an instance of this node: a `Knocked` as JSON.
@@ -136,6 +138,9 @@ pub struct NetworkHere {
     /// Packets that were refused since the filter was put in place, by its chain: `in.<namespace>.<service>` and others.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub refused: BTreeMap<String, u64>,
+    /// The key of its links; None where they have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link_key: Option<KeyHere>,
     /// None while its server does not answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub names: Option<NamesHere>,
@@ -144,6 +149,29 @@ pub struct NetworkHere {
     /// What could not be found out, and why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub troubles: Vec<String>,
+}
+
+/// The key of a node's links.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KeyHere {
+    /// The public one, in base64.
+    pub key: String,
+    pub age_seconds: u64,
+    /// The one that counts once the other nodes are told of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+    /// Until the node replaces it by itself; None: only a person does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaced_in_seconds: Option<u64>,
+}
+
+/// A rotation that has begun, by the public keys.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KeyNext {
+    pub key: String,
+    pub next: String,
 }
 
 /// A node's link to another.

@@ -1,5 +1,6 @@
 //! What the API says of this node's end of the network: how it stands, what its names' server answers, and whether something
-//! listens at a port of an instance of its own. Called by `server`; nothing is changed by it.
+//! listens at a port of an instance of its own. Called by `server`. It changes nothing but the key of the node's links, where a
+//! person asks for that.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -22,6 +23,7 @@ const KNOCK: Duration = Duration::from_secs(1);
 /// What is asked.
 pub(super) enum Question {
     Here,
+    RotateKey,
     Lookup(Wanted),
     Knock {
         namespace: Namespace,
@@ -39,14 +41,18 @@ pub(super) async fn answer(
     out: &mpsc::Sender<Frame>,
 ) -> Result<(), Refusal> {
     let about = match &question {
-        Question::Here => None,
+        Question::Here | Question::RotateKey => None,
         Question::Lookup(wanted) => Some(&wanted.from),
         Question::Knock { namespace, .. } => Some(namespace),
     };
-    may(caller, Act::Network, about, rights)
-        .map_err(|denied| Refusal::new(Why::Denied, denied.message).help(denied.remedy))?;
+    let act = match &question {
+        Question::RotateKey => Act::RotateKey,
+        Question::Here | Question::Lookup(_) | Question::Knock { .. } => Act::Network,
+    };
+    may(caller, act, about, rights).map_err(|denied| Refusal::new(Why::Denied, denied.message).help(denied.remedy))?;
     let bytes = match question {
         Question::Here => Frame::json(Kind::Data, &*shared.seen.here().await),
+        Question::RotateKey => Frame::json(Kind::Data, &shared.seen.rotate().await?),
         Question::Lookup(wanted) => lookup(shared, wanted).await?,
         Question::Knock {
             namespace,

@@ -413,6 +413,10 @@ async fn act<R: AsyncRead + Unpin>(asked: Asked, caller: &Caller, hall: &Hall, p
         }
         Ask::Top {} => hall.top(caller, peer).await,
         Ask::Network {} => hall.network(caller, network::Question::Here, &out).await,
+        Ask::RotateKey {} => {
+            tracing::info!(%caller, by = clean(&by, 200), "the key of this node's links is to be replaced, by a person");
+            hall.network(caller, network::Question::RotateKey, &out).await
+        }
         Ask::Lookup { wanted } => hall.network(caller, network::Question::Lookup(wanted), &out).await,
         Ask::Knock {
             namespace,

@@ -401,6 +401,17 @@ fn a_person_does_what_its_rights_cover_and_no_more() {
     }
     assert!(allowed(Some("viewer"), Act::Logs, Some(&shop)) && allowed(Some("viewer"), Act::Images, None));
     assert!(!allowed(Some("viewer"), Act::RemoveImages, None) && allowed(Some("operator"), Act::RemoveImages, None));
+    for rights in [
+        "viewer",
+        "viewer+run",
+        "operator",
+        "operator+exec+host",
+        "namespaces=shop+exec",
+    ] {
+        assert!(!allowed(Some(rights), Act::RotateKey, None), "{rights}");
+    }
+    assert!(allowed(Some("admin"), Act::RotateKey, None));
+    assert!(may(&certified(Some("node"), None), Act::RotateKey, None, open).is_err());
     assert!(allowed(Some("namespaces=shop"), Act::Logs, Some(&shop)));
     assert!(!allowed(Some("namespaces=shop"), Act::Logs, Some(&other)));
     // A certificate of a later release, with rights that mean nothing here.
@@ -535,12 +546,47 @@ async fn said(served: &Served, ask: Ask) -> serde_json::Value {
     serde_json::from_slice(&frame.payload).expect("JSON")
 }
 
+async fn refused(served: &Served, ask: Ask) -> Why {
+    let asked = Asked {
+        by: "me@here".to_owned(),
+        ask,
+    };
+    let node = "n1".parse().expect("a name");
+    match served.client().ask(&node, &asked).await {
+        Err(AskError::Refused(refusal)) => refusal.why,
+        Ok(_) | Err(_) => panic!("it is not refused"),
+    }
+}
+
 fn network_of_n1() -> schemas::records::AssignedNetwork {
     serde_json::from_value(serde_json::json!({
         "settings": { "cidr": "127.8.0.0/16", "nodePrefix": 24, "backend": "none", "domain": "x", "port": 1 },
         "subnet": "127.8.1.0/24",
     }))
     .expect("a network")
+}
+
+#[tokio::test]
+async fn another_key_is_asked_of_who_looks_after_links_and_nobody_waits_for_nobody() {
+    let served = Served::new(Rights::default()).await;
+    assert_eq!(refused(&served, Ask::RotateKey {}).await, Why::Busy);
+    let (asks, mut asked) = mpsc::channel(1);
+    served.seen.rotated_by(asks);
+    let next = ask::KeyNext {
+        key: "a".to_owned(),
+        next: "b".to_owned(),
+    };
+    let answer = next.clone();
+    let keeper = tokio::spawn(async move {
+        let one: crate::rotation::Asked = asked.recv().await.expect("a question");
+        drop(one.send(Ok(answer)));
+        // Who is asked and gone does not answer.
+        drop(asked.recv().await);
+    });
+    let said = said(&served, Ask::RotateKey {}).await;
+    assert_eq!(said, serde_json::to_value(&next).expect("JSON"));
+    assert_eq!(refused(&served, Ask::RotateKey {}).await, Why::Busy);
+    keeper.await.expect("it ends");
 }
 
 #[tokio::test]

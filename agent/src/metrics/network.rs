@@ -90,6 +90,13 @@ pub(super) fn families(here: &NetworkHere) -> Result<Vec<MetricFamily>, promethe
         "Since the last handshake of that link whose was longest ago; an idle one has none for long.",
         float(oldest.unwrap_or(0)),
     )?;
+    if let Some(key) = &here.link_key {
+        gauge(
+            "reeve_network_link_key_age_seconds",
+            "Since the key of the node's encrypted links was made; there is none where links have no keys.",
+            float(key.age_seconds),
+        )?;
+    }
     let (asked, lost) = here.links.iter().fold((0_u64, 0_u64), |(asked, lost), link| {
         (asked + u64::from(link.asked), lost + u64::from(link.lost))
     });
@@ -145,7 +152,7 @@ pub(super) fn families(here: &NetworkHere) -> Result<Vec<MetricFamily>, promethe
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::ask::NamesHere;
+    use crate::api::ask::{KeyHere, NamesHere};
     use prometheus::{Encoder as _, TextEncoder};
 
     fn link(node: &str, asked: u8, lost: u8) -> LinkHere {
@@ -177,6 +184,12 @@ mod tests {
                 ..NamesHere::default()
             }),
             repairs: 2,
+            link_key: Some(KeyHere {
+                key: "k".to_owned(),
+                age_seconds: 86_400,
+                next: None,
+                replaced_in_seconds: None,
+            }),
             ..NetworkHere::default()
         };
         let mut out = Vec::new();
@@ -193,6 +206,7 @@ mod tests {
             "reeve_network_loss_ratio 0.3125",
             "reeve_network_refused_packets_total{chain=\"in.shop.db\"} 9",
             "reeve_network_repairs_total 2",
+            "reeve_network_link_key_age_seconds 86400",
             "reeve_names_up 1",
             "reeve_names_questions_total{outcome=\"failed\"} 0",
         ] {

@@ -7,7 +7,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 pub enum NetworkVerb {
     /// Give the cluster a network: addresses, links between nodes, and names
     #[command(
-        after_help = "Links are encrypted unless --backend says otherwise. The ranges cannot be changed later.\nWhat runs gets an address at once, and names when its container is made anew.\nExample: reeve network create --cidr 10.99.0.0/16\n         reeve network create --backend vxlan"
+        after_help = "Links are encrypted unless --backend says otherwise. Of it only --key-days can be changed later, with all else as it is.\nWhat runs gets an address at once, and names when its container is made anew.\nExample: reeve network create --cidr 10.99.0.0/16\n         reeve network create --backend vxlan"
     )]
     Create(NetworkCreateArgs),
     /// Show each node's subnet and link, latency and loss between all pairs, and what is wrong
@@ -16,6 +16,11 @@ pub enum NetworkVerb {
         after_help = "Agents are asked as for `reeve top`; those that do not answer are named. In a cell, ! is loss, ? is not known.\nExample: reeve network status -o wide"
     )]
     Status,
+    /// Replace the keys of nodes' encrypted links now, one node after the other
+    #[command(
+        after_help = "Each node replaces its key by itself before it is as old as `network create --key-days` says.\nThis is for a key that others may have seen. Links go on meanwhile.\nExample: reeve network rotate-keys --node n1\n         reeve network rotate-keys --all-nodes"
+    )]
+    RotateKeys(super::seen::ExposeArgs),
 }
 
 /// Of `reeve init`.
@@ -70,6 +75,9 @@ pub struct NetworkCreateArgs {
     /// The largest packet in bytes; what fits unless said
     #[arg(long, value_name = "BYTES")]
     pub mtu: Option<u16>,
+    /// Nodes replace the keys of encrypted links after so many days; 0: only when asked [default: 30]
+    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u16).range(0..=i64::from(schemas::records::network::MAX_KEY_DAYS)))]
+    pub key_days: Option<u16>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use agent::api::ask::{Ask, LinkHere, NetworkHere};
+use agent::api::ask::{Ask, KeyHere, LinkHere, NetworkHere};
 use planner::network::trace::{millis, seconds};
 use schemas::names::NodeName;
 use schemas::records::LinkKind;
@@ -137,6 +137,7 @@ impl Links {
                     subnet: _,
                     kind,
                     exposed,
+                    link_key,
                     addresses_used,
                     addresses_left,
                     links: _,
@@ -146,6 +147,7 @@ impl Links {
                     troubles,
                 } = here;
                 let value = json!({
+                    "linkKey": link_key,
                     "kind": kind, "exposed": exposed, "addressesUsed": addresses_used, "addressesLeft": addresses_left,
                     "refused": refused, "names": names, "repairs": repairs, "troubles": troubles,
                 });
@@ -214,7 +216,7 @@ impl Links {
     /// A line of each node; of many, only those of which something is to be told.
     fn ends(&self, limit: Option<usize>) -> String {
         let mut table = Table::new(&[
-            "NODE", "LEFT", "ROUTES", "REFUSED", "ASKED", "FAILED", "REPAIRS", "HOST",
+            "NODE", "LEFT", "ROUTES", "REFUSED", "ASKED", "FAILED", "REPAIRS", "KEY", "HOST",
         ]);
         for (node, here) in &self.here {
             let routes = here.links.iter().filter(|link| link.routed).count();
@@ -236,10 +238,20 @@ impl Links {
                     .into(),
                 counts.map_or("-".to_owned(), |counts| counts.failed.to_string()).into(),
                 here.repairs.into(),
+                key(here),
                 if here.exposed { "exposed" } else { "hidden" }.into(),
             ]);
         }
         table.render(limit)
+    }
+}
+
+/// How old the key of a node's links is; whether another is about to count.
+fn key(here: &NetworkHere) -> Cell {
+    match &here.link_key {
+        None => "-".into(),
+        Some(KeyHere { next: Some(_), .. }) => Cell::new("rotating", Tone::Busy),
+        Some(KeyHere { age_seconds, .. }) => seconds(*age_seconds).into(),
     }
 }
 
@@ -356,6 +368,12 @@ mod tests {
         damaged[1].lost = 10;
         damaged[1].latency_micros = None;
         damaged[1].handshake_seconds = None;
+        links.here.get_mut(&name(1)).expect("n1").link_key = Some(KeyHere {
+            key: "k".to_owned(),
+            age_seconds: 3 * 86_400,
+            next: Some("l".to_owned()),
+            replaced_in_seconds: Some(5),
+        });
         links
             .silent
             .insert(name(9), "cannot look at the links on node n9".to_owned());
@@ -378,7 +396,7 @@ mod tests {
             "{text}"
         );
         assert!(
-            text.contains("n1     250    2/2      0         -       -        0         hidden\n"),
+            text.contains("n1     250    2/2      0         -       -        0         rotating   hidden\n"),
             "{text}"
         );
     }

@@ -6,6 +6,7 @@ mod common;
 mod files;
 mod lab;
 mod life;
+mod network;
 mod people;
 mod registry;
 mod secrets;

@@ -5,6 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use gotatun::x25519::{PublicKey, StaticSecret};
 use planner::network::links::Key;
@@ -34,11 +35,14 @@ pub enum KeysError {
 pub struct Keys {
     dir: PathBuf,
     private: Private,
+    /// When the present one was made.
+    made: SystemTime,
     next: Option<Private>,
 }
 
 impl Keys {
-    /// Those of a directory; makes it, and a key, where there is none.
+    /// Those of a directory; makes it, and a key, where there is none. A next one that is damaged is thrown away: the present
+    /// one goes on, and another next one is made when it is time.
     pub fn open(dir: &Path) -> Result<Self, KeysError> {
         std::fs::create_dir_all(dir).map_err(failed("create the directory", dir))?;
         let private = match read(&dir.join(KEY))? {
@@ -49,10 +53,18 @@ impl Keys {
                 private
             }
         };
+        let next = match read(&dir.join(NEXT)) {
+            Err(KeysError::Odd { path }) => {
+                std::fs::remove_file(&path).map_err(failed("remove the file", &path))?;
+                None
+            }
+            read => read?,
+        };
         Ok(Self {
+            made: made(&dir.join(KEY))?,
             dir: dir.to_owned(),
             private,
-            next: read(&dir.join(NEXT))?,
+            next,
         })
     }
 
@@ -60,6 +72,12 @@ impl Keys {
     #[must_use]
     pub fn public(&self) -> Key {
         public(&self.private)
+    }
+
+    /// Since the present one was made, by this host's clock.
+    #[must_use]
+    pub fn age(&self, now: SystemTime) -> Duration {
+        now.duration_since(self.made).unwrap_or_default()
     }
 
     /// The one that is to count next, once all know it.
@@ -90,10 +108,10 @@ impl Keys {
         };
         let (from, to) = (self.dir.join(NEXT), self.dir.join(KEY));
         std::fs::rename(&from, &to).map_err(failed("rename the file", &from))?;
-        sync(&self.dir)?;
         self.private = next;
         self.next = None;
-        Ok(())
+        self.made = made(&to)?;
+        sync(&self.dir)
     }
 
     pub(crate) fn private(&self) -> &Private {
@@ -108,6 +126,21 @@ fn failed(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> KeysError
 
 fn public(private: &Private) -> Key {
     Key(PublicKey::from(&StaticSecret::from(**private)).to_bytes())
+}
+
+/// When a key's file was written. One from the future counts from now: the clock was wrong then, and its age would be none
+/// for years.
+fn made(path: &Path) -> Result<SystemTime, KeysError> {
+    let found = std::fs::metadata(path).and_then(|file| file.modified());
+    let found = found.map_err(failed("ask for the age of the file", path))?;
+    let now = SystemTime::now();
+    if found <= now {
+        return Ok(found);
+    }
+    let touched = OpenOptions::new().write(true).open(path);
+    let touched = touched.and_then(|file| file.set_modified(now));
+    touched.map_err(failed("set the age of the file", path))?;
+    Ok(now)
 }
 
 /// 32 bytes of the kernel's chance, as Curve25519 has them.
@@ -193,6 +226,38 @@ mod tests {
         keys.switch().unwrap();
         let keys = Keys::open(dir.path()).unwrap();
         assert_eq!((keys.public(), keys.next()), (next, None));
+    }
+
+    #[test]
+    fn a_keys_age_is_that_of_its_file_and_never_from_the_future() {
+        let dir = tempfile::tempdir().unwrap();
+        let day = Duration::from_secs(86_400);
+        let mut keys = Keys::open(dir.path()).unwrap();
+        let now = SystemTime::now();
+        assert!(keys.age(now + 3 * day) >= 2 * day && keys.age(now) < day);
+        let set = |at: SystemTime| File::open(dir.path().join(KEY)).unwrap().set_modified(at).unwrap();
+        set(now - 9 * day);
+        keys = Keys::open(dir.path()).unwrap();
+        assert!(keys.age(now) >= 8 * day);
+        // The next one is as old as it is when it begins to count.
+        keys.prepare().unwrap();
+        keys.switch().unwrap();
+        assert!(keys.age(now) < day);
+        set(now + 99 * day);
+        assert_eq!(Keys::open(dir.path()).unwrap().age(now), Duration::ZERO);
+        assert!(Keys::open(dir.path()).unwrap().age(now + 2 * day) > day);
+    }
+
+    #[test]
+    fn a_next_key_that_is_damaged_is_thrown_away_and_the_present_one_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut keys = Keys::open(dir.path()).unwrap();
+        let first = keys.public();
+        let lost = keys.prepare().unwrap();
+        std::fs::write(dir.path().join(NEXT), "half a k").unwrap();
+        let mut keys = Keys::open(dir.path()).unwrap();
+        assert_eq!((keys.public(), keys.next()), (first, None));
+        assert_ne!(keys.prepare().unwrap(), lost);
     }
 
     #[test]

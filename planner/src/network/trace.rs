@@ -405,7 +405,8 @@ pub fn seconds(age: u64) -> String {
     match age {
         0..=119 => format!("{age} s"),
         120..=7_199 => format!("{} min", age / 60),
-        _ => format!("{} h", age / 3_600),
+        7_200..=172_799 => format!("{} h", age / 3_600),
+        _ => format!("{} d", age / 86_400),
     }
 }
 

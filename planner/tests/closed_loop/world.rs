@@ -876,6 +876,7 @@ impl World {
             domain: "reeve.internal".to_owned(),
             port: 51_820,
             mtu: None,
+            key_days: None,
         });
     }
 

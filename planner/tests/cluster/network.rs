@@ -25,6 +25,7 @@ pub fn small() -> NetworkSettings {
         domain: "reeve.internal".to_owned(),
         port: 51_820,
         mtu: None,
+        key_days: None,
     }
 }
 

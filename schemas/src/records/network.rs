@@ -32,6 +32,9 @@ pub struct NetworkSettings {
     /// The largest packet in bytes; what fits the way to the other nodes where none is said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u16>,
+    /// After so many days at most a node replaces the key of its links: 1 to 3650, 30 unless said; 0: only when a person asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_days: Option<u16>,
 }
 
 /// What an administrator chose to carry traffic between nodes.
@@ -218,6 +221,9 @@ pub const DEFAULT_DOMAIN: &str = "reeve.internal";
 pub const DEFAULT_CIDR: &str = "10.210.0.0/16";
 /// The default length of a node's prefix.
 pub const DEFAULT_NODE_PREFIX: u8 = 24;
+/// The default age of a link's key, and the most, in days.
+pub const DEFAULT_KEY_DAYS: u16 = 30;
+pub const MAX_KEY_DAYS: u16 = 3_650;
 /// WireGuard's usual port, and VXLAN's as IANA has it.
 pub const WIREGUARD_PORT: u16 = 51_820;
 pub const VXLAN_PORT: u16 = 4_789;
@@ -234,6 +240,7 @@ impl NetworkSettings {
             domain,
             port,
             mtu,
+            key_days,
         } = self;
         let mut found = Vec::new();
         let shared: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(100, 64, 0, 0), 10);
@@ -275,7 +282,24 @@ impl NetworkSettings {
         if mtu.is_some_and(|mtu| !(1_280..=9_216).contains(&mtu)) {
             found.push("the largest packet has 1280 to 9216 bytes".to_owned());
         }
+        if key_days.is_some_and(|days| days > MAX_KEY_DAYS) {
+            found.push(format!(
+                "keys are replaced after 1 to {MAX_KEY_DAYS} days, or with 0 only when a person asks"
+            ));
+        }
         found
+    }
+
+    /// After how many days at most a node replaces the key of its links; None: only when a person asks.
+    #[must_use]
+    pub fn key_days(&self) -> Option<u16> {
+        Some(self.key_days.unwrap_or(DEFAULT_KEY_DAYS)).filter(|days| *days > 0)
+    }
+
+    /// Whether its links have keys.
+    #[must_use]
+    pub fn has_keys(&self) -> bool {
+        matches!(self.backend, Backend::Wireguard | Backend::WireguardUser)
     }
 
     /// How many nodes it has subnets for.
@@ -356,6 +380,7 @@ mod tests {
             domain: DEFAULT_DOMAIN.to_owned(),
             port: WIREGUARD_PORT,
             mtu: None,
+            key_days: None,
         }
     }
 
@@ -378,10 +403,23 @@ mod tests {
             wrong(&|one| one.domain = String::new()),
             wrong(&|one| one.port = 0),
             wrong(&|one| one.mtu = Some(576)),
+            wrong(&|one| one.key_days = Some(3_651)),
         ];
         for problems in said {
             assert_eq!(problems.len(), 1, "{problems:?}");
         }
+    }
+
+    #[test]
+    fn keys_last_thirty_days_unless_said_and_nought_is_never() {
+        let after = |key_days| NetworkSettings { key_days, ..settings() };
+        assert_eq!(after(None).key_days(), Some(DEFAULT_KEY_DAYS));
+        assert_eq!(after(Some(1)).key_days(), Some(1));
+        assert_eq!(after(Some(0)).key_days(), None);
+        assert_eq!(after(Some(MAX_KEY_DAYS)).problems(), Vec::<String>::new());
+        let text = serde_json::to_string(&after(Some(7))).unwrap();
+        assert!(text.contains("\"keyDays\":7"), "{text}");
+        assert!(!serde_json::to_string(&settings()).unwrap().contains("keyDays"));
     }
 
     #[test]

@@ -22,6 +22,7 @@ fn settings(backend: Backend) -> NetworkSettings {
         domain: "reeve.internal".to_owned(),
         port: 51_820,
         mtu: None,
+        key_days: None,
     }
 }
 

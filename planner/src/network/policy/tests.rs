@@ -29,6 +29,7 @@ impl World {
                     domain: "reeve.internal".to_owned(),
                     port: 51_820,
                     mtu: None,
+                    key_days: None,
                 },
                 subnet: parsed("10.210.1.0/24"),
                 subnet6: Some(parsed("fd10:210::1:0/112")),

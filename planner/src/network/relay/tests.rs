@@ -24,6 +24,7 @@ fn settings() -> NetworkSettings {
         domain: "reeve.internal".to_owned(),
         port: 4789,
         mtu: None,
+        key_days: None,
     }
 }
 

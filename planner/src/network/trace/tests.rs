@@ -70,6 +70,7 @@ fn world() -> World {
                 domain: "reeve.internal".to_owned(),
                 port: 51_820,
                 mtu: None,
+                key_days: None,
             },
             subnet: parsed("10.210.1.0/24"),
             subnet6: None,

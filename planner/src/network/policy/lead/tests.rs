@@ -24,6 +24,7 @@ fn network() -> AssignedNetwork {
             domain: "reeve.internal".to_owned(),
             port: 4789,
             mtu: None,
+            key_days: None,
         },
         subnet: parsed("10.210.1.0/24"),
         subnet6: Some(parsed("fd10:210::1:0/112")),
