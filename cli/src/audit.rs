@@ -666,6 +666,7 @@ mod tests {
         ("registries search", Looks),
         ("network create", Itself("network create")),
         ("network status", Looks),
+        ("network rotate-keys", Itself("network rotate-keys --node n1")),
         ("lookup", Looks),
         ("trace", Looks),
         ("expose", Itself("expose --node n1")),
