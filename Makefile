@@ -2,6 +2,11 @@
 SHELL := /bin/bash
 export PATH := $(PATH):/usr/sbin:/sbin
 PROFILE ?= dev
+# Where nothing was built yet, what makes the next build quick makes this one slow. Said once for all scripts: with another
+# answer in between, all would be built again.
+ifeq ($(wildcard target/debug/incremental/*),)
+export CARGO_INCREMENTAL := 0
+endif
 BIN := target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/reeve
 
 .PHONY: help build up down check test soak bench schemas clean

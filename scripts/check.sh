@@ -4,8 +4,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 # Properties draw the same cases in every run, so that a commit is green or it is not; `make soak` draws new ones.
 export PROPTEST_RNG_SEED=${PROPTEST_RNG_SEED:-1}
-# Where nothing was built yet, what makes the next build quick makes this one slow.
-[ -e target/debug/incremental ] || export CARGO_INCREMENTAL=0
 cargo fmt --all --check
 cargo clippy --workspace --all-targets --locked -- -D warnings
 # All of the workspace, that what is built here is what test.sh runs; three at a time, for half of them mostly wait.

@@ -2,8 +2,6 @@
 # The tests on real parts: e2e, each with hosts of its own. Four at a time, of which two mostly wait (.config/nextest.toml).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-# As in check.sh, or all would be built again.
-[ -e target/debug/incremental ] || export CARGO_INCREMENTAL=0
 if cargo nextest --version >/dev/null 2>&1; then
   cargo nextest run --locked --workspace --lib --bins --tests --test-threads 4 -E 'package(e2e)'
 else

@@ -23,10 +23,11 @@ use schemas::records::{
     Record,
 };
 use tokio::sync::{mpsc, watch};
-use trust::publish::verify_link;
 use trust::trusted::Trust;
 
-use self::kept::{read_endpoints, read_peers, read_policies, read_ranges, service};
+use self::believed::{Believed, believed, document, unproven};
+use self::kept::{keep_file, read_endpoints, read_file, read_ranges, service};
+use self::public::Public;
 use crate::register::{marker, today};
 use crate::relays::{self, Reach, Relays};
 use crate::rotation::{self, Turn, Turned};
@@ -34,8 +35,10 @@ use crate::run::Note;
 use crate::seen::Seen;
 use crate::walls::filter::{Filter, Running, Wanted};
 
+mod believed;
 mod guard;
 mod kept;
+mod public;
 
 /// How often everything is looked at though nothing was heard.
 const LOOK: Duration = Duration::from_secs(2);
@@ -115,12 +118,11 @@ pub struct Ground<S> {
 struct Here {
     probed: Probed,
     host: Host,
+    /// Where the outside reaches it, as an administrator says.
+    public: Option<IpAddr>,
     link: NodeLink,
     looks: u32,
 }
-
-/// The peers that are believed, and why others are not.
-type Believed = (BTreeMap<NodeName, Peer>, Vec<String>);
 
 struct Keeper<S> {
     ground: Ground<S>,
@@ -128,6 +130,7 @@ struct Keeper<S> {
     /// Who wants another key, and waits for an answer.
     asked: Vec<rotation::Asked>,
     here: Option<Here>,
+    public: Public,
     wires: Option<Wires>,
     copy: Option<names::Copy>,
     peers: BTreeMap<NodeName, Peer>,
@@ -164,17 +167,24 @@ pub async fn keep<S: Store>(ground: Ground<S>, shutdown: Shutdown) {
     let mut policies: Option<Reader> = None;
     let mut local = ground.local.clone();
     let names = links::names(&ground.cluster, &ground.node);
-    let known = read_peers(&ground.dir.join(PEERS_FILE));
+    let known: Vec<Peer> = read_file(&ground.dir.join(PEERS_FILE), "other nodes");
+    let policies_known: BTreeMap<Namespace, Policies> = read_file(&ground.dir.join(POLICIES_FILE), "network policies");
     let mut keeper = Keeper {
         filter: Filter::new(&ground.cluster, &ground.node),
         endpoints: Arc::new(read_endpoints(&ground.dir.join(NAMES_DIR))),
-        policies: Arc::new(read_policies(&ground.dir.join(POLICIES_FILE))),
+        policies: Arc::new(
+            policies_known
+                .into_iter()
+                .map(|(name, record)| (name, Arc::new(record)))
+                .collect(),
+        ),
         wanted: None,
         relays: Relays::new(&ground.dir),
         ground,
         keys: None,
         asked: Vec::new(),
         here: None,
+        public: Public::default(),
         wires: None,
         copy: None,
         peers: known.into_iter().map(|peer| (peer.node.clone(), peer)).collect(),
@@ -297,12 +307,7 @@ impl<S: Store> Keeper<S> {
         if changed {
             self.checked = None;
             let all: Vec<&Peer> = self.peers.values().collect();
-            let path = self.ground.dir.join(PEERS_FILE);
-            let beside = path.with_extension("new");
-            let text = serde_json::to_vec(&all).unwrap_or_default();
-            if let Err(error) = std::fs::write(&beside, text).and_then(|()| std::fs::rename(&beside, &path)) {
-                tracing::warn!(%error, "other nodes cannot be kept on disk; after a restart they are read from the store");
-            }
+            keep_file(&self.ground.dir.join(PEERS_FILE), &all, "other nodes");
         }
     }
 
@@ -381,13 +386,8 @@ impl<S: Store> Keeper<S> {
             now.retain(|namespace, _| listed.contains(namespace));
         }
         if now != *self.policies {
-            let path = self.ground.dir.join(POLICIES_FILE);
-            let beside = path.with_extension("new");
             let all: BTreeMap<&Namespace, &Policies> = now.iter().map(|(name, record)| (name, &**record)).collect();
-            let text = serde_json::to_vec(&all).unwrap_or_default();
-            if let Err(error) = std::fs::write(&beside, text).and_then(|()| std::fs::rename(&beside, &path)) {
-                tracing::warn!(%error, "network policies cannot be kept on disk; after a restart they are read from the store");
-            }
+            keep_file(&self.ground.dir.join(POLICIES_FILE), &all, "network policies");
             self.policies = Arc::new(now);
         }
     }
@@ -502,10 +502,16 @@ impl<S: Store> Keeper<S> {
             }
         }
         let known = self.here.take().filter(|here| here.looks < LOOKS_TO_HOST);
-        let (probed, host, looks) = match known {
-            Some(here) => (here.probed, here.host, here.looks + 1),
+        let (probed, host, public, looks) = match known {
+            Some(here) => (here.probed, here.host, here.public, here.looks + 1),
             None => match (probe().await, host().await) {
-                (Ok(probed), Ok(host)) => (probed, host, 0),
+                (Ok(probed), Ok(host)) => {
+                    let (public, why) = self.public.find(self.ground.public.as_deref()).await;
+                    if let Some(why) = why {
+                        self.say(&why);
+                    }
+                    (probed, host, public, 0)
+                }
                 (Err(error), _) | (_, Err(error)) => {
                     say(
                         "NetworkDown",
@@ -515,12 +521,7 @@ impl<S: Store> Keeper<S> {
                 }
             },
         };
-        let public = self
-            .ground
-            .public
-            .as_deref()
-            .and_then(|text| text.parse::<IpAddr>().ok());
-        let public = public.map(|address| SocketAddr::new(address, network.settings.port));
+        let reached = public.map(|address| SocketAddr::new(address, network.settings.port));
         let kind = links::kind(network.settings.backend, &probed);
         let turned = self.turn(network, kind.as_ref().ok().copied());
         let key = turned.as_ref().map(|turned| turned.said);
@@ -530,7 +531,7 @@ impl<S: Store> Keeper<S> {
         if let Some(why) = turned.and_then(|turned| turned.trouble) {
             say("LinkDown", why);
         }
-        let mut link = links::own(kind, key.as_ref(), &network.settings, &host, public);
+        let mut link = links::own(kind, key.as_ref(), &network.settings, &host, reached);
         link.proof = self.proof(&link);
         if let Some(why) = &link.why {
             say("NetworkDown", why.clone());
@@ -541,6 +542,7 @@ impl<S: Store> Keeper<S> {
         self.here = Some(Here {
             probed,
             host,
+            public,
             link,
             looks,
         });
@@ -634,33 +636,7 @@ impl<S: Store> Keeper<S> {
     }
 
     fn believed_by(&self, trust: Option<&Trust>) -> Believed {
-        let others = self.peers.iter().filter(|(node, _)| **node != self.ground.node);
-        let Some(trust) = trust else {
-            return (
-                others.map(|(node, peer)| (node.clone(), peer.clone())).collect(),
-                Vec::new(),
-            );
-        };
-        let (mut good, mut doubted) = (BTreeMap::new(), Vec::new());
-        for (node, peer) in others {
-            let unsigned = "it is not signed".to_owned();
-            let verdict = match (&peer.link.proof, node.as_str().parse()) {
-                (Some(proof), Ok(name)) => {
-                    let signed = (proof.certificate.as_str(), proof.signature.as_str());
-                    verify_link(&document(&unproven(&peer.link)), &name, signed, trust, today())
-                        .map_err(|error| chain(&error))
-                }
-                (None, _) | (_, Err(_)) => Err(unsigned),
-            };
-            match verdict {
-                Ok(()) => drop(good.insert(node.clone(), peer.clone())),
-                Err(why) => doubted.push(format!(
-                    "no link to node {node}: what is published of it is not its own word: {why}"
-                )),
-            }
-        }
-        doubted.truncate(5);
-        (good, doubted)
+        believed(&self.ground.node, &self.peers, trust, today())
     }
 
     async fn name(&mut self, network: &AssignedNetwork, local: &Local, conditions: &mut Vec<NodeCondition>) {
@@ -729,18 +705,6 @@ impl<S: Store> Keeper<S> {
 /// Where the names' copy is, under an agent's data directory.
 pub(crate) fn names_dir(dir: &Path) -> PathBuf {
     dir.join(NAMES_DIR)
-}
-
-/// What is signed of a link.
-fn document(link: &NodeLink) -> Vec<u8> {
-    serde_json::to_vec(link).unwrap_or_default()
-}
-
-fn unproven(link: &NodeLink) -> NodeLink {
-    NodeLink {
-        proof: None,
-        ..link.clone()
-    }
 }
 
 /// Takes away what was made of the cluster's network on this host: the processes of links and names, devices and routes. For a

@@ -130,24 +130,12 @@ async fn create(common: &Common, args: &NetworkCreateArgs) -> Verdict {
     }
 }
 
-fn backend(backend: Backend) -> &'static str {
-    match backend {
-        Backend::Wireguard => "wireguard",
-        Backend::WireguardUser => "wireguard-user",
-        Backend::Vxlan => "vxlan",
-        Backend::HostGw => "host-gw",
-        Backend::None => "none",
-    }
-}
-
-fn kind(kind: LinkKind) -> &'static str {
-    match kind {
-        LinkKind::Wireguard => "wireguard",
-        LinkKind::WireguardUser => "wireguard-user",
-        LinkKind::Vxlan => "vxlan, in clear",
-        LinkKind::HostGw => "host-gw, in clear",
-        LinkKind::None => "none",
-    }
+fn kind(kind: LinkKind) -> String {
+    let clear = match kind {
+        LinkKind::Vxlan | LinkKind::HostGw => ", in clear",
+        LinkKind::Wireguard | LinkKind::WireguardUser | LinkKind::None => "",
+    };
+    format!("{}{clear}", kind.word())
 }
 
 pub(crate) fn in_words(settings: &NetworkSettings) -> String {
@@ -161,7 +149,7 @@ pub(crate) fn in_words(settings: &NetworkSettings) -> String {
         "{}{sixth}, a /{} for each node, by {}, names under {}{keys}",
         settings.cidr,
         settings.node_prefix,
-        backend(settings.backend),
+        settings.backend.word(),
         settings.domain
     )
 }
@@ -216,10 +204,10 @@ async fn status(common: &Common) -> Verdict {
         let link = peers.iter().find(|peer| peer.node == *node).map(|peer| &peer.link);
         let there = view.sessions.contains_key(node);
         let (word, tone) = match (link.map(|link| link.kind), there) {
-            (_, false) => ("away", Tone::Bad),
+            (_, false) => ("away".to_owned(), Tone::Bad),
             (Some(Some(found)), true) => (kind(found), Tone::Good),
-            (Some(None), true) => ("cannot", Tone::Bad),
-            (None, true) => ("not yet", Tone::Busy),
+            (Some(None), true) => ("cannot".to_owned(), Tone::Bad),
+            (None, true) => ("not yet".to_owned(), Tone::Busy),
         };
         let at = link.and_then(|link| link.public_endpoint.or(link.endpoints.first().copied()));
         let of_network = [

@@ -12,26 +12,34 @@ use network::names::{self, Part, Settings};
 use schemas::keys::ResourceKey;
 use schemas::kinds::Kind;
 use schemas::names::{Namespace, ResourceName};
-use schemas::records::{Endpoints, Peer, Policies};
+use schemas::records::Endpoints;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 /// More than 5,000 nodes take.
-const MAX_PEERS_BYTES: u64 = 64 << 20;
+const MAX_BYTES: u64 = 64 << 20;
 
-/// The other nodes as they were last known; none where nothing can be read.
-pub(super) fn read_peers(path: &Path) -> Vec<Peer> {
+/// What was kept in a file; nothing where it cannot be read. `what` is for people.
+pub(super) fn read_file<T: DeserializeOwned + Default>(path: &Path, what: &str) -> T {
     let mut text = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(MAX_PEERS_BYTES).read_to_end(&mut text));
+    let read = File::open(path).and_then(|file| file.take(MAX_BYTES).read_to_end(&mut text));
+    let unread = |error: &dyn std::fmt::Display| {
+        tracing::warn!(%error, "what is known of {what} cannot be read; it is read from the store");
+        T::default()
+    };
     match read {
-        Ok(_) => serde_json::from_slice(&text).unwrap_or_else(|error| {
-            tracing::warn!(%error, "what is known of other nodes cannot be read; it is read from the store");
-            Vec::new()
-        }),
-        Err(error) => {
-            if error.kind() != ErrorKind::NotFound {
-                tracing::warn!(%error, "what is known of other nodes cannot be read; it is read from the store");
-            }
-            Vec::new()
-        }
+        Ok(_) => serde_json::from_slice(&text).unwrap_or_else(|error| unread(&error)),
+        Err(error) if error.kind() == ErrorKind::NotFound => T::default(),
+        Err(error) => unread(&error),
+    }
+}
+
+/// Keeps it, whole or as it was.
+pub(super) fn keep_file<T: Serialize>(path: &Path, value: &T, what: &str) {
+    let beside = path.with_extension("new");
+    let text = serde_json::to_vec(value).unwrap_or_default();
+    if let Err(error) = std::fs::write(&beside, text).and_then(|()| std::fs::rename(&beside, path)) {
+        tracing::warn!(%error, "{what} cannot be kept on disk; after a restart they are read from the store");
     }
 }
 
@@ -52,23 +60,6 @@ pub(super) fn read_endpoints(dir: &Path) -> BTreeMap<ResourceKey, Arc<Endpoints>
         Some((key, Arc::new(record)))
     });
     read.collect()
-}
-
-/// The network policies as they were last known; none where nothing can be read.
-pub(super) fn read_policies(path: &Path) -> BTreeMap<Namespace, Arc<Policies>> {
-    let mut text = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(MAX_PEERS_BYTES).read_to_end(&mut text));
-    let known: BTreeMap<Namespace, Policies> = match read {
-        Ok(_) => serde_json::from_slice(&text).unwrap_or_else(|error| {
-            tracing::warn!(%error, "what is known of network policies cannot be read; it is read from the store");
-            BTreeMap::new()
-        }),
-        Err(_) => BTreeMap::new(),
-    };
-    known
-        .into_iter()
-        .map(|(name, record)| (name, Arc::new(record)))
-        .collect()
 }
 
 /// The ranges that were routed here, as the names' settings still say.

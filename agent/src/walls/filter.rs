@@ -6,12 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
 
 use planner::network::policy::{Input, Local, Plug, Ruleset, accepts, is_stale, rules};
 use planner::network::relay::Lead;
 use planner::walls::filter_table;
-use runtime::Shutdown;
+
 use schemas::container::Protocol;
 use schemas::keys::ResourceKey;
 use schemas::names::{Namespace, NodeName, ResourceName};
@@ -20,9 +19,6 @@ use schemas::records::{AssignedNetwork, ClusterId, Endpoints, Policies};
 use tokio::sync::Mutex;
 
 use super::{nft, tool};
-
-/// How often what stands in the kernel is compared.
-pub const EVERY: Duration = Duration::from_secs(3);
 
 /// What the filter follows from: values of the store, and what runs here.
 #[derive(Clone, Debug, PartialEq)]
@@ -126,19 +122,6 @@ impl Filter {
     pub async fn look(&self) -> bool {
         let mut state = self.state.lock().await;
         self.settle(&mut state, true).await
-    }
-
-    /// Looks after it this often, until the agent ends; it stays.
-    pub async fn keep(self: Arc<Self>, every: Duration, changed: impl Fn(), shutdown: Shutdown) {
-        loop {
-            tokio::select! {
-                () = tokio::time::sleep(every) => {}
-                () = shutdown.draining() => return,
-            }
-            if self.look().await {
-                changed();
-            }
-        }
     }
 
     /// What it has refused since it was put in place: the chain's name and how many packets, as `nft` counts them. Chains are

@@ -9,7 +9,7 @@ use planner::network::policy::Input;
 use planner::network::trace::{End, Knock, Link, Passed, Port, Seen, Trace, trace as follow};
 use schemas::container::Protocol;
 use schemas::names::{InstanceName, NodeName};
-use schemas::records::{AssignedNetwork, LinkKind};
+use schemas::records::AssignedNetwork;
 use serde_json::json;
 
 use super::ground::{Records, ask_each, records};
@@ -234,16 +234,6 @@ fn namespace(key: &schemas::keys::ResourceKey) -> String {
     key.namespace.clone().unwrap_or_default().to_string()
 }
 
-const fn word(kind: LinkKind) -> &'static str {
-    match kind {
-        LinkKind::Wireguard => "wireguard",
-        LinkKind::WireguardUser => "wireguard-user",
-        LinkKind::Vxlan => "vxlan",
-        LinkKind::HostGw => "host-gw",
-        LinkKind::None => "none",
-    }
-}
-
 /// What two agents say.
 async fn seen(view: &View, ways: &Ways, from: &End, to: &End, port: Port) -> Seen {
     let (here, there) = (from.node(), to.node());
@@ -294,7 +284,7 @@ async fn link(view: &View, ways: &Ways, here: &NodeName, there: &NodeName) -> Re
         Some(Err(failure)) => return Err(failure.sentence()),
         None => return Err("nobody was asked".to_owned()),
     };
-    let kind = answer.kind.map(|kind| word(kind).to_owned());
+    let kind = answer.kind.map(|kind| kind.word().to_owned());
     match answer.links.into_iter().find(|link| link.node == *there) {
         Some(link) => Ok(Link {
             kind,

@@ -315,8 +315,8 @@ pub fn links(input: &Input<'_>) -> Links {
         Some(kind) => {
             links.why = Some(format!(
                 "this node uses {}, and the cluster asks for {}",
-                word(kind),
-                backend_word(settings.backend)
+                kind.word(),
+                settings.backend.word()
             ));
             return links;
         }
@@ -491,9 +491,9 @@ impl Door<'_> {
             let clear = !matches!(kind, LinkKind::Wireguard | LinkKind::WireguardUser);
             let encrypted = matches!(self.kind, LinkKind::Wireguard | LinkKind::WireguardUser);
             return Err(if clear && encrypted {
-                format!("it uses {}, in clear; this cluster's traffic is encrypted", word(kind))
+                format!("it uses {}, in clear; this cluster's traffic is encrypted", kind.word())
             } else {
-                format!("it uses {}, this node {}", word(kind), word(self.kind))
+                format!("it uses {}, this node {}", kind.word(), self.kind.word())
             });
         }
         let Some(number) = settings.number(subnet) else {
@@ -673,26 +673,6 @@ fn vxlan_id(cluster: &ClusterId) -> u32 {
 fn mac(subnet: &Ipv4Net) -> Mac {
     let [a, b, c, d] = subnet.network().octets();
     Mac([0x0a, 0x52, a, b, c, d])
-}
-
-fn word(kind: LinkKind) -> &'static str {
-    match kind {
-        LinkKind::Wireguard => "wireguard",
-        LinkKind::WireguardUser => "wireguard-user",
-        LinkKind::Vxlan => "vxlan",
-        LinkKind::HostGw => "host-gw",
-        LinkKind::None => "no links",
-    }
-}
-
-fn backend_word(backend: Backend) -> &'static str {
-    match backend {
-        Backend::Wireguard => "wireguard",
-        Backend::WireguardUser => "wireguard-user",
-        Backend::Vxlan => "vxlan",
-        Backend::HostGw => "host-gw",
-        Backend::None => "none",
-    }
 }
 
 /// Somebody else's text, short and in one line.

@@ -425,7 +425,7 @@ pub fn answer_as(
     let labels: Vec<String> = question.labels.iter().map(|label| lower(label)).collect();
     let reply = match labels.strip_suffix(names.domain.as_slice()) {
         Some(inner) if !names.domain.is_empty() => Some(asked.ours(inner)),
-        _ => asked.reverse(&labels),
+        _ => asked.short(&labels).or_else(|| asked.reverse(&labels)),
     };
     match (reply, asker) {
         (Some(reply), _) => Answer::Reply(reply),
@@ -498,6 +498,23 @@ impl<'a> Asked<'a> {
                 }
             }
         }
+    }
+
+    /// A service's name without the domain, as a resolver asks for it last, when nobody is ready: the world is not asked who has it.
+    fn short(&self, labels: &[String]) -> Option<Reply> {
+        let Asker::Instance { namespace: own } = self.asker else {
+            return None;
+        };
+        let (service, namespace) = match labels {
+            [service] => (service, own),
+            [service, namespace] => (service, namespace.as_str()),
+            _ => return None,
+        };
+        let service = self.names.service(namespace, service)?;
+        self.visible(&service.key).then(|| Reply {
+            zone: labels.len(),
+            ..self.service(&[], service)
+        })
     }
 
     /// The domain's own name.

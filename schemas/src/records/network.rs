@@ -66,6 +66,34 @@ pub enum LinkKind {
     None,
 }
 
+impl Backend {
+    /// As it is written.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Wireguard => "wireguard",
+            Self::WireguardUser => "wireguard-user",
+            Self::Vxlan => "vxlan",
+            Self::HostGw => "host-gw",
+            Self::None => "none",
+        }
+    }
+}
+
+impl LinkKind {
+    /// As it is written.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Wireguard => Backend::Wireguard.word(),
+            Self::WireguardUser => Backend::WireguardUser.word(),
+            Self::Vxlan => Backend::Vxlan.word(),
+            Self::HostGw => Backend::HostGw.word(),
+            Self::None => Backend::None.word(),
+        }
+    }
+}
+
 /// In a node's facts: how other nodes reach its containers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
