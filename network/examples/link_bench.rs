@@ -307,8 +307,9 @@ impl Lab {
         let names = [1, 2].map(|number| format!("rvg{:x}n{number}", std::process::id()));
         for (number, other) in [(1_u32, 2_u32), (2, 1)] {
             let (host, name) = (self.host(number), &names[number as usize - 1]);
-            let mut command = Command::new("ip");
-            command.args(["netns", "exec", &host]).arg(program).args([
+            // A session of its own, as ours has and as it makes one itself where nobody watches it: the kernel shares time out by sessions.
+            let mut command = Command::new("setsid");
+            command.args(["ip", "netns", "exec", &host]).arg(program).args([
                 "--foreground",
                 "--disable-drop-privileges",
                 "--verbosity",
