@@ -103,8 +103,9 @@ fn snapshot(nodes: usize, services: usize, replicas: usize, network: bool) -> Sn
             cluster: cluster.id.clone(),
             node: name.clone(),
             capacity: Capacity {
-                cpu: Cpu { millis: 8_000 },
-                memory: ByteSize(16 << 30),
+                // Enough for 600 instances, of which a node of a few hundred has many.
+                cpu: Cpu { millis: 64_000 },
+                memory: ByteSize(64 << 30),
             },
             addresses: Addresses::default(),
             engine: Engine::default(),
