@@ -37,7 +37,7 @@ pub(crate) async fn keep(seen: Arc<Seen>, dir: PathBuf, shutdown: Shutdown) {
                 continue;
             }
             let mark = dir.join(MARK);
-            match settle(&network, &seen.bridge(network.subnet), &mark).await {
+            match settle(&network, &seen.bridge(), &mark).await {
                 Ok(()) => told = Some((network, Instant::now())),
                 // The bridge may not be there yet.
                 Err(why) => tracing::debug!(why, "systemd-resolved is not told of the cluster's names"),

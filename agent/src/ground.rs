@@ -118,8 +118,6 @@ pub struct Ground<S> {
 struct Here {
     probed: Probed,
     host: Host,
-    /// Where the outside reaches it, as an administrator says.
-    public: Option<IpAddr>,
     link: NodeLink,
     looks: u32,
 }
@@ -459,9 +457,10 @@ impl<S: Store> Keeper<S> {
                 told.link = Some(here.link.clone());
             }
         }
-        self.guard(network, &local).await;
+        let planned = self.planned(network, &local);
+        self.guard(network, &local, &planned).await;
         self.name(network, &local, &mut conditions).await;
-        self.relay(network, &local, &mut conditions).await;
+        self.relay(network, &local, planned, &mut conditions).await;
         conditions.sort();
         told.conditions = conditions;
         self.tell(told);
@@ -502,15 +501,16 @@ impl<S: Store> Keeper<S> {
             }
         }
         let known = self.here.take().filter(|here| here.looks < LOOKS_TO_HOST);
-        let (probed, host, public, looks) = match known {
-            Some(here) => (here.probed, here.host, here.public, here.looks + 1),
+        let (probed, host, looks) = match known {
+            Some(here) => (here.probed, here.host, here.looks + 1),
             None => match (probe().await, host().await) {
                 (Ok(probed), Ok(host)) => {
-                    let (public, why) = self.public.find(self.ground.public.as_deref()).await;
-                    if let Some(why) = why {
+                    if let Some(told) = &self.ground.public
+                        && let Some(why) = self.public.find(told).await
+                    {
                         self.say(&why);
                     }
-                    (probed, host, public, 0)
+                    (probed, host, 0)
                 }
                 (Err(error), _) | (_, Err(error)) => {
                     say(
@@ -521,7 +521,10 @@ impl<S: Store> Keeper<S> {
                 }
             },
         };
-        let reached = public.map(|address| SocketAddr::new(address, network.settings.port));
+        let reached = self
+            .public
+            .address()
+            .map(|address| SocketAddr::new(address, network.settings.port));
         let kind = links::kind(network.settings.backend, &probed);
         let turned = self.turn(network, kind.as_ref().ok().copied());
         let key = turned.as_ref().map(|turned| turned.said);
@@ -542,7 +545,6 @@ impl<S: Store> Keeper<S> {
         self.here = Some(Here {
             probed,
             host,
-            public,
             link,
             looks,
         });

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use planner::network::links::Links;
 use planner::network::pings::Record;
 use runtime::chain;
@@ -166,15 +166,8 @@ impl Seen {
     }
 
     /// What the kernel calls the bridge of this node's containers.
-    pub(crate) fn bridge(&self, subnet: Ipv4Net) -> String {
-        let ground = planner::node::Ground {
-            cluster: self.cluster.clone(),
-            node: self.node.clone(),
-            subnet,
-            subnet6: None,
-            mtu: 0,
-        };
-        ground.bridge()
+    pub(crate) fn bridge(&self) -> String {
+        planner::node::bridge(&self.cluster, &self.node)
     }
 
     /// Where the names' server has its copy.

@@ -14,6 +14,7 @@ pub use ledger::{InForce, Ledger, LedgerEntry, Owned, Trying, Up};
 pub use order::{Ruling, judge};
 pub use plan::{network_name, plan};
 pub use settle::settle;
+pub use types::bridge;
 pub use types::{
     ContainerState, Details, Failure, FileId, Ground, Image, InstanceKey, Limits, Making, NetworkEnd, NodeInput,
     NodePlan, Observed, Op, OpOutcome, Permit, Probe, ProbeTarget, Probed, Pull, PullFailure, Reason, Seat,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use planner::network::links;
+use planner::node::bridge;
 use runtime::Store;
 use schemas::records::network::gateway;
 use schemas::records::{AssignedNetwork, Backend, LinkKind, NodeCondition};
@@ -16,8 +17,7 @@ use crate::walls::filter::Wanted;
 
 impl<S: Store> Keeper<S> {
     /// Holds what runs here to what policies say, and leads to it who comes from outside.
-    pub(super) async fn guard(&mut self, network: &AssignedNetwork, local: &Local) {
-        let planned = self.planned(network, local);
+    pub(super) async fn guard(&mut self, network: &AssignedNetwork, local: &Local, planned: &Planned) {
         let names = links::names(&self.ground.cluster, &self.ground.node);
         let kind = self.here.as_ref().and_then(|here| here.link.kind);
         // Where others' packets come by the host's own interfaces, they come by any.
@@ -27,21 +27,14 @@ impl<S: Store> Keeper<S> {
             (Some(LinkKind::Vxlan), _) | (None, Backend::Vxlan) => Some(names.vxlan),
             (Some(LinkKind::HostGw | LinkKind::None), _) | (None, Backend::HostGw | Backend::None) => None,
         };
-        let end = planner::node::Ground {
-            cluster: self.ground.cluster.clone(),
-            node: self.ground.node.clone(),
-            subnet: network.subnet,
-            subnet6: network.subnet6,
-            mtu: 0,
-        };
         let wanted = Wanted {
             network: network.clone(),
-            bridge: end.bridge(),
+            bridge: bridge(&self.ground.cluster, &self.ground.node),
             links: link.into_iter().collect(),
             running: local.running.clone(),
             endpoints: Arc::clone(&self.endpoints),
             policies: Arc::clone(&self.policies),
-            leads: self.relays.leads(&planned).await,
+            leads: self.relays.leads(planned).await,
         };
         if self.wanted.as_ref() == Some(&wanted) {
             self.filter.look().await;
@@ -56,14 +49,14 @@ impl<S: Store> Keeper<S> {
         &mut self,
         network: &AssignedNetwork,
         local: &Local,
+        planned: Planned,
         conditions: &mut Vec<NodeCondition>,
     ) {
-        let planned = self.planned(network, local);
         let own = IpAddr::V4(gateway(&network.subnet));
         let troubles = self.relays.keep(planned.clone(), own).await;
         let led = self.relays.leads(&planned).await;
         if self.wanted.as_ref().is_some_and(|wanted| wanted.leads != led) {
-            self.guard(network, local).await;
+            self.guard(network, local, &planned).await;
         }
         conditions.extend(self.filter.trouble().map(|message| NodeCondition {
             reason: "PolicyDown".to_owned(),
@@ -72,7 +65,8 @@ impl<S: Store> Keeper<S> {
         conditions.extend(troubles);
     }
 
-    fn planned(&self, network: &AssignedNetwork, local: &Local) -> Planned {
+    /// What the relay is to have.
+    pub(super) fn planned(&self, network: &AssignedNetwork, local: &Local) -> Planned {
         let host = self.here.as_ref().map(|here| &here.host.addresses);
         Relays::plan(&relays::Wanted {
             node: &self.ground.node,

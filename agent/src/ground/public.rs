@@ -14,11 +14,16 @@ pub(super) struct Public {
 }
 
 impl Public {
-    /// The address, if any was ever found; and why none is found now.
-    pub(super) async fn find(&mut self, told: Option<&str>) -> (Option<IpAddr>, Option<String>) {
-        let Some(told) = told else { return (None, None) };
+    /// The address that was found last, if any was.
+    pub(super) const fn address(&self) -> Option<IpAddr> {
+        self.last
+    }
+
+    /// Looks for it; returns why it is not found.
+    pub(super) async fn find(&mut self, told: &str) -> Option<String> {
         if let Ok(address) = told.parse() {
-            return (Some(address), None);
+            self.last = Some(address);
+            return None;
         }
         let why = match tokio::time::timeout(LIMIT, tokio::net::lookup_host((told, 0))).await {
             Ok(Ok(found)) => {
@@ -35,8 +40,7 @@ impl Public {
             Ok(Err(error)) => Some(error.to_string()),
             Err(_) => Some(format!("no answer within {} s", LIMIT.as_secs())),
         };
-        let why = why.map(|why| format!("the public address `{told}` is not found: {why}"));
-        (self.last, why)
+        why.map(|why| format!("the public address `{told}` is not found: {why}"))
     }
 }
 
@@ -47,17 +51,15 @@ mod tests {
     #[tokio::test]
     async fn a_name_is_found_and_stays_while_it_is_not() {
         let mut public = Public::default();
-        assert_eq!(public.find(None).await, (None, None));
-        let given = "203.0.113.7".parse().ok();
-        assert_eq!(public.find(Some("203.0.113.7")).await, (given, None));
-        let (found, why) = public.find(Some("localhost")).await;
-        assert!(
-            found.is_some_and(|found| found.is_loopback()) && why.is_none(),
-            "{found:?} {why:?}"
-        );
+        assert_eq!(public.address(), None);
+        assert_eq!(public.find("203.0.113.7").await, None);
+        assert_eq!(public.address(), "203.0.113.7".parse().ok());
+        assert_eq!(public.find("localhost").await, None);
+        let found = public.address();
+        assert!(found.is_some_and(|found| found.is_loopback()), "{found:?}");
         // No name: no resolver is asked for it.
-        let (kept, why) = public.find(Some("no name at all")).await;
-        assert_eq!(kept, found);
+        let why = public.find("no name at all").await;
+        assert_eq!(public.address(), found);
         assert!(why.is_some_and(|why| why.contains("`no name at all` is not found")));
     }
 }

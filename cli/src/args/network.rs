@@ -1,7 +1,8 @@
 //! The command line of the cluster's network.
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use ipnet::{Ipv4Net, Ipv6Net};
+use schemas::records::network::{DEFAULT_CIDR, DEFAULT_DOMAIN, DEFAULT_NODE_PREFIX, MAX_KEY_DAYS};
 
 #[derive(Debug, Subcommand)]
 pub enum NetworkVerb {
@@ -37,37 +38,35 @@ pub struct InitArgs {
 impl InitArgs {
     /// The network that is asked for.
     pub fn network(&self) -> Option<NetworkCreateArgs> {
-        let usual = NetworkCreateOnly::parse_from(["create"]).args;
         self.network.map(|cidr| NetworkCreateArgs {
             cidr,
+            cidr6: None,
+            node_prefix: DEFAULT_NODE_PREFIX,
             backend: self.backend,
-            ..usual
+            domain: DEFAULT_DOMAIN.to_owned(),
+            port: None,
+            mtu: None,
+            key_days: None,
         })
     }
-}
-
-#[derive(Debug, Parser)]
-struct NetworkCreateOnly {
-    #[command(flatten)]
-    args: NetworkCreateArgs,
 }
 
 #[derive(Debug, Args)]
 pub struct NetworkCreateArgs {
     /// The private range that nodes get their subnets from
-    #[arg(long, value_name = "RANGE", default_value = schemas::records::network::DEFAULT_CIDR)]
+    #[arg(long, value_name = "RANGE", default_value = DEFAULT_CIDR)]
     pub cidr: Ipv4Net,
     /// A range of IPv6 for containers, of fc00::/7; none unless said
     #[arg(long, value_name = "RANGE")]
     pub cidr6: Option<Ipv6Net>,
     /// The length of each node's part of the range: 24 is 253 addresses
-    #[arg(long, value_name = "BITS", default_value_t = schemas::records::network::DEFAULT_NODE_PREFIX)]
+    #[arg(long, value_name = "BITS", default_value_t = DEFAULT_NODE_PREFIX)]
     pub node_prefix: u8,
     /// What carries traffic between nodes
     #[arg(long, value_enum, default_value_t = BackendWord::Wireguard)]
     pub backend: BackendWord,
     /// The domain of names
-    #[arg(long, value_name = "DOMAIN", default_value = schemas::records::network::DEFAULT_DOMAIN)]
+    #[arg(long, value_name = "DOMAIN", default_value = DEFAULT_DOMAIN)]
     pub domain: String,
     /// The UDP port of links [default: 51820; with vxlan 4789]
     #[arg(long, value_name = "PORT")]
@@ -76,7 +75,7 @@ pub struct NetworkCreateArgs {
     #[arg(long, value_name = "BYTES")]
     pub mtu: Option<u16>,
     /// Nodes replace the keys of encrypted links after so many days; 0: only when asked [default: 30]
-    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u16).range(0..=i64::from(schemas::records::network::MAX_KEY_DAYS)))]
+    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u16).range(0..=i64::from(MAX_KEY_DAYS)))]
     pub key_days: Option<u16>,
 }
 

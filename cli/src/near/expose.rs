@@ -11,7 +11,7 @@ use schemas::records::network::gateway;
 use schemas::records::{AssignedNetwork, Assignment, Record as _};
 use serde_json::{Value, json};
 
-use super::ground::{meant, settings};
+use super::ground::{settings, some_meant};
 use super::prepare;
 use crate::Verdict;
 use crate::args::Common;
@@ -38,11 +38,7 @@ async fn set(common: &Common, args: &ExposeArgs, exposed: bool) -> Verdict {
     let (connection, view, ways) = prepare(common).await?;
     let marker = connection.marker().await?;
     settings(&marker)?;
-    let nodes = meant(&view, &ways, &args.node, args.all_nodes)?;
-    if nodes.is_empty() {
-        return Err(Failure::usage("no agent of the cluster is found on this host")
-            .help("name a node with --node, or all with --all-nodes"));
-    }
+    let nodes = some_meant(&view, &ways, args)?;
     let mut edits = Vec::new();
     for node in &nodes {
         edits.extend(edited(&connection, node, exposed).await?);

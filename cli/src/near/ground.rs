@@ -12,6 +12,7 @@ use schemas::records::{Endpoints, NetworkSettings, Peer, Policies, Record};
 use serde::de::DeserializeOwned;
 
 use super::{Ways, failed, whole};
+use crate::args::seen::ExposeArgs;
 use crate::connect::{Connection, Marker};
 use crate::edit::person;
 use crate::failure::{Exit, Failure};
@@ -106,4 +107,14 @@ pub(super) fn meant(view: &View, ways: &Ways, named: &[NodeName], all: bool) -> 
         .into_iter()
         .filter(|node| ways.local.contains_key(node.as_str()))
         .collect())
+}
+
+/// The same for what acts on nodes: at least one.
+pub(super) fn some_meant(view: &View, ways: &Ways, args: &ExposeArgs) -> Result<Vec<NodeName>, Failure> {
+    let nodes = meant(view, ways, &args.node, args.all_nodes)?;
+    if nodes.is_empty() {
+        return Err(Failure::usage("no agent of the cluster is found on this host")
+            .help("name a node with --node, or all with --all-nodes"));
+    }
+    Ok(nodes)
 }

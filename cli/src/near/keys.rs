@@ -9,7 +9,7 @@ use schemas::names::NodeName;
 use schemas::records::{Backend, NetworkSettings, Peer, Record as _};
 use serde_json::json;
 
-use super::ground::{ask_each, meant, settings};
+use super::ground::{ask_each, settings, some_meant};
 use super::{Ways, prepare};
 use crate::Verdict;
 use crate::args::Common;
@@ -27,11 +27,7 @@ pub async fn rotate_keys(common: &Common, args: &ExposeArgs) -> Verdict {
     let (connection, view, ways) = prepare(common).await?;
     let marker = connection.marker().await?;
     keyless(&settings(&marker)?)?;
-    let nodes = meant(&view, &ways, &args.node, args.all_nodes)?;
-    if nodes.is_empty() {
-        return Err(Failure::usage("no agent of the cluster is found on this host")
-            .help("name a node with --node, or all with --all-nodes"));
-    }
+    let nodes = some_meant(&view, &ways, args)?;
     let mut exit = Exit::Done;
     // One after the other: of two ends of a link one stays as it is.
     for node in nodes {

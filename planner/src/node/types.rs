@@ -455,10 +455,16 @@ impl Ground {
     /// As the kernel calls its bridge.
     #[must_use]
     pub fn bridge(&self) -> String {
-        let text = format!("reeve bridge\n{}\n{}\n", self.cluster, self.node);
-        let digest = Digest::of(text.as_bytes()).to_string();
-        format!("{}{}", crate::walls::BRIDGES, digest.get(..10).unwrap_or_default())
+        bridge(&self.cluster, &self.node)
     }
+}
+
+/// What the kernel calls the bridge of a node's containers in the cluster's network.
+#[must_use]
+pub fn bridge(cluster: &ClusterId, node: &NodeName) -> String {
+    let text = format!("reeve bridge\n{cluster}\n{node}\n");
+    let digest = Digest::of(text.as_bytes()).to_string();
+    format!("{}{}", crate::walls::BRIDGES, digest.get(..10).unwrap_or_default())
 }
 
 /// A container's place in the cluster's network.
