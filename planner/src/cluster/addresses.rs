@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use schemas::container::PortSpec;
@@ -15,6 +16,7 @@ use schemas::records::{
     SchemaVersion, Seeds, Uid, Verdict,
 };
 
+use super::memo::{Memo, Published};
 use super::memory::{Inst, Memory, Wanted};
 use super::pass::Pass;
 use super::snapshot::Snapshot;
@@ -43,9 +45,52 @@ pub(super) struct Given {
     /// By instance: where it has none yet, not one of its node's, or another's. None where there is none left.
     pub known: BTreeMap<u32, Option<Ipv4Addr>>,
     /// By place among the new.
-    pub new: BTreeMap<u32, Ipv4Addr>,
-    /// Of each service and slot, who is new in it.
-    places: BTreeMap<(u32, u64), u32>,
+    new: Vec<Option<Ipv4Addr>>,
+    /// For every slot of every service, who is new in it; [`NONE`] where nobody is, and empty where nobody is anywhere.
+    places: Vec<u32>,
+}
+
+impl Given {
+    /// The address of one that is new.
+    pub(super) fn to_new(&self, at: u32) -> Option<Ipv4Addr> {
+        self.new.get(at as usize).copied().flatten()
+    }
+    /// Who is new in a slot.
+    fn new_at(&self, place: usize) -> Option<u32> {
+        self.places.get(place).copied().filter(|at| *at != NONE)
+    }
+}
+
+/// The addresses of a subnet that somebody has.
+struct Used {
+    first: u32,
+    bits: Vec<u64>,
+}
+
+impl Used {
+    fn none_of(subnet: &Ipv4Net) -> Self {
+        let all = usable(subnet);
+        let count = (all.end() + 1).saturating_sub(*all.start());
+        Self {
+            first: *all.start(),
+            bits: vec![0; (count as usize).div_ceil(64)],
+        }
+    }
+    fn place(&self, number: u32) -> (usize, u64) {
+        let offset = number.saturating_sub(self.first) as usize;
+        (offset / 64, 1 << (offset % 64))
+    }
+    /// Whether nobody had it until now. The number is one of the usable.
+    fn insert(&mut self, number: u32) -> bool {
+        let (word, bit) = self.place(number);
+        let free = self.bits[word] & bit == 0;
+        self.bits[word] |= bit;
+        free
+    }
+    fn contains(&self, number: u32) -> bool {
+        let (word, bit) = self.place(number);
+        self.bits[word] & bit != 0
+    }
 }
 
 /// Which subnet a record says is a node's.
@@ -142,27 +187,25 @@ impl Pass<'_> {
     /// Gives every instance that is to have an address one that nobody has.
     pub(super) fn give_addresses(&mut self) {
         let Some(net) = &self.net else { return };
-        let mut of_node: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+        let mut given = Given::default();
+        if !self.news.is_empty() {
+            given.new = vec![None; self.news.len()];
+            given.places = vec![NONE; self.memory.heads.len()];
+        }
         for (at, (new, _)) in self.news.iter().enumerate() {
-            if self.memory.svcs[new.want.svc as usize].bridged {
-                of_node
-                    .entry(new.node)
-                    .or_default()
-                    .push(u32::try_from(at).unwrap_or(NONE));
+            let place = self.memory.place(new.want.svc as usize, new.want.slot);
+            if let Some(place) = place.and_then(|place| given.places.get_mut(place)) {
+                *place = u32::try_from(at).unwrap_or(NONE);
             }
         }
-        let mut given = Given::default();
-        for (at, (new, _)) in self.news.iter().enumerate() {
-            let place = (new.want.svc, new.want.slot);
-            given.places.insert(place, u32::try_from(at).unwrap_or(NONE));
-        }
+        let (order, begins) = self.news_by_node();
         for (at, subnet) in net.subnets.iter().enumerate() {
             let Some(subnet) = subnet else { continue };
             let id = u32::try_from(at).unwrap_or(NONE);
             let (from, to) = (self.memory.starts[at], self.memory.starts[at + 1]);
             let insts = &self.memory.insts[from as usize..to as usize];
-            let news = of_node.get(&id).map_or(&[][..], Vec::as_slice);
-            let lacks = |inst: &Inst| self.is_bridged(inst) && within(subnet, inst.address).is_none();
+            let news = &order[begins[at]..begins[at + 1]];
+            let lacks = |inst: &Inst| within(subnet, inst.address).is_none() && self.is_bridged(inst);
             if news.is_empty() && !insts.iter().any(lacks) {
                 continue;
             }
@@ -179,13 +222,18 @@ impl Pass<'_> {
     fn give_on(&self, at: u32, subnet: &Ipv4Net, news: &[u32], given: &mut Given) {
         let node = &self.nodes.list[at as usize];
         let (from, to) = (self.memory.starts[at as usize], self.memory.starts[at as usize + 1]);
-        let mut used: BTreeSet<u32> = BTreeSet::new();
+        let mut used = Used::none_of(subnet);
         // Service, slot, whether it is new, and its place among the known or the new.
         let mut wants: Vec<(u32, u64, bool, u32)> = Vec::new();
+        // Those that leave, by service and slot.
+        let mut leaving: Vec<(u32, u64, u32)> = Vec::new();
         // Those that are assigned go before those that are only reported, which anybody may say.
         for assigned in [true, false] {
             for id in from..to {
                 let inst = &self.memory.insts[id as usize];
+                if assigned && inst.state() == Some(AssignedState::Absent) && within(subnet, inst.address).is_some() {
+                    leaving.push((inst.svc, inst.slot, id));
+                }
                 if (inst.assigned != NONE) != assigned || inst.state().is_none() {
                     continue;
                 }
@@ -197,9 +245,12 @@ impl Pass<'_> {
         }
         for id in news {
             let want = &self.news[*id as usize].0.want;
-            wants.push((want.svc, want.slot, true, *id));
+            if self.memory.svcs[want.svc as usize].bridged {
+                wants.push((want.svc, want.slot, true, *id));
+            }
         }
         wants.sort_unstable();
+        leaving.sort_unstable();
         let lingering = node.report.and_then(|report| report.network.as_ref());
         let lingering = lingering.map_or(&[][..], |network| {
             &network.lingering[..network.lingering.len().min(MAX_LINGERING)]
@@ -221,18 +272,29 @@ impl Pass<'_> {
             };
             let before = uid.and_then(|uid| {
                 // The slot that leaves here, and comes back before it has gone.
-                let leaving = (from..to).find_map(|other| {
-                    let inst = &self.memory.insts[other as usize];
-                    let same = new && inst.svc == svc && inst.slot == slot && self.uid(inst) == Some(uid);
-                    within(subnet, inst.address).filter(|_| same && inst.state() == Some(AssignedState::Absent))
-                });
-                leaving.or_else(|| back.remove(&(uid, self.memory.slot(slot, &self.nodes))))
+                let first = leaving.partition_point(|other| (other.0, other.1) < (svc, slot));
+                let same = leaving[first..]
+                    .iter()
+                    .take_while(|other| new && (other.0, other.1) == (svc, slot));
+                let number = |other: &(u32, u64, u32)| {
+                    let inst = &self.memory.insts[other.2 as usize];
+                    within(subnet, inst.address).filter(|_| self.uid(inst) == Some(uid))
+                };
+                let leaving = same.filter_map(number).next();
+                leaving.or_else(|| {
+                    if back.is_empty() {
+                        return None;
+                    }
+                    back.remove(&(uid, self.memory.slot(slot, &self.nodes)))
+                })
             });
-            let number = before.or_else(|| next.by_ref().find(|number| !used.contains(number)));
-            used.extend(number);
+            let number = before.or_else(|| next.by_ref().find(|number| !used.contains(*number)));
+            if let Some(number) = number {
+                used.insert(number);
+            }
             let address = number.map(Ipv4Addr::from);
             if new {
-                given.new.extend(address.map(|address| (id, address)));
+                given.new[id as usize] = address;
             } else {
                 given.known.insert(id, address);
             }
@@ -249,9 +311,12 @@ impl Pass<'_> {
 
     /// The address of a slot on a node, there or on its way.
     pub(super) fn address_in(&self, svc: u32, slot: u64, node: u32) -> Option<Ipv4Addr> {
-        let new = self.given.places.get(&(svc, slot));
-        let new = new.filter(|id| self.news.get(**id as usize).is_some_and(|(new, _)| new.node == node));
-        let placed = new.and_then(|id| self.given.new.get(id).copied());
+        let new = self
+            .memory
+            .place(svc as usize, slot)
+            .and_then(|place| self.given.new_at(place));
+        let new = new.filter(|at| self.news.get(*at as usize).is_some_and(|(new, _)| new.node == node));
+        let placed = new.and_then(|at| self.given.to_new(at));
         let known = || {
             let (from, to) = (self.memory.starts[node as usize], self.memory.starts[node as usize + 1]);
             (from..to).find(|id| {
@@ -289,10 +354,8 @@ impl Pass<'_> {
     fn seat(&self, svc: u32, offset: u32) -> Option<Ipv4Addr> {
         let view = self.view(svc as usize, offset);
         let known = [view.present, view.prepared].into_iter().flatten();
-        let placed = || {
-            let new = self.given.places.get(&(svc, u64::from(offset) + 1))?;
-            self.given.new.get(new).copied()
-        };
+        let place = self.memory.svcs[svc as usize].first + offset as usize;
+        let placed = || self.given.to_new(self.given.new_at(place)?);
         known.filter_map(|id| self.address_of(id)).next().or_else(placed)
     }
 
@@ -336,13 +399,13 @@ impl Pass<'_> {
 
     // ---- what is published ------------------------------------------------------------------------------------------
 
-    pub(super) fn network_writes(&self) -> NetworkWrites {
+    pub(super) fn network_writes(&self, memo: &mut Memo) -> NetworkWrites {
         let mut writes = NetworkWrites::default();
         if self.nodes.hold_all.is_some() || !self.snapshot.complete {
             return writes;
         }
         self.peers(&mut writes);
-        self.endpoints(&mut writes);
+        self.endpoints(&mut writes, memo);
         super::policies::policies(self.snapshot, &mut writes);
         writes
     }
@@ -382,30 +445,60 @@ impl Pass<'_> {
         }
     }
 
-    fn endpoints(&self, writes: &mut NetworkWrites) {
-        let mut wanted: BTreeSet<&schemas::keys::ResourceKey> = BTreeSet::new();
-        if self.net.is_some() {
-            for at in 0..self.memory.svcs.len() {
-                let svc = &self.memory.svcs[at];
-                if svc.spec.is_none() && !svc.deleted {
-                    // What was published of a service that is held stays.
-                    wanted.insert(svc.key);
-                    continue;
-                }
-                if svc.spec.is_none() || !svc.bridged {
-                    continue;
-                }
-                wanted.insert(svc.key);
-                let stored = self.snapshot.endpoints.get(svc.key);
-                let stored = stored.and_then(|stored| stored.value.as_ref().ok());
-                if stored.is_none_or(|stored| !self.are_endpoints(at, stored)) {
-                    writes.endpoints.push((svc.key.clone(), Some(self.endpoints_of(at))));
-                }
+    fn endpoints(&self, writes: &mut NetworkWrites, memo: &mut Memo) {
+        // Both are in order of keys.
+        let mut published = self.snapshot.endpoints.iter().peekable();
+        let layout = self.net.as_ref().map(|net| {
+            let names = self.nodes.list.iter().map(|node| node.name);
+            memo.layout(names, &net.subnets, &net.subnets6)
+        });
+        for (at, svc) in self.memory.svcs.iter().enumerate() {
+            while let Some((key, _)) = published.next_if(|(key, _)| *key < svc.key) {
+                writes.endpoints.push((key.clone(), None));
+            }
+            let there = published.next_if(|(key, _)| *key == svc.key).map(|(_, stored)| stored);
+            let layout = layout.filter(|_| svc.bridged && !svc.deleted);
+            let Some(layout) = layout else {
+                writes.endpoints.extend(there.map(|_| (svc.key.clone(), None)));
+                continue;
+            };
+            if svc.spec.is_none() {
+                // What was published of a service that is held stays.
+                continue;
+            }
+            let stored = there.and_then(|stored| stored.value.as_ref().ok());
+            if !stored.is_some_and(|stored| self.are_known_endpoints(at, stored, layout, memo)) {
+                writes.endpoints.push((svc.key.clone(), Some(self.endpoints_of(at))));
             }
         }
-        for key in self.snapshot.endpoints.keys().filter(|key| !wanted.contains(key)) {
+        for (key, _) in published {
             writes.endpoints.push((key.clone(), None));
         }
+    }
+
+    /// Whether a record says just what is so; where every slot is just as desired, from what the memo knows of it.
+    fn are_known_endpoints(&self, at: usize, stored: &Arc<Endpoints>, layout: u64, memo: &mut Memo) -> bool {
+        let svc = &self.memory.svcs[at];
+        let slots = svc.first..svc.first + svc.slots as usize;
+        let plain = self.given.known.is_empty() && self.tallies[at].is_plain() && self.tallies[at].desired == svc.slots;
+        let Some(entry) = memo.entry(self.lives[svc.life].memo).filter(|_| plain) else {
+            return self.are_endpoints(at, stored);
+        };
+        let barred = self.placer.everywhere.barred(Self::svc_index(at));
+        let ends = &self.memory.plain[slots];
+        let known = entry.published.as_ref().is_some_and(|(record, known)| {
+            Arc::ptr_eq(record, stored) && (known.layout, known.barred, &known.ends[..]) == (layout, barred, ends)
+        });
+        if known {
+            return true;
+        }
+        let so = self.are_endpoints(at, stored);
+        entry.published = so.then(|| {
+            let ends = ends.to_vec();
+            let known = Published { layout, barred, ends };
+            (Arc::clone(stored), known)
+        });
+        so
     }
 
     /// Where a service's instances are: the slot's code, the node, the address, and whether it serves.
@@ -420,8 +513,8 @@ impl Pass<'_> {
                 Some((slot, one.node, self.address_of(id)?, one.seen.ready))
             });
             known.or_else(|| {
-                let (new, node) = self.new_in(at, slot)?;
-                Some((slot, node, *self.given.new.get(&new)?, false))
+                let (new, node) = self.new_in(svc.first + offset as usize)?;
+                Some((slot, node, self.given.to_new(new)?, false))
             })
         };
         (0..svc.slots).filter_map(end).take(MAX_ENDPOINTS)
@@ -494,9 +587,8 @@ impl Pass<'_> {
     }
 
     /// What is new in a slot and will run at once: its place among the new, and its node.
-    fn new_in(&self, svc: usize, slot: u64) -> Option<(u32, u32)> {
-        let svc = Self::svc_index(svc);
-        let at = *self.given.places.get(&(svc, slot))?;
+    fn new_in(&self, place: usize) -> Option<(u32, u32)> {
+        let at = self.given.new_at(place)?;
         let (new, state) = self.news.get(at as usize)?;
         (*state == AssignedState::Present).then_some((at, new.node))
     }

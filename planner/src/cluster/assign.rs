@@ -134,7 +134,7 @@ impl Pass<'_> {
     }
 
     /// What is new, as places in [`Pass::news`], node after node; and where each node's begin.
-    fn news_by_node(&self) -> (Vec<u32>, Vec<usize>) {
+    pub(super) fn news_by_node(&self) -> (Vec<u32>, Vec<usize>) {
         let mut starts = vec![0_usize; self.nodes.list.len() + 1];
         for (new, _) in &self.news {
             starts[new.node as usize + 1] += 1;
@@ -220,7 +220,7 @@ impl Pass<'_> {
         let svc = &self.memory.svcs[new.want.svc as usize];
         let live = self.in_force(new.want.svc as usize)?;
         Some(Assigned {
-            address: self.given.new.get(&at).copied(),
+            address: self.given.to_new(at),
             seeds: self.seeds_for(new.want.svc, &[]),
             namespace: svc.namespace.clone(),
             kind: svc.key.kind,

@@ -8,16 +8,18 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::vec::IntoIter;
 
+use ipnet::{Ipv4Net, Ipv6Net};
 use schemas::container::NetworkMode;
 use schemas::keys::ResourceKey;
 use schemas::names::{NodeName, Slot};
 use schemas::records::{
-    Accepted, Assigned, AssignedImage, AssignedState, Assignment, FailingReason, Phase, Report, ReportedInstance,
-    ServiceStatus, Uid,
+    Accepted, Assigned, AssignedImage, AssignedState, Assignment, Endpoints, FailingReason, Phase, Report,
+    ReportedInstance, ServiceStatus, Uid,
 };
 use schemas::service::{Mode, ServiceSpec};
 
 use super::images::ImageOf;
+use super::memory::Plain;
 use super::world::NONE;
 use crate::change::is_tagged;
 
@@ -30,6 +32,25 @@ pub struct Memo {
     equal: Vec<Equal>,
     /// How many numbers of constraint sets are in use; see [`Equal::set`].
     sets: u32,
+    /// Which nodes there are with which subnets, in the cluster's network, and which number that is.
+    layout: Layout,
+}
+
+#[derive(Debug, Default)]
+struct Layout {
+    number: u64,
+    names: Vec<NodeName>,
+    subnets: Vec<Option<Ipv4Net>>,
+    subnets6: Vec<Option<Ipv6Net>>,
+}
+
+/// That a record of endpoints says what is so: for a spec, what follows from these.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Published {
+    pub layout: u64,
+    /// The port for whose sake none of it is open everywhere.
+    pub barred: Option<u16>,
+    pub ends: Vec<Plain>,
 }
 
 /// One node's assignment and report, laid side by side.
@@ -52,6 +73,8 @@ pub(super) struct Equal {
     pub set: Option<u32>,
     /// The stored status, and that it says what is so when every slot is just as desired.
     pub settled: Option<Settled>,
+    /// The stored record of its endpoints, which says what is so where every slot is just as desired.
+    pub published: Option<(Arc<Endpoints>, Published)>,
     /// What its image is by the stored status, for this number.
     image: Option<(u64, Option<Arc<ServiceStatus>>, ImageOf)>,
 }
@@ -228,6 +251,7 @@ impl EqualMemo<'_> {
             brief: None,
             set: None,
             settled: None,
+            published: None,
             image: None,
         });
         index(self.new.len() - 1)
@@ -251,6 +275,25 @@ impl Memo {
             self.equal.iter_mut().for_each(|entry| entry.set = None);
         }
         self.sets
+    }
+    /// The number of a layout of the cluster's network: another one where anything of it differs.
+    pub(super) fn layout<'n>(
+        &mut self,
+        names: impl Iterator<Item = &'n NodeName>,
+        subnets: &[Option<Ipv4Net>],
+        subnets6: &[Option<Ipv6Net>],
+    ) -> u64 {
+        let known = &mut self.layout;
+        let names: Vec<&NodeName> = names.collect();
+        let same =
+            known.names.iter().eq(names.iter().copied()) && known.subnets == subnets && known.subnets6 == subnets6;
+        if !same {
+            known.number += 1;
+            known.names = names.into_iter().cloned().collect();
+            known.subnets = subnets.to_vec();
+            known.subnets6 = subnets6.to_vec();
+        }
+        known.number
     }
     pub(super) fn nodes(&mut self) -> NodesMemo<'_> {
         let old = std::mem::take(&mut self.nodes);

@@ -130,6 +130,21 @@ impl Svc<'_> {
     }
 }
 
+/// Where a slot is filled just as it should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Plain {
+    /// [`NONE`] where it is not.
+    pub node: u32,
+    pub address: Option<Ipv4Addr>,
+}
+
+impl Plain {
+    const NOT: Self = Self {
+        node: NONE,
+        address: None,
+    };
+}
+
 /// Instances and services.
 pub(super) struct Memory<'a> {
     pub insts: Vec<Inst>,
@@ -139,8 +154,8 @@ pub(super) struct Memory<'a> {
     /// For every slot of every service, its first instance.
     pub heads: Vec<u32>,
     /// For every slot of every service that one instance fills just as its service wants it (of the number in force,
-    /// settled, on a node that is there and is not drained) that node; else [`NONE`].
-    pub plain: Vec<u32>,
+    /// settled, on a node that is there and is not drained) where that is.
+    pub plain: Vec<Plain>,
     /// Nodes that slots are named after and that are no nodes now.
     odd: Vec<NodeName>,
     uids: Uids,
@@ -356,7 +371,7 @@ impl<'a> Memory<'a> {
             starts: Vec::new(),
             svcs,
             heads: vec![NONE; first],
-            plain: vec![NONE; first],
+            plain: vec![Plain::NOT; first],
             odd: Vec::new(),
             uids: Uids::new(uids),
             settled: Settled::default(),
@@ -485,7 +500,7 @@ impl<'a> Memory<'a> {
                         && seen.settled
                         && node.reachable()
                         && !node.drained();
-                    self.plain[place] = if plain { at } else { NONE };
+                    self.plain[place] = if plain { Plain { node: at, address } } else { Plain::NOT };
                 }
             }
         }
@@ -505,6 +520,14 @@ impl<'a> Memory<'a> {
             Wanted::Count(_) => u64::from(offset) + 1,
             Wanted::PerNode => NODE_SLOT + u64::from(offset),
         }
+    }
+
+    /// The place of a slot that its service wants, in [`Memory::heads`].
+    pub(super) fn place(&self, svc: usize, slot: u64) -> Option<usize> {
+        let svc = self.svcs.get(svc)?;
+        let offset = slot.checked_sub(Self::code_at(svc, 0))?;
+        let offset = Some(offset).filter(|offset| *offset < u64::from(svc.slots))?;
+        usize::try_from(offset).ok().map(|offset| svc.first + offset)
     }
 
     fn code(&mut self, slot: &Slot, nodes: &Nodes<'_>) -> u64 {

@@ -103,7 +103,7 @@ impl<'a> Pass<'a> {
             Vec::new()
         };
         let forgotten = self.forgotten();
-        let network = self.network_writes();
+        let network = self.network_writes(memo);
         Plan {
             changes,
             accepted: self.accepted,

@@ -366,7 +366,7 @@ impl<'a> Pass<'a> {
                 continue;
             }
             tally.desired += 1;
-            let node = self.memory.plain[first + offset as usize];
+            let node = self.memory.plain[first + offset as usize].node;
             if node != NONE && !(bound && self.placer.broken(&self.nodes, set, node).is_some()) {
                 tally.assigned += 1;
                 tally.running += 1;

@@ -714,8 +714,9 @@ impl Host {
             6 => self.containers.retain(|real| real.seen.id != id),
             7 => real.seen.state = ContainerState::Dead,
             8 => {
-                // A copy with every label.
+                // A copy with every label. No engine lets two that are up have one address.
                 let mut copy = real.clone();
+                copy.seen.networks.clear();
                 self.next_id += 1;
                 copy.seen.id = format!("{:064x}", self.next_id);
                 copy.seen.name = format!("copy-{}", self.next_id);

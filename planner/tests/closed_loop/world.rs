@@ -27,6 +27,14 @@ use crate::leader::{Leader, Txn, bump, stored};
 
 /// Histories that broke a law once, by a bug of ours or one that was put in to see the test fail.
 pub const SEEDS: &[(&str, &[u8])] = &[
+    // Somebody copies a container that is up.
+    (
+        "networked",
+        &[
+            106, 170, 63, 0, 0, 19, 0, 12, 0, 57, 0, 84, 0, 129, 0, 2, 21, 12, 0, 56, 0, 101, 86, 19, 0, 88, 19, 52,
+            19, 235, 19, 0, 0, 0, 86, 232, 0, 0, 107, 145, 228, 190, 0, 44,
+        ],
+    ),
     // The assignment of a node that pulls for a slot is lost while the slot has been prepared elsewhere.
     (
         "any",

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
-use planner::cluster::{Action, Reason};
+use planner::cluster::{Action, Memo, PlanOptions, Reason, plan_again, plan_with};
 use proptest::prelude::TestCaseError;
 use proptest::prop_assert;
 use schemas::names::{NodeName, Slot};
@@ -503,4 +504,57 @@ fn the_last_address_of_a_subnet_and_its_gateway_are_nobodys() {
     let range = usable(&subnet);
     assert_eq!(Ipv4Addr::from(*range.start()).to_string(), "10.210.0.18");
     assert_eq!(Ipv4Addr::from(*range.end()).to_string(), "10.210.0.30");
+}
+
+/// How many records of endpoints a pass writes that knows of the one before; as many as one that knows of none.
+fn rewritten(cluster: &Cluster, memo: &mut Memo) -> usize {
+    let options = PlanOptions {
+        list_changes: false,
+        exhaustive: false,
+    };
+    let plan = plan_again(&cluster.snapshot, options, memo);
+    assert_eq!(
+        plan,
+        plan_with(&cluster.snapshot, options),
+        "a memo changes nothing but the time"
+    );
+    plan.network.endpoints.len()
+}
+
+fn move_address(cluster: &mut Cluster, node: &str, to: &str) {
+    let to: Ipv4Addr = to.parse().expect("an address");
+    let entry = cluster.entry(node);
+    let assignment = entry.assignment.as_mut().and_then(|one| one.value.as_mut().ok());
+    Arc::make_mut(assignment.expect("readable")).instances[0].address = Some(to);
+    let report = entry.report.as_mut().and_then(|one| one.value.as_mut().ok());
+    Arc::make_mut(report.expect("readable")).instances[0].addresses = vec![to.into()];
+}
+
+#[test]
+fn what_is_remembered_of_endpoints_counts_while_all_that_they_say_is_so() {
+    let mut cluster = started(2);
+    cluster.apply("web", json!({ "replicas": 2 }));
+    cluster.settle();
+    let mut memo = Memo::default();
+    assert_eq!((rewritten(&cluster, &mut memo), rewritten(&cluster, &mut memo)), (0, 0));
+    // Another address, and the first again.
+    let own = of(&cluster, "web.1");
+    move_address(&mut cluster, "n1", "10.210.0.9");
+    assert_eq!((rewritten(&cluster, &mut memo), rewritten(&cluster, &mut memo)), (1, 1));
+    move_address(&mut cluster, "n1", &own);
+    assert_eq!((rewritten(&cluster, &mut memo), rewritten(&cluster, &mut memo)), (0, 0));
+    // The same places and addresses, and no IPv6 any more.
+    let sixth = cluster
+        .snapshot
+        .cluster
+        .network
+        .as_mut()
+        .and_then(|net| net.cidr6.take());
+    assert_eq!(rewritten(&cluster, &mut memo), 1);
+    cluster.snapshot.cluster.network.as_mut().expect("a network").cidr6 = sixth;
+    assert_eq!((rewritten(&cluster, &mut memo), rewritten(&cluster, &mut memo)), (0, 0));
+    // Another record, of the very same instances.
+    let stored = cluster.snapshot.endpoints.get_mut(&key("web")).expect("published");
+    Arc::make_mut(stored.value.as_mut().expect("readable")).instances[0].ready = false;
+    assert_eq!(rewritten(&cluster, &mut memo), 1);
 }
