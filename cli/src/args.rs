@@ -561,6 +561,12 @@ pub enum NodeVerb {
     /// Retire nodes: what they ran goes elsewhere at once
     #[command(after_help = "Example: reeve node rm n3")]
     Rm(NodeRmArgs),
+    /// Say that the hosts of nodes that are away are off: what they ran goes elsewhere at once
+    #[command(
+        name = "confirm-lost",
+        after_help = "For when you know, and the controller does not: it waits for as long as each service says (`replaceAfter`), and replaces nothing while more than half of the nodes are away. It counts until the node is back, which then gets nothing new until `reeve uncordon`.\nExample: reeve node confirm-lost n3"
+    )]
+    ConfirmLost(ConfirmLostArgs),
     /// Give the name and place of a host that is gone to another: shuts the old one out, and prints a token for the new one
     #[command(
         after_help = "On a seed, as root, or with the right `admin` from elsewhere. What to run on the new host is said on standard error.\nExample: reeve node replace n4 > token"
@@ -571,6 +577,18 @@ pub enum NodeVerb {
         after_help = "Off until a node's policy says `nodeCommands: [exec]`; recorded there. With one node its exit code is this one's.\nExample: reeve node exec --nodes n1,n2 -- df -h /var/lib"
     )]
     Exec(near::NodeExecArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct ConfirmLostArgs {
+    #[arg(value_name = "NODE", required = true)]
+    pub nodes: Vec<NodeName>,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Why, for those who ask later
+    #[arg(long)]
+    pub note: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -1,4 +1,4 @@
-//! What a person asks of nodes: `cordon`, `uncordon`, `drain`, `node rm`. Each is one key, `cordons/<node>`; the leading
+//! What a person asks of nodes: `cordon`, `uncordon`, `drain`, `node rm`, `node confirm-lost`. Each is one key, `cordons/<node>`; the leading
 //! controller does what it says. In a cluster of seeds `node rm` also shuts the node out: its certificates no longer count.
 
 use std::time::Duration;
@@ -7,19 +7,20 @@ use membership::revoke::{RevokeError, Revoker};
 use membership::tokens;
 use runtime::{Guard, Outcome, Store, person};
 use schemas::keys::Key;
-use schemas::names::NodeName;
+use schemas::kinds::Document;
+use schemas::names::{InstanceName, NodeName};
 use schemas::records::{Cordon, CordonMode, Record, SchemaVersion};
 use serde_json::json;
 use trust::identity::Subject;
 
 use crate::Verdict;
-use crate::args::{Common, CordonArgs, DrainArgs, NodeRmArgs, NodeVerb};
+use crate::args::{Common, ConfirmLostArgs, CordonArgs, DrainArgs, NodeRmArgs, NodeVerb};
 use crate::connect::{Connection, Marker, connect};
 use crate::edit;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Format, complain, print};
 use crate::seats::{of_ask, server_dir, voice};
-use crate::view::View;
+use crate::view::{View, service_key};
 use crate::wait::until_empty;
 
 pub async fn cordon(common: &Common, args: &CordonArgs) -> Verdict {
@@ -89,9 +90,114 @@ pub async fn drain(common: &Common, args: &DrainArgs) -> Verdict {
 pub async fn node(common: &Common, verb: &NodeVerb) -> Verdict {
     match verb {
         NodeVerb::Rm(args) => rm(common, args).await,
+        NodeVerb::ConfirmLost(args) => confirm_lost(common, args).await,
         NodeVerb::Replace(args) => crate::replace::replace(common, args).await,
         NodeVerb::Exec(args) => crate::near::node_exec(common, args).await,
     }
+}
+
+/// Writes a person's word that hosts are off. It is about the verdict that he sees, and about nodes that are away.
+async fn confirm_lost(common: &Common, args: &ConfirmLostArgs) -> Verdict {
+    let (connection, marker, view) = known(common, &args.nodes).await?;
+    if let Some(node) = args.nodes.iter().find(|node| view.sessions.contains_key(*node)) {
+        return Err(Failure::new(
+            Exit::Failed,
+            format!("node/{node} is not away: its agent has a session"),
+        )
+        .help(format!(
+            "empty it with `reeve drain {node}`, or take it out with `reeve node rm {node}`"
+        )));
+    }
+    if !args.yes {
+        let names = args
+            .nodes
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(", ");
+        let instances: usize = args.nodes.iter().map(|node| on(&view, node)).sum();
+        let kept: usize = args.nodes.iter().map(|node| with_data(&view, node)).sum();
+        let of_them = match kept {
+            0 => String::new(),
+            _ => format!(", {kept} of them without the data they keep there"),
+        };
+        let what = format!(
+            "start {} of {names} elsewhere{of_them}",
+            output::count(instances, "instance")
+        );
+        if !output::can_ask() {
+            return Err(
+                Failure::usage(format!("this would {what}, and there is no terminal to ask on"))
+                    .help("add --yes if the hosts are off for certain"),
+            );
+        }
+        if !output::ask(&format!("Are they off for certain? This would {what}.")) {
+            return Err(Failure::new(Exit::Failed, "not confirmed; nothing was changed"));
+        }
+    }
+    for node in &args.nodes {
+        let place = Key::Verdict(node.clone());
+        let seen = connection.get(&place).await?;
+        let Some(seen) = seen else {
+            return Err(Failure::new(
+                Exit::Failed,
+                format!("no controller has said yet what node/{node} is held to be"),
+            )
+            .help("see that one leads with `reeve status`, then run the command again"));
+        };
+        let about = [
+            (connection.key(&place), Guard::Unchanged(seen.mod_revision)),
+            (connection.key(&Key::Session(node.clone())), Guard::Absent),
+        ];
+        let found = connection.get(&Key::Cordon(node.clone())).await?;
+        let before = found.as_ref().and_then(|kv| Cordon::decode(&kv.value).ok());
+        let cordon = Cordon {
+            schema_version: SchemaVersion::default(),
+            mode: before.map_or(CordonMode::Cordon, |before| before.mode),
+            lost: true,
+            by: edit::person(),
+            note: args.note.as_deref().map(|text| output::cut(text, 1000)),
+        };
+        let key = connection.key(&Key::Cordon(node.clone()));
+        let guard = found
+            .as_ref()
+            .map_or(Guard::Absent, |kv| Guard::Unchanged(kv.mod_revision));
+        let mut txn = person::txn().require(connection.key(&Key::Cluster), Guard::Unchanged(marker.mod_revision));
+        for (key, guard) in about {
+            txn = txn.require(key, guard);
+        }
+        match connection.store.commit(txn.put(key, cordon.encode(), guard)).await? {
+            Outcome::Committed { revision: _ } => {}
+            Outcome::FenceLost | Outcome::Conflict { keys: _ } => {
+                return Err(
+                    Failure::new(Exit::Conflict, format!("node/{node} changed meanwhile, or is back"))
+                        .help("look at it with `reeve get nodes`, then run the command again"),
+                );
+            }
+        }
+        say(
+            common,
+            &format!("node/{node} is lost: {} go elsewhere", running(&view, node)),
+            node,
+        );
+    }
+    Ok(Exit::Done)
+}
+
+/// How many of a node's instances keep data on it.
+fn with_data(view: &View, node: &NodeName) -> usize {
+    let keeps = |name: &InstanceName| {
+        let declared = view.declared.get(&service_key(&name.namespace, &name.workload));
+        let admitted = declared.and_then(|declared| declared.admitted.as_ref().ok());
+        admitted.is_some_and(
+            |admitted| matches!(&admitted.document, Document::Service(one) if one.spec.container.keeps_data()),
+        )
+    };
+    let instances = view.instances();
+    let here = instances
+        .iter()
+        .filter(|found| found.node == node && !found.is_absent());
+    here.filter(|found| keeps(&found.name)).count()
 }
 
 async fn rm(common: &Common, args: &NodeRmArgs) -> Verdict {
@@ -338,6 +444,7 @@ async fn set(
             let note = note.map(|text| output::cut(text, 1000));
             let cordon = Cordon {
                 schema_version: SchemaVersion::default(),
+                lost: false,
                 mode,
                 by: edit::person(),
                 note,

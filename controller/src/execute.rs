@@ -13,7 +13,9 @@ use runtime::{Fence, Guard, KeyMap, Outcome, Store, StoreError, Txn};
 use schemas::keys::{Key, ResourceKey, Root, TrustKey};
 use schemas::kinds::Kind;
 use schemas::names::NodeName;
-use schemas::records::{Accepted, AcceptedBody, Assigned, Assignment, Breaker, Condition, Record, VerdictRecord};
+use schemas::records::{
+    Accepted, AcceptedBody, Assigned, Assignment, Breaker, Condition, Record, Verdict, VerdictRecord,
+};
 use trust::sign::{Domain, weave};
 
 use crate::observe::Observer;
@@ -234,9 +236,13 @@ impl<'a> Base<'a> {
 pub fn prepare_verdicts(base: &Base<'_>, writes: &[(NodeName, VerdictRecord)], forget: &[NodeName]) -> Batch {
     let mut batch = base.batch();
     for (node, record) in writes {
-        batch
-            .rest
-            .push(base.put(Class::Verdict, &Key::Verdict(node.clone()), record.encode()));
+        let mut step = base.put(Class::Verdict, &Key::Verdict(node.clone()), record.encode());
+        // What a person says of a node is about the verdict that he saw.
+        step.requires.push(base.as_seen(&Key::Cordon(node.clone())));
+        if record.verdict == Verdict::Lost {
+            base.rests_on(&mut step, &Rests::SessionAbsent(node.clone()));
+        }
+        batch.rest.push(step);
     }
     for node in forget {
         let keys = [Key::Node, Key::Report, Key::Assignment, Key::Verdict, Key::Cordon].map(|key| key(node.clone()));

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use planner::cluster::{self, Notice, Plan, PlanOptions, VerdictsOut};
+use planner::cluster::{self, Absences, Moment, Notice, Plan, PlanOptions, VerdictsOut};
 use runtime::backoff::Backoff;
 use runtime::boottime::{self, Instant};
 use runtime::{Cache, Fence, Leadership, Lost, Position, Store, StoreError};
@@ -98,6 +98,9 @@ struct Desk {
     /// Removals by when they were done, in milliseconds since `start`; none before the first pass.
     spent: Option<Vec<(u64, u32)>>,
     behind: BTreeMap<NodeName, (Order, Instant)>,
+    /// Nodes that are away, and when a pass is due for their sake, in milliseconds since `start`.
+    absences: Absences,
+    losses_due: Option<u64>,
     start: Instant,
     /// How long the last pass computed.
     thought: Duration,
@@ -135,6 +138,8 @@ impl<S: Store> Controller<S> {
             went_back: self.reader.snapshot().and_then(|cache| cache.went_back),
             spent: None,
             behind: BTreeMap::new(),
+            absences: Absences::default(),
+            losses_due: None,
             start: Instant::now(),
             thought: Duration::ZERO,
             retry: Backoff::new(RETRY.0, RETRY.1),
@@ -345,7 +350,14 @@ impl<S: Store> Controller<S> {
     async fn think(&self, desk: &mut Desk, cache: Cache) -> Option<Thought> {
         let observer = Arc::clone(&self.observer);
         let (fence, epoch, now_ms) = (desk.fence.clone(), desk.epoch, desk.now_ms());
-        let (spent, behind) = (desk.spent.clone(), std::mem::take(&mut desk.behind));
+        let kept = Kept {
+            spent: desk.spent.clone(),
+            behind: std::mem::take(&mut desk.behind),
+            absences: std::mem::take(&mut desk.absences),
+            losses_due: None,
+        };
+        let healthy = self.store.health().healthy_for();
+        let healthy_ms = healthy.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
         let plan_at_once = desk.verdicts_alone;
         let (signing, vault) = (self.signing(), self.vault.clone());
         self.metrics.thinks(true);
@@ -353,18 +365,19 @@ impl<S: Store> Controller<S> {
             let known = Known {
                 fence,
                 epoch,
-                now_ms,
+                at: Moment { now_ms, healthy_ms },
                 plan_at_once,
                 signing,
                 vault,
             };
-            think(&mut lock(&observer), &cache, &known, spent, behind)
+            think(&mut lock(&observer), &cache, &known, kept)
         });
         let thought = thinking.await;
         self.metrics.thinks(false);
         match thought {
-            Ok((thought, spent, behind)) => {
-                (desk.spent, desk.behind) = (spent, behind);
+            Ok((thought, kept)) => {
+                (desk.spent, desk.behind) = (kept.spent, kept.behind);
+                (desk.absences, desk.losses_due) = (kept.absences, kept.losses_due);
                 Some(thought)
             }
             Err(_) => {
@@ -386,14 +399,19 @@ async fn renewed(signing: &mut Option<watch::Receiver<Arc<Signing>>>) {
     }
 }
 
-type Spent = Option<Vec<(u64, u32)>>;
-type Behind = BTreeMap<NodeName, (Order, Instant)>;
+/// What thinking takes from a leader's [`Desk`] and puts back.
+struct Kept {
+    spent: Option<Vec<(u64, u32)>>,
+    behind: BTreeMap<NodeName, (Order, Instant)>,
+    absences: Absences,
+    losses_due: Option<u64>,
+}
 
 /// What a pass knows beside the store.
 struct Known {
     fence: Fence,
     epoch: i64,
-    now_ms: u64,
+    at: Moment,
     /// The last pass wrote verdicts only: a node that comes and goes all the time must not keep the others waiting.
     plan_at_once: bool,
     signing: Option<Arc<Signing>>,
@@ -401,38 +419,38 @@ struct Known {
 }
 
 /// Observe and plan; nothing waits and nothing is written here.
-fn think(
-    observer: &mut Observer,
-    cache: &Cache,
-    known: &Known,
-    spent: Spent,
-    mut behind: Behind,
-) -> (Thought, Spent, Behind) {
+fn think(observer: &mut Observer, cache: &Cache, known: &Known, mut kept: Kept) -> (Thought, Kept) {
     let Known {
         fence,
         epoch,
-        now_ms,
+        at,
         plan_at_once,
         signing,
         vault,
     } = known;
-    let (epoch, now_ms) = (*epoch, *now_ms);
+    let (epoch, now_ms) = (*epoch, at.now_ms);
     let began = std::time::Instant::now();
     if let Some(signing) = signing {
         observer.sign(signing, today());
     }
     if let Err(hold) = observer.observe(&State::from(cache)) {
-        return (Thought::Held(hold), spent, behind);
+        return (Thought::Held(hold), kept);
     }
     observer.set_epoch(epoch);
     // A new leader takes what is stored as spent at its own start: never less than what was.
-    let mut list = spent.unwrap_or_else(|| vec![(now_ms, observer.snapshot().breaker.spent)]);
+    let mut list = kept
+        .spent
+        .take()
+        .unwrap_or_else(|| vec![(now_ms, observer.snapshot().breaker.spent)]);
     list.retain(|(at, count)| *count > 0 && now_ms.saturating_sub(*at) < cluster::BREAKER_WINDOW_MS);
     let spent = cluster::refill(&list, now_ms);
     observer.set_spent(spent);
+    kept.spent = Some(list);
     let observed = began.elapsed();
 
-    let out = cluster::verdicts(observer.snapshot());
+    let out = cluster::verdicts(observer.snapshot(), &mut kept.absences, *at);
+    kept.losses_due = out.look_again_ms.map(|left| now_ms.saturating_add(left));
+    let mass_loss = out.mass_loss;
     let verdicts = (!out.writes.is_empty() || !out.forget.is_empty()).then(|| {
         let batch = execute::prepare_verdicts(&Base::new(observer, fence), &out.writes, &out.forget);
         Box::new((batch, out))
@@ -440,7 +458,7 @@ fn think(
     // A plan looks at what is stored: better at the new verdicts than at the old ones.
     if verdicts.is_some() && !plan_at_once {
         let planned = None;
-        return (Thought::Decided { verdicts, planned }, Some(list), behind);
+        return (Thought::Decided { verdicts, planned }, kept);
     }
     let began = std::time::Instant::now();
     let mut memo = std::mem::take(&mut observer.memo);
@@ -466,7 +484,8 @@ fn think(
     });
     let view = View {
         statuses: BTreeMap::new(),
-        nodes: metrics::node_views(observer.snapshot(), &mut behind),
+        nodes: metrics::node_views(observer.snapshot(), &mut kept.behind),
+        mass_loss,
         breaker: observer.snapshot().breaker.clone(),
         foreign: observer.foreign_count(),
         unreadable: observer.unreadable_count(),
@@ -481,18 +500,21 @@ fn think(
         took,
     };
     let planned = Some(Box::new(planned));
-    (Thought::Decided { verdicts, planned }, Some(list), behind)
+    (Thought::Decided { verdicts, planned }, kept)
 }
 
-/// When a pass is due though nothing changes: when the oldest removal falls out of the budget's window, or when a write
-/// of this pass has not come back through the cache.
+/// When a pass is due though nothing changes: when the oldest removal falls out of the budget's window, when a node has been
+/// away for long enough, or when a write of this pass has not come back through the cache.
 fn look_again(desk: &Desk, seen: i64) -> Option<Duration> {
     let refill = desk.spent.iter().flatten().map(|(at, _)| *at).min().map(|oldest| {
         let left = (oldest + cluster::BREAKER_WINDOW_MS).saturating_sub(desk.now_ms());
         Duration::from_millis(left.max(1))
     });
     let own = (desk.wrote > seen).then_some(OWN_WRITE);
-    refill.into_iter().chain(own).min()
+    let losses = desk
+        .losses_due
+        .map(|due| Duration::from_millis(due.saturating_sub(desk.now_ms()).max(1)));
+    refill.into_iter().chain(own).chain(losses).min()
 }
 
 /// What people hear of a write that no store would take.

@@ -27,6 +27,8 @@ pub struct View {
     pub nodes: Vec<NodeView>,
     /// The removal budget.
     pub breaker: Breaker,
+    /// So many nodes are away at once that none is called lost.
+    pub mass_loss: bool,
     /// Foreign keys under the root.
     pub foreign: usize,
     /// Records of ours that cannot be read.
@@ -513,6 +515,11 @@ fn of_view(view: &View) -> String {
         "reeve_breaker_held",
         "Removals that wait for a person.",
         f64::from(view.breaker.held.as_ref().map_or(0, |h| h.count)),
+    );
+    single(
+        "reeve_mass_loss",
+        "1 while more than half of the nodes are away at once, and none is called lost.",
+        flag(view.mass_loss),
     );
     single(
         "reeve_breaker_spent",

@@ -698,6 +698,7 @@ async fn a_node_whose_verdict_changes_all_the_time_holds_nobody_up() {
     }
     let retire = Cordon {
         schema_version: SchemaVersion::default(),
+        lost: false,
         mode: CordonMode::Retire,
         by: "me@here".to_owned(),
         note: None,

@@ -57,6 +57,7 @@ pub(crate) async fn answer(
     let (store, _) = formed(&seat)?;
     let cordon = Cordon {
         schema_version: SchemaVersion::default(),
+        lost: false,
         mode: CordonMode::Retire,
         by: format!("node/{node}"),
         note: Some(question.note.chars().filter(|c| !c.is_control()).take(200).collect()),

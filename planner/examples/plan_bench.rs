@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use planner::cluster::{
     AcceptedEntry, AcceptedHistory, DesiredBody, DesiredEntry, Memo, NodeEntry, Plan, PlanOptions, Snapshot, Status,
-    Stored, plan_again, verdicts,
+    Stored, plan_again,
 };
 use schemas::keys::ResourceKey;
 use schemas::kinds::Kind;
@@ -131,6 +131,7 @@ fn snapshot(nodes: usize, services: usize, replicas: usize, network: bool) -> Sn
         };
         let verdict = VerdictRecord {
             schema_version: SchemaVersion::default(),
+            away: None,
             verdict: Verdict::Ready,
             reason: "test".to_owned(),
         };
@@ -345,11 +346,11 @@ fn main() {
         first.session = None;
         let lost = VerdictRecord {
             schema_version: SchemaVersion::default(),
+            away: None,
             verdict: Verdict::Lost,
             reason: "test".to_owned(),
         };
         first.verdict = Some(stored(lost));
-        let _ = verdicts(&snapshot);
         let (after, plan) = time(&snapshot, 25, true);
         assert!(!plan.assignments.is_empty());
         let ms = |time: Duration| format!("{:.1}", time.as_secs_f64() * 1_000.0);

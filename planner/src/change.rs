@@ -63,6 +63,7 @@ pub fn cost(old: &ServiceSpec, new: &ServiceSpec) -> Cost {
         restart_backoff,
         update,
         seeds,
+        replace_after: _,
     } = old;
     compare_containers(&mut fields, container, &new.container);
     // Its variables tell of each.

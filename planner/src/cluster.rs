@@ -42,7 +42,7 @@ pub use types::{
     AcceptedWrite, Action, AssignmentWrite, Change, Guard, Holder, NetworkWrites, Notice, Plan, Reason, Removal,
     Status, Stray, VerdictsOut,
 };
-pub use verdicts::{BREAKER_WINDOW_MS, refill, verdicts};
+pub use verdicts::{Absences, BREAKER_WINDOW_MS, LOSS_PACE_MS, Moment, refill, verdicts};
 
 /// What a plan leaves out for speed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

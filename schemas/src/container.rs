@@ -359,6 +359,15 @@ pub enum Protocol {
     Udp,
 }
 
+impl ContainerSpec {
+    /// Whether it may write to its node's disk what another node would not have.
+    #[must_use]
+    pub fn keeps_data(&self) -> bool {
+        let kept = |mount: &Mount| matches!(mount.kind, MountType::Bind | MountType::Volume) && !mount.read_only;
+        self.mounts.iter().any(kept)
+    }
+}
+
 /// Something mounted into the container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -395,11 +395,13 @@ impl Rules<'_> {
             update,
             // A global one may have none.
             seeds: _,
+            replace_after,
         } = spec;
         if *mode == Mode::Global {
             for place in [
                 path!["spec", "replicas"],
                 path!["spec", "seeds"],
+                path!["spec", "replaceAfter"],
                 path!["spec", "placement", "maxPerNode"],
                 path!["spec", "placement", "spread"],
                 path!["spec", "placement", "preferred"],
@@ -432,6 +434,8 @@ impl Rules<'_> {
             );
         }
         self.limit(path!["spec", "restartBackoff", "max"], *max, DAY);
+        self.limit(path!["spec", "replaceAfter"], *replace_after, DAY);
+        self.at_least(path!["spec", "replaceAfter"], *replace_after, Span::from_secs(10));
         let Update {
             min_ready,
             progress_deadline,
@@ -468,6 +472,15 @@ impl Rules<'_> {
                 format!("{span} is longer than {most}"),
                 format!("write at most `{most}`"),
             );
+        }
+    }
+
+    fn at_least(&mut self, path: &[Step], span: Option<Span>, least: Span) {
+        if let Some(span) = span
+            && span < least
+        {
+            let message = format!("{span} is shorter than {least}");
+            self.say(path, Code::DurationLimit, message, format!("write at least `{least}`"));
         }
     }
 

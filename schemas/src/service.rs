@@ -9,6 +9,9 @@ use crate::names::ResourceName;
 use crate::placement::{Placement, Toleration};
 use crate::units::Span;
 
+/// How long a node may be away before what it runs is replaced elsewhere, where a service does not say.
+pub const REPLACE_AFTER: Span = Span { millis: 60_000 };
+
 /// What a Service is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -49,6 +52,11 @@ pub struct ServiceSpec {
     /// How a change goes through the instances.
     #[serde(default, skip_serializing_if = "is_default")]
     pub update: Update,
+    /// How long a node may be away before its instances of this service are replaced on other nodes: `10s` to `24h`. When
+    /// absent `1m`; and never where they keep data on their node, in a volume or a host path that they may write. The time
+    /// counts while the store answers. What no other node can take stays, and so does what runs on every node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replace_after: Option<Span>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -99,6 +107,12 @@ pub struct Update {
 }
 
 impl ServiceSpec {
+    /// How long a node may be away before its instances are replaced on other nodes; None when they wait for it.
+    #[must_use]
+    pub fn replace_after(&self) -> Option<Span> {
+        let usual = || (!self.container.keeps_data()).then_some(REPLACE_AFTER);
+        self.replace_after.or_else(usual)
+    }
     /// How many instances a replicated service wants; None when it is global.
     #[must_use]
     pub fn wanted(&self) -> Option<u32> {

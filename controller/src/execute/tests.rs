@@ -355,6 +355,7 @@ async fn every_write_is_fenced_by_the_leader_and_by_the_marker() {
     let fence = Fence::leader(&desk.leadership);
     let verdict = VerdictRecord {
         schema_version: SchemaVersion::default(),
+        away: None,
         verdict: Verdict::Ready,
         reason: "r".to_owned(),
     };

@@ -24,6 +24,7 @@ fn an_explicit_default_costs_nothing() {
     for (path, value) in [
         (vec!["replicas"], serde_json::json!(3)),
         (vec!["mode"], serde_json::json!("global")),
+        (vec!["replaceAfter"], serde_json::json!("2m")),
         (vec!["placement"], serde_json::json!({"nodeNames": ["n1"]})),
         (
             vec!["restartBackoff"],

@@ -17,6 +17,7 @@ use schemas::records::{
     ReportedInstance, ServiceStatus, Uid,
 };
 use schemas::service::{Mode, ServiceSpec};
+use schemas::units::Span;
 
 use super::images::ImageOf;
 use super::memory::Plain;
@@ -105,6 +106,8 @@ pub(super) struct Brief {
     pub bridged: bool,
     /// How many of its first addresses its instances are told.
     pub seeds: u32,
+    /// How long it waits for a node that is away; None for as long as it takes.
+    pub wait: Option<Span>,
 }
 
 impl Brief {
@@ -118,6 +121,7 @@ impl Brief {
             tagged: is_tagged(spec),
             bridged: spec.container.network_mode == NetworkMode::Bridge,
             seeds: spec.seeds.unwrap_or(0),
+            wait: spec.replace_after(),
         }
     }
 }

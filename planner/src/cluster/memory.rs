@@ -8,7 +8,8 @@ use schemas::keys::ResourceKey;
 use schemas::kinds::Kind;
 use schemas::names::{Namespace, NodeName, Slot};
 use schemas::records::{AcceptedBody, AssignedState, ServiceStatus, Uid};
-use schemas::service::{Mode, ServiceSpec};
+use schemas::service::{Mode, REPLACE_AFTER, ServiceSpec};
+use schemas::units::Span;
 
 use super::accept::{Body, InForce, Life, Standing};
 use super::images::{self, ImageOf, Settled};
@@ -118,6 +119,8 @@ pub(super) struct Svc<'a> {
     pub bridged: bool,
     /// How many of its first addresses its instances are told.
     pub seeds: u32,
+    /// How long it waits for a node that is away; None for as long as it takes.
+    pub wait: Option<Span>,
 }
 
 impl Svc<'_> {
@@ -313,6 +316,7 @@ fn svc<'a>(
         image,
         bridged: brief.is_none_or(|brief| brief.bridged),
         seeds: brief.map_or(0, |brief| brief.seeds),
+        wait: brief.map_or(Some(REPLACE_AFTER), |brief| brief.wait),
         need: brief.map(|brief| brief.need).unwrap_or_default(),
     })
 }

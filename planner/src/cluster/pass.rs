@@ -307,6 +307,35 @@ impl<'a> Pass<'a> {
         })
     }
 
+    /// Whether nothing of a service is waited for on a node any more: it is retired, or has been away for too long.
+    pub(super) fn given_up(&self, svc: u32, node: u32) -> bool {
+        let node = &self.nodes.list[node as usize];
+        node.retired() || node.lost_for(self.memory.svcs[svc as usize].wait)
+    }
+
+    /// Whether an instance is to be replaced elsewhere because its node is lost. What runs on every node waits for its own.
+    pub(super) fn is_lost(&self, svc: u32, inst: u32) -> bool {
+        let node = &self.nodes.list[self.memory.insts[inst as usize].node as usize];
+        let one = &self.memory.svcs[svc as usize];
+        one.wanted != Wanted::PerNode && node.held.is_none() && node.lost_for(one.wait)
+    }
+
+    /// Takes what has been replaced off its lost node. No breaker is asked: losses are bounded where they are declared.
+    pub(super) fn give_up(&mut self, inst: u32) {
+        let one = &mut self.memory.insts[inst as usize];
+        one.to = To::Be(AssignedState::Absent);
+        let guard = Guard::SessionAbsent(self.nodes.list[one.node as usize].name.clone());
+        self.guards.entry(one.node).or_default().insert(guard.clone());
+        self.removals.push(Judged {
+            inst,
+            reason: Reason::NodeLost,
+            own: false,
+            acknowledged: true,
+            held: false,
+            guards: vec![guard],
+        });
+    }
+
     /// Takes an instance off a node that is lost or retired, or from which a person drains what cannot move.
     fn leave(&mut self, inst: u32) {
         let one = &self.memory.insts[inst as usize];
@@ -344,7 +373,7 @@ impl<'a> Pass<'a> {
         for inst in self.chain(beyond) {
             if deleted {
                 self.remove(inst, Reason::ResourceDeleted, true, gone.clone());
-            } else if self.nodes.list[self.memory.insts[inst as usize].node as usize].gone() {
+            } else if self.given_up(Self::svc_index(at), self.memory.insts[inst as usize].node) {
                 self.leave(inst);
             } else if let Some(guard) = self.memory.svcs[at].guard() {
                 let to = if global { 0 } else { slots };
@@ -398,7 +427,7 @@ impl<'a> Pass<'a> {
             }
             let node_at = one.node;
             let node = &self.nodes.list[node_at as usize];
-            if node.gone() {
+            if node.retired() {
                 self.leave(inst);
                 continue;
             }
@@ -584,6 +613,9 @@ impl<'a> Pass<'a> {
             for (want, found) in asked.iter().zip(found) {
                 match found {
                     Some(new) => {
+                        if want.instead != NONE {
+                            self.give_up(want.instead);
+                        }
                         let state = if want.from == NONE {
                             AssignedState::Present
                         } else {

@@ -30,6 +30,8 @@ pub(super) struct Want {
     pub slot: u64,
     /// The instance that moves; [`NONE`] for one that runs nowhere.
     pub from: u32,
+    /// The instance on a lost node whose place it takes; [`NONE`] where there is none.
+    pub instead: u32,
 }
 
 /// A place that was found.

@@ -1,7 +1,7 @@
 //! What moves and what is new: sorts out every slot that is not simply filled, one by one, and answers what must be placed.
 //! Called by `pass.rs` once it is known what goes.
 
-use schemas::records::AssignedState;
+use schemas::records::{AssignedState, Verdict};
 
 use super::memory::{Memory, To, Wanted};
 use super::pass::{Pass, SlotView, Story};
@@ -22,7 +22,7 @@ impl Pass<'_> {
                 let one = &self.memory.insts[inst as usize];
                 let node = &self.nodes.list[one.node as usize];
                 (
-                    node.gone(),
+                    matches!(node.verdict, Verdict::Lost | Verdict::Retired),
                     one.assigned == NONE,
                     one.seen.orphaned,
                     node.held.is_some(),
@@ -37,7 +37,7 @@ impl Pass<'_> {
             match one.state() {
                 Some(AssignedState::Present) => view.present = better(view.present, inst),
                 Some(AssignedState::Prepared) => view.prepared = better(view.prepared, inst),
-                Some(AssignedState::Absent) if !self.nodes.list[one.node as usize].gone() => {
+                Some(AssignedState::Absent) if !self.given_up(Self::svc_index(svc), one.node) => {
                     view.leaving = better(view.leaving, inst)
                 }
                 Some(AssignedState::Absent) | None => {}
@@ -75,6 +75,7 @@ impl Pass<'_> {
                     svc,
                     slot: code,
                     from: NONE,
+                    instead: NONE,
                 });
                 continue;
             }
@@ -103,6 +104,21 @@ impl Pass<'_> {
             }
             let usable = view.prepared.filter(|inst| self.still_good(svc, *inst));
             match (view.present, view.prepared, view.leaving) {
+                (Some(present), prepared, _) if self.is_lost(svc, present) => match (prepared, usable) {
+                    (_, Some(usable)) => {
+                        self.give_up(present);
+                        self.memory.insts[usable as usize].to = To::Be(AssignedState::Present);
+                        self.stories.insert((svc, code), Story::Create { waits: None });
+                    }
+                    // It never was to start: where it may have, the next pass knows.
+                    (Some(prepared), None) => self.make_absent(prepared, None),
+                    (None, None) => wants.push(Want {
+                        svc,
+                        slot: code,
+                        from: NONE,
+                        instead: present,
+                    }),
+                },
                 (Some(present), prepared, _) => {
                     let reason = self.must_leave(svc, present);
                     let reachable = self.nodes.list[self.memory.insts[present as usize].node as usize].reachable();
@@ -122,6 +138,7 @@ impl Pass<'_> {
                                 svc,
                                 slot: code,
                                 from: present,
+                                instead: NONE,
                             });
                         }
                         self.stories.insert(
@@ -196,6 +213,7 @@ impl Pass<'_> {
                             svc,
                             slot: code,
                             from: NONE,
+                            instead: NONE,
                         });
                     }
                 }
@@ -203,6 +221,7 @@ impl Pass<'_> {
                     svc,
                     slot: code,
                     from: NONE,
+                    instead: NONE,
                 }),
             }
         }

@@ -25,6 +25,7 @@ use super::memory::To;
 use super::pass::{Pass, Tally};
 use super::snapshot::{DesiredBody, DesiredEntry, Stored};
 use super::types::{Notice, Status};
+use super::verdicts::MASS;
 use super::world::NONE;
 
 /// How many problems a status lists.
@@ -436,11 +437,20 @@ impl Pass<'_> {
                 format!("nothing of it changes: {why}"),
             );
         }
+        let said = node
+            .entry
+            .verdict
+            .as_ref()
+            .and_then(|stored| stored.value.as_ref().ok());
         let (reason, message) = match node.verdict {
+            Verdict::Unreachable if said.is_some_and(|record| record.reason == MASS) => ("TooManyAway", MASS),
             Verdict::Unreachable => (
                 "Unreachable",
                 "its agent has no session: it has stopped, or cannot reach the store",
             ),
+            Verdict::Lost if node.away.is_none() => {
+                ("Lost", "a person says that its host is off: its instances go elsewhere")
+            }
             Verdict::Lost => ("Lost", "it has been away for too long: its instances go elsewhere"),
             Verdict::Retired => ("Retired", "a person retired it: its instances go elsewhere"),
             Verdict::Ready if node.facts.is_none() => {

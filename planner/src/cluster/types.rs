@@ -393,4 +393,8 @@ pub struct VerdictsOut {
     pub writes: Vec<(NodeName, VerdictRecord)>,
     /// Nodes all of whose records may go: retired, reported empty, without a session.
     pub forget: Vec<NodeName>,
+    /// So many nodes are away at once that none is called lost.
+    pub mass_loss: bool,
+    /// When to ask again though nothing changes.
+    pub look_again_ms: Option<u64>,
 }

@@ -1,24 +1,65 @@
 //! What each node is held to be, and the refill of the removal budget: the two decisions that rest on what the leader
 //! knows beyond the plan (sessions, its own clock). The leader calls [`verdicts`] before [`super::plan`] and stores what
-//! it answers, so that `plan` needs no time. Liveness is evidence: nothing here moves or removes an instance.
+//! it answers, so that `plan` needs no time. Liveness is evidence: nothing here moves or removes an instance. Why a node
+//! is called lost when it is: decision 0033.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use schemas::keys::ResourceKey;
+use schemas::kinds::Kind;
 use schemas::names::NodeName;
-use schemas::records::{CordonMode, SchemaVersion, Verdict, VerdictRecord};
+use schemas::records::{AssignedState, CordonMode, SchemaVersion, Verdict, VerdictRecord};
+use schemas::service::REPLACE_AFTER;
+use schemas::units::Span;
 
+use super::memory::service_of;
 use super::snapshot::{NodeEntry, Snapshot};
 use super::types::VerdictsOut;
 
 /// How long a removal counts against the budget, in milliseconds of the leader's own clock: ten minutes.
 pub const BREAKER_WINDOW_MS: u64 = 600_000;
+/// After one node was called lost the next one is this much later, in milliseconds: Kubernetes' pace (one in ten seconds,
+/// `--node-eviction-rate`). What is started elsewhere meanwhile has time to be up.
+pub const LOSS_PACE_MS: u64 = 10_000;
+
+const READY: &str = "its session lives";
+const RETIRED: &str = "a person retired it";
+const AWAY: &str = "its session is gone: its agent has stopped, or cannot reach the store";
+const TOO_LONG: &str = "its session has been gone for too long: what it ran goes elsewhere";
+const OFF: &str = "a person says that its host is off: what it ran goes elsewhere";
+pub(super) const MASS: &str = "more than half of the nodes are away at once: nothing is replaced until some are back, or a person \
+                    says which hosts are off with `reeve node confirm-lost`";
+
+/// What a leader remembers of nodes that are away, from one time to the next. A new leader knows nothing, and waits anew.
+#[derive(Clone, Debug, Default)]
+pub struct Absences {
+    /// Since when each session is gone, in milliseconds of the leader's own clock.
+    since: BTreeMap<NodeName, u64>,
+    /// When a node was last called lost.
+    lost_at: Option<u64>,
+}
+
+/// The leader's own time, and the store's health as it sees it, in milliseconds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Moment {
+    pub now_ms: u64,
+    /// For how long the store has answered without a gap; None when it does not.
+    pub healthy_ms: Option<u64>,
+}
 
 /// What every node ought to be held to be, as far as it differs from what is stored; and the nodes that may be forgotten.
 ///
-/// A live session makes a node ready, a missing one unreachable (a stored `Lost` stays until the session is back), a
-/// person's `retire` retired, whatever the session says.
-pub fn verdicts(snapshot: &Snapshot) -> VerdictsOut {
+/// A live session makes a node ready, a missing one unreachable, a person's `retire` retired, whatever the session says. A
+/// node that is away for as long as one of its services waits (`replaceAfter`) is lost: that time counts from when this
+/// leader saw it away, and only while the store is healthy. One node is called lost at a time, ten seconds apart, and none
+/// while more than half of those that were there are away at once. What a person confirms counts at once, until the node is back.
+pub fn verdicts(snapshot: &Snapshot, absences: &mut Absences, at: Moment) -> VerdictsOut {
     let mut out = VerdictsOut::default();
+    let mut away: Vec<Away<'_>> = Vec::new();
+    let (mut present, mut new) = (0_usize, 0_usize);
+    absences.since.retain(|name, _| snapshot.nodes.contains_key(name));
     for (name, entry) in &snapshot.nodes {
-        let retired = matches!(entry.cordon.as_ref().map(|stored| &stored.value), Some(Ok(cordon)) if cordon.mode == CordonMode::Retire);
+        let retired = cordon(entry).is_some_and(|(mode, _)| mode == CordonMode::Retire);
         if !is_node(entry) {
             let leftover = entry.verdict.is_some() && entry.cordon.is_none();
             if retired || leftover {
@@ -30,30 +71,167 @@ pub fn verdicts(snapshot: &Snapshot) -> VerdictsOut {
             out.forget.push(name.clone());
             continue;
         }
-        let stored = entry
-            .verdict
-            .as_ref()
-            .and_then(|stored| stored.value.as_ref().ok())
-            .map(|record| record.verdict);
-        let (verdict, reason) = match (retired, entry.session.is_some(), stored) {
-            (true, _, _) => (Verdict::Retired, "a person retired it"),
-            (false, true, _) => (Verdict::Ready, "its session lives"),
-            (false, false, Some(Verdict::Lost)) => (Verdict::Lost, "its session has been gone for too long"),
-            (false, false, _) => (
-                Verdict::Unreachable,
-                "its session is gone: its agent has stopped, or cannot reach the store",
-            ),
+        if entry.session.is_some() {
+            absences.since.remove(name);
+            present += usize::from(!retired);
+        }
+        if retired {
+            out.say(name, entry, Verdict::Retired, None, RETIRED);
+        } else if entry.session.is_some() {
+            out.say(name, entry, Verdict::Ready, None, READY);
+        } else if confirmed(entry) {
+            // A word about one says nothing about the others.
+            new += 1;
+            out.say(name, entry, Verdict::Lost, None, OFF);
+        } else {
+            let since = *absences.since.entry(name.clone()).or_insert(at.now_ms);
+            let lost = stored(entry).filter(|record| record.verdict == Verdict::Lost);
+            new += usize::from(lost.is_none());
+            away.push(Away {
+                name,
+                entry,
+                since,
+                lost: lost.and_then(|record| record.away),
+            });
+        }
+    }
+    if away.is_empty() {
+        return out;
+    }
+    // The only node there is has nobody to be replaced on.
+    let alone = present + new == 1;
+    out.mass_loss = 2 * new > present + new && !alone;
+    let waits = Waits::of(snapshot);
+    // Who has been away for longest comes first.
+    away.sort_by_key(|one| (one.since, one.name));
+    for one in away {
+        let gone = at.now_ms.saturating_sub(one.since).min(at.healthy_ms.unwrap_or(0));
+        let timers = waits.on(one.entry);
+        let passed = timers.iter().rfind(|wait| wait.millis <= gone);
+        let next = timers
+            .iter()
+            .find(|wait| wait.millis > gone && one.lost.is_none_or(|lost| **wait > lost));
+        let due = next.map(|wait| wait.millis - gone);
+        let soon = match (one.lost, passed) {
+            (Some(lost), passed) => {
+                let now = passed.copied().unwrap_or_default().max(lost);
+                out.say(one.name, one.entry, Verdict::Lost, Some(now), TOO_LONG);
+                due
+            }
+            (None, _) if out.mass_loss => {
+                out.say(one.name, one.entry, Verdict::Unreachable, None, MASS);
+                None
+            }
+            (None, passed) if alone || passed.is_none() => {
+                out.say(one.name, one.entry, Verdict::Unreachable, None, AWAY);
+                due.filter(|_| !alone)
+            }
+            (None, passed) => {
+                let pause = absences
+                    .lost_at
+                    .map(|last| (last + LOSS_PACE_MS).saturating_sub(at.now_ms));
+                match pause.filter(|left| *left > 0) {
+                    Some(left) => {
+                        out.say(one.name, one.entry, Verdict::Unreachable, None, AWAY);
+                        Some(left)
+                    }
+                    None => {
+                        absences.lost_at = Some(at.now_ms);
+                        out.say(one.name, one.entry, Verdict::Lost, passed.copied(), TOO_LONG);
+                        due
+                    }
+                }
+            }
         };
-        if stored != Some(verdict) {
+        out.look_again_ms = out.look_again_ms.into_iter().chain(soon).min();
+    }
+    out
+}
+
+/// A node without a session.
+struct Away<'s> {
+    name: &'s NodeName,
+    entry: &'s NodeEntry,
+    since: u64,
+    /// Of one that is lost already, how long it was away at least.
+    lost: Option<Span>,
+}
+
+impl VerdictsOut {
+    /// What a node is held to be; written where anything else is stored.
+    fn say(&mut self, name: &NodeName, entry: &NodeEntry, verdict: Verdict, away: Option<Span>, reason: &str) {
+        let said = |record: &VerdictRecord| (record.verdict, record.away, &*record.reason) == (verdict, away, reason);
+        if !stored(entry).is_some_and(said) {
             let record = VerdictRecord {
                 schema_version: SchemaVersion::default(),
                 verdict,
+                away,
                 reason: reason.to_owned(),
             };
-            out.writes.push((name.clone(), record));
+            self.writes.push((name.clone(), record));
         }
     }
-    out
+}
+
+fn stored(entry: &NodeEntry) -> Option<&VerdictRecord> {
+    entry.verdict.as_ref().and_then(|stored| stored.value.as_ref().ok())
+}
+
+/// What a person asks of a node, and whether he says that its host is off.
+fn cordon(entry: &NodeEntry) -> Option<(CordonMode, bool)> {
+    let cordon = entry.cordon.as_ref()?.value.as_ref().ok()?;
+    Some((cordon.mode, cordon.lost))
+}
+
+/// Whether a person's word that a host is off is about this absence: it came after the verdict that the node is away, or
+/// has been heard already.
+fn confirmed(entry: &NodeEntry) -> bool {
+    let heard = stored(entry).is_some_and(|record| record.verdict == Verdict::Lost && record.away.is_none());
+    let since = entry.verdict.as_ref().map_or(i64::MAX, |stored| stored.mod_revision);
+    let word = entry
+        .cordon
+        .as_ref()
+        .filter(|_| cordon(entry).is_some_and(|(_, lost)| lost));
+    heard || word.is_some_and(|word| word.mod_revision > since)
+}
+
+/// How long each service waits.
+struct Waits<'s> {
+    of: BTreeMap<&'s ResourceKey, Option<Span>>,
+}
+
+impl<'s> Waits<'s> {
+    fn of(snapshot: &'s Snapshot) -> Self {
+        let services = snapshot.accepted.iter().filter(|(key, _)| key.kind == Kind::Service);
+        let of = services.filter_map(|(key, history)| {
+            let records = history.records.values().rev();
+            let spec = records
+                .flat_map(|entry| entry.value.as_ref().ok())
+                .find_map(|record| service_of(&record.body));
+            Some((key, spec?.replace_after()))
+        });
+        Self { of: of.collect() }
+    }
+
+    /// For how long what a node has waits, each time once; what nobody knows of waits as long as who does not say.
+    fn on(&self, entry: &NodeEntry) -> BTreeSet<Span> {
+        let assignment = entry.assignment.as_ref().and_then(|stored| stored.value.as_ref().ok());
+        let instances = assignment.map_or(&[][..], |assignment| &assignment.instances);
+        let present = instances.iter().filter(|one| one.state != AssignedState::Absent);
+        let waits = present.filter_map(|one| {
+            let key = ResourceKey {
+                namespace: Some(one.namespace.clone()),
+                kind: one.kind,
+                name: one.workload.clone(),
+            };
+            self.of.get(&key).copied().unwrap_or(Some(REPLACE_AFTER))
+        });
+        let mut waits: BTreeSet<Span> = waits.collect();
+        if waits.is_empty() {
+            waits.insert(REPLACE_AFTER);
+        }
+        waits
+    }
 }
 
 /// Whether these keys make a node: a person's cordon or an old verdict alone do not.

@@ -9,6 +9,7 @@ use schemas::names::{NodeName, ResourceName};
 use schemas::node::NodeSpec;
 use schemas::placement::{Expression, Operator, Taint};
 use schemas::records::{Assignment, CordonMode, NodeFacts, Order, Report, Verdict};
+use schemas::units::Span;
 
 use super::accept::{Body, Life, MAX_REPORTED, Standing};
 use super::snapshot::{NodeEntry, Snapshot, Stored};
@@ -28,6 +29,8 @@ pub(super) struct Node<'a> {
     pub assignment: Option<&'a Arc<Assignment>>,
     pub report: Option<&'a Arc<Report>>,
     pub verdict: Verdict,
+    /// Of a lost node: for how long it has been away at least; None where none waits for it.
+    pub away: Option<Span>,
     pub cordon: Option<(CordonMode, i64)>,
     /// Why nothing of this node may change now.
     pub held: Option<String>,
@@ -60,9 +63,13 @@ impl Node<'_> {
     pub(super) fn drained(&self) -> bool {
         matches!(self.cordon, Some((CordonMode::Drain, _)))
     }
-    /// Whether what it ran goes elsewhere at once.
-    pub(super) fn gone(&self) -> bool {
-        matches!(self.verdict, Verdict::Lost | Verdict::Retired)
+    pub(super) fn retired(&self) -> bool {
+        self.verdict == Verdict::Retired
+    }
+    /// Whether it is lost for what waits so long for a node.
+    pub(super) fn lost_for(&self, wait: Option<Span>) -> bool {
+        let passed = |away: Span| wait.is_some_and(|wait| wait <= away);
+        self.verdict == Verdict::Lost && self.away.is_none_or(passed)
     }
     /// CPU in thousandths and memory in bytes for instances: capacity less what is reserved for the host.
     pub(super) fn allocatable(&self) -> (i64, i64) {
@@ -125,6 +132,7 @@ pub(super) fn nodes(snapshot: &Snapshot) -> Nodes<'_> {
             (_, Some(Verdict::Lost)) if entry.session.is_none() => Verdict::Lost,
             (_, Some(Verdict::Lost | Verdict::Unreachable | Verdict::Retired) | None) => Verdict::Unreachable,
         };
+        let away = readable(entry.verdict.as_ref()).and_then(|record| record.away);
         let facts =
             readable(entry.facts.as_ref()).filter(|facts| facts.node == *name && facts.cluster == snapshot.cluster.id);
         let assignment = readable(entry.assignment.as_ref())
@@ -149,6 +157,7 @@ pub(super) fn nodes(snapshot: &Snapshot) -> Nodes<'_> {
             assignment,
             report,
             verdict,
+            away,
             cordon,
             held: None,
             rewrite: false,

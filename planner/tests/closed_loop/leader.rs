@@ -6,8 +6,8 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use planner::cluster::{
-    AcceptedEntry, AcceptedWrite, AssignmentWrite, Guard, Memo, PlanOptions, Snapshot, Status, Stored, plan_again,
-    plan_with, verdicts,
+    Absences, AcceptedEntry, AcceptedWrite, AssignmentWrite, Guard, Memo, Moment, PlanOptions, Snapshot, Status,
+    Stored, plan_again, plan_with, verdicts,
 };
 use schemas::keys::ResourceKey;
 use schemas::kinds::Kind;
@@ -37,6 +37,7 @@ pub struct Leader {
     /// No picture older than this is planned from.
     pub wrote: i64,
     memo: Memo,
+    absences: Absences,
     /// Whether the last thought had nothing to write.
     pub quiet: bool,
     /// What the reports said to be ready when the leader last thought.
@@ -67,7 +68,7 @@ impl Leader {
             .filter_map(|entry| entry.report.as_ref()?.value.as_ref().ok());
         let ready = reports.flat_map(|report| &report.instances).filter(|line| line.ready);
         self.ready = ready.map(|line| (line.uid.clone(), line.slot.clone())).collect();
-        let out = verdicts(picture);
+        let out = verdicts(picture, &mut self.absences, Moment::default());
         if !out.writes.is_empty() || !out.forget.is_empty() {
             self.pending
                 .extend(out.writes.into_iter().map(|(node, record)| Txn::Verdict(node, record)));

@@ -369,6 +369,7 @@ impl World {
         let revision = bump(&mut self.store);
         let record = mode.map(|mode| Cordon {
             schema_version: SchemaVersion::default(),
+            lost: false,
             mode,
             by: "me@here".to_owned(),
             note: None,
@@ -770,6 +771,7 @@ impl World {
             self.forfeit(&node);
             let record = VerdictRecord {
                 schema_version: SchemaVersion::default(),
+                away: None,
                 verdict: Verdict::Lost,
                 reason: "away for too long".to_owned(),
             };

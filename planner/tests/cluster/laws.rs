@@ -5,11 +5,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use planner::cluster::{Plan, PlanOptions, Reason, plan_with};
+use planner::cluster::{Plan, PlanOptions, Reason, Removal, plan_with};
 use proptest::prelude::*;
 use proptest::test_runner::Config;
 use schemas::names::{NodeName, Slot};
-use schemas::records::{AssignedState, ConditionType, CordonMode, Order, Phase, Report, Uid};
+use schemas::records::{Assigned, AssignedState, ConditionType, CordonMode, Order, Phase, Report, Uid};
 use serde_json::{Value, json};
 
 use crate::support::{Cluster, key, name};
@@ -775,15 +775,28 @@ fn breaker(bytes: Vec<u8>) -> Result<(), TestCaseError> {
         let known = running(&cluster);
         budget = budget.max(known.values().map(Vec::len).sum::<usize>().div_ceil(5));
         let plan = cluster.passed();
+        // What is replaced because its node is lost is bounded where losses are declared; it runs elsewhere then.
+        let assigned = cluster.assigned();
+        let replaced = |node: &NodeName, one: &Assigned| {
+            let serves = |other: &Assigned| other.state != AssignedState::Absent && other.slot == one.slot;
+            let elsewhere = assigned.iter().any(|(_, other)| other.uid == one.uid && serves(other));
+            let lost = |removal: &&Removal| (&removal.uid, &removal.slot, &removal.node) == (&one.uid, &one.slot, node);
+            let removal = plan.removals.iter().find(lost);
+            elsewhere && removal.is_some_and(|removal| removal.reason == Reason::NodeLost)
+        };
         let stopped: usize = plan
             .assignments
             .iter()
-            .flat_map(|write| &write.assignment.instances)
-            .filter(|one| {
-                one.state == AssignedState::Absent && known.contains_key(&(one.uid.clone(), one.slot.clone()))
+            .map(|write| {
+                let lines = write.assignment.instances.iter();
+                let stopped = lines.filter(|one| {
+                    one.state == AssignedState::Absent && known.contains_key(&(one.uid.clone(), one.slot.clone()))
+                });
+                stopped.filter(|one| !replaced(&write.assignment.node, one)).count()
             })
-            .count();
-        prop_assert!(plan.breaker.held.is_none() || plan.removals.iter().all(|removal| removal.held));
+            .sum();
+        let held = |removal: &Removal| removal.held || removal.reason == Reason::NodeLost;
+        prop_assert!(plan.breaker.held.is_none() || plan.removals.iter().all(held));
         prop_assert!(stopped <= budget);
         prop_assert!(usize::try_from(plan.breaker.spent).expect("small") <= budget);
         let node = some_node(&cluster, &mut script);

@@ -6,6 +6,7 @@
 mod files;
 mod images;
 mod laws;
+mod losses;
 mod network;
 mod policies;
 mod rules;

@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use planner::cluster::{
-    AcceptedEntry, Change, DesiredBody, DesiredEntry, NodeEntry, Plan, PlanOptions, Snapshot, Status, Stored,
-    plan_with, verdicts,
+    Absences, AcceptedEntry, Change, DesiredBody, DesiredEntry, Moment, NodeEntry, Plan, PlanOptions, Snapshot, Status,
+    Stored, plan_with, verdicts,
 };
 use schemas::config_file::ConfigFileSpec;
 use schemas::image::{ImageDigest, ImagePin};
@@ -62,6 +62,8 @@ pub struct Cluster {
     pub tells: BTreeMap<NodeName, ImagePin>,
     /// Nodes that do not reach the registry: they get no image that is settled unless they are told who has it.
     pub away: BTreeSet<NodeName>,
+    pub absences: Absences,
+    pub moment: Moment,
     pub exhaustive: bool,
 }
 
@@ -155,6 +157,8 @@ impl Cluster {
             sick: BTreeSet::new(),
             tells: BTreeMap::new(),
             away: BTreeSet::new(),
+            absences: Absences::default(),
+            moment: Moment::default(),
             exhaustive: false,
         }
     }
@@ -231,6 +235,7 @@ impl Cluster {
         let revision = self.revision();
         let record = mode.map(|mode| Cordon {
             schema_version: SchemaVersion::default(),
+            lost: false,
             mode,
             by: "me@here".to_owned(),
             note: None,
@@ -238,11 +243,25 @@ impl Cluster {
         self.entry(text).cordon = record.map(|record| stored(revision, record));
     }
 
+    /// A person says that the host is off.
+    pub fn confirm_lost(&mut self, text: &str) {
+        let revision = self.revision();
+        let record = Cordon {
+            schema_version: SchemaVersion::default(),
+            mode: CordonMode::Cordon,
+            lost: true,
+            by: "me@here".to_owned(),
+            note: None,
+        };
+        self.entry(text).cordon = Some(stored(revision, record));
+    }
+
     pub fn lose(&mut self, text: &str) {
         self.session(text, false);
         let revision = self.revision();
         let record = VerdictRecord {
             schema_version: SchemaVersion::default(),
+            away: None,
             verdict: Verdict::Lost,
             reason: "test".to_owned(),
         };
@@ -303,7 +322,7 @@ impl Cluster {
     // ---- the controller -------------------------------------------------------------------------------------------
 
     pub fn judge(&mut self) {
-        let out = verdicts(&self.snapshot);
+        let out = verdicts(&self.snapshot, &mut self.absences, self.moment);
         for (node, record) in out.writes {
             let revision = self.revision();
             self.snapshot.nodes.entry(node).or_default().verdict = Some(stored(revision, record));

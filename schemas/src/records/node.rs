@@ -6,8 +6,9 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::{ClusterId, NodeLink, Order, SchemaVersion};
+use crate::meta::is_default;
 use crate::names::{NodeName, ResourceName};
-use crate::units::{ByteSize, Cpu};
+use crate::units::{ByteSize, Cpu, Span};
 
 /// `nodes/<node>`: facts an agent registers. Untrusted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,6 +106,10 @@ pub struct SessionRecord {
 pub struct VerdictRecord {
     pub schema_version: SchemaVersion,
     pub verdict: Verdict,
+    /// Of a lost node: for how long it has been away at least. Services that wait for longer are not replaced yet; where it
+    /// is not said, none waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub away: Option<Span>,
     /// One sentence for people.
     pub reason: String,
 }
@@ -128,6 +133,9 @@ pub enum Verdict {
 pub struct Cordon {
     pub schema_version: SchemaVersion,
     pub mode: CordonMode,
+    /// A person knows that its host is off: what it ran goes elsewhere at once. It counts while the node is away.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub lost: bool,
     /// Who asked: `user@host`.
     pub by: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
