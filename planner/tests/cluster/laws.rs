@@ -757,6 +757,7 @@ fn breaker(bytes: Vec<u8>) -> Result<(), TestCaseError> {
     }
     settle(&mut cluster);
     cluster.snapshot.breaker.spent = 0;
+    let mut replaced = BTreeSet::new();
     let mut budget = 20;
     while script.more() {
         let at = script.below(5);
@@ -777,21 +778,29 @@ fn breaker(bytes: Vec<u8>) -> Result<(), TestCaseError> {
         let plan = cluster.passed();
         // What is replaced because its node is lost is bounded where losses are declared; it runs elsewhere then.
         let assigned = cluster.assigned();
-        let replaced = |node: &NodeName, one: &Assigned| {
-            let serves = |other: &Assigned| other.state != AssignedState::Absent && other.slot == one.slot;
-            let elsewhere = assigned.iter().any(|(_, other)| other.uid == one.uid && serves(other));
-            let lost = |removal: &&Removal| (&removal.uid, &removal.slot, &removal.node) == (&one.uid, &one.slot, node);
-            let removal = plan.removals.iter().find(lost);
-            elsewhere && removal.is_some_and(|removal| removal.reason == Reason::NodeLost)
-        };
+        for removal in plan
+            .removals
+            .iter()
+            .filter(|removal| removal.reason == Reason::NodeLost && !removal.held)
+        {
+            let id = (&removal.uid, &removal.slot);
+            let serves = |one: &Assigned| one.state != AssignedState::Absent && (&one.uid, &one.slot) == id;
+            if assigned.iter().any(|(_, one)| serves(one)) {
+                replaced.insert((removal.node.clone(), removal.uid.clone(), removal.slot.clone()));
+            }
+        }
+        let replaced =
+            |node: &NodeName, one: &Assigned| replaced.contains(&(node.clone(), one.uid.clone(), one.slot.clone()));
         let stopped: usize = plan
             .assignments
             .iter()
             .map(|write| {
                 let lines = write.assignment.instances.iter();
-                let stopped = lines.filter(|one| {
-                    one.state == AssignedState::Absent && known.contains_key(&(one.uid.clone(), one.slot.clone()))
-                });
+                let runs_here = |one: &Assigned| {
+                    let nodes = known.get(&(one.uid.clone(), one.slot.clone()));
+                    nodes.is_some_and(|nodes| nodes.contains(&write.assignment.node))
+                };
+                let stopped = lines.filter(|one| one.state == AssignedState::Absent && runs_here(one));
                 stopped.filter(|one| !replaced(&write.assignment.node, one)).count()
             })
             .sum();
