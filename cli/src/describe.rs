@@ -8,7 +8,7 @@ use schemas::keys::ResourceKey;
 use schemas::kinds::Kind;
 use schemas::names::{Namespace, NodeName, ResourceName};
 use schemas::records::{AssignedImage, Condition, ConditionStatus, NodeCondition, ServiceStatus};
-use schemas::service::ServiceSpec;
+use schemas::service::{Mode, ServiceSpec};
 use serde_json::{Value, json};
 
 use crate::Verdict;
@@ -190,6 +190,18 @@ fn since(state: &rows::State, conditions: &[Condition]) -> Option<String> {
     ago(found.since.as_deref()?)
 }
 
+/// What becomes of an instance whose node is away.
+fn loss_line(spec: &ServiceSpec) -> String {
+    match (spec.mode, spec.replace_after()) {
+        (Mode::Global, _) => "each instance waits for its own node".to_owned(),
+        (Mode::Replicated, None) => "waits for its node, where it keeps data".to_owned(),
+        (Mode::Replicated, Some(after)) if spec.container.keeps_data() => {
+            format!("replaced on another node after {after}, without the data that it keeps")
+        }
+        (Mode::Replicated, Some(after)) => format!("replaced on another node after {after}"),
+    }
+}
+
 fn service(view: &View, key: &ResourceKey, format: Format) -> Option<String> {
     let declared = view.declared.get(key);
     let recorded = view.services.get(key);
@@ -248,6 +260,7 @@ fn service(view: &View, key: &ResourceKey, format: Format) -> Option<String> {
     }
     if let Some(spec) = rows::spec_of(declared.map(AsRef::as_ref)) {
         sentence_of(&mut text, "Image", &image_line(spec, status));
+        sentence_of(&mut text, "If lost", &loss_line(spec));
     }
     let mounts = rows::spec_of(declared.map(AsRef::as_ref)).map_or(&[][..], |spec| &spec.container.files);
     let files = mounts.iter().map(|mount| {

@@ -7,7 +7,6 @@ use membership::revoke::{RevokeError, Revoker};
 use membership::tokens;
 use runtime::{Guard, Outcome, Store, person};
 use schemas::keys::Key;
-use schemas::kinds::Document;
 use schemas::names::{InstanceName, NodeName};
 use schemas::records::{Cordon, CordonMode, Record, SchemaVersion};
 use serde_json::json;
@@ -19,6 +18,7 @@ use crate::connect::{Connection, Marker, connect};
 use crate::edit;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Format, complain, print};
+use crate::rows::spec_of;
 use crate::seats::{of_ask, server_dir, voice};
 use crate::view::{View, service_key};
 use crate::wait::until_empty;
@@ -188,10 +188,7 @@ async fn confirm_lost(common: &Common, args: &ConfirmLostArgs) -> Verdict {
 fn with_data(view: &View, node: &NodeName) -> usize {
     let keeps = |name: &InstanceName| {
         let declared = view.declared.get(&service_key(&name.namespace, &name.workload));
-        let admitted = declared.and_then(|declared| declared.admitted.as_ref().ok());
-        admitted.is_some_and(
-            |admitted| matches!(&admitted.document, Document::Service(one) if one.spec.container.keeps_data()),
-        )
+        spec_of(declared.map(AsRef::as_ref)).is_some_and(|spec| spec.container.keeps_data())
     };
     let instances = view.instances();
     let here = instances

@@ -228,6 +228,42 @@ fn the_page_of_metrics_is_current_and_rules_and_dashboards_name_what_exists() {
     }
 }
 
+/// What somebody reads at night: there is a section for each alarm, and the verbs that it tells are there.
+#[test]
+fn the_page_of_alarms_has_each_alarm_and_tells_verbs_that_exist() {
+    let read = |path: &str| std::fs::read_to_string(project().join(path)).expect(path);
+    let rules = read("manifests/prometheus/rules.yaml");
+    let alarms = page("alarms.md");
+    let alerts: Vec<&str> = rules
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- alert: "))
+        .collect();
+    let mut sections: Vec<&str> = alarms.lines().filter_map(|line| line.strip_prefix("## ")).collect();
+    let mut expected = alerts.clone();
+    expected.sort_unstable();
+    sections.sort_unstable();
+    assert_eq!(sections, expected);
+    let commands = page("commands.md");
+    let known = |line: &str| commands.lines().any(|other| other == line);
+    let words: Vec<&str> = alarms
+        .split(['`', '\n'])
+        .filter(|text| text.starts_with("reeve "))
+        .collect();
+    let rules = rules.split("reeve ").skip(1).map(|rest| format!("reeve {rest}"));
+    let told: Vec<String> = words.iter().map(|text| (*text).to_owned()).chain(rules).collect();
+    for text in &told {
+        let mut parts = text.split(|c: char| !(c.is_ascii_lowercase() || c == '-'));
+        let (_, verb, sub) = (
+            parts.next(),
+            parts.next().unwrap_or_default(),
+            parts.next().unwrap_or_default(),
+        );
+        let one = known(&format!("## reeve {verb}")) || known(&format!("## reeve {verb} {sub}"));
+        assert!(one, "`{text}` is no command");
+    }
+    assert!(told.len() > 20, "{told:?}");
+}
+
 #[test]
 fn the_page_of_keys_names_every_key() {
     use schemas::keys::{Key, Root};

@@ -583,3 +583,37 @@ async fn nothing_is_removed_whose_cost_was_not_written_down() {
     let done = desk.execute(&plan).await;
     assert!(done.removed && assigned(&desk.store).is_some(), "{done:?}");
 }
+
+#[tokio::test]
+async fn a_node_is_not_called_lost_that_is_back_or_of_which_a_person_has_just_spoken() {
+    let mut desk = Desk::new().await;
+    desk.store.put("/reeve/nodes/n1", "anything");
+    desk.look();
+    let fence = Fence::leader(&desk.leadership);
+    let say = |desk: &Desk, verdict| {
+        let record = VerdictRecord {
+            schema_version: SchemaVersion::default(),
+            away: None,
+            verdict,
+            reason: "r".to_owned(),
+        };
+        prepare_verdicts(&Base::new(&desk.observer, &fence), &[(node(), record)], &[])
+    };
+    desk.store.put("/reeve/sessions/n1", "anything");
+    assert_eq!(say(&desk, Verdict::Lost).commit(&desk.store, true).await.conflicts, 1);
+    assert_eq!(
+        say(&desk, Verdict::Unreachable)
+            .commit(&desk.store, true)
+            .await
+            .conflicts,
+        0
+    );
+    desk.store.delete("/reeve/sessions/n1");
+    desk.look();
+    desk.store.put("/reeve/cordons/n1", "anything");
+    for verdict in [Verdict::Lost, Verdict::Unreachable] {
+        assert_eq!(say(&desk, verdict).commit(&desk.store, true).await.conflicts, 1);
+    }
+    desk.look();
+    assert_eq!(say(&desk, Verdict::Lost).commit(&desk.store, true).await.conflicts, 0);
+}
