@@ -103,6 +103,9 @@ pub fn node_state(view: &View, node: &NodeName) -> State {
         return invalid(problems.problems.first(), problems.count() - 1);
     }
     let (mut word, mut tone) = match view.verdict(node) {
+        Verdict::Ready if view.verdicts.get(node).is_some_and(|record| record.unsteady) => {
+            ("Ready,Unsteady".to_owned(), Tone::Busy)
+        }
         Verdict::Ready => ("Ready".to_owned(), Tone::Good),
         Verdict::Unreachable if !view.facts.contains_key(node) => ("NoAgent".to_owned(), Tone::Busy),
         Verdict::Unreachable => ("Unreachable".to_owned(), Tone::Bad),

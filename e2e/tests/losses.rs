@@ -180,3 +180,34 @@ fn when_most_hosts_are_away_at_once_nothing_is_replaced_until_a_person_says_whic
     });
     assert_eq!(cluster.lab.hosts[2].running(), Vec::<String>::new());
 }
+
+#[test]
+fn a_store_that_stands_still_loses_no_node_and_moves_nothing() {
+    let cluster = Cluster::new();
+    let lives = || -> Vec<_> { cluster.lab.hosts.iter().flat_map(Host::lives).collect() };
+    let assigned = || cluster.etcd.ctl(&["get", "--prefix", "/reeve/assignments/"]);
+    let same = |before: &[(String, String, String)]| {
+        let seen = lives();
+        if seen == before {
+            Ok(())
+        } else {
+            Err(format!("{seen:?}"))
+        }
+    };
+    cluster.says(&["get", "services"], &["web", "3/3", "db", "1/1"], 40);
+    let (before, orders) = (lives(), assigned());
+    for member in &cluster.etcd.members {
+        member.signal("STOP");
+    }
+    // Longer than sessions live, and than `web` waits.
+    holds_for("all runs on", Duration::from_secs(20), || same(&before));
+    for member in &cluster.etcd.members {
+        member.signal("CONT");
+    }
+    cluster.says(&["get", "services"], &["web", "3/3", "db", "1/1"], 60);
+    holds_for("nothing moves", Duration::from_secs(15), || same(&before));
+    assert_eq!(assigned(), orders, "no assignment was written");
+    let events = cluster.lab.reeve(&cluster.etcd.endpoints, &["events"]);
+    let events = String::from_utf8_lossy(&events.stdout).into_owned();
+    assert!(events.contains("NodeReady") && !events.contains("NodeLost"), "{events}");
+}

@@ -132,6 +132,7 @@ fn snapshot(nodes: usize, services: usize, replicas: usize, network: bool) -> Sn
         let verdict = VerdictRecord {
             schema_version: SchemaVersion::default(),
             away: None,
+            unsteady: false,
             verdict: Verdict::Ready,
             reason: "test".to_owned(),
         };
@@ -347,6 +348,7 @@ fn main() {
         let lost = VerdictRecord {
             schema_version: SchemaVersion::default(),
             away: None,
+            unsteady: false,
             verdict: Verdict::Lost,
             reason: "test".to_owned(),
         };

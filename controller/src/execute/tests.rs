@@ -356,6 +356,7 @@ async fn every_write_is_fenced_by_the_leader_and_by_the_marker() {
     let verdict = VerdictRecord {
         schema_version: SchemaVersion::default(),
         away: None,
+        unsteady: false,
         verdict: Verdict::Ready,
         reason: "r".to_owned(),
     };
@@ -594,6 +595,7 @@ async fn a_node_is_not_called_lost_that_is_back_or_of_which_a_person_has_just_sp
         let record = VerdictRecord {
             schema_version: SchemaVersion::default(),
             away: None,
+            unsteady: false,
             verdict,
             reason: "r".to_owned(),
         };

@@ -66,6 +66,8 @@ fn of_service(pass: &mut Pass<'_>, svc: u32) -> Vec<Refusal> {
                 (None, Verdict::Retired) => "retired",
             };
             refuse(RefusalRule::NodeNotReady, 0, Some(why.to_owned()));
+        } else if node.unsteady {
+            refuse(RefusalRule::NodeNotReady, 0, Some("unsteady".to_owned()));
         }
         if node.cordon.is_some() || node.spec.is_some_and(|spec| spec.unschedulable) {
             refuse(RefusalRule::NodeCordoned, 0, None);

@@ -484,7 +484,7 @@ impl<'a> Pass<'a> {
             holders.sort_by_key(rank);
             let kept = &self.memory.insts[holders[0] as usize];
             let kept_on = self.nodes.list[kept.node as usize].name.clone();
-            let kept_ready = kept.assigned != NONE && kept.seen.ready;
+            let (kept_assigned, kept_ready) = (kept.assigned != NONE, kept.seen.ready);
             for inst in holders.split_off(1) {
                 let one = &self.memory.insts[inst as usize];
                 if one.assigned == NONE && !one.seen.live && self.nodes.list[one.node as usize].held.is_none() {
@@ -495,8 +495,10 @@ impl<'a> Pass<'a> {
                 let reason = Reason::Duplicate {
                     kept_on: kept_on.clone(),
                 };
-                // A node that lost its assignment, and only says that it runs what another one was given and runs.
-                if one.assigned == NONE && self.nodes.list[one.node as usize].rewrite && kept_ready {
+                // A node that lost its assignment, and only says that it has what another one was given: where that one serves, or
+                // this one does not.
+                let replaced = kept_assigned && (kept_ready || !one.seen.ready);
+                if one.assigned == NONE && self.nodes.list[one.node as usize].rewrite && replaced {
                     self.removals.push(Judged {
                         inst,
                         reason,

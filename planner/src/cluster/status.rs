@@ -25,7 +25,7 @@ use super::memory::To;
 use super::pass::{Pass, Tally};
 use super::snapshot::{DesiredBody, DesiredEntry, Stored};
 use super::types::{Notice, Status};
-use super::verdicts::MASS;
+use super::verdicts::{MASS, UNSTEADY};
 use super::world::NONE;
 
 /// How many problems a status lists.
@@ -487,6 +487,9 @@ impl Pass<'_> {
                         node.name
                     );
                     return condition(kind, ConditionStatus::True, "ReadyWithOrphans", message);
+                }
+                if node.unsteady {
+                    return condition(kind, ConditionStatus::True, "Unsteady", UNSTEADY);
                 }
                 return condition(kind, ConditionStatus::True, "Ready", "its agent is there");
             }

@@ -22,7 +22,13 @@ pub const BREAKER_WINDOW_MS: u64 = 600_000;
 /// `--node-eviction-rate`). What is started elsewhere meanwhile has time to be up.
 pub const LOSS_PACE_MS: u64 = 10_000;
 
+/// A node that went away so many times in so many milliseconds gets nothing new until fewer of them are that recent.
+const FLAPS: usize = 3;
+const FLAP_WINDOW_MS: u64 = 600_000;
+
 const READY: &str = "its session lives";
+pub(super) const UNSTEADY: &str =
+    "its session lives, and was gone three times in the last ten minutes: nothing new is placed here for now";
 const RETIRED: &str = "a person retired it";
 const AWAY: &str = "its session is gone: its agent has stopped, or cannot reach the store";
 const TOO_LONG: &str = "its session has been gone for too long: what it ran goes elsewhere";
@@ -37,6 +43,8 @@ pub struct Absences {
     since: BTreeMap<NodeName, u64>,
     /// When a node was last called lost.
     lost_at: Option<u64>,
+    /// When each session was seen to go, the last few times.
+    left: BTreeMap<NodeName, Vec<u64>>,
 }
 
 /// The leader's own time, and the store's health as it sees it, in milliseconds.
@@ -58,6 +66,10 @@ pub fn verdicts(snapshot: &Snapshot, absences: &mut Absences, at: Moment) -> Ver
     let mut away: Vec<Away<'_>> = Vec::new();
     let (mut present, mut new) = (0_usize, 0_usize);
     absences.since.retain(|name, _| snapshot.nodes.contains_key(name));
+    absences.left.retain(|name, left| {
+        left.retain(|at_ms| at.now_ms.saturating_sub(*at_ms) < FLAP_WINDOW_MS);
+        !left.is_empty() && snapshot.nodes.contains_key(name)
+    });
     for (name, entry) in &snapshot.nodes {
         let retired = cordon(entry).is_some_and(|(mode, _)| mode == CordonMode::Retire);
         if !is_node(entry) {
@@ -78,13 +90,25 @@ pub fn verdicts(snapshot: &Snapshot, absences: &mut Absences, at: Moment) -> Ver
         if retired {
             out.say(name, entry, Verdict::Retired, None, RETIRED);
         } else if entry.session.is_some() {
-            out.say(name, entry, Verdict::Ready, None, READY);
+            let left = absences.left.get(name).map_or(&[][..], Vec::as_slice);
+            // When the third last one is too long ago to count.
+            let steady = left.len().checked_sub(FLAPS).map(|at| left[at] + FLAP_WINDOW_MS);
+            let reason = if steady.is_some() { UNSTEADY } else { READY };
+            out.say(name, entry, Verdict::Ready, None, reason);
+            out.look_again_ms = out
+                .look_again_ms
+                .into_iter()
+                .chain(steady.map(|due| due - at.now_ms))
+                .min();
         } else if confirmed(entry) {
             // A word about one says nothing about the others.
             new += 1;
             out.say(name, entry, Verdict::Lost, None, OFF);
         } else {
-            let since = *absences.since.entry(name.clone()).or_insert(at.now_ms);
+            let since = *absences.since.entry(name.clone()).or_insert_with(|| {
+                absences.left.entry(name.clone()).or_default().push(at.now_ms);
+                at.now_ms
+            });
             let lost = stored(entry).filter(|record| record.verdict == Verdict::Lost);
             new += usize::from(lost.is_none());
             away.push(Away {
@@ -166,6 +190,7 @@ impl VerdictsOut {
                 schema_version: SchemaVersion::default(),
                 verdict,
                 away,
+                unsteady: reason == UNSTEADY,
                 reason: reason.to_owned(),
             };
             self.writes.push((name.clone(), record));

@@ -31,6 +31,8 @@ pub(super) struct Node<'a> {
     pub verdict: Verdict,
     /// Of a lost node: for how long it has been away at least; None where none waits for it.
     pub away: Option<Span>,
+    /// It comes and goes.
+    pub unsteady: bool,
     pub cordon: Option<(CordonMode, i64)>,
     /// Why nothing of this node may change now.
     pub held: Option<String>,
@@ -55,6 +57,7 @@ impl Node<'_> {
     /// Whether something new may be placed here, as far as the node alone is concerned.
     pub(super) fn schedulable(&self) -> bool {
         self.reachable()
+            && !self.unsteady
             && self.cordon.is_none()
             && self.known
             && self.facts.is_some()
@@ -132,7 +135,9 @@ pub(super) fn nodes(snapshot: &Snapshot) -> Nodes<'_> {
             (_, Some(Verdict::Lost)) if entry.session.is_none() => Verdict::Lost,
             (_, Some(Verdict::Lost | Verdict::Unreachable | Verdict::Retired) | None) => Verdict::Unreachable,
         };
-        let away = readable(entry.verdict.as_ref()).and_then(|record| record.away);
+        let record = readable(entry.verdict.as_ref());
+        let away = record.and_then(|record| record.away);
+        let unsteady = record.is_some_and(|record| record.unsteady);
         let facts =
             readable(entry.facts.as_ref()).filter(|facts| facts.node == *name && facts.cluster == snapshot.cluster.id);
         let assignment = readable(entry.assignment.as_ref())
@@ -158,6 +163,7 @@ pub(super) fn nodes(snapshot: &Snapshot) -> Nodes<'_> {
             report,
             verdict,
             away,
+            unsteady,
             cordon,
             held: None,
             rewrite: false,

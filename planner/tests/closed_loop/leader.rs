@@ -12,7 +12,7 @@ use planner::cluster::{
 use schemas::keys::ResourceKey;
 use schemas::kinds::Kind;
 use schemas::names::{NodeName, Slot};
-use schemas::records::{Breaker, Digest, Endpoints, Peer, Record, Uid, VerdictRecord};
+use schemas::records::{Breaker, Digest, Endpoints, Peer, Record, Uid, Verdict, VerdictRecord};
 
 /// One transaction.
 #[derive(Clone, Debug)]
@@ -37,7 +37,7 @@ pub struct Leader {
     /// No picture older than this is planned from.
     pub wrote: i64,
     memo: Memo,
-    absences: Absences,
+    pub absences: Absences,
     /// Whether the last thought had nothing to write.
     pub quiet: bool,
     /// What the reports said to be ready when the leader last thought.
@@ -59,7 +59,7 @@ pub fn bump(store: &mut Snapshot) -> i64 {
 
 impl Leader {
     /// Plans from a picture; what was left of the plan before is dropped, as by a crash.
-    pub fn think(&mut self, picture: &Snapshot) {
+    pub fn think(&mut self, picture: &Snapshot, at: Moment) {
         self.pending.clear();
         self.quiet = false;
         let reports = picture
@@ -68,7 +68,7 @@ impl Leader {
             .filter_map(|entry| entry.report.as_ref()?.value.as_ref().ok());
         let ready = reports.flat_map(|report| &report.instances).filter(|line| line.ready);
         self.ready = ready.map(|line| (line.uid.clone(), line.slot.clone())).collect();
-        let out = verdicts(picture, &mut self.absences, Moment::default());
+        let out = verdicts(picture, &mut self.absences, at);
         if !out.writes.is_empty() || !out.forget.is_empty() {
             self.pending
                 .extend(out.writes.into_iter().map(|(node, record)| Txn::Verdict(node, record)));
@@ -265,6 +265,10 @@ fn apply(store: &mut Snapshot, txn: &Txn) -> bool {
             }
         }
         Txn::Verdict(node, record) => {
+            let there = store.nodes.get(node).is_some_and(|entry| entry.session.is_some());
+            if there && record.verdict == Verdict::Lost {
+                return false;
+            }
             let revision = bump(store);
             store.nodes.entry(node.clone()).or_default().verdict = Some(stored(revision, record.clone()));
         }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use planner::change::{Cost, cost};
-use planner::cluster::{DesiredBody, DesiredEntry, Snapshot};
+use planner::cluster::{Absences, DesiredBody, DesiredEntry, Moment, Snapshot};
 use planner::node::{ContainerState, InstanceKey, Reason};
 use schemas::config_file::{ConfigFileSpec, FileDigest};
 use schemas::keys::ResourceKey;
@@ -27,6 +27,18 @@ use crate::leader::{Leader, Txn, bump, stored};
 
 /// Histories that broke a law once, by a bug of ours or one that was put in to see the test fail.
 pub const SEEDS: &[(&str, &[u8])] = &[
+    // A lost node is back without its engine, and then its assignment is lost, while what it had starts elsewhere.
+    (
+        "any",
+        &[
+            3, 145, 0, 0, 0, 9, 0, 2, 0, 0, 73, 0, 73, 0, 0, 0, 0, 139, 2, 0, 12, 0, 73, 0, 0, 0, 86, 12, 0, 12, 0, 0,
+            107, 0, 57, 7, 20, 0, 33, 0, 2, 1, 232, 0, 69, 19, 0, 73, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 52, 0, 0, 0, 0,
+            0, 0, 0, 0, 0, 62, 0, 86, 51, 14, 11, 0, 0, 0, 55, 0, 0, 174, 157, 66, 88, 107, 0, 135, 0, 15, 0, 0, 0, 52,
+            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 86, 12, 0, 0, 0, 86, 12, 0, 0, 145, 19, 0, 0, 17, 1, 2, 10, 12,
+            0, 107, 0, 12, 0, 19, 1, 52, 0, 0, 0, 0, 144, 0, 0, 107, 5, 68, 0, 73, 20, 195, 6, 100, 0, 233, 0, 0, 0, 1,
+            0, 26, 0, 88, 255, 126,
+        ],
+    ),
     // Somebody copies a container that is up.
     (
         "networked",
@@ -575,13 +587,19 @@ impl World {
 
     fn new_leader(&mut self) {
         self.leader.pending.clear();
+        self.leader.absences = Absences::default();
         self.store.epoch = bump(&mut self.store);
         // It takes the lead by a write of its own.
         self.leader.wrote = self.store.epoch;
     }
 
     fn think(&mut self, picture: &Snapshot) {
-        self.leader.think(picture);
+        // Where nothing may end no node may be lost, and so the store never is well.
+        let at = Moment {
+            now_ms: self.now_ms,
+            healthy_ms: (!self.nothing_may_end).then_some(self.now_ms),
+        };
+        self.leader.think(picture, at);
     }
 
     fn think_of_a_picture(&mut self) {
@@ -599,7 +617,13 @@ impl World {
             if self.leader.pending.is_empty() {
                 return;
             }
-            if let Some(Txn::Assignment(write, _, removed)) = self.leader.commit(&mut self.store) {
+            let done = self.leader.commit(&mut self.store);
+            if let Some(Txn::Verdict(node, record)) = &done
+                && record.verdict == Verdict::Lost
+            {
+                self.forfeit(node);
+            }
+            if let Some(Txn::Assignment(write, _, removed)) = done {
                 self.excused.extend(removed);
                 // A slot that is not ready, by all that the leader could know, may go down beside another.
                 let listed = write.assignment.instances.iter();
@@ -772,6 +796,7 @@ impl World {
             let record = VerdictRecord {
                 schema_version: SchemaVersion::default(),
                 away: None,
+                unsteady: false,
                 verdict: Verdict::Lost,
                 reason: "away for too long".to_owned(),
             };

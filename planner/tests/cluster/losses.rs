@@ -266,3 +266,36 @@ fn a_node_alone_waits_for_itself() {
     cluster.settle();
     assert_eq!(cluster.picture(), "web.1 on n1, web.2 absent on n2, web.2 on n1");
 }
+
+#[test]
+fn a_node_that_comes_and_goes_keeps_what_it_has_and_gets_nothing_new() {
+    let mut cluster = running(2);
+    let unsteady = |cluster: &Cluster| {
+        let stored = cluster.snapshot.nodes[&name("n2")].verdict.as_ref().expect("a verdict");
+        stored.value.as_ref().expect("readable").unsteady
+    };
+    for round in 0..3 {
+        assert!(!unsteady(&cluster), "{round}");
+        leave(&mut cluster, [2]);
+        wait(&mut cluster, 20_000);
+        cluster.session("n2", true);
+        wait(&mut cluster, 0);
+        cluster.settle();
+        wait(&mut cluster, 20_000);
+    }
+    assert!(unsteady(&cluster));
+    cluster.apply("web", json!({ "replicas": 4 }));
+    cluster.settle();
+    assert_eq!(cluster.picture(), "web.1 on n1, web.2 on n2, web.3 on n1, web.4 on n1");
+    assert_eq!(cluster.status("web").counts.ready, 4);
+    // It has been there for long enough when the first of the three is ten minutes ago.
+    let due = verdicts(&cluster.snapshot, &mut cluster.absences, cluster.moment).look_again_ms;
+    assert_eq!(due, Some(10 * MINUTE - 120_000));
+    wait(&mut cluster, 10 * MINUTE - 120_001);
+    assert!(unsteady(&cluster));
+    wait(&mut cluster, 1);
+    assert!(!unsteady(&cluster));
+    cluster.apply("web", json!({ "replicas": 5 }));
+    cluster.settle();
+    assert!(cluster.picture().ends_with("web.5 on n2"), "{}", cluster.picture());
+}

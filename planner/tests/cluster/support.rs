@@ -262,6 +262,7 @@ impl Cluster {
         let record = VerdictRecord {
             schema_version: SchemaVersion::default(),
             away: None,
+            unsteady: false,
             verdict: Verdict::Lost,
             reason: "test".to_owned(),
         };

@@ -110,6 +110,9 @@ pub struct VerdictRecord {
     /// is not said, none waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub away: Option<Span>,
+    /// Of a ready node: it comes and goes, and gets nothing new for now.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub unsteady: bool,
     /// One sentence for people.
     pub reason: String,
 }
