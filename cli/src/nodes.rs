@@ -109,12 +109,7 @@ async fn confirm_lost(common: &Common, args: &ConfirmLostArgs) -> Verdict {
         )));
     }
     if !args.yes {
-        let names = args
-            .nodes
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join(", ");
+        let names = listed(&args.nodes);
         let instances: usize = args.nodes.iter().map(|node| on(&view, node)).sum();
         let kept: usize = args.nodes.iter().map(|node| with_data(&view, node)).sum();
         let of_them = match kept {
@@ -149,19 +144,9 @@ async fn confirm_lost(common: &Common, args: &ConfirmLostArgs) -> Verdict {
             (connection.key(&place), Guard::Unchanged(seen.mod_revision)),
             (connection.key(&Key::Session(node.clone())), Guard::Absent),
         ];
-        let found = connection.get(&Key::Cordon(node.clone())).await?;
-        let before = found.as_ref().and_then(|kv| Cordon::decode(&kv.value).ok());
-        let cordon = Cordon {
-            schema_version: SchemaVersion::default(),
-            mode: before.map_or(CordonMode::Cordon, |before| before.mode),
-            lost: true,
-            by: edit::person(),
-            note: args.note.as_deref().map(|text| output::cut(text, 1000)),
-        };
-        let key = connection.key(&Key::Cordon(node.clone()));
-        let guard = found
-            .as_ref()
-            .map_or(Guard::Absent, |kv| Guard::Unchanged(kv.mod_revision));
+        let (key, guard, before) = stored(&connection, node).await?;
+        let mode = before.map_or(CordonMode::Cordon, |before| before.mode);
+        let cordon = word(mode, true, args.note.as_deref());
         let mut txn = person::txn().require(connection.key(&Key::Cluster), Guard::Unchanged(marker.mod_revision));
         for (key, guard) in about {
             txn = txn.require(key, guard);
@@ -199,12 +184,7 @@ fn with_data(view: &View, node: &NodeName) -> usize {
 
 async fn rm(common: &Common, args: &NodeRmArgs) -> Verdict {
     let (connection, marker, view) = known(common, &args.nodes).await?;
-    let names = args
-        .nodes
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(", ");
+    let names = listed(&args.nodes);
     let instances: usize = args.nodes.iter().map(|node| on(&view, node)).sum();
     if !args.yes {
         let what = format!("{names} and move {} elsewhere", output::count(instances, "instance"));
@@ -376,6 +356,10 @@ fn say_all(common: &Common, nodes: &[NodeName], what: &str) {
     }
 }
 
+fn listed(nodes: &[NodeName]) -> String {
+    nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
 fn on(view: &View, node: &NodeName) -> usize {
     view.instances()
         .iter()
@@ -415,6 +399,28 @@ pub async fn known(common: &Common, nodes: &[NodeName]) -> Result<(Connection, M
     }
 }
 
+/// Where a node's cordon is stored, how it is guarded there, and what it says.
+async fn stored(connection: &Connection, node: &NodeName) -> Result<(Vec<u8>, Guard, Option<Cordon>), Failure> {
+    let place = Key::Cordon(node.clone());
+    let found = connection.get(&place).await?;
+    let guard = found
+        .as_ref()
+        .map_or(Guard::Absent, |kv| Guard::Unchanged(kv.mod_revision));
+    let before = found.as_ref().and_then(|kv| Cordon::decode(&kv.value).ok());
+    Ok((connection.key(&place), guard, before))
+}
+
+/// What a person asks or says of a node.
+fn word(mode: CordonMode, lost: bool, note: Option<&str>) -> Cordon {
+    Cordon {
+        schema_version: SchemaVersion::default(),
+        mode,
+        lost,
+        by: edit::person(),
+        note: note.map(|text| output::cut(text, 1000)),
+    }
+}
+
 /// Writes or deletes a node's cordon; whether anything changed.
 async fn set(
     connection: &Connection,
@@ -423,30 +429,16 @@ async fn set(
     mode: Option<CordonMode>,
     note: Option<&str>,
 ) -> Result<bool, Failure> {
-    let place = Key::Cordon(node.clone());
-    let found = connection.get(&place).await?;
-    let guard = found
-        .as_ref()
-        .map_or(Guard::Absent, |kv| Guard::Unchanged(kv.mod_revision));
-    let before = found.as_ref().and_then(|kv| Cordon::decode(&kv.value).ok());
-    let key = connection.key(&place);
+    let (key, guard, before) = stored(connection, node).await?;
     let txn = person::txn().require(connection.key(&Key::Cluster), Guard::Unchanged(marker.mod_revision));
     let txn = match mode {
-        None if found.is_none() => return Ok(false),
+        None if guard == Guard::Absent => return Ok(false),
         None => txn.delete(key, guard),
         Some(mode) => {
             if before.is_some_and(|before| before.mode == mode && note.is_none()) {
                 return Ok(false);
             }
-            let note = note.map(|text| output::cut(text, 1000));
-            let cordon = Cordon {
-                schema_version: SchemaVersion::default(),
-                lost: false,
-                mode,
-                by: edit::person(),
-                note,
-            };
-            txn.put(key, cordon.encode(), guard)
+            txn.put(key, word(mode, false, note).encode(), guard)
         }
     };
     match connection.store.commit(txn).await? {

@@ -6,10 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use schemas::keys::ResourceKey;
-use schemas::kinds::Kind;
 use schemas::names::NodeName;
 use schemas::records::{AssignedState, CordonMode, SchemaVersion, Verdict, VerdictRecord};
-use schemas::service::REPLACE_AFTER;
+use schemas::service::{REPLACE_AFTER, ServiceSpec};
 use schemas::units::Span;
 
 use super::memory::service_of;
@@ -88,13 +87,13 @@ pub fn verdicts(snapshot: &Snapshot, absences: &mut Absences, at: Moment) -> Ver
             present += usize::from(!retired);
         }
         if retired {
-            out.say(name, entry, Verdict::Retired, None, RETIRED);
+            out.say(name, entry, Held::Retired);
         } else if entry.session.is_some() {
             let left = absences.left.get(name).map_or(&[][..], Vec::as_slice);
             // When the third last one is too long ago to count.
             let steady = left.len().checked_sub(FLAPS).map(|at| left[at] + FLAP_WINDOW_MS);
-            let reason = if steady.is_some() { UNSTEADY } else { READY };
-            out.say(name, entry, Verdict::Ready, None, reason);
+            let held = if steady.is_some() { Held::Unsteady } else { Held::Ready };
+            out.say(name, entry, held);
             out.look_again_ms = out
                 .look_again_ms
                 .into_iter()
@@ -103,7 +102,7 @@ pub fn verdicts(snapshot: &Snapshot, absences: &mut Absences, at: Moment) -> Ver
         } else if confirmed(entry) {
             // A word about one says nothing about the others.
             new += 1;
-            out.say(name, entry, Verdict::Lost, None, OFF);
+            out.say(name, entry, Held::Off);
         } else {
             let since = *absences.since.entry(name.clone()).or_insert_with(|| {
                 absences.left.entry(name.clone()).or_default().push(at.now_ms);
@@ -125,12 +124,11 @@ pub fn verdicts(snapshot: &Snapshot, absences: &mut Absences, at: Moment) -> Ver
     // The only node there is has nobody to be replaced on.
     let alone = present + new == 1;
     out.mass_loss = 2 * new > present + new && !alone;
-    let waits = Waits::of(snapshot);
     // Who has been away for longest comes first.
     away.sort_by_key(|one| (one.since, one.name));
     for one in away {
         let gone = at.now_ms.saturating_sub(one.since).min(at.healthy_ms.unwrap_or(0));
-        let timers = waits.on(one.entry);
+        let timers = waits(snapshot, one.entry);
         let passed = timers.iter().rfind(|wait| wait.millis <= gone);
         let next = timers
             .iter()
@@ -139,32 +137,32 @@ pub fn verdicts(snapshot: &Snapshot, absences: &mut Absences, at: Moment) -> Ver
         let soon = match (one.lost, passed) {
             (Some(lost), passed) => {
                 let now = passed.copied().unwrap_or_default().max(lost);
-                out.say(one.name, one.entry, Verdict::Lost, Some(now), TOO_LONG);
+                out.say(one.name, one.entry, Held::Lost(now));
                 due
             }
             (None, _) if out.mass_loss => {
-                out.say(one.name, one.entry, Verdict::Unreachable, None, MASS);
+                out.say(one.name, one.entry, Held::Mass);
                 None
             }
-            (None, passed) if alone || passed.is_none() => {
-                out.say(one.name, one.entry, Verdict::Unreachable, None, AWAY);
-                due.filter(|_| !alone)
-            }
-            (None, passed) => {
+            (None, Some(passed)) if !alone => {
                 let pause = absences
                     .lost_at
                     .map(|last| (last + LOSS_PACE_MS).saturating_sub(at.now_ms));
                 match pause.filter(|left| *left > 0) {
                     Some(left) => {
-                        out.say(one.name, one.entry, Verdict::Unreachable, None, AWAY);
+                        out.say(one.name, one.entry, Held::Away);
                         Some(left)
                     }
                     None => {
                         absences.lost_at = Some(at.now_ms);
-                        out.say(one.name, one.entry, Verdict::Lost, passed.copied(), TOO_LONG);
+                        out.say(one.name, one.entry, Held::Lost(*passed));
                         due
                     }
                 }
+            }
+            (None, _) => {
+                out.say(one.name, one.entry, Held::Away);
+                due.filter(|_| !alone)
             }
         };
         out.look_again_ms = out.look_again_ms.into_iter().chain(soon).min();
@@ -181,18 +179,48 @@ struct Away<'s> {
     lost: Option<Span>,
 }
 
+/// What a node is held to be, and why.
+#[derive(Clone, Copy)]
+enum Held {
+    Ready,
+    Unsteady,
+    Retired,
+    Away,
+    Mass,
+    /// Away for so long at least.
+    Lost(Span),
+    Off,
+}
+
+impl Held {
+    fn record(self) -> VerdictRecord {
+        let (verdict, reason) = match self {
+            Self::Ready => (Verdict::Ready, READY),
+            Self::Unsteady => (Verdict::Ready, UNSTEADY),
+            Self::Retired => (Verdict::Retired, RETIRED),
+            Self::Away => (Verdict::Unreachable, AWAY),
+            Self::Mass => (Verdict::Unreachable, MASS),
+            Self::Lost(_) => (Verdict::Lost, TOO_LONG),
+            Self::Off => (Verdict::Lost, OFF),
+        };
+        VerdictRecord {
+            schema_version: SchemaVersion::default(),
+            verdict,
+            away: match self {
+                Self::Lost(away) => Some(away),
+                Self::Ready | Self::Unsteady | Self::Retired | Self::Away | Self::Mass | Self::Off => None,
+            },
+            unsteady: matches!(self, Self::Unsteady),
+            reason: reason.to_owned(),
+        }
+    }
+}
+
 impl VerdictsOut {
     /// What a node is held to be; written where anything else is stored.
-    fn say(&mut self, name: &NodeName, entry: &NodeEntry, verdict: Verdict, away: Option<Span>, reason: &str) {
-        let said = |record: &VerdictRecord| (record.verdict, record.away, &*record.reason) == (verdict, away, reason);
-        if !stored(entry).is_some_and(said) {
-            let record = VerdictRecord {
-                schema_version: SchemaVersion::default(),
-                verdict,
-                away,
-                unsteady: reason == UNSTEADY,
-                reason: reason.to_owned(),
-            };
+    fn say(&mut self, name: &NodeName, entry: &NodeEntry, held: Held) {
+        let record = held.record();
+        if stored(entry) != Some(&record) {
             self.writes.push((name.clone(), record));
         }
     }
@@ -220,43 +248,34 @@ fn confirmed(entry: &NodeEntry) -> bool {
     heard || word.is_some_and(|word| word.mod_revision > since)
 }
 
-/// How long each service waits.
-struct Waits<'s> {
-    of: BTreeMap<&'s ResourceKey, Option<Span>>,
-}
-
-impl<'s> Waits<'s> {
-    fn of(snapshot: &'s Snapshot) -> Self {
-        let services = snapshot.accepted.iter().filter(|(key, _)| key.kind == Kind::Service);
-        let of = services.filter_map(|(key, history)| {
-            let records = history.records.values().rev();
-            let spec = records
-                .flat_map(|entry| entry.value.as_ref().ok())
-                .find_map(|record| service_of(&record.body));
-            Some((key, spec?.replace_after()))
-        });
-        Self { of: of.collect() }
+/// For how long what a node has waits, each time once; what nobody knows of waits as long as who does not say.
+fn waits(snapshot: &Snapshot, entry: &NodeEntry) -> BTreeSet<Span> {
+    let assignment = entry.assignment.as_ref().and_then(|stored| stored.value.as_ref().ok());
+    let instances = assignment.map_or(&[][..], |assignment| &assignment.instances);
+    let present = instances.iter().filter(|one| one.state != AssignedState::Absent);
+    let keys: BTreeSet<ResourceKey> = present
+        .map(|one| ResourceKey {
+            namespace: Some(one.namespace.clone()),
+            kind: one.kind,
+            name: one.workload.clone(),
+        })
+        .collect();
+    let wait = |key: &ResourceKey| {
+        let records = snapshot
+            .accepted
+            .get(key)
+            .into_iter()
+            .flat_map(|history| history.records.values().rev());
+        let spec = records
+            .filter_map(|entry| entry.value.as_ref().ok())
+            .find_map(|record| service_of(&record.body));
+        spec.map_or(Some(REPLACE_AFTER), ServiceSpec::replace_after)
+    };
+    let mut waits: BTreeSet<Span> = keys.iter().filter_map(wait).collect();
+    if waits.is_empty() {
+        waits.insert(REPLACE_AFTER);
     }
-
-    /// For how long what a node has waits, each time once; what nobody knows of waits as long as who does not say.
-    fn on(&self, entry: &NodeEntry) -> BTreeSet<Span> {
-        let assignment = entry.assignment.as_ref().and_then(|stored| stored.value.as_ref().ok());
-        let instances = assignment.map_or(&[][..], |assignment| &assignment.instances);
-        let present = instances.iter().filter(|one| one.state != AssignedState::Absent);
-        let waits = present.filter_map(|one| {
-            let key = ResourceKey {
-                namespace: Some(one.namespace.clone()),
-                kind: one.kind,
-                name: one.workload.clone(),
-            };
-            self.of.get(&key).copied().unwrap_or(Some(REPLACE_AFTER))
-        });
-        let mut waits: BTreeSet<Span> = waits.collect();
-        if waits.is_empty() {
-            waits.insert(REPLACE_AFTER);
-        }
-        waits
-    }
+    waits
 }
 
 /// Whether these keys make a node: a person's cordon or an old verdict alone do not.

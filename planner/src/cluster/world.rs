@@ -129,13 +129,13 @@ pub(super) fn nodes(snapshot: &Snapshot) -> Nodes<'_> {
             let mode = stored.value.as_ref().map_or(CordonMode::Cordon, |cordon| cordon.mode);
             (mode, stored.mod_revision)
         });
-        let verdict = match (cordon, readable(entry.verdict.as_ref()).map(|record| record.verdict)) {
+        let record = readable(entry.verdict.as_ref());
+        let verdict = match (cordon, record.map(|record| record.verdict)) {
             (Some((CordonMode::Retire, _)), _) => Verdict::Retired,
             (_, Some(Verdict::Ready)) => Verdict::Ready,
             (_, Some(Verdict::Lost)) if entry.session.is_none() => Verdict::Lost,
             (_, Some(Verdict::Lost | Verdict::Unreachable | Verdict::Retired) | None) => Verdict::Unreachable,
         };
-        let record = readable(entry.verdict.as_ref());
         let away = record.and_then(|record| record.away);
         let unsteady = record.is_some_and(|record| record.unsteady);
         let facts =
