@@ -29,6 +29,11 @@ impl Cut {
         Self::after(i64::MAX)
     }
 
+    /// How many there were, less by a constant.
+    pub fn effects(&self) -> i64 {
+        self.0.left.load(Ordering::SeqCst).saturating_neg()
+    }
+
     pub fn is_dead(&self) -> bool {
         self.0.dead.load(Ordering::SeqCst)
     }

@@ -58,7 +58,7 @@ impl DiskError {
 pub struct DataDir {
     path: PathBuf,
     _lock: File,
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     cut: crate::cut::Cut,
 }
 
@@ -81,7 +81,7 @@ impl DataDir {
         let dir = Self {
             path: path.to_owned(),
             _lock: lock,
-            #[cfg(test)]
+            #[cfg(any(test, feature = "testing"))]
             cut: crate::cut::Cut::never(),
         };
         dir.sweep_leftovers();
@@ -89,14 +89,14 @@ impl DataDir {
     }
 
     /// With the end of its life, for tests: from then on nothing is written.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     #[must_use]
     pub fn with_cut(mut self, cut: crate::cut::Cut) -> Self {
         self.cut = cut;
         self
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     fn alive(&self, path: &Path) -> Result<(), DiskError> {
         if self.cut.is_dead() {
             return Err(DiskError::io("write the file", path)(io::ErrorKind::BrokenPipe.into()));
@@ -141,7 +141,7 @@ impl DataDir {
     /// Writes a file whole; on return it is on disk.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), DiskError> {
         let path = self.path.join(name);
-        #[cfg(test)]
+        #[cfg(any(test, feature = "testing"))]
         {
             self.alive(&path)?;
             let _torn = fs::write(path.with_extension("torn.new"), &bytes[..bytes.len() / 2]);
@@ -150,7 +150,7 @@ impl DataDir {
             }
         }
         write_file(&path, bytes)?;
-        #[cfg(test)]
+        #[cfg(any(test, feature = "testing"))]
         let _last = self.cut.effect();
         Ok(())
     }
@@ -168,7 +168,7 @@ impl DataDir {
     /// Removes a file; missing is a success.
     pub fn remove(&self, name: &str) -> Result<(), DiskError> {
         let path = self.path.join(name);
-        #[cfg(test)]
+        #[cfg(any(test, feature = "testing"))]
         self.alive(&path)?;
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -29,6 +29,8 @@ pub mod docker;
 #[cfg(any(test, feature = "testing"))]
 pub mod fake;
 mod listen;
+#[cfg(any(test, feature = "testing"))]
+pub mod mortal;
 pub mod near;
 mod pull;
 pub mod translate;

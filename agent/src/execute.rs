@@ -137,7 +137,7 @@ async fn lay(needs: Needs, anew: bool) -> Result<Laid, Failure> {
         reason,
         message: format!("{why}; see that the disk of the agent's data directory has space and can be written"),
     };
-    let laying = tokio::task::spawn_blocking(move || {
+    let laying = runtime::blocking::spawn(move || {
         if let Some(layout) = files {
             laid.files = layout
                 .lay(anew)

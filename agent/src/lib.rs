@@ -10,8 +10,8 @@
 #![cfg_attr(test, allow(clippy::wildcard_enum_match_arm, clippy::type_complexity))]
 
 pub mod api;
-#[cfg(test)]
-mod cut;
+#[cfg(any(test, feature = "testing"))]
+pub mod cut;
 mod disk;
 pub mod engine;
 mod events_out;

@@ -364,7 +364,7 @@ impl Gate {
             return self.judgement(asked, &Resolved::new());
         }
         let all = paths.clone();
-        let look_up = tokio::task::spawn_blocking(move || {
+        let look_up = runtime::blocking::spawn(move || {
             let leads = |path: String| {
                 let leads = resolve(&path);
                 (path, leads)

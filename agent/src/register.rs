@@ -40,6 +40,9 @@ const LEASE_BUCKET: Duration = Duration::from_secs(600);
 
 /// An assignment that is not believed is looked at again after this long.
 const DOUBTED: Duration = Duration::from_secs(30);
+/// What it wrote of itself is looked at this often: somebody may have changed or deleted it, and nothing else would ever
+/// write it again. At most; at least in half the time.
+const LOOK_AGAIN: Duration = Duration::from_secs(40);
 /// And this long after the store did not say who its signer is.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -310,6 +313,7 @@ impl<S: Store> Link<S> {
             specs: true,
             files: true,
             offer: None,
+            look: Instant::now() + jitter(LOOK_AGAIN / 2, LOOK_AGAIN),
         };
         // After a failure nothing is tried before this.
         let mut hold: Option<Instant> = None;
@@ -339,6 +343,7 @@ impl<S: Store> Link<S> {
                     }
                 },
             };
+            let look = hold.is_none().then_some(due.look);
             tokio::select! {
                 () = lost.lost() => return,
                 changed = assignment.changed() => {
@@ -373,7 +378,7 @@ impl<S: Store> Link<S> {
                         self.write_event(&fence, told).await;
                     }
                 }
-                () = sleep_until(wake.into_iter().chain(due.offer).min()) => {}
+                () = sleep_until(wake.into_iter().chain(due.offer).chain(look).min()) => {}
             }
         }
     }
@@ -436,6 +441,11 @@ impl<S: Store> Link<S> {
             self.fetch_files().await?;
             due.files = false;
         }
+        if due.look <= Instant::now() {
+            self.look_at_report().await?;
+            due.facts = true;
+            due.look = Instant::now() + jitter(LOOK_AGAIN / 2, LOOK_AGAIN);
+        }
         let facts = self.wants.facts.borrow_and_update().clone();
         if let Some(facts) = facts.filter(|_| due.facts) {
             let key = self.key(&Key::Node(self.identity.node.clone()));
@@ -450,6 +460,19 @@ impl<S: Store> Link<S> {
             due.facts = false;
         }
         self.write_report(fence).await
+    }
+
+    /// Whether its report still is the one it wrote; else it is written again.
+    async fn look_at_report(&mut self) -> Result<(), StoreError> {
+        let Written::Known { guard, .. } = &self.written else {
+            return Ok(());
+        };
+        let key = self.key(&Key::Report(self.identity.node.clone()));
+        let found = self.store.get(&key).await?.value;
+        if !guard.holds(found.map(|kv| (kv.create_revision, kv.mod_revision))) {
+            self.written = Written::Unknown;
+        }
+        Ok(())
     }
 
     async fn write_report(&mut self, fence: &Fence) -> Result<Step, StoreError> {
@@ -630,6 +653,8 @@ struct Due {
     files: bool,
     /// When what is offered is looked at again.
     offer: Option<Instant>,
+    /// When what it wrote of itself is looked at again.
+    look: Instant,
 }
 
 /// Reads the parts of a blob until there are `size` bytes; the number of the part that is missing otherwise. What is read

@@ -7,8 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use runtime::{SessionRecord, Shutdown, Store, chain};
-use rustix::time::{ClockId, clock_gettime};
+use runtime::{SessionRecord, Shutdown, Store, boottime, chain};
 use schemas::keys::Root;
 use schemas::names::{NodeName, ResourceName};
 use schemas::records::{ClusterId, Order, SchemaVersion};
@@ -87,8 +86,11 @@ pub struct AgentOptions {
     /// Everything is looked at anew this often; 30 s by default.
     pub sweep: Duration,
     /// Where a test ends the agent's life.
-    #[cfg(test)]
-    pub(crate) cut: crate::cut::Cut,
+    #[cfg(any(test, feature = "testing"))]
+    pub cut: crate::cut::Cut,
+    /// The machine id and boot id of a machine that exists in a test only.
+    #[cfg(any(test, feature = "testing"))]
+    pub machine: Option<(String, String)>,
 }
 
 /// How a sealing key becomes what the store says of it.
@@ -130,8 +132,10 @@ impl AgentOptions {
             control: BTreeSet::new(),
             session_ttl: Duration::from_secs(15),
             sweep: Duration::from_secs(30),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "testing"))]
             cut: crate::cut::Cut::never(),
+            #[cfg(any(test, feature = "testing"))]
+            machine: None,
         }
     }
 }
@@ -190,8 +194,7 @@ struct SessionFile {
 /// CLOCK_BOOTTIME in milliseconds.
 #[must_use]
 pub fn now_ms() -> u64 {
-    let now = clock_gettime(ClockId::Boottime);
-    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000
+    u64::try_from(boottime::since_boot().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Runs the agent until the shutdown drains. Containers keep running afterwards.
@@ -202,7 +205,7 @@ pub async fn run<S: Store>(
     shutdown: Shutdown,
 ) -> Result<(), AgentError> {
     let dir = DataDir::open(&options.data_dir)?;
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     let dir = dir.with_cut(options.cut.clone());
     let metrics = Arc::new(Metrics::new(&options.node)?);
     let health = Arc::new(Health::default());
@@ -228,6 +231,8 @@ pub async fn run<S: Store>(
     let cluster = cluster(&dir, &store, &options, &shutdown).await?;
     let boot_id = machine_text("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let machine_id = machine_id(&dir)?;
+    #[cfg(any(test, feature = "testing"))]
+    let (machine_id, boot_id) = options.machine.clone().unwrap_or((machine_id, boot_id));
     let session = dir.read_json::<SessionFile>("session.json").unwrap_or_else(|error| {
         tracing::warn!(
             error = chain(&error),

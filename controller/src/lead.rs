@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use planner::cluster::{self, Absences, Moment, Notice, Plan, PlanOptions, VerdictsOut};
 use runtime::backoff::Backoff;
+use runtime::blocking;
 use runtime::boottime::{self, Instant};
 use runtime::{Cache, Fence, Leadership, Lost, Position, Store, StoreError};
 use schemas::keys::Key;
@@ -361,7 +362,7 @@ impl<S: Store> Controller<S> {
         let plan_at_once = desk.verdicts_alone;
         let (signing, vault) = (self.signing(), self.vault.clone());
         self.metrics.thinks(true);
-        let thinking = tokio::task::spawn_blocking(move || {
+        let thinking = blocking::spawn(move || {
             let known = Known {
                 fence,
                 epoch,

@@ -13,11 +13,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use runtime::backoff::Backoff;
-use runtime::boottime;
 use runtime::reflector::Ended;
 use runtime::{
     Cache, LeaderOptions, Leadership, Prefix, Reader, ReflectOptions, Shutdown, Store, StoreError, campaign, reflect,
 };
+use runtime::{blocking, boottime};
 use schemas::keys::{Key, Root};
 use schemas::kinds::Kind;
 use schemas::records::{ClusterMarker, Record};
@@ -206,7 +206,7 @@ pub async fn run<S: Store>(options: ControllerOptions<S>, shutdown: Shutdown) ->
         return Ok(());
     }
     // The first document of a kind would otherwise wait for its validator to be made.
-    tokio::task::spawn_blocking(|| {
+    blocking::spawn(|| {
         for kind in Kind::ALL {
             let _ = kind.schema();
         }
@@ -421,7 +421,7 @@ impl<S: Store> Controller<S> {
             }
             observer.observe(&state)
         };
-        match tokio::task::spawn_blocking(observe).await {
+        match blocking::spawn(observe).await {
             Ok(Ok(())) => {
                 self.acts_again();
                 Ok(true)

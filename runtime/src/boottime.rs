@@ -35,6 +35,13 @@ impl Instant {
     }
 }
 
+/// The time since this machine booted: what outlives a process, and may be kept on disk beside the boot's id.
+pub fn since_boot() -> Duration {
+    static AT_FIRST: OnceLock<Duration> = OnceLock::new();
+    let now = Instant::now();
+    *AT_FIRST.get_or_init(|| of(ClockId::Boottime).saturating_sub(now.0)) + now.0
+}
+
 impl std::ops::Add<Duration> for Instant {
     type Output = Self;
 
@@ -75,15 +82,13 @@ fn suspended() -> Duration {
 }
 
 fn apart() -> Duration {
-    let boot = clock_gettime(ClockId::Boottime);
-    let monotonic = clock_gettime(ClockId::Monotonic);
-    let nanos = |t: rustix::time::Timespec| {
-        Duration::new(
-            u64::try_from(t.tv_sec).unwrap_or(0),
-            u32::try_from(t.tv_nsec).unwrap_or(0),
-        )
-    };
-    nanos(boot).saturating_sub(nanos(monotonic))
+    of(ClockId::Boottime).saturating_sub(of(ClockId::Monotonic))
+}
+
+fn of(clock: ClockId) -> Duration {
+    let time = clock_gettime(clock);
+    let (seconds, nanos) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
+    Duration::new(seconds.unwrap_or(0), nanos.unwrap_or(0))
 }
 
 #[cfg(test)]

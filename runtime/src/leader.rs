@@ -13,7 +13,7 @@ use crate::backoff::{Backoff, jitter};
 use crate::boottime::{self, Instant};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::shutdown::Shutdown;
-use crate::store::{Prefix, Store, WatchEvent, WatchInput};
+use crate::store::{KeyValue, Prefix, Store, WatchEvent, WatchInput};
 use crate::txn::{Fence, Guard, Outcome, Txn};
 
 /// The shortest and the longest time to live: shorter ones end in every pause of the store, longer ones leave a cluster
@@ -141,8 +141,10 @@ enum Taken {
 async fn take<S: Store>(store: &S, options: &LeaderOptions) -> Result<Taken, StoreError> {
     let key = options.key();
     let held = store.get(&key).await?;
-    if held.value.is_some() {
-        return Ok(Taken::HeldSince(held.revision));
+    match &held.value {
+        Some(stray) if stray.lease == 0 => remove_stray(store, stray).await?,
+        Some(_) => return Ok(Taken::HeldSince(held.revision)),
+        None => {}
     }
     let asked = options.ttl.clamp(TTL.0, TTL.1);
     let before = Instant::now();
@@ -184,6 +186,18 @@ async fn take<S: Store>(store: &S, options: &LeaderOptions) -> Result<Taken, Sto
             Err(error)
         }
     }
+}
+
+/// Removes what stands at a key that only a leased value may hold. It has no lease: somebody put it there by hand, it would
+/// never end, and nobody could take the key again.
+pub(crate) async fn remove_stray<S: Store>(store: &S, stray: &KeyValue) -> Result<(), StoreError> {
+    let key = stray.key_str().unwrap_or_default();
+    tracing::warn!(
+        key,
+        "a value without a lease, which no agent and no controller wrote, is removed"
+    );
+    let txn = Txn::new(&Fence::nobody()).delete(stray.key.clone(), Guard::Unchanged(stray.mod_revision));
+    store.commit(txn).await.map(|_| ())
 }
 
 /// Waits until the key is deleted, or until it is worth another look.

@@ -9,6 +9,7 @@
 //! ```
 
 pub mod backoff;
+pub mod blocking;
 pub mod boottime;
 pub mod control;
 pub mod embedded;

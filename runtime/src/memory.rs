@@ -50,7 +50,7 @@ struct State {
     compacted: i64,
     keys: BTreeMap<Vec<u8>, KeyValue>,
     log: Vec<WatchEvent>,
-    leases: BTreeMap<i64, Duration>,
+    leases: BTreeMap<i64, LeaseLife>,
     last_lease: i64,
     commits: u64,
     /// Raised to end all watches.
@@ -144,6 +144,28 @@ impl MemoryStore {
     /// Ends a lease, as if it had run out.
     pub fn expire_lease(&self, lease: i64) {
         self.change(|s| s.end_lease(lease));
+    }
+
+    /// So much time passes for the store: leases that nobody renewed for so long end.
+    pub fn pass(&self, time: Duration) {
+        let over: Vec<i64> = {
+            let mut state = self.lock();
+            for life in state.leases.values_mut() {
+                life.remaining = life.remaining.saturating_sub(time);
+            }
+            let over = state.leases.iter().filter(|(_, life)| life.remaining.is_zero());
+            over.map(|(lease, _)| *lease).collect()
+        };
+        for lease in over {
+            self.expire_lease(lease);
+        }
+    }
+
+    /// All leases begin anew, as when another member becomes the store's leader.
+    pub fn renew_leases(&self) {
+        for life in self.lock().leases.values_mut() {
+            life.remaining = life.granted;
+        }
     }
 
     /// Down: every call fails as unreachable, and all watches end.
@@ -445,12 +467,20 @@ impl Store for MemoryStore {
         let mut state = self.lock();
         state.last_lease += 1;
         let id = state.last_lease;
-        state.leases.insert(id, ttl);
+        let life = LeaseLife {
+            granted: ttl,
+            remaining: ttl,
+        };
+        state.leases.insert(id, life);
         Ok(Lease { id, ttl })
     }
 
     async fn lease_keep_alive(&self, lease: i64) -> Result<(), StoreError> {
-        self.lease_time_to_live(lease).await.map(|_| ())
+        self.lease_time_to_live(lease).await?;
+        if let Some(life) = self.lock().leases.get_mut(&lease) {
+            life.remaining = life.granted;
+        }
+        Ok(())
     }
 
     async fn lease_revoke(&self, lease: i64) -> Result<(), StoreError> {
@@ -461,13 +491,8 @@ impl Store for MemoryStore {
 
     async fn lease_time_to_live(&self, lease: i64) -> Result<LeaseLife, StoreError> {
         self.reach_lease("read the lease", lease)?;
-        let ttl = self.lock().leases.get(&lease).copied();
         let gone = || StoreError::new("read the lease", format!("{lease:x}"), StoreErrorKind::LeaseNotFound);
-        ttl.map(|ttl| LeaseLife {
-            granted: ttl,
-            remaining: ttl,
-        })
-        .ok_or_else(gone)
+        self.lock().leases.get(&lease).cloned().ok_or_else(gone)
     }
 
     async fn status(&self) -> Result<StoreStatus, StoreError> {

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use crate::backoff::Backoff;
 use crate::boottime::{self, Instant};
 use crate::error::{StoreError, StoreErrorKind};
-use crate::leader::{Lost, is_asked, renew};
+use crate::leader::{Lost, is_asked, remove_stray, renew};
 use crate::shutdown::Shutdown;
 use crate::store::{KeyValue, Store};
 use crate::txn::{Fence, Guard, Outcome, Txn};
@@ -112,6 +112,7 @@ pub async fn open<S: Store>(
     loop {
         let held = match try_open(store, options, record).await {
             Ok(Tried::Open(session)) => return Ok(session),
+            Ok(Tried::Stray) => continue,
             Ok(Tried::HeldBy(held)) => held,
             Err(source) => return Err(SessionError::Store { key: key(), source }),
         };
@@ -141,6 +142,8 @@ pub async fn open<S: Store>(
 enum Tried {
     Open(Session),
     HeldBy(KeyValue),
+    /// What stood there was nobody's, and is removed.
+    Stray,
 }
 
 async fn try_open<S: Store>(
@@ -152,6 +155,10 @@ async fn try_open<S: Store>(
         let ours =
             record.filter(|r| r.create_revision == held.create_revision && r.lease == held.lease && r.lease != 0);
         let Some(record) = ours else {
+            if held.lease == 0 {
+                remove_stray(store, &held).await?;
+                return Ok(Tried::Stray);
+            }
             return Ok(Tried::HeldBy(held));
         };
         let asked = Instant::now();

@@ -92,6 +92,28 @@ impl Txn {
         }
     }
 
+    /// The keys it writes, each with its value where it is not a deletion.
+    #[cfg(feature = "testing")]
+    pub fn written(&self) -> Vec<(&[u8], Option<&Bytes>)> {
+        let value = |write| match write {
+            &Write {
+                op: Op::Put { ref value, .. },
+                ..
+            } => Some(value),
+            &Write { op: Op::Delete, .. } => None,
+        };
+        self.writes
+            .iter()
+            .map(|write| (write.key.as_slice(), value(write)))
+            .collect()
+    }
+
+    /// The key that it is fenced with.
+    #[cfg(feature = "testing")]
+    pub fn fenced_with(&self) -> Option<&[u8]> {
+        self.fence.held.as_ref().map(|(key, _)| key.as_slice())
+    }
+
     /// Writes a key.
     pub fn put(self, key: impl Into<Vec<u8>>, value: impl Into<Bytes>, guard: Guard) -> Self {
         self.put_leased(key, value, guard, 0)

@@ -37,6 +37,8 @@ struct World {
     /// Every call that changes something, in order: `create default.web.1.1`.
     calls: Vec<String>,
     lists: u64,
+    /// How often something may have changed.
+    stirred: u64,
     /// Containers whose end the next so many lists do not show yet, as the real engine's do not: it tells of a death before
     /// it files it.
     late: BTreeMap<String, u32>,
@@ -106,6 +108,7 @@ impl FakeEngine {
     }
 
     fn tell(&self, id: &str, action: Action) {
+        self.world().stirred += 1;
         // Nobody listening is no failure.
         let _heard = self.events.send(Event::Container {
             id: id.to_owned(),
@@ -176,6 +179,20 @@ impl FakeEngine {
             "follow the engine's events",
             "the connection broke",
         )));
+        self.changed.notify_waiters();
+    }
+
+    /// The machine goes down, and is on again: nothing of it runs any more, and nobody was told.
+    pub fn power_off(&self) {
+        let mut world = self.world();
+        for container in world.containers.values_mut().filter(|one| one.is_up()) {
+            container.end(137);
+        }
+        world.stirred += 1;
+        world.down = false;
+        world.hanging.clear();
+        world.failures.clear();
+        drop(world);
         self.changed.notify_waiters();
     }
 
@@ -389,6 +406,12 @@ impl FakeEngine {
         self.world().calls.clone()
     }
 
+    /// How often something of it may have changed: while that stays the same, so do its containers and the calls to it.
+    #[must_use]
+    pub fn stirred(&self) -> u64 {
+        self.world().stirred
+    }
+
     /// How many lists and inspections there were.
     #[must_use]
     pub fn reads(&self) -> (u64, u64) {
@@ -412,7 +435,10 @@ impl FakeEngine {
     /// What every call meets first: a hang, an engine that is down, a failure that was asked for.
     async fn enter(&self, verb: &str, object: &str, changes: bool) -> Result<()> {
         if changes {
-            self.world().calls.push(format!("{verb} {object}"));
+            let mut world = self.world();
+            world.calls.push(format!("{verb} {object}"));
+            world.stirred += 1;
+            drop(world);
             self.changed.notify_waiters();
         }
         loop {

@@ -84,7 +84,7 @@ impl Agent {
         self.judging.insert(making.clone(), false);
         let (gate, notes): (Arc<Gate>, _) = (self.gate.clone(), self.notes.clone());
         self.begin(async move {
-            let mut look = tokio::task::spawn_blocking(move || gate.judge(&question.asked()));
+            let mut look = runtime::blocking::spawn(move || gate.judge(&question.asked()));
             let judged = match tokio::time::timeout(LOOK_UP, &mut look).await {
                 Ok(judged) => judged,
                 Err(_) => {

@@ -17,7 +17,6 @@ mod crash;
 mod faults;
 mod files;
 mod images;
-mod mortal;
 mod policy;
 mod secrets;
 mod signed;
@@ -80,7 +79,7 @@ impl Bed {
         let task = tokio::spawn(run(
             options,
             self.store.clone(),
-            Arc::new(mortal::Mortal::new(
+            Arc::new(crate::engine::mortal::Mortal::new(
                 self.engine.clone(),
                 self.cut.clone(),
                 self.dir.path(),

@@ -171,7 +171,7 @@ impl Pass<'_> {
                 Some(digest.clone())
             });
             Assigned {
-                address: inst.address,
+                address: inst.address.filter(|_| self.net.is_some()),
                 seeds: Vec::new(),
                 namespace: svc.map_or(&reported.namespace, |svc| svc.namespace).clone(),
                 kind: svc.map_or(reported.kind, |svc| svc.key.kind),
@@ -206,7 +206,10 @@ impl Pass<'_> {
             // It needs nobody any more: a node's document stays short.
             entry.from.clear();
         }
-        if self.net.is_some() && state != AssignedState::Absent {
+        if self.net.is_none() {
+            // What a report calls its address is the engine's own doing, in a network of the engine's.
+            entry.address = None;
+        } else if state != AssignedState::Absent {
             entry.address = self.address_of(at).filter(|_| self.is_bridged(inst));
             entry.seeds = self.seeds_for(inst.svc, &entry.seeds);
         }

@@ -1089,7 +1089,12 @@ impl<'a, 'o> Walk<'a, 'o> {
     /// Whether its place in the cluster's network is not ready yet.
     fn groundless(&self, spec: &ServiceSpec) -> bool {
         let bridge = spec.container.network_mode == NetworkMode::Bridge;
-        bridge && self.address.is_some() && self.input.mtu.is_none()
+        let has_network = self
+            .input
+            .assignment
+            .as_ref()
+            .is_some_and(|assignment| assignment.network.is_some());
+        bridge && has_network && self.address.is_some() && self.input.mtu.is_none()
     }
 
     /// Puts right what somebody changed by hand.

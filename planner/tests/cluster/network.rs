@@ -289,6 +289,31 @@ fn assignments_that_are_lost_are_written_anew_with_the_same_addresses() {
 }
 
 #[test]
+fn without_a_network_no_address_of_an_engines_own_is_assigned() {
+    let mut cluster = Cluster::of(2);
+    cluster.apply("web", json!({ "replicas": 2 }));
+    cluster.settle();
+    for node in ["n1", "n2"] {
+        let entry = cluster.entry(node);
+        entry.assignment = None;
+        for one in &mut entry
+            .report
+            .as_mut()
+            .expect("a report")
+            .value
+            .as_mut()
+            .expect("it is good")
+            .instances
+        {
+            one.addresses = vec!["172.18.0.4".parse().expect("an address")];
+        }
+    }
+    cluster.settle();
+    let given: BTreeSet<String> = addresses(&cluster).into_values().collect();
+    assert_eq!(given, BTreeSet::from(["none".to_owned()]));
+}
+
+#[test]
 fn a_full_subnet_refuses_in_words_and_others_are_used() {
     let mut cluster = started(2);
     cluster.apply("web", json!({ "replicas": 30 }));

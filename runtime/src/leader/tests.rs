@@ -119,3 +119,19 @@ async fn a_campaign_outlasts_an_outage_and_ends_at_the_drain() {
     let denied = campaign(&store, &options("c"), &Shutdown::new()).await;
     assert_eq!(denied.expect_err("no waiting mends it").kind, StoreErrorKind::Denied);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_somebody_put_over_the_election_keeps_nobody_from_leading() {
+    let store = MemoryStore::new();
+    let first = lead(&store, "a").await;
+    store.put(first.key(), "garbage, and no lease");
+    first.lost().lost().await;
+    let second = lead(&store, "b").await;
+    assert!(second.epoch() > first.epoch());
+    let held = store.peek(second.key()).expect("is there");
+    assert_ne!(held.lease, 0);
+    // Before anybody ever led it is no different.
+    let store = MemoryStore::new();
+    store.put(second.key(), "garbage, and no lease");
+    assert!(!lead(&store, "a").await.is_lost());
+}

@@ -132,3 +132,17 @@ async fn what_goes_by_a_session_ends_before_it_whoever_answers_late_or_not_at_al
         .expect("resumes");
     assert!(resumed.good_until().borrow().since(Instant::now()) <= Duration::from_secs(15));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_somebody_put_over_a_session_keeps_its_agent_from_nothing() {
+    let store = MemoryStore::new();
+    let first = try_it(&store, "m1", None).await.expect("opens");
+    store.put(KEY, "garbage, and no lease");
+    tokio::time::timeout(Duration::from_secs(10), first.lost().lost())
+        .await
+        .expect("it notices");
+    let second = try_it(&store, "m1", Some(first.record())).await.expect("opens again");
+    // Whoever still holds the old one cannot write.
+    assert!(second.create_revision() > first.create_revision());
+    assert!(store.peek(KEY).is_some_and(|kv| kv.lease == second.lease()));
+}

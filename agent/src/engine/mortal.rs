@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt as _};
@@ -17,10 +18,14 @@ use crate::engine::fake::FakeEngine;
 use crate::engine::*;
 use crate::logins::Login;
 
+/// How long a call of a verb takes.
+pub type Pace = Arc<dyn Fn(&'static str) -> Duration + Send + Sync>;
+
 pub struct Mortal {
     engine: FakeEngine,
     cut: Cut,
     dir: PathBuf,
+    pace: Option<Pace>,
 }
 
 impl Mortal {
@@ -29,13 +34,28 @@ impl Mortal {
             engine,
             cut,
             dir: dir.to_owned(),
+            pace: None,
         }
     }
 
-    async fn reads<T>(&self, call: impl Future<Output = T>) -> T {
+    /// With calls that take their time.
+    #[must_use]
+    pub fn paced(mut self, pace: Pace) -> Self {
+        self.pace = Some(pace);
+        self
+    }
+
+    async fn takes(&self, verb: &'static str) {
+        if let Some(pace) = &self.pace {
+            tokio::time::sleep(pace(verb)).await;
+        }
+    }
+
+    async fn reads<T>(&self, verb: &'static str, call: impl Future<Output = T>) -> T {
         if self.cut.is_dead() {
             std::future::pending::<()>().await;
         }
+        self.takes(verb).await;
         let answer = call.await;
         if self.cut.is_dead() {
             std::future::pending::<()>().await;
@@ -43,7 +63,11 @@ impl Mortal {
         answer
     }
 
-    async fn acts<T>(&self, call: impl Future<Output = T>) -> T {
+    async fn acts<T>(&self, verb: &'static str, call: impl Future<Output = T>) -> T {
+        if self.cut.is_dead() {
+            std::future::pending::<()>().await;
+        }
+        self.takes(verb).await;
         if self.cut.is_dead() {
             std::future::pending::<()>().await;
         }
@@ -75,65 +99,67 @@ impl Mortal {
 
 impl ContainerRuntime for Mortal {
     fn version(&self) -> BoxFuture<'_, Result<EngineVersion>> {
-        self.reads(self.engine.version()).boxed()
+        self.reads("version", self.engine.version()).boxed()
     }
     fn info(&self) -> BoxFuture<'_, Result<EngineInfo>> {
-        self.reads(self.engine.info()).boxed()
+        self.reads("info", self.engine.info()).boxed()
     }
     fn list<'a>(&'a self, cluster: &'a str) -> BoxFuture<'a, Result<Vec<Observed>>> {
-        self.reads(self.engine.list(cluster)).boxed()
+        self.reads("list", self.engine.list(cluster)).boxed()
     }
     fn inspect<'a>(&'a self, container: &'a str) -> BoxFuture<'a, Result<Inspection>> {
-        self.reads(self.engine.inspect(container)).boxed()
+        self.reads("inspect", self.engine.inspect(container)).boxed()
     }
     fn create<'a>(&'a self, request: CreateRequest<'a>) -> BoxFuture<'a, Result<Created>> {
         async move {
             if !self.cut.is_dead() {
                 self.check_intent(&request);
             }
-            self.acts(self.engine.create(request)).await
+            self.acts("create", self.engine.create(request)).await
         }
         .boxed()
     }
     fn start<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>> {
-        self.acts(self.engine.start(id)).boxed()
+        self.acts("start", self.engine.start(id)).boxed()
     }
     fn stop<'a>(&'a self, id: &'a str, grace: Duration) -> BoxFuture<'a, Result<()>> {
-        self.acts(self.engine.stop(id, grace)).boxed()
+        self.acts("stop", self.engine.stop(id, grace)).boxed()
     }
     fn kill<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>> {
-        self.acts(self.engine.kill(id)).boxed()
+        self.acts("kill", self.engine.kill(id)).boxed()
     }
     fn remove<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>> {
-        self.acts(self.engine.remove(id)).boxed()
+        self.acts("remove", self.engine.remove(id)).boxed()
     }
     fn unpause<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>> {
-        self.acts(self.engine.unpause(id)).boxed()
+        self.acts("unpause", self.engine.unpause(id)).boxed()
     }
     fn rename<'a>(&'a self, id: &'a str, name: &'a str) -> BoxFuture<'a, Result<()>> {
-        self.acts(self.engine.rename(id, name)).boxed()
+        self.acts("rename", self.engine.rename(id, name)).boxed()
     }
     fn update_limits<'a>(
         &'a self,
         id: &'a str,
         spec: &'a ContainerSpec,
     ) -> BoxFuture<'a, Result<Vec<InstanceCondition>>> {
-        self.acts(self.engine.update_limits(id, spec)).boxed()
+        self.acts("update_limits", self.engine.update_limits(id, spec)).boxed()
     }
     fn ensure_network<'a>(&'a self, cluster: &'a str, namespace: &'a Namespace) -> BoxFuture<'a, Result<()>> {
-        self.acts(self.engine.ensure_network(cluster, namespace)).boxed()
+        self.acts("ensure_network", self.engine.ensure_network(cluster, namespace))
+            .boxed()
     }
     fn ensure_ground<'a>(&'a self, ground: &'a Ground) -> BoxFuture<'a, Result<()>> {
-        self.acts(self.engine.ensure_ground(ground)).boxed()
+        self.acts("ensure_ground", self.engine.ensure_ground(ground)).boxed()
     }
     fn take_seat<'a>(&'a self, id: &'a str, seat: &'a Seat) -> BoxFuture<'a, Result<()>> {
-        self.acts(self.engine.take_seat(id, seat)).boxed()
+        self.acts("take_seat", self.engine.take_seat(id, seat)).boxed()
     }
     fn drop_networks<'a>(&'a self, cluster: &'a str, keep: &'a BTreeSet<Namespace>) -> BoxFuture<'a, Result<()>> {
-        self.acts(self.engine.drop_networks(cluster, keep)).boxed()
+        self.acts("drop_networks", self.engine.drop_networks(cluster, keep))
+            .boxed()
     }
     fn connect<'a>(&'a self, cluster: &'a str, id: &'a str, instance: &'a InstanceName) -> BoxFuture<'a, Result<()>> {
-        self.acts(self.engine.connect(cluster, id, instance)).boxed()
+        self.acts("connect", self.engine.connect(cluster, id, instance)).boxed()
     }
     fn pull<'a>(
         &'a self,
@@ -141,19 +167,19 @@ impl ContainerRuntime for Mortal {
         login: Option<&'a Login>,
         progress: ProgressSink,
     ) -> BoxFuture<'a, Result<LocalImage>> {
-        self.acts(self.engine.pull(image, login, progress)).boxed()
+        self.acts("pull", self.engine.pull(image, login, progress)).boxed()
     }
     fn image<'a>(&'a self, image: &'a ImageRef) -> BoxFuture<'a, Result<Option<LocalImage>>> {
-        self.reads(self.engine.image(image)).boxed()
+        self.reads("image", self.engine.image(image)).boxed()
     }
     fn logs<'a>(&'a self, id: &'a str, lines: usize) -> BoxFuture<'a, Result<Vec<String>>> {
-        self.reads(self.engine.logs(id, lines)).boxed()
+        self.reads("logs", self.engine.logs(id, lines)).boxed()
     }
     fn exec<'a>(&'a self, id: &'a str, command: &'a [String], timeout: Duration) -> BoxFuture<'a, Result<ExecEnd>> {
-        self.reads(self.engine.exec(id, command, timeout)).boxed()
+        self.reads("exec", self.engine.exec(id, command, timeout)).boxed()
     }
     fn stats<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Stats>> {
-        self.reads(self.engine.stats(id)).boxed()
+        self.reads("stats", self.engine.stats(id)).boxed()
     }
     fn events(&self, cluster: &str) -> BoxStream<'static, Event> {
         self.engine.events(cluster)
