@@ -621,6 +621,16 @@ pub enum AdminVerb {
         after_help = "Controllers and agents hold everything when the store is older than what they have seen.\nExample: reeve admin accept-store"
     )]
     AcceptStore(AcceptArgs),
+    /// Write all that the store holds of the cluster to a file, at one moment
+    #[command(
+        after_help = "It only reads, and may be made while the cluster works. Values that are sealed stay sealed in it.\nExample: reeve admin backup /var/backups/reeve.backup\n         reeve admin backup - | ssh host 'cat > reeve.backup'"
+    )]
+    Backup(BackupArgs),
+    /// Put what a backup holds into an empty store, or back into the cluster's own; nothing is stopped
+    #[command(
+        after_help = "The whole file is checked first. Interrupted, run it again. Where a `reeve up` that does not run kept its store, that is written (--data-dir).\nExample: reeve admin restore /var/backups/reeve.backup"
+    )]
+    Restore(RestoreArgs),
     /// Remove an instance that runs on a node though no record knows it
     #[command(
         name = "remove-orphan",
@@ -659,6 +669,26 @@ pub struct EtcdctlArgs {
 
 #[derive(Debug, Args)]
 pub struct AcceptArgs {
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct BackupArgs {
+    /// Where to write; `-` is standard output. A file that is there is replaced when the new one is whole
+    #[arg(value_name = "FILE")]
+    pub file: String,
+}
+
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    /// What `reeve admin backup` wrote; `-` is standard input
+    #[arg(value_name = "FILE")]
+    pub file: String,
+    /// Write over the store of the same cluster, damaged or not: it then declares what the file does
+    #[arg(long)]
+    pub over: bool,
     /// Do not ask
     #[arg(short, long)]
     pub yes: bool,

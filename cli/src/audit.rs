@@ -121,6 +121,8 @@ fn said(verb: &Verb) -> Option<(&'static str, Vec<String>)> {
         Verb::Admin(verb) => match verb {
             AdminVerb::Ack { digest } => ("admin ack", vec![digest.clone()]),
             AdminVerb::AcceptStore(_) => ("admin accept-store", none()),
+            AdminVerb::Backup(_) => ("admin backup", none()),
+            AdminVerb::Restore(_) => ("admin restore", none()),
             AdminVerb::RemoveOrphan(args) => (
                 "admin remove-orphan",
                 vec![format!("{} on node/{}", args.instance, args.node)],
@@ -705,6 +707,8 @@ mod tests {
         ("admin ack", Itself("admin ack x")),
         ("admin remove-orphan", Itself("admin remove-orphan n1 web.1")),
         ("admin accept-store", Itself("admin accept-store")),
+        ("admin backup", Itself("admin backup x")),
+        ("admin restore", Itself("admin restore x")),
         ("admin migrate-store", Itself("admin migrate-store --to http://a")),
         ("admin rotate-authority", Itself("admin rotate-authority")),
         ("admin etcdctl", Itself("admin etcdctl member list")),

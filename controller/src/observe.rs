@@ -155,6 +155,7 @@ impl Observer {
             id: ClusterId::from_random([0; 16]),
             restore_epoch: 0,
             moved: None,
+            accepted_revision: None,
         };
         let snapshot = Snapshot {
             revision: 0,

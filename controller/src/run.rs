@@ -297,6 +297,7 @@ async fn check_marker<S: Store>(
             id: _,
             restore_epoch: _,
             moved: None,
+            accepted_revision: _,
             network: _,
         }) => Ok(ControlFlow::Continue(())),
         Ok(ClusterMarker {
@@ -304,6 +305,7 @@ async fn check_marker<S: Store>(
             id: _,
             restore_epoch: _,
             moved: Some(moved),
+            accepted_revision: _,
             network: _,
         }) => Err(Hold::Moved { to: moved.to }.into()),
         Err(error) => Err(Hold::MarkerUnreadable {

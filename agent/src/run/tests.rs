@@ -65,6 +65,7 @@ impl Bed {
             id: self.cluster.clone(),
             restore_epoch: 0,
             moved: None,
+            accepted_revision: None,
         };
         self.store.put(key(&Key::Cluster), marker.encode());
     }
