@@ -19,6 +19,7 @@ use crate::failure::{Exit, Failure};
 use crate::network;
 use crate::orphan;
 use crate::output::{self, Format, print};
+use crate::rebuild;
 use crate::restore;
 use crate::rotate;
 use crate::view::View;
@@ -94,6 +95,7 @@ pub async fn admin(common: &Common, verb: &AdminVerb) -> Verdict {
         AdminVerb::Ack { digest } => ack(common, digest).await,
         AdminVerb::AcceptStore(args) => accept_store(common, args).await,
         AdminVerb::Backup(args) => backup::backup(common, args).await,
+        AdminVerb::Rebuild(args) => rebuild::rebuild(common, args).await,
         AdminVerb::Restore(args) => restore::restore(common, args).await,
         AdminVerb::RemoveOrphan(args) => orphan::remove(common, args).await,
         AdminVerb::MigrateStore(args) => migrate(common, args).await,
@@ -104,7 +106,7 @@ pub async fn admin(common: &Common, verb: &AdminVerb) -> Verdict {
 
 /// What agents and assignments say of restore epochs: the highest that is believed, and the nodes that have applied what
 /// this store does not hold.
-fn said_of_epochs(view: &View, marker: &ClusterMarker) -> (u64, Vec<String>) {
+pub fn said_of_epochs(view: &View, marker: &ClusterMarker) -> (u64, Vec<String>) {
     let believed = |epoch: u64| epoch <= marker.restore_epoch.saturating_add(restore::BELIEVED);
     let mut highest = marker.restore_epoch;
     let mut ahead = Vec::new();

@@ -33,6 +33,7 @@ mod output;
 mod persons;
 mod policies;
 mod preview;
+mod rebuild;
 mod registry;
 mod relay;
 mod replace;

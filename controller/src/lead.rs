@@ -245,7 +245,7 @@ impl<S: Store> Controller<S> {
         }
         if let Some(error) = committed.error {
             let delay = desk.retry.delay();
-            tracing::warn!(%error, ?delay, remedy = error.remedy(), "a write failed: trying again");
+            tracing::warn!(reason = "StoreUnavailable", %error, ?delay, remedy = error.remedy(), "a write failed: trying again");
             self.metrics.passed("failed", took);
             return Ok(Next::After(delay));
         }

@@ -396,3 +396,134 @@ fn entry<R: BufRead>(text: &[u8], lines: &Lines<R>) -> Result<Entry, FileError> 
     }
     Ok(Entry { key, value })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn marker() -> ClusterMarker {
+        ClusterMarker::first(ClusterId::from_random([7; 16]))
+    }
+
+    fn written(entries: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
+        let marker = marker();
+        let mut all: std::collections::BTreeMap<Vec<u8>, Vec<u8>> = entries.iter().cloned().collect();
+        all.insert(MARKER.to_vec(), marker.encode());
+        let mut bytes = Vec::new();
+        let header = Header::new(&marker, 812, "/reeve/", all.len());
+        let told = write(
+            &mut bytes,
+            &header,
+            all.iter().map(|(key, value)| (key.as_slice(), value.as_slice())),
+        );
+        assert_eq!(told.expect("memory takes it"), bytes.len() as u64);
+        bytes
+    }
+
+    fn entries() -> impl Strategy<Value = Vec<(Vec<u8>, Vec<u8>)>> {
+        let key = prop_oneof![
+            "[a-z/]{1,20}".prop_map(String::into_bytes),
+            prop::collection::vec(any::<u8>(), 1..20)
+        ];
+        let value = prop_oneof![
+            ".{0,40}".prop_map(String::into_bytes),
+            prop::collection::vec(any::<u8>(), 0..60)
+        ];
+        prop::collection::vec((key, value), 0..8)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(128))]
+
+        #[test]
+        fn what_is_written_is_read_whatever_bytes_it_has(entries in entries()) {
+            let read = read(written(&entries).as_slice()).expect("it is whole");
+            let mut all: std::collections::BTreeMap<Vec<u8>, Vec<u8>> = entries.into_iter().collect();
+            all.remove(MARKER);
+            let found: std::collections::BTreeMap<_, _> = read.entries.into_iter().map(|one| (one.key, one.value)).collect();
+            prop_assert_eq!(found, all);
+            prop_assert_eq!(read.marker, marker());
+        }
+
+        #[test]
+        fn no_altered_missing_or_added_byte_is_taken(
+            entries in entries(),
+            at in any::<prop::sample::Index>(),
+            to in any::<u8>(),
+            how in 0..4_u8,
+        ) {
+            let whole = written(&entries);
+            let at = at.index(whole.len());
+            let mut bytes = whole.clone();
+            match how {
+                0 => bytes[at] = to,
+                1 => { bytes.remove(at); }
+                2 => bytes.truncate(at),
+                _ => bytes.insert(at, to),
+            }
+            prop_assert_eq!(read(bytes.as_slice()).is_ok(), bytes == whole);
+        }
+
+        #[test]
+        fn no_bytes_break_it(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            prop_assert!(read(bytes.as_slice()).is_err());
+        }
+
+        #[test]
+        fn no_lines_with_right_sums_break_it(lines in prop::collection::vec("[ -~]{0,60}", 0..6)) {
+            // Whoever makes a file can make its sums.
+            let mut bytes = Vec::new();
+            let mut writer = Writer { out: &mut bytes, sums: Vec::new(), bytes: 0 };
+            let header = Header::new(&marker(), 1, "/reeve/", lines.len());
+            writer.line(&header).expect("memory takes it");
+            for line in &lines {
+                let text = format!("{} {line}\n", sum(line.as_bytes()));
+                writer.out.extend_from_slice(text.as_bytes());
+            }
+            prop_assert!(read(bytes.as_slice()).is_err());
+        }
+    }
+
+    #[test]
+    fn lines_in_another_order_or_of_another_cluster_are_refused_though_each_is_whole() {
+        let pairs: Vec<(Vec<u8>, Vec<u8>)> = (0..4_u8).map(|n| (vec![b'd', b'0' + n], vec![n; 9])).collect();
+        let whole = written(&pairs);
+        let lines: Vec<&[u8]> = whole.split_inclusive(|byte| *byte == b'\n').collect();
+        let mut swapped = lines.clone();
+        swapped.swap(2, 3);
+        assert!(matches!(
+            read(swapped.concat().as_slice()),
+            Err(FileError::Damaged { line: 4, .. })
+        ));
+        let mut twice = lines.clone();
+        twice.insert(3, lines[2]);
+        assert!(matches!(
+            read(twice.concat().as_slice()),
+            Err(FileError::Damaged { line: 4, .. })
+        ));
+        let other = ClusterMarker::first(ClusterId::from_random([8; 16]));
+        let mut bytes = Vec::new();
+        let header = Header::new(&other, 1, "/reeve/", 1);
+        let encoded = marker().encode();
+        write(&mut bytes, &header, std::iter::once((MARKER, encoded.as_slice()))).expect("memory takes it");
+        assert!(matches!(
+            read(bytes.as_slice()),
+            Err(FileError::Damaged { line: 2, .. })
+        ));
+        let newer = String::from_utf8(whole.clone()).expect("text");
+        let first = newer.lines().next().expect("a line")[SUM + 1..].replace("\"version\":1", "\"version\":2");
+        let newer = format!("{} {first}\n", sum(first.as_bytes()));
+        assert!(matches!(read(newer.as_bytes()), Err(FileError::Newer { found: 2 })));
+    }
+
+    #[test]
+    fn a_line_without_end_fills_no_memory() {
+        let endless = std::io::BufReader::new(std::io::repeat(b'x'));
+        assert!(matches!(read(endless), Err(FileError::Foreign)));
+        let whole = written(&[]);
+        let first = whole.split_inclusive(|byte| *byte == b'\n').next().expect("a line");
+        let endless = std::io::BufReader::new(first.chain(std::io::repeat(b'x')));
+        assert!(matches!(read(endless), Err(FileError::Damaged { line: 2, .. })));
+    }
+}

@@ -30,10 +30,9 @@ enum Fate {
 
 fn fate(key: Option<&Key>) -> Fate {
     match key {
-        Some(Key::Desired(_) | Key::Accepted(..) | Key::Status(_)) => Fate::AsTheFile,
+        Some(Key::Desired(_) | Key::Accepted(..) | Key::Status(_) | Key::Assignment(_)) => Fate::AsTheFile,
         Some(
-            Key::Assignment(_)
-            | Key::Cordon(_)
+            Key::Cordon(_)
             | Key::Node(_)
             | Key::Blob(..)
             | Key::Sealed(_)
@@ -88,10 +87,10 @@ pub fn steps(root: &Root, backup: &Backup, present: &BTreeMap<Vec<u8>, KeyValue>
         let key = [root.as_str().as_bytes(), rest].concat();
         let parsed = root.parse(&key);
         let fate = fate(parsed.as_ref());
-        told.insert(key.clone());
         if fate == Fate::Left {
             continue;
         }
+        told.insert(key.clone());
         let (value, softened) = match &parsed {
             Some(Key::Cordon(node)) => soften(node, value, &running),
             Some(_) | None => (value.clone(), None),
@@ -125,6 +124,7 @@ pub fn steps(root: &Root, backup: &Backup, present: &BTreeMap<Vec<u8>, KeyValue>
         }) += 1;
         steps.txns.push(person::txn().put(key, Bytes::from(value), guard));
     }
+    // What the file has that is left to others is theirs here, too.
     for kv in present.values().filter(|kv| kv.lease == 0 && !told.contains(&kv.key)) {
         let parsed = root.parse(&kv.key);
         // A yes of another day is not one to what is there now.
@@ -146,12 +146,6 @@ pub fn steps(root: &Root, backup: &Backup, present: &BTreeMap<Vec<u8>, KeyValue>
 /// Whether a key that both have is better as the file has it, though it is the store's otherwise.
 fn replaced(key: Option<&Key>, found: &KeyValue, value: &[u8]) -> bool {
     match key {
-        // The newer one says where things are.
-        Some(Key::Assignment(_)) => match (Assignment::decode(&found.value), Assignment::decode(value)) {
-            (Ok(found), Ok(told)) => found.cluster != told.cluster || found.order < told.order,
-            (Err(_), Ok(_)) => true,
-            (Ok(_) | Err(_), Err(_)) => false,
-        },
         Some(Key::Sealed(_)) => Sealed::decode(&found.value).is_err() && Sealed::decode(value).is_ok(),
         Some(_) | None => false,
     }
@@ -203,22 +197,20 @@ fn soften(node: &NodeName, value: &[u8], running: &BTreeSet<NodeName>) -> (Vec<u
 
 /// What a record says of itself: whose cluster's it is, and the restore epochs it has seen.
 fn of_record(key: &Key, value: &[u8]) -> Option<(ClusterId, u64)> {
-    Some(match key {
-        Key::Assignment(_) => {
-            let record = Assignment::decode(value).ok()?;
-            (record.cluster, record.order.restore_epoch)
-        }
-        Key::Report(_) => {
-            let record = Report::decode(value).ok()?;
-            (record.cluster, record.applied.restore_epoch)
-        }
-        Key::Session(_) => {
-            let record = SessionRecord::decode(value).ok()?;
-            (record.cluster, record.watermark.restore_epoch)
-        }
-        Key::Node(_) => (NodeFacts::decode(value).ok()?.cluster, 0),
-        _ => return None,
-    })
+    if let Key::Assignment(_) = key {
+        let record = Assignment::decode(value).ok()?;
+        Some((record.cluster, record.order.restore_epoch))
+    } else if let Key::Report(_) = key {
+        let record = Report::decode(value).ok()?;
+        Some((record.cluster, record.applied.restore_epoch))
+    } else if let Key::Session(_) = key {
+        let record = SessionRecord::decode(value).ok()?;
+        Some((record.cluster, record.watermark.restore_epoch))
+    } else if let Key::Node(_) = key {
+        Some((NodeFacts::decode(value).ok()?.cluster, 0))
+    } else {
+        None
+    }
 }
 
 /// The first key that is of another cluster than this one, and which.
