@@ -68,7 +68,7 @@ impl Hold {
                     .to_owned()
             }
             Self::MarkerUnreadable { .. } => {
-                "upgrade reeve if a newer release wrote it; else put it back with `reeve admin restore --over`".to_owned()
+                "upgrade reeve if a newer release wrote it; else put a backup back with `reeve admin restore --over`".to_owned()
             }
             Self::OtherCluster { .. } => {
                 "check --etcd and --prefix; restart the controller if this is meant".to_owned()
