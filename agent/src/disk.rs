@@ -244,7 +244,7 @@ fn spec_name(id: &SpecId) -> String {
     format!("{namespace}.{}.{name}.{n}.{digest}.json", kind.segment())
 }
 
-fn parse_spec_name(text: &str) -> Option<SpecId> {
+pub(crate) fn parse_spec_name(text: &str) -> Option<SpecId> {
     let mut parts = text.strip_suffix(".json")?.split('.');
     let namespace = Some(parts.next()?)
         .filter(|text| *text != "_")
@@ -276,7 +276,7 @@ fn read_spec(path: &Path, id: &SpecId) -> Result<Option<Accepted>, DiskError> {
         .map_err(|error| damaged(error.to_string()))
 }
 
-fn read_file(path: &Path) -> Result<Option<Vec<u8>>, DiskError> {
+pub(crate) fn read_file(path: &Path) -> Result<Option<Vec<u8>>, DiskError> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

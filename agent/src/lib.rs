@@ -10,6 +10,7 @@
 #![cfg_attr(test, allow(clippy::wildcard_enum_match_arm, clippy::type_complexity))]
 
 pub mod api;
+pub mod copy;
 #[cfg(any(test, feature = "testing"))]
 pub mod cut;
 mod disk;

@@ -49,6 +49,7 @@ pub struct Metrics {
     generation: IntGaugeVec,
     lag: IntGauge,
     store_writes: IntCounter,
+    store_trouble: IntGaugeVec,
     denials: IntCounterVec,
     virtual_ips: IntGaugeVec,
     virtual_ips_taken: IntCounterVec,
@@ -117,6 +118,14 @@ impl Metrics {
                 "reeve_agent_store_writes_total",
                 "Writes to the store, lease renewals not counted.",
             )?,
+            store_trouble: IntGaugeVec::new(
+                Opts::new(
+                    "reeve_agent_store_trouble",
+                    "1 while the agent keeps to what it has because of the store: it has gone back, was wiped or is another \
+                     cluster's (StoreRegressed), or cannot be used (StoreUnavailable); else 0.",
+                ),
+                &["reason"],
+            )?,
             denials: IntCounterVec::new(
                 Opts::new(
                     "reeve_agent_policy_denials_total",
@@ -160,11 +169,28 @@ impl Metrics {
         registry.register(Box::new(metrics.generation.clone()))?;
         registry.register(Box::new(metrics.lag.clone()))?;
         registry.register(Box::new(metrics.store_writes.clone()))?;
+        registry.register(Box::new(metrics.store_trouble.clone()))?;
         registry.register(Box::new(metrics.denials.clone()))?;
+        metrics.store_regressed(false);
+        metrics.store_unavailable(false);
         registry.register(Box::new(metrics.doubts.clone()))?;
         registry.register(Box::new(metrics.virtual_ips.clone()))?;
         registry.register(Box::new(metrics.virtual_ips_taken.clone()))?;
         Ok(metrics)
+    }
+
+    /// Whether the store is from before what this agent has seen, empty, or another cluster's.
+    pub fn store_regressed(&self, so: bool) {
+        self.store_trouble
+            .with_label_values(&["StoreRegressed"])
+            .set(i64::from(so));
+    }
+
+    /// Whether the store cannot be reached, read or written.
+    pub fn store_unavailable(&self, so: bool) {
+        self.store_trouble
+            .with_label_values(&["StoreUnavailable"])
+            .set(i64::from(so));
     }
 
     /// One pass of the loop took so long.

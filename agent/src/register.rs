@@ -23,7 +23,8 @@ use schemas::records::{
     SchemaVersion,
 };
 use tokio::sync::{mpsc, watch};
-use trust::sign::Keyring;
+use trust::key::Fingerprint;
+use trust::sign::{Keyring, unweave};
 use trust::trusted::Trust;
 use trust::validity::Time;
 
@@ -53,6 +54,8 @@ pub enum News {
     Trouble(Option<(&'static str, String)>),
     /// What stands under the node's assignment key. That nothing stands there is never said.
     Offered(Result<Arc<Assignment>, String>),
+    /// As a controller signed it: the bytes, and that controller's certificate. What is offered next is what they say.
+    Signed(Bytes, Bytes),
     /// What stands there is no controller's word, and why; what was assigned before stays in force.
     Doubted(String),
     /// An accepted spec: its bytes, which have the digest asked for; or why it cannot be had.
@@ -122,7 +125,11 @@ pub async fn link<S: Store>(
     let believes = trust.map(|trust| {
         let keyring = Keyring::new(Trust::clone(&trust.borrow()));
         metrics.doubts(&WORDS);
-        Believes { trust, keyring }
+        Believes {
+            trust,
+            keyring,
+            published: BTreeMap::new(),
+        }
     });
     let mut link = Link {
         believes,
@@ -144,6 +151,11 @@ pub async fn link<S: Store>(
     }
     // The session is left to run out: a restarted agent resumes it.
 }
+
+/// The store is from before what was seen, empty, or another cluster's: nothing of it counts, and a person must look.
+pub(crate) const REGRESSED: &str = "StoreRegressed";
+/// The store cannot be reached, read or written: it is tried again until it can.
+const UNAVAILABLE: &str = "StoreUnavailable";
 
 struct Link<S> {
     store: S,
@@ -167,6 +179,8 @@ struct Link<S> {
 struct Believes {
     trust: watch::Receiver<Arc<Trust>>,
     keyring: Keyring,
+    /// The certificates of the signers in it, as they were published.
+    published: BTreeMap<Fingerprint, Bytes>,
 }
 
 /// What is known of our own report in the store.
@@ -213,6 +227,7 @@ impl<S: Store> Link<S> {
             };
             if let Some((reason, message)) = trouble {
                 self.complain(&message);
+                self.metrics.store_unavailable(false);
                 self.tell(News::Trouble(Some((reason, message)))).await;
             }
             boottime::sleep(backoff.delay()).await;
@@ -221,8 +236,9 @@ impl<S: Store> Link<S> {
 
     /// Says what is wrong with the store, once for as long as it is the same.
     fn complain(&mut self, why: &str) {
+        self.metrics.store_unavailable(true);
         if self.said.as_deref() != Some(why) {
-            tracing::warn!("{why}; what runs is kept, and it is tried again");
+            tracing::warn!(reason = UNAVAILABLE, "{why}; what runs is kept, and it is tried again");
             self.said = Some(why.to_owned());
         }
     }
@@ -235,19 +251,22 @@ impl<S: Store> Link<S> {
     /// mere outage.
     async fn connect(&mut self, shutdown: &Shutdown) -> Result<Session, Option<(&'static str, String)>> {
         let wrong = |message: String| Some(("WrongCluster", message));
+        let regressed = |message: String| Some((REGRESSED, message));
         match marker(&self.store, &self.identity.root).await {
             Err(error) => {
                 self.complain(&sentence(&error));
                 return Err(None);
             }
             Ok(None) => {
-                return Err(wrong(
-                    "the store has no cluster: check --etcd and the prefix; nothing is taken from it".to_owned(),
+                return Err(regressed(
+                    "the store has no cluster: it was wiped, or it is another one. Put it back with `reeve admin restore`, without a \
+                     backup `reeve admin rebuild`, or check --etcd and the prefix; nothing is taken from it"
+                        .to_owned(),
                 ));
             }
-            Ok(Some(Err(why))) => return Err(wrong(why)),
+            Ok(Some(Err(why))) => return Err(regressed(why)),
             Ok(Some(Ok(marker))) if marker.id != self.identity.cluster => {
-                return Err(wrong(format!(
+                return Err(regressed(format!(
                     "the store is of cluster {}, this agent of {}: check --etcd, or give the agent an empty --data-dir",
                     marker.id, self.identity.cluster
                 )));
@@ -330,6 +349,7 @@ impl<S: Store> Link<S> {
                     Ok(Step::Lost) => return,
                     Ok(Step::Done(wait)) => {
                         backoff.reset();
+                        self.metrics.store_unavailable(false);
                         if self.said.take().is_some() {
                             tracing::info!("the store can be used again");
                         }
@@ -394,6 +414,11 @@ impl<S: Store> Link<S> {
         }
         match self.judge(&kv.value).await {
             Ok(Ok(assignment)) => {
+                let signer = unweave(&kv.value).map(|(_, signature)| signature.signer());
+                let known = self.believes.as_ref().map(|believes| &believes.published);
+                if let Some(certificate) = signer.and_then(|signer| known?.get(&signer).cloned()) {
+                    self.tell(News::Signed(kv.value.clone(), certificate)).await;
+                }
                 self.tell(News::Offered(Ok(Arc::new(assignment)))).await;
                 None
             }
@@ -415,7 +440,12 @@ impl<S: Store> Link<S> {
 
     /// Whether a controller signed these bytes for this node. A signer that is not known yet is asked for.
     async fn judge(&mut self, bytes: &[u8]) -> Result<Result<Assignment, Doubt>, StoreError> {
-        let Some(Believes { trust: _, keyring }) = &mut self.believes else {
+        let Some(Believes {
+            trust: _,
+            keyring,
+            published: known,
+        }) = &mut self.believes
+        else {
             return Ok(Err(Doubt::NotSigned));
         };
         let node = &self.identity.node;
@@ -428,7 +458,11 @@ impl<S: Store> Link<S> {
         let Some(published) = self.store.get(place.as_bytes()).await?.value else {
             return Ok(Err(Doubt::Unknown(signer)));
         };
-        Ok(admit(keyring, signer, &published.value, today()).and_then(|()| genuine(keyring, node, bytes, today())))
+        let admitted = admit(keyring, signer, &published.value, today());
+        if admitted.is_ok() {
+            known.insert(signer, published.value);
+        }
+        Ok(admitted.and_then(|()| genuine(keyring, node, bytes, today())))
     }
 
     /// Brings specs in, and facts and report out. Says how long until there may be more to do.
@@ -688,7 +722,12 @@ enum Step {
 
 /// Waits for other authorities, or more who are revoked, and takes them into force. What is in force stays so.
 async fn retrusted(believes: &mut Option<Believes>) {
-    let Some(Believes { trust, keyring }) = believes else {
+    let Some(Believes {
+        trust,
+        keyring,
+        published: _,
+    }) = believes
+    else {
         return std::future::pending().await;
     };
     if trust.changed().await.is_err() {

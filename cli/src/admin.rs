@@ -12,12 +12,15 @@ use serde_json::json;
 use crate::Verdict;
 use crate::args::network::InitArgs;
 use crate::args::{AcceptArgs, AdminVerb, Common, MigrateArgs};
+use crate::backup;
 use crate::connect::{self, Connection, Marker, TlsFlags, connect};
 use crate::edit;
 use crate::failure::{Exit, Failure};
 use crate::network;
 use crate::orphan;
 use crate::output::{self, Format, print};
+use crate::rebuild;
+use crate::restore;
 use crate::rotate;
 use crate::view::View;
 
@@ -91,6 +94,9 @@ pub async fn admin(common: &Common, verb: &AdminVerb) -> Verdict {
     match verb {
         AdminVerb::Ack { digest } => ack(common, digest).await,
         AdminVerb::AcceptStore(args) => accept_store(common, args).await,
+        AdminVerb::Backup(args) => backup::backup(common, args).await,
+        AdminVerb::Rebuild(args) => rebuild::rebuild(common, args).await,
+        AdminVerb::Restore(args) => restore::restore(common, args).await,
         AdminVerb::RemoveOrphan(args) => orphan::remove(common, args).await,
         AdminVerb::MigrateStore(args) => migrate(common, args).await,
         AdminVerb::Etcdctl(args) => crate::etcdctl::etcdctl(common, args).await,
@@ -98,14 +104,10 @@ pub async fn admin(common: &Common, verb: &AdminVerb) -> Verdict {
     }
 }
 
-/// A node that claims a restore epoch further ahead of the marker than this is not believed: it may lie, and what it
-/// says must not use up the numbers.
-const BELIEVED: u64 = 1000;
-
 /// What agents and assignments say of restore epochs: the highest that is believed, and the nodes that have applied what
 /// this store does not hold.
-fn said_of_epochs(view: &View, marker: &ClusterMarker) -> (u64, Vec<String>) {
-    let believed = |epoch: u64| epoch <= marker.restore_epoch.saturating_add(BELIEVED);
+pub fn said_of_epochs(view: &View, marker: &ClusterMarker) -> (u64, Vec<String>) {
+    let believed = |epoch: u64| epoch <= marker.restore_epoch.saturating_add(restore::BELIEVED);
     let mut highest = marker.restore_epoch;
     let mut ahead = Vec::new();
     let assigned = |node: &NodeName| view.assignments.get(node).and_then(|found| found.as_ref().ok());
@@ -164,6 +166,7 @@ async fn accept_store(common: &Common, args: &AcceptArgs) -> Verdict {
     let epoch = highest.saturating_add(1);
     let record = ClusterMarker {
         restore_epoch: epoch,
+        accepted_revision: Some(connection.class("election").await?.revision),
         ..marker.record.clone()
     };
     let txn = person::txn().put(
@@ -391,6 +394,7 @@ async fn copy(from: &Connection, to: &Connection, marker: &Marker, prefix: &Pref
     let record = ClusterMarker {
         restore_epoch: marker.record.restore_epoch + 1,
         moved: None,
+        accepted_revision: None,
         ..marker.record.clone()
     };
     let txn = person::txn().put(to.key(&Key::Cluster), record.encode(), Guard::Absent);

@@ -572,6 +572,11 @@ pub enum NodeVerb {
         after_help = "On a seed, as root, or with the right `admin` from elsewhere. What to run on the new host is said on standard error.\nExample: reeve node replace n4 > token"
     )]
     Replace(authority::ReplaceArgs),
+    /// Write what this host's agent keeps of the cluster to a file, for `reeve admin rebuild`
+    #[command(
+        after_help = "On the node, as the agent's user; the agent may run or not. For the day when every store is gone.\nExample: ssh n1 reeve node copy > n1.copy"
+    )]
+    Copy(CopyArgs),
     /// Run a program on nodes themselves, in parallel, through their agents
     #[command(
         after_help = "Off until a node's policy says `nodeCommands: [exec]`; recorded there. With one node its exit code is this one's.\nExample: reeve node exec --nodes n1,n2 -- df -h /var/lib"
@@ -621,6 +626,21 @@ pub enum AdminVerb {
         after_help = "Controllers and agents hold everything when the store is older than what they have seen.\nExample: reeve admin accept-store"
     )]
     AcceptStore(AcceptArgs),
+    /// Write all that the store holds of the cluster to a file, at one moment
+    #[command(
+        after_help = "It only reads, and may be made while the cluster works. Values that are sealed stay sealed in it.\nExample: reeve admin backup /var/backups/reeve.backup\n         reeve admin backup - | ssh host 'cat > reeve.backup'"
+    )]
+    Backup(BackupArgs),
+    /// Put what a backup holds into an empty store, or back into the cluster's own; nothing is stopped
+    #[command(
+        after_help = "The whole file is checked first. Interrupted, run it again. Where a `reeve up` that does not run kept its store, that is written (--data-dir).\nExample: reeve admin restore /var/backups/reeve.backup"
+    )]
+    Restore(RestoreArgs),
+    /// Make the cluster again from what its agents keep, when every store is gone and there is no backup
+    #[command(
+        after_help = "Copies are files of `reeve node copy`, or data directories of agents. What they cannot say is told first. In a cluster of seeds they count as controllers signed them (--trust).\nExample: reeve admin rebuild n1.copy n2.copy n3.copy"
+    )]
+    Rebuild(RebuildArgs),
     /// Remove an instance that runs on a node though no record knows it
     #[command(
         name = "remove-orphan",
@@ -662,6 +682,52 @@ pub struct AcceptArgs {
     /// Do not ask
     #[arg(short, long)]
     pub yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct BackupArgs {
+    /// Where to write; `-` is standard output. A file that is there is replaced when the new one is whole
+    #[arg(value_name = "FILE")]
+    pub file: String,
+}
+
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    /// What `reeve admin backup` wrote; `-` is standard input
+    #[arg(value_name = "FILE")]
+    pub file: String,
+    /// Write over the store of the same cluster, damaged or not: it then declares what the file does
+    #[arg(long)]
+    pub over: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct RebuildArgs {
+    /// Files of `reeve node copy`, or data directories of agents
+    #[arg(value_name = "COPY", required = true)]
+    pub copies: Vec<PathBuf>,
+    /// Where the authorities are that copies must be signed by: the data directory of a seed, or `member` in an agent's
+    #[arg(long, value_name = "DIR")]
+    pub trust: Option<PathBuf>,
+    /// Where two nodes contradict each other, this one is right
+    #[arg(long, value_name = "NODE")]
+    pub believe: Option<NodeName>,
+    /// Write over the store of the same cluster, such as one that seeds have begun anew
+    #[arg(long)]
+    pub over: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct CopyArgs {
+    /// Where to write; `-` is standard output
+    #[arg(value_name = "FILE", default_value = "-")]
+    pub file: String,
 }
 
 #[derive(Debug, Args)]

@@ -121,6 +121,9 @@ fn said(verb: &Verb) -> Option<(&'static str, Vec<String>)> {
         Verb::Admin(verb) => match verb {
             AdminVerb::Ack { digest } => ("admin ack", vec![digest.clone()]),
             AdminVerb::AcceptStore(_) => ("admin accept-store", none()),
+            AdminVerb::Backup(_) => ("admin backup", none()),
+            AdminVerb::Rebuild(_) => ("admin rebuild", none()),
+            AdminVerb::Restore(_) => ("admin restore", none()),
             AdminVerb::RemoveOrphan(args) => (
                 "admin remove-orphan",
                 vec![format!("{} on node/{}", args.instance, args.node)],
@@ -156,6 +159,7 @@ fn said(verb: &Verb) -> Option<(&'static str, Vec<String>)> {
         Verb::Kv(KvVerb::Get { .. } | KvVerb::Ls { .. }) => return None,
         Verb::Person(PersonVerb::Rm(args)) => ("person rm", all("person/", &args.names)),
         Verb::Person(PersonVerb::Ls) => return None,
+        Verb::Node(NodeVerb::Copy(_)) => return None,
         Verb::Node(NodeVerb::Exec(args)) => ("node exec", on_nodes(&args.on, &args.command)),
         Verb::Docker(args) => ("docker", on_nodes(&args.on, &args.command)),
         // Of a command its first word alone: the others may be secret.
@@ -701,10 +705,14 @@ mod tests {
         ("node rm", Itself("node rm n1")),
         ("node confirm-lost", Itself("node confirm-lost n1")),
         ("node replace", Itself("node replace n1")),
+        ("node copy", Looks),
         ("node exec", Itself("node exec --all -- x")),
         ("admin ack", Itself("admin ack x")),
         ("admin remove-orphan", Itself("admin remove-orphan n1 web.1")),
         ("admin accept-store", Itself("admin accept-store")),
+        ("admin backup", Itself("admin backup x")),
+        ("admin rebuild", Itself("admin rebuild x")),
+        ("admin restore", Itself("admin restore x")),
         ("admin migrate-store", Itself("admin migrate-store --to http://a")),
         ("admin rotate-authority", Itself("admin rotate-authority")),
         ("admin etcdctl", Itself("admin etcdctl member list")),

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use runtime::{Guard, KeyValue, Outcome, Store, person};
 use schemas::admit::Admitted;
 use schemas::keys::{Key, ResourceKey};
-use schemas::kinds::Document;
-use schemas::records::{Ack, Digest, Record, SchemaVersion};
+use schemas::kinds::{Document, Kind};
+use schemas::records::{Ack, Digest, Record, SchemaVersion, ServiceStatus};
 use serde_json::{Value, json};
 
 use crate::connect::{Connection, Marker};
@@ -110,7 +110,37 @@ pub async fn edits(
             beside: Vec::new(),
         });
     }
+    say_again(connection, &mut edits).await?;
     Ok(edits)
+}
+
+/// Of services that run something newer than the store knows, a document that is as it was is a person's word, too: that it is
+/// what should run.
+async fn say_again(connection: &Connection, edits: &mut [Edit]) -> Result<(), Failure> {
+    let same = |edit: &&mut Edit| edit.effect == Effect::Unchanged && edit.key.kind == Kind::Service;
+    let mut same: Vec<&mut Edit> = edits.iter_mut().filter(same).collect();
+    if same.is_empty() {
+        return Ok(());
+    }
+    let marker = connection.marker_if_any().await?;
+    if marker.is_none_or(|marker| marker.record.accepted_revision.is_none()) {
+        return Ok(());
+    }
+    for some in same.chunks_mut(100) {
+        let keys: Vec<Vec<u8>> = some
+            .iter()
+            .map(|edit| connection.key(&Key::Status(edit.key.clone())))
+            .collect();
+        let found = connection.store.get_many(&keys).await?.value;
+        for (edit, kv) in some.iter_mut().zip(found) {
+            let status = kv.and_then(|kv| ServiceStatus::decode(&kv.value).ok());
+            let regressed = |status: ServiceStatus| status.conditions.iter().any(|one| one.reason == "StoreRegressed");
+            if status.is_some_and(regressed) {
+                edit.effect = Effect::Change;
+            }
+        }
+    }
+    Ok(())
 }
 
 impl Edit {

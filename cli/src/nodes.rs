@@ -92,6 +92,7 @@ pub async fn node(common: &Common, verb: &NodeVerb) -> Verdict {
         NodeVerb::Rm(args) => rm(common, args).await,
         NodeVerb::ConfirmLost(args) => confirm_lost(common, args).await,
         NodeVerb::Replace(args) => crate::replace::replace(common, args).await,
+        NodeVerb::Copy(args) => crate::rebuild::node_copy(common, args),
         NodeVerb::Exec(args) => crate::near::node_exec(common, args).await,
     }
 }

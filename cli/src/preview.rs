@@ -52,7 +52,7 @@ pub struct Preview {
 pub async fn preview(connection: &Connection, edits: &[Edit]) -> Result<Preview, Failure> {
     let listing = connection.store.list(&Prefix::new(connection.root.as_str())?).await?;
     let observed = controller::snapshot_from_listing(&connection.root, &listing).map_err(|hold| {
-        let failure = Failure::new(Exit::Failed, "cannot plan").because(&hold);
+        let failure = Failure::new(Exit::Failed, format!("cannot plan ({})", hold.reason())).because(&hold);
         match hold.remedy() {
             Some(remedy) => failure.help(remedy),
             None => failure,

@@ -74,6 +74,7 @@ fn of_status(status: &ServiceStatus, declared: &Declared) -> State {
     if let Some(refused) = is(ConditionType::Accepted, ConditionStatus::False) {
         return match status.problems.first() {
             Some(_) => invalid(status.problems.first(), status.problems.len() - 1),
+            None if refused.reason == "StoreRegressed" => State::new("StoreRegressed", Tone::Bad, &refused.message),
             None => State::new(format!("Invalid ({})", refused.reason), Tone::Bad, &refused.message),
         };
     }

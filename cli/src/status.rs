@@ -22,6 +22,7 @@ pub async fn status(common: &Common, args: &WatchArgs) -> Verdict {
     let marker = connection.marker().await?;
     let mut follow = Follow::cluster(&connection).await?;
     if !args.watch {
+        follow.view.store = troubles(&follow.view, &marker, &connection).await;
         print(&match common.output {
             Format::Json => output::json(&value(&follow.view, &marker, &connection)),
             Format::Yaml => output::yaml(&value(&follow.view, &marker, &connection)),
@@ -241,9 +242,45 @@ fn screen(view: &View, marker: &Marker, connection: &Connection, wide: bool, lim
     text
 }
 
+/// Whether the store can be written, and whether it is what its nodes have seen.
+async fn troubles(view: &View, marker: &Marker, connection: &Connection) -> Vec<String> {
+    let mut told = Vec::new();
+    let (_, ahead) = crate::admin::said_of_epochs(view, &marker.record);
+    let applied = |node: &String| {
+        let report = view.reports.get(&node.parse::<schemas::names::NodeName>().ok()?)?;
+        let report = report.as_ref().ok()?;
+        Some(report.applied.restore_epoch)
+    };
+    let ahead: Vec<String> = ahead
+        .into_iter()
+        .filter(|node| applied(node).is_some_and(|epoch| epoch >= marker.record.restore_epoch))
+        .collect();
+    if !ahead.is_empty() {
+        told.push(format!(
+            "StoreRegressed: {} applied what this store does not hold ({}): it has gone back; what runs is kept. Put the newest \
+             backup back with `reeve admin restore --over`, or go on with `reeve admin accept-store`",
+            count(ahead.len(), "node"),
+            some(&ahead)
+        ));
+    }
+    let errors = runtime::Store::status(&connection.store)
+        .await
+        .map(|status| status.errors);
+    if let Some(error) = errors
+        .ok()
+        .and_then(|errors| errors.into_iter().find(|error| error.contains("NOSPACE")))
+    {
+        told.push(format!(
+            "StoreUnavailable: the store has no space left and takes no writes ({error}); what runs is kept. Free space, then \
+             `reeve admin etcdctl -- alarm disarm`"
+        ));
+    }
+    told
+}
+
 /// What a person must look at.
 fn warnings(view: &View) -> Vec<String> {
-    let mut warnings = Vec::new();
+    let mut warnings = view.store.clone();
     if let Some(held) = &view.breaker.held {
         warnings.push(format!(
             "held: {} need a yes, such as {} (budget {}): reeve admin ack {}",

@@ -235,7 +235,13 @@ fn write(path: &Path, text: &str) -> Result<(), Failure> {
     std::fs::write(path, format!("{text}\n")).map_err(|error| cannot(&format!("write {}", path.display()), &error))
 }
 
-async fn open(dir: &Path) -> Result<Embedded, Failure> {
+/// Whether a `reeve up` kept its store in this directory.
+pub fn was_here(dir: &Path) -> bool {
+    dir.join(CLUSTER_FILE).exists() || dir.join("store").exists()
+}
+
+/// Opens the store in a directory; nobody else has it then.
+pub async fn open(dir: &Path) -> Result<Embedded, Failure> {
     let options = OpenOptions::new(dir.join("store"));
     let opened = tokio::task::spawn_blocking(move || Embedded::open(options)).await;
     let opened = opened.map_err(|panic| cannot("open the store", &panic))?;
@@ -271,7 +277,7 @@ async fn continue_or_found(connection: &Connection, dir: &Path) -> Result<(Marke
             id.trim()
         );
         return Err(Failure::new(Exit::Failed, message).help(format!(
-            "put a copy of the store back; or, to begin anew and leave what runs to itself, delete {}",
+            "put it back with `reeve admin restore FILE`, or without a backup `reeve admin rebuild`; to begin anew and leave what runs to itself, delete {}",
             file.display()
         )));
     }

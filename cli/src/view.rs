@@ -61,6 +61,8 @@ pub struct View {
     pub foreign: Vec<String>,
     /// Keys of ours that cannot be read, and why.
     pub unreadable: Vec<String>,
+    /// What is wrong with the store as a whole, in its own words and ours.
+    pub store: Vec<String>,
     /// By key: `<namespace>/<id>`.
     pub events: BTreeMap<String, Happened>,
 }

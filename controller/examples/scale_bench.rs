@@ -81,6 +81,7 @@ async fn bench(nodes: u32, services: u32, replicas: u32) -> Result<(), Failure> 
         id: cluster(),
         restore_epoch: 0,
         moved: None,
+        accepted_revision: None,
     };
     let put = |key: &Key, value: Vec<u8>| person::txn().put(root.key(key), value, Guard::Any);
     write(&store, vec![put(&Key::Cluster, marker.encode())]).await?;

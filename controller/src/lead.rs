@@ -102,6 +102,8 @@ struct Desk {
     /// Nodes that are away, and when a pass is due for their sake, in milliseconds since `start`.
     absences: Absences,
     losses_due: Option<u64>,
+    /// The order of the last assignment that was made for each node.
+    written: BTreeMap<NodeName, Order>,
     start: Instant,
     /// How long the last pass computed.
     thought: Duration,
@@ -141,6 +143,7 @@ impl<S: Store> Controller<S> {
             behind: BTreeMap::new(),
             absences: Absences::default(),
             losses_due: None,
+            written: BTreeMap::new(),
             start: Instant::now(),
             thought: Duration::ZERO,
             retry: Backoff::new(RETRY.0, RETRY.1),
@@ -246,7 +249,7 @@ impl<S: Store> Controller<S> {
         }
         if let Some(error) = committed.error {
             let delay = desk.retry.delay();
-            tracing::warn!(%error, ?delay, remedy = error.remedy(), "a write failed: trying again");
+            tracing::warn!(reason = "StoreUnavailable", %error, ?delay, remedy = error.remedy(), "a write failed: trying again");
             self.metrics.passed("failed", took);
             return Ok(Next::After(delay));
         }
@@ -356,6 +359,7 @@ impl<S: Store> Controller<S> {
             behind: std::mem::take(&mut desk.behind),
             absences: std::mem::take(&mut desk.absences),
             losses_due: None,
+            written: desk.written.clone(),
         };
         let healthy = self.store.health().healthy_for();
         let healthy_ms = healthy.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
@@ -379,6 +383,7 @@ impl<S: Store> Controller<S> {
             Ok((thought, kept)) => {
                 (desk.spent, desk.behind) = (kept.spent, kept.behind);
                 (desk.absences, desk.losses_due) = (kept.absences, kept.losses_due);
+                desk.written = kept.written;
                 Some(thought)
             }
             Err(_) => {
@@ -406,6 +411,7 @@ struct Kept {
     behind: BTreeMap<NodeName, (Order, Instant)>,
     absences: Absences,
     losses_due: Option<u64>,
+    written: BTreeMap<NodeName, Order>,
 }
 
 /// What a pass knows beside the store.
@@ -446,6 +452,7 @@ fn think(observer: &mut Observer, cache: &Cache, known: &Known, mut kept: Kept) 
     list.retain(|(at, count)| *count > 0 && now_ms.saturating_sub(*at) < cluster::BREAKER_WINDOW_MS);
     let spent = cluster::refill(&list, now_ms);
     observer.set_spent(spent);
+    observer.set_written(&kept.written);
     kept.spent = Some(list);
     let observed = began.elapsed();
 
@@ -472,6 +479,9 @@ fn think(observer: &mut Observer, cache: &Cache, known: &Known, mut kept: Kept) 
         &mut memo,
     );
     observer.memo = memo;
+    let orders = plan.assignments.iter().map(|write| &write.assignment);
+    kept.written
+        .extend(orders.map(|assignment| (assignment.node.clone(), assignment.order)));
     let took = began.elapsed();
     let batch = execute::prepare(
         &Base::new(observer, fence),

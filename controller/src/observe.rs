@@ -17,7 +17,8 @@ use schemas::kinds::Kind;
 use schemas::names::NodeName;
 use schemas::records::{
     Ack, Assignment, Breaker, ClusterId, ClusterMarker, ConfigFileStatus, Cordon, Digest, Endpoints, NodeFacts,
-    NodeStatus, Peer, Policies, Record, Report, Sealed, ServiceStatus, SessionRecord, VerdictRecord, VirtualIpStatus,
+    NodeStatus, Order, Peer, Policies, Record, Report, Sealed, ServiceStatus, SessionRecord, VerdictRecord,
+    VirtualIpStatus,
 };
 use trust::key::Fingerprint;
 use trust::sign::Signing;
@@ -155,6 +156,7 @@ impl Observer {
             id: ClusterId::from_random([0; 16]),
             restore_epoch: 0,
             moved: None,
+            accepted_revision: None,
         };
         let snapshot = Snapshot {
             revision: 0,
@@ -321,6 +323,15 @@ impl Observer {
     /// returned by [`Observer::stored_breaker`].
     pub const fn set_spent(&mut self, spent: u32) {
         self.snapshot.breaker.spent = spent;
+    }
+
+    /// The order of the last assignment that this leader made for each node.
+    pub fn set_written(&mut self, written: &BTreeMap<NodeName, Order>) {
+        for (node, order) in written {
+            if let Some(entry) = self.snapshot.nodes.get_mut(node) {
+                entry.written = *order;
+            }
+        }
     }
 
     /// The breaker as stored; `None` when it is not there or unreadable.
@@ -873,6 +884,7 @@ impl Observer {
             cordon,
             assignment,
             report,
+            written: _,
         } = entry;
         let nothing = facts.is_none()
             && session.is_none()

@@ -282,7 +282,7 @@ async fn check_marker<S: Store>(
             Err(error) => return Err(error.into()),
         };
         let delay = backoff.delay();
-        tracing::warn!(%error, ?delay, remedy = error.remedy(), "the store does not answer: trying again");
+        tracing::warn!(reason = "StoreUnavailable", %error, ?delay, remedy = error.remedy(), "the store does not answer: trying again");
         tokio::select! {
             () = shutdown.draining() => return Ok(ControlFlow::Break(())),
             () = boottime::sleep(delay) => {}
@@ -297,6 +297,7 @@ async fn check_marker<S: Store>(
             id: _,
             restore_epoch: _,
             moved: None,
+            accepted_revision: _,
             network: _,
         }) => Ok(ControlFlow::Continue(())),
         Ok(ClusterMarker {
@@ -304,6 +305,7 @@ async fn check_marker<S: Store>(
             id: _,
             restore_epoch: _,
             moved: Some(moved),
+            accepted_revision: _,
             network: _,
         }) => Err(Hold::Moved { to: moved.to }.into()),
         Err(error) => Err(Hold::MarkerUnreadable {
@@ -461,12 +463,12 @@ impl<S: Store> Controller<S> {
     /// Logs a hold when it is new; ends the process where waiting mends nothing.
     pub(crate) fn say_hold(&mut self, hold: Hold) -> Result<(), ControllerError> {
         let remedy = hold.remedy().unwrap_or_default();
-        self.metrics.holds(Some(format!("{hold}; {remedy}")));
+        self.metrics.holds(Some(format!("{}: {hold}; {remedy}", hold.reason())));
         if hold.is_for_good() {
             return Err(hold.into());
         }
         if self.told_hold.as_ref() != Some(&hold) {
-            tracing::error!(%hold, %remedy, "nothing is changed while the store is like this");
+            tracing::error!(reason = hold.reason(), %hold, %remedy, "nothing is changed while the store is like this");
             self.told_hold = Some(hold);
         }
         Ok(())

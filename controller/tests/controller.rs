@@ -766,7 +766,7 @@ async fn a_controller_that_cannot_reach_its_store_says_so_over_http() {
     }
     let (_, text) = http(address, "GET", "/readyz").await;
     assert!(
-        text.contains("marker") && text.contains("backup"),
+        text.contains("StoreRegressed") && text.contains("marker") && text.contains("backup"),
         "the reason and the remedy: {text}"
     );
     shutdown.drain();

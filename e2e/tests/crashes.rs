@@ -1,5 +1,6 @@
 //! Crashes and losses of the store: no container stops or doubles, and what crashes meanwhile is restarted.
 
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -114,6 +115,143 @@ fn deleted_assignments_and_a_deleted_ledger_stop_and_double_nothing() {
     });
     lab.reeve_exits(&endpoints, 0, &["delete", "service", "web", "--yes"]);
     assert_eq!(lab.hosts[0].containers(), []);
+}
+
+/// What somebody says to etcd over HTTP.
+fn post(endpoint: &str, path: &str, body: &str) -> String {
+    let address = endpoint.trim_start_matches("http://").trim_end_matches('/');
+    let mut stream = std::net::TcpStream::connect(address).expect("etcd listens");
+    let length = body.len();
+    write!(
+        stream,
+        "POST {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+    .expect("etcd takes it");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("etcd answers");
+    answer
+}
+
+#[test]
+fn a_store_that_is_full_older_wiped_or_gone_for_good_stops_nothing_and_comes_back_by_one_command() {
+    let mut lab = Lab::new(2);
+    let etcd = lab.etcd(1);
+    let endpoints = etcd.endpoints.clone();
+    lab.control(&etcd);
+    lab.hosts.iter_mut().for_each(|host| host.start_agent(&endpoints, &[]));
+    let manifest = |name: &str, replicas: u8| {
+        format!(
+            "apiVersion: reeve/v1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n  replicas: {replicas}\n  container:\n    image: reeve/hello:1\n    command: [sleep, '3600']\n    stopGracePeriod: 0s\n"
+        )
+    };
+    let (two, three) = (
+        lab.file("two.yaml", &manifest("web", 2)),
+        lab.file("three.yaml", &manifest("web", 3)),
+    );
+    let api = lab.file("api.yaml", &manifest("api", 1));
+    let (yesterday, now) = (lab.dir().join("yesterday"), lab.dir().join("now"));
+    let (yesterday, now) = (yesterday.display().to_string(), now.display().to_string());
+    let says = |lab: &Lab, args: &[&str], word: &str| {
+        let output = lab.reeve(&endpoints, args);
+        let text = format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        if text.contains(word) { Ok(()) } else { Err(text) }
+    };
+    eventually("both nodes are there", 30, || says(&lab, &["get", "nodes"], "n2"));
+    lab.reeve_exits(&endpoints, 0, &["apply", "-f", &two, "--timeout", "60s"]);
+    lab.reeve_exits(&endpoints, 0, &["admin", "backup", &yesterday]);
+    lab.reeve_exits(&endpoints, 0, &["apply", "-f", &three, "--timeout", "60s"]);
+    lab.reeve_exits(&endpoints, 0, &["apply", "-f", &api, "--timeout", "60s"]);
+    let lives = |lab: &Lab| lab.hosts.iter().flat_map(Host::lives).collect::<Vec<_>>();
+    // Kills one container, sees it started again, and says what runs then.
+    let killed = |lab: &Lab| {
+        let before = lives(lab);
+        let (name, id, _) = before[0].clone();
+        let host = lab
+            .hosts
+            .iter()
+            .find(|host| host.lives().iter().any(|one| one.1 == id))
+            .expect("its host");
+        host.docker(&["kill", &name]);
+        eventually("the killed one runs again", 10, || {
+            let all = lives(lab);
+            let again = all.iter().any(|one| one.1 == id && !before.contains(one));
+            if again && host.running().contains(&name) && all.len() == before.len() {
+                Ok(())
+            } else {
+                Err(format!("{all:?}"))
+            }
+        });
+        lives(lab)
+    };
+    let unchanged = |lab: &Lab, before: &[(String, String, String)]| {
+        let all = lives(lab);
+        if all == before {
+            Ok(())
+        } else {
+            Err(format!("{all:?}, not {before:?}"))
+        }
+    };
+
+    // Full.
+    let alarm = |action: &str| {
+        post(
+            &endpoints,
+            "/v3/maintenance/alarm",
+            &format!(r#"{{"action":"{action}","memberID":"7","alarm":"NOSPACE"}}"#),
+        )
+    };
+    assert!(alarm("ACTIVATE").contains("200"), "etcd takes the alarm");
+    eventually("it is said", 20, || says(&lab, &["status"], "StoreUnavailable"));
+    let before = killed(&lab);
+    alarm("DEACTIVATE");
+    eventually("and it is over", 20, || says(&lab, &["get", "services"], "3/3"));
+    unchanged(&lab, &before).expect("nothing was restarted");
+
+    // Yesterday's.
+    lab.reeve_exits(&endpoints, 0, &["admin", "restore", &yesterday, "--over", "--yes"]);
+    eventually("the newer spec is kept", 40, || {
+        says(&lab, &["get", "services"], "StoreRegressed")
+    });
+    eventually("what no record knows is kept", 20, || {
+        says(&lab, &["get", "instances"], "Orphaned")
+    });
+    unchanged(&lab, &before).expect("nothing was stopped");
+    let before = killed(&lab);
+    lab.reeve_exits(&endpoints, 0, &["apply", "-f", &three, "--timeout", "60s"]);
+    lab.reeve_exits(&endpoints, 0, &["apply", "-f", &api, "--timeout", "60s"]);
+    unchanged(&lab, &before).expect("what ran is what should run");
+
+    // Wiped, and put back.
+    lab.reeve_exits(&endpoints, 0, &["admin", "backup", &now]);
+    etcd.ctl(&["del", "--prefix", "/reeve/"]);
+    let before = killed(&lab);
+    lab.reeve_exits(&endpoints, 0, &["admin", "restore", &now]);
+    eventually("all is governed again", 40, || says(&lab, &["get", "services"], "3/3"));
+    unchanged(&lab, &before).expect("nothing was stopped");
+
+    // Wiped, and no backup.
+    etcd.ctl(&["del", "--prefix", "/reeve/"]);
+    let copies: Vec<String> = (0..2)
+        .map(|at| lab.dir().join(format!("n{at}.copy")).display().to_string())
+        .collect();
+    for (host, copy) in lab.hosts.iter().zip(&copies) {
+        let dir = host.dir.join("agent").display().to_string();
+        lab.reeve_exits(&endpoints, 0, &["node", "copy", copy, "--data-dir", &dir]);
+    }
+    lab.reeve_exits(&endpoints, 0, &["admin", "rebuild", &copies[0], &copies[1], "--yes"]);
+    eventually("all is governed again", 40, || says(&lab, &["get", "services"], "3/3"));
+    unchanged(&lab, &before).expect("nothing was stopped");
+    // And by whom: a change goes through, and touches nothing else.
+    lab.reeve_exits(&endpoints, 0, &["scale", "api=2", "--timeout", "60s"]);
+    let after = lives(&lab);
+    assert!(
+        before.iter().all(|one| after.contains(one)) && after.len() == before.len() + 1,
+        "{after:?}"
+    );
 }
 
 /// Another version of the same length: the last digit is another one.

@@ -66,6 +66,7 @@ fn snapshot(nodes: usize, services: usize, replicas: usize, network: bool) -> Sn
         id: ClusterId::from_random([1; 16]),
         restore_epoch: 0,
         moved: None,
+        accepted_revision: None,
     };
     let mut snapshot = Snapshot {
         endpoints: BTreeMap::new(),

@@ -256,7 +256,21 @@ impl EtcdStore {
         }))
     }
 
-    async fn try_list(&self, prefix: &Prefix) -> Result<Listing, StoreError> {
+    /// As [`Store::list`], and tells how many keys were read so far, page after page.
+    pub async fn list_telling(&self, prefix: &Prefix, mut told: impl FnMut(usize)) -> Result<Listing, StoreError> {
+        let mut tries = 0;
+        loop {
+            let listing = self.try_list(prefix, &mut told).await;
+            tries += 1;
+            // The revision of the first page was compacted before the last was read: begin again.
+            match listing {
+                Err(error) if tries < 3 && matches!(error.kind, StoreErrorKind::Compacted { .. }) => {}
+                listing => return listing,
+            }
+        }
+    }
+
+    async fn try_list(&self, prefix: &Prefix, told: &mut impl FnMut(usize)) -> Result<Listing, StoreError> {
         let mut limit = PAGE;
         let mut listing: Option<Listing> = None;
         let mut from = prefix.as_str().as_bytes().to_vec();
@@ -276,6 +290,7 @@ impl EtcdStore {
                 return Err(StoreError::new("list", prefix.as_str(), why));
             }
             listing.kvs.extend(page.kvs);
+            told(listing.kvs.len());
             match listing.kvs.last() {
                 Some(last) if page.more => from = [last.key.as_slice(), b"\0"].concat(),
                 Some(_) | None => break,
@@ -329,16 +344,7 @@ impl Store for EtcdStore {
     }
 
     async fn list(&self, prefix: &Prefix) -> Result<Listing, StoreError> {
-        let mut tries = 0;
-        loop {
-            let listing = self.try_list(prefix).await;
-            tries += 1;
-            // The revision of the first page was compacted before the last was read: begin again.
-            match listing {
-                Err(error) if tries < 3 && matches!(error.kind, StoreErrorKind::Compacted { .. }) => {}
-                listing => return listing,
-            }
-        }
+        self.list_telling(prefix, |_| {}).await
     }
 
     fn watch(&self, prefix: &Prefix, from_revision: i64) -> WatchStream {

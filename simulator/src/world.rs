@@ -274,6 +274,7 @@ impl World {
             }
         }
         marker.restore_epoch += 1;
+        marker.accepted_revision = Some(self.store.revision());
         self.say(|| format!("a person accepts the store, epoch {}", marker.restore_epoch));
         self.store.put(root().key(&Key::Cluster), marker.encode());
     }

@@ -57,6 +57,7 @@ impl Agent {
             Ok(hold) => self.hold = hold.map(|hold| hold.message),
             Err(error) => self.hold = Some(chain(&error)),
         }
+        self.tell_regressed();
         self.set_applied();
         tracing::info!(
             node = %self.input.node,

@@ -10,7 +10,8 @@ use schemas::records::{Accepted, Assignment, Order, Record, SchemaVersion};
 use super::SessionFile;
 use super::keep::{HoldFile, service};
 use super::state::Agent;
-use crate::register::News;
+use crate::copy;
+use crate::register::{News, REGRESSED};
 
 impl Agent {
     pub(super) fn told(&mut self, news: News) {
@@ -21,6 +22,7 @@ impl Agent {
                     tracing::error!(reason, "{message}; what runs is kept");
                 }
                 self.trouble = trouble;
+                self.tell_regressed();
             }
             News::Session(session) => {
                 let file = SessionFile {
@@ -38,6 +40,7 @@ impl Agent {
                 }
                 self.unreadable = Some(why);
             }
+            News::Signed(assignment, certificate) => self.signed = Some((assignment, certificate)),
             News::Doubted(why) => {
                 let message = format!(
                     "the assignment in the store is not believed: {why}; what was assigned before stays in force. \
@@ -93,8 +96,14 @@ impl Agent {
                 self.forget_images();
                 self.set_applied();
                 self.release();
+                self.keep_signed();
             }
-            Ruling::Same => self.release(),
+            Ruling::Same => {
+                self.release();
+                if !self.dir.path().join(copy::SIGNED).exists() {
+                    self.keep_signed();
+                }
+            }
             Ruling::WentBack(message) => {
                 if self.hold.as_ref() != Some(&message) {
                     tracing::error!("{message}");
@@ -103,6 +112,7 @@ impl Agent {
                 let written = self.dir.write_json("hold.json", &message);
                 self.written(written);
                 self.hold = Some(message.message);
+                self.tell_regressed();
             }
             Ruling::Foreign(message) => {
                 if self.foreign.as_ref() != Some(&message) {
@@ -111,6 +121,18 @@ impl Agent {
                 self.foreign = Some(message);
             }
             Ruling::StillHeld => {}
+        }
+    }
+
+    /// Keeps what a controller signed: not for this agent, which believes its own disk, but for the day when every store is gone.
+    fn keep_signed(&mut self) {
+        let Some((assignment, certificate)) = self.signed.take() else {
+            return;
+        };
+        let written = self.dir.write(copy::SIGNER, &certificate);
+        let written = written.and_then(|()| self.dir.write(copy::SIGNED, &assignment));
+        if let Err(error) = written {
+            tracing::warn!("the signed copy of the assignment is not on disk: {}", chain(&error));
         }
     }
 
@@ -130,10 +152,17 @@ impl Agent {
         })
     }
 
+    /// Whether nothing of the store counts, for the metrics.
+    pub(super) fn tell_regressed(&self) {
+        let trouble = self.trouble.as_ref().is_some_and(|(reason, _)| *reason == REGRESSED);
+        self.metrics.store_regressed(trouble || self.hold.is_some());
+    }
+
     fn release(&mut self) {
         if self.hold.take().is_none() {
             return;
         }
+        self.tell_regressed();
         match self.dir.remove("hold.json") {
             Ok(()) => tracing::info!("the hold has ended"),
             Err(error) => tracing::warn!("the end of a hold is not on disk: {}", chain(&error)),

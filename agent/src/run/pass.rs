@@ -22,6 +22,7 @@ use crate::events_out;
 use crate::execute::{Ran, execute, pull_reason};
 use crate::ground::Local;
 use crate::metrics::InstanceSample;
+use crate::register::REGRESSED;
 use crate::relays::Reach;
 use crate::walls::filter::{Process, Running};
 
@@ -236,7 +237,7 @@ impl Agent {
         let mut conditions = self.damaged.clone();
         let told = [
             ("WrongCluster", &self.foreign),
-            ("OrderWentBack", &self.hold),
+            (REGRESSED, &self.hold),
             ("AssignmentUnreadable", &self.unreadable),
             ("AssignmentDoubted", &self.doubted),
             ("DiskUnwritable", &self.unwritable),

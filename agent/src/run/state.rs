@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use planner::node::{FileId, InstanceKey, Making, NodeInput, Observed, OpOutcome, SpecId, Step};
 use runtime::backoff::Backoff;
 use schemas::names::Namespace;
@@ -151,6 +152,8 @@ pub(super) struct Agent {
     pub(super) unreadable: Option<String>,
     /// What stands in the store is no controller's word.
     pub(super) doubted: Option<String>,
+    /// The assignment offered last as it was signed, with its signer's certificate: kept on disk once it is in force.
+    pub(super) signed: Option<(Bytes, Bytes)>,
     pub(super) hold: Option<String>,
     pub(super) trouble: Option<(&'static str, String)>,
     pub(super) used_specs: BTreeSet<SpecId>,
@@ -259,6 +262,7 @@ impl Agent {
             foreign: None,
             unreadable: None,
             doubted: None,
+            signed: None,
             hold: None,
             trouble: None,
             used_specs: BTreeSet::new(),

@@ -64,6 +64,7 @@ impl Bed {
             id: self.cluster.clone(),
             restore_epoch: 0,
             moved: None,
+            accepted_revision: None,
         };
         self.store.put(key(&Key::Cluster), marker.encode());
     }
@@ -439,7 +440,7 @@ async fn an_older_assignment_is_a_hold_that_outlives_a_restart() {
     bed.generation = 0;
     web.state = AssignedState::Absent;
     bed.assign(&[web.clone()]);
-    let held = |report: &Report| report.conditions.iter().any(|c| c.reason == "OrderWentBack");
+    let held = |report: &Report| report.conditions.iter().any(|c| c.reason == "StoreRegressed");
     bed.until("the hold is said", held).await;
     bed.stop().await;
     bed.start();

@@ -133,7 +133,9 @@ fn after_a_store_has_gone_back_all_is_held_until_a_person_accepts_it() {
     lab.exits(0, &["scale", "web=4"]);
     // As a restored backup would have it.
     lab.put("/reeve/assignments/n1", &old);
-    lab.until("the agent holds", || lab.out(&["get", "nodes"]).contains("WentBack"));
+    lab.until("the agent holds", || {
+        lab.out(&["get", "nodes"]).contains("StoreRegressed")
+    });
     let more = lab.exits(124, &["scale", "web=5", "--timeout", "2s"]);
     assert!(more.contains("accept-store"), "{more}");
     let text = lab.exits(2, &["admin", "accept-store"]);
@@ -145,7 +147,7 @@ fn after_a_store_has_gone_back_all_is_held_until_a_person_accepts_it() {
     assert!(text.contains("restore epoch 2"), "{text}");
     lab.exits(0, &["scale", "web=5"]);
     let nodes = lab.out(&["get", "nodes"]);
-    assert!(nodes.contains("5/5") && !nodes.contains("WentBack"), "{nodes}");
+    assert!(nodes.contains("5/5") && !nodes.contains("StoreRegressed"), "{nodes}");
 }
 
 #[test]

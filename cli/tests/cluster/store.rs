@@ -11,16 +11,16 @@ use schemas::records::{Accepted, AcceptedBody, ClusterMarker, Digest, Record, Sc
 use tempfile::TempDir;
 
 /// A store on loopback; it ends with the test.
-struct Lab {
-    endpoint: String,
-    dir: TempDir,
-    store: EtcdStore,
+pub(crate) struct Lab {
+    pub(crate) endpoint: String,
+    pub(crate) dir: TempDir,
+    pub(crate) store: EtcdStore,
     runtime: Option<tokio::runtime::Runtime>,
 }
 
 impl Lab {
     /// A store without a cluster.
-    fn bare() -> Self {
+    pub(crate) fn bare() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let (endpoint, store, runtime) = crate::common::serve(dir.path());
         Self {
@@ -31,13 +31,13 @@ impl Lab {
         }
     }
 
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let lab = Self::bare();
         lab.exits(0, &["init"]);
         lab
     }
 
-    fn run(&self, args: &[&str]) -> Output {
+    pub(crate) fn run(&self, args: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_reeve"));
         command
             .args(args)
@@ -53,7 +53,7 @@ impl Lab {
     }
 
     /// It must exit with this code; what it printed, then what it complained of.
-    fn exits(&self, code: i32, args: &[&str]) -> (String, String) {
+    pub(crate) fn exits(&self, code: i32, args: &[&str]) -> (String, String) {
         let output = self.run(args);
         let out = String::from_utf8_lossy(&output.stdout).into_owned();
         let err = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -61,13 +61,13 @@ impl Lab {
         (out, err)
     }
 
-    fn file(&self, name: &str, text: &str) -> String {
+    pub(crate) fn file(&self, name: &str, text: &str) -> String {
         let path: PathBuf = self.dir.path().join(name);
         std::fs::write(&path, text).expect("a file");
         path.display().to_string()
     }
 
-    fn put(&self, key: &str, value: &str) -> i64 {
+    pub(crate) fn put(&self, key: &str, value: &str) -> i64 {
         let txn = person::txn().put(key, value.as_bytes().to_vec(), Guard::Any);
         let outcome = self.on(self.store.commit(txn)).expect("a write");
         let runtime::Outcome::Committed { revision } = outcome else {
@@ -76,20 +76,20 @@ impl Lab {
         revision
     }
 
-    fn value(&self, key: &str) -> Option<String> {
+    pub(crate) fn value(&self, key: &str) -> Option<String> {
         let read = self.on(self.store.get(key.as_bytes())).expect("a read");
         read.value.map(|kv| String::from_utf8_lossy(&kv.value).into_owned())
     }
 
     /// When the cluster was last written, whatever is recorded of who did it.
-    fn revision(&self) -> i64 {
+    pub(crate) fn revision(&self) -> i64 {
         let prefix = runtime::Prefix::new("/reeve/").expect("a prefix");
         let all = self.on(self.store.list(&prefix)).expect("a read").kvs;
         let written = all.iter().filter(|kv| !kv.key.starts_with(b"/reeve/audit/"));
         written.map(|kv| kv.mod_revision).max().unwrap_or(0)
     }
 
-    fn on<F: Future>(&self, future: F) -> F::Output {
+    pub(crate) fn on<F: Future>(&self, future: F) -> F::Output {
         self.runtime
             .as_ref()
             .expect("the runtime ends with the lab")

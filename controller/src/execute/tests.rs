@@ -48,6 +48,7 @@ impl Desk {
             id: cluster(),
             restore_epoch: 0,
             moved: None,
+            accepted_revision: None,
         };
         store.put("/reeve/cluster", marker.encode());
         let options = LeaderOptions::new(Prefix::new("/reeve/election/").expect("a prefix"), "test");

@@ -43,26 +43,39 @@ pub enum Hold {
 }
 
 impl Hold {
+    /// One word for people and their tools: all that is not in order but a move, which is in order.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::NoCluster { .. }
+            | Self::MarkerUnreadable { .. }
+            | Self::OtherCluster { .. }
+            | Self::WentBack { .. } => "StoreRegressed",
+            Self::Moved { .. } => "StoreMoved",
+        }
+    }
+
     /// What a person can do about it.
     #[must_use]
     pub fn remedy(&self) -> Option<String> {
         Some(match self {
             Self::NoCluster { root } if root.as_str() == schemas::keys::DEFAULT_ROOT => {
-                "create it with `reeve init`; if there was one, restore the store from a backup".to_owned()
+                "create it with `reeve init`; if there was one, put it back with `reeve admin restore`, without a backup `reeve admin rebuild`"
+                    .to_owned()
             }
             Self::NoCluster { root: _ } => {
-                "check --prefix; create a cluster with `reeve init`; if there was one, restore the store from a backup"
+                "check --prefix; create a cluster with `reeve init`; if there was one, put it back with `reeve admin restore`, without a backup `reeve admin rebuild`"
                     .to_owned()
             }
             Self::MarkerUnreadable { .. } => {
-                "upgrade reeve if a newer release wrote it; else restore the key from a backup".to_owned()
+                "upgrade reeve if a newer release wrote it; else put a backup back with `reeve admin restore --over`".to_owned()
             }
             Self::OtherCluster { .. } => {
                 "check --etcd and --prefix; restart the controller if this is meant".to_owned()
             }
             Self::Moved { to } => format!("use --etcd {}", to.join(",")),
             Self::WentBack { .. } => {
-                "restore the newest backup; or take the store as it is with `reeve admin accept-store`".to_owned()
+                "put the newest backup back with `reeve admin restore --over`; or take the store as it is with `reeve admin accept-store`".to_owned()
             }
         })
     }

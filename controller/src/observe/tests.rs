@@ -80,6 +80,7 @@ fn marker(restore_epoch: u64) -> ClusterMarker {
         id: cluster_id(),
         restore_epoch,
         moved: None,
+        accepted_revision: None,
     }
 }
 

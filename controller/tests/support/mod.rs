@@ -36,6 +36,7 @@ pub fn marker(restore_epoch: u64) -> ClusterMarker {
         id: cluster_id(),
         restore_epoch,
         moved: None,
+        accepted_revision: None,
     }
 }
 

@@ -58,6 +58,8 @@ pub(super) enum Standing<'a> {
     /// The last accepted record cannot be read: nothing of the resource changes.
     Held {
         why: String,
+        /// Not its records are at fault: nodes run a spec that is newer than all of them.
+        regressed: bool,
     },
 }
 
@@ -167,6 +169,8 @@ enum Due<'a> {
         body: Body<'a>,
         entry: &'a DesiredEntry,
         uid: Option<&'a Uid>,
+        /// It is the last record's, written again since the store went back: due only where nodes run a newer one.
+        again: bool,
     },
     Deletion {
         last: &'a Accepted,
@@ -209,7 +213,14 @@ pub(super) fn accept<'a>(snapshot: &'a Snapshot, room: &'a Room, hold: bool, mem
             files.push(lives.len());
         }
         let wanted = entry.and_then(|entry| desired_body(key, entry, history).map(|body| (entry, body)));
-        let (standing, next, same) = stand(key, entry, wanted, history, (snapshot.complete, hold), known.is_some());
+        let (standing, next, same) = stand(
+            key,
+            entry,
+            wanted,
+            history,
+            (snapshot.complete, hold, snapshot.cluster.accepted_revision),
+            known.is_some(),
+        );
         let memo = match (known, compared) {
             (Some(known), _) => known,
             (None, Some((desired, record))) if same && !mounts => equal.learn(key, desired, record),
@@ -283,7 +294,7 @@ fn mount<'a>(
         },
         (Some(_), None) | (None, _) => (None, None),
     };
-    let flags = (snapshot.complete, hold);
+    let flags = (snapshot.complete, hold, snapshot.cluster.accepted_revision);
     let (_, due, _) = stand(life.key, life.desired, wanted, life.history, flags, false);
     (due, told)
 }
@@ -308,27 +319,33 @@ fn stand<'a>(
     entry: Option<&'a DesiredEntry>,
     wanted: Option<(&'a DesiredEntry, Body<'a>)>,
     history: Option<&'a AcceptedHistory>,
-    (complete, hold): (bool, bool),
+    (complete, hold, since): (bool, bool, Option<i64>),
     known: bool,
 ) -> (Standing<'a>, Option<Due<'a>>, bool) {
     let Some((history, last)) =
         history.and_then(|history| history.records.last_key_value().map(|(n, _)| (history, *n)))
     else {
-        let due = wanted
-            .filter(|_| !hold)
-            .map(|(entry, body)| Due::Spec { body, entry, uid: None });
+        let due = wanted.filter(|_| !hold).map(|(entry, body)| Due::Spec {
+            body,
+            entry,
+            uid: None,
+            again: false,
+        });
         return (Standing::Never, due, false);
     };
     let Some((record, digest)) = record(history, key, last) else {
         let cause = history.records.get(&last).and_then(|entry| entry.value.as_ref().err());
         let cause = cause.map_or("it is not about its key", String::as_str);
         let why = format!("accepted record {last} of {key} cannot be read ({cause}); restore it, or remove its key");
-        return (Standing::Held { why }, None, false);
+        return (Standing::Held { why, regressed: false }, None, false);
     };
     let Some(in_force) = body_of(record) else {
-        let due = wanted
-            .filter(|_| !hold)
-            .map(|(entry, body)| Due::Spec { body, entry, uid: None });
+        let due = wanted.filter(|_| !hold).map(|(entry, body)| Due::Spec {
+            body,
+            entry,
+            uid: None,
+            again: false,
+        });
         return (Standing::Deleted, due, false);
     };
     let mut equal = false;
@@ -341,10 +358,13 @@ fn stand<'a>(
             let alike = matches!(body, Body::ConfigFile(_))
                 || (entry.labels == record.labels && entry.annotations == record.annotations);
             let same = equal && alike;
-            (!same).then_some(Due::Spec {
+            let again = same
+                && since.is_some_and(|at| entry.mod_revision > at && record.desired_revision != entry.mod_revision);
+            (!same || again).then_some(Due::Spec {
                 body,
                 entry,
                 uid: Some(&record.uid),
+                again,
             })
         }
     };
@@ -438,9 +458,17 @@ fn number<'a>(
             .history
             .and_then(|history| history.records.last_key_value())
             .map(|(n, _)| *n);
+        if matches!(due, Due::Spec { again: true, .. }) && seen.highest <= stored.unwrap_or(0) {
+            continue;
+        }
         let n = seen.highest.max(named).max(stored.unwrap_or(0)).saturating_add(1);
         let (record, guard) = match due {
-            Due::Spec { body, entry, uid } => {
+            Due::Spec {
+                body,
+                entry,
+                uid,
+                again: _,
+            } => {
                 let remembered = if stored.is_none() {
                     seen.assigned_uid.or(seen.reported_uid)
                 } else {

@@ -36,6 +36,9 @@ impl Pass<'_> {
             };
             let network = self.net.as_ref().and_then(|net| net.assigned(id));
             let same_network = node.assignment.map_or(network.is_none(), |one| one.network == network);
+            // In an epoch that a person began by accepting the store, every node is told anew: only that ends its hold.
+            let now = self.snapshot.cluster.restore_epoch;
+            let same_epoch = node.assignment.is_none_or(|one| one.order.restore_epoch >= now);
             let virtual_ips = floating.list(id);
             let same_virtual_ips = node.assignment.map_or(&[][..], |one| &one.virtual_ips) == virtual_ips;
             let reseeded = || {
@@ -49,6 +52,7 @@ impl Pass<'_> {
             };
             if here.is_empty()
                 && !node.rewrite
+                && same_epoch
                 && !floating.enrols(node)
                 && same_network
                 && same_virtual_ips
@@ -85,9 +89,10 @@ impl Pass<'_> {
             if !sorted {
                 sort_and_merge(&mut instances);
             }
-            if node
-                .assignment
-                .is_some_and(|stored| stored.instances == instances && stored.network == network && same_virtual_ips)
+            if same_epoch
+                && node.assignment.is_some_and(|stored| {
+                    stored.instances == instances && stored.network == network && same_virtual_ips
+                })
             {
                 continue;
             }

@@ -1,6 +1,7 @@
 //! What runs where, as far as anybody knows: the instances of all nodes, from assignments and reports both, as one dense
 //! array, chained by the slot they fill. Built once per pass; nothing is allocated per instance.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use schemas::records::{AcceptedBody, AssignedState, ServiceStatus, Uid};
 use schemas::service::{Mode, REPLACE_AFTER, ServiceSpec};
 use schemas::units::Span;
 
-use super::accept::{Body, InForce, Life, Standing};
+use super::accept::{Body, InForce, Life, MAX_REPORTED, Standing};
 use super::images::{self, ImageOf, Settled};
 use super::memo::{Brief, Memo, Row, Seen, halves};
 use super::snapshot::Snapshot;
@@ -166,6 +167,8 @@ pub(super) struct Memory<'a> {
     pub settled: Settled,
     /// Instances that say that nobody gives them their image.
     pub starved: Vec<u32>,
+    /// Services of which nodes run a newer spec than any record: by the newest.
+    pub regressed: BTreeMap<u32, u64>,
 }
 
 /// From a uid to its service: sorted by the uid's first 16 digits, with an index over the first bits.
@@ -380,6 +383,7 @@ impl<'a> Memory<'a> {
             uids: Uids::new(uids),
             settled: Settled::default(),
             starved: Vec::new(),
+            regressed: BTreeMap::new(),
         };
         let count = nodes
             .list
@@ -485,6 +489,12 @@ impl<'a> Memory<'a> {
                 *head = here;
                 if seen.starved {
                     self.starved.push(here);
+                }
+                let runs = was != AssignedState::Absent && !seen.orphaned;
+                let newest = self.svcs[home.svc as usize].n;
+                if home.current && runs && n > newest && newest > 0 && n <= MAX_REPORTED {
+                    let known = self.regressed.entry(home.svc).or_default();
+                    *known = n.max(*known);
                 }
                 let unpinned = assigned != NONE && was != AssignedState::Absent && !seen.pinned;
                 match home.image {

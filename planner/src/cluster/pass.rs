@@ -162,13 +162,24 @@ impl<'a> Pass<'a> {
     pub(super) fn run(snapshot: &'a Snapshot, room: &'a Room, exhaustive: bool, memo: &mut Memo) -> Self {
         let mut nodes = nodes(snapshot);
         let Accepting {
-            lives,
+            mut lives,
             writes: accepted,
             mounting,
             files,
         } = accept(snapshot, room, nodes.hold_all.is_some(), memo);
         nodes.describe(&lives);
         let mut memory = Memory::new(snapshot, &lives, &nodes, memo);
+        // Only a store that a person took as it is can be behind its nodes; any other is held as a whole.
+        if snapshot.cluster.accepted_revision.is_some() && !memory.regressed.is_empty() {
+            for (svc, n) in std::mem::take(&mut memory.regressed) {
+                let life = &mut lives[memory.svcs[svc as usize].life];
+                let why = format!(
+                    "nodes run spec {n} of it, which this store does not hold: it is from before. They keep what they run;                      `reeve apply` what should run, the same as is declared or another"
+                );
+                life.standing = Standing::Held { why, regressed: true };
+            }
+            memory = Memory::new(snapshot, &lives, &nodes, memo);
+        }
         let mut placer = Placer::new(&nodes, &mut memory, &lives, memo);
         placer.exhaustive = exhaustive;
         let tallies = vec![Tally::default(); memory.svcs.len()];
@@ -360,6 +371,9 @@ impl<'a> Pass<'a> {
         let (beyond, ended, deleted) = (svc.beyond, svc.ended, svc.deleted);
         let global = wanted == Wanted::PerNode;
         if svc.spec.is_none() && !deleted {
+            if matches!(self.lives[life].standing, Standing::Held { regressed: true, .. }) {
+                self.tallies[at] = self.count(beyond);
+            }
             return;
         }
         let gone: Vec<Guard> = if self.lives[life].desired.is_none() {
@@ -407,6 +421,19 @@ impl<'a> Pass<'a> {
             self.judge_slot(at, offset, global);
         }
         self.tallies[at] = tally;
+    }
+
+    /// What a service runs that is left as it is.
+    fn count(&self, chain: u32) -> Tally {
+        let mut tally = Tally::default();
+        for (_, one) in self.memory.chain(chain).filter(|(_, one)| one.stays()) {
+            tally.desired += 1;
+            tally.assigned += 1;
+            tally.running += u32::from(one.seen.running);
+            tally.ready += u32::from(one.seen.ready);
+            tally.updated += u32::from(one.seen.in_force);
+        }
+        tally
     }
 
     /// Whether a global service wants an instance on a node that has none.
@@ -484,7 +511,9 @@ impl<'a> Pass<'a> {
             holders.sort_by_key(rank);
             let kept = &self.memory.insts[holders[0] as usize];
             let kept_on = self.nodes.list[kept.node as usize].name.clone();
-            let (kept_assigned, kept_ready) = (kept.assigned != NONE, kept.seen.ready);
+            // Of a node that is held nobody knows whether it is there.
+            let kept_known = kept.assigned != NONE && self.nodes.list[kept.node as usize].held.is_none();
+            let kept_ready = kept.seen.ready;
             for inst in holders.split_off(1) {
                 let one = &self.memory.insts[inst as usize];
                 if one.assigned == NONE && !one.seen.live && self.nodes.list[one.node as usize].held.is_none() {
@@ -497,7 +526,7 @@ impl<'a> Pass<'a> {
                 };
                 // A node that lost its assignment, and only says that it has what another one was given: where that one serves, or
                 // this one does not.
-                let replaced = kept_assigned && (kept_ready || !one.seen.ready);
+                let replaced = kept_known && (kept_ready || !one.seen.ready);
                 if one.assigned == NONE && self.nodes.list[one.node as usize].rewrite && replaced {
                     self.removals.push(Judged {
                         inst,

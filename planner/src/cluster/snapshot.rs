@@ -113,6 +113,9 @@ pub struct NodeEntry {
     pub cordon: Option<Stored<Cordon>>,
     pub assignment: Option<Stored<Arc<Assignment>>>,
     pub report: Option<Stored<Arc<Report>>>,
+    /// The order of the last assignment that this leader wrote for it, as it remembers: one that was deleted before its agent
+    /// said that it has it must not be followed by another of the same order.
+    pub written: Order,
 }
 
 impl NodeEntry {
@@ -129,6 +132,6 @@ impl NodeEntry {
             .as_ref()
             .and_then(|stored| stored.value.as_ref().ok())
             .map(|r| r.applied);
-        assigned.max(applied).unwrap_or_default()
+        assigned.max(applied).unwrap_or_default().max(self.written)
     }
 }

@@ -149,16 +149,17 @@ impl Pass<'_> {
     pub(super) fn accepted_condition(&self, life: &Life<'_>) -> Draft<'_> {
         let (desired, standing) = (life.desired, &life.standing);
         let kind = ConditionType::Accepted;
-        if let Standing::Held { why } = standing {
+        if let Standing::Held { why, regressed } = standing {
+            let reason = if *regressed { "StoreRegressed" } else { "Unreadable" };
             return condition(
                 kind,
                 ConditionStatus::False,
-                "Unreadable",
+                reason,
                 format!("{why}; until then nothing of it changes"),
             );
         }
         if let Some(why) = &self.nodes.hold_all {
-            return condition(kind, ConditionStatus::Unknown, "StoreHeld", why.as_str());
+            return condition(kind, ConditionStatus::Unknown, "StoreRegressed", why.as_str());
         }
         let in_force = matches!(standing, Standing::Live(_));
         if let Some(told) = files::condition_of(life.told.as_deref(), in_force) {

@@ -155,6 +155,19 @@ pub(super) fn nodes(snapshot: &Snapshot) -> Nodes<'_> {
             || assignment.is_some_and(|assignment| applied > assignment.order && !accepted);
         reporting += usize::from(report.is_some());
         ahead += usize::from(is_ahead);
+        // A store from before it, taken as it is: where things are, the node itself knows better.
+        let overtaken = accepted && !is_ahead && assignment.is_some_and(|assignment| applied > assignment.order);
+        let said_since = report.is_some_and(|report| report.applied >= applied);
+        // The store was restored without what nodes say of themselves, and this one has not come yet.
+        let then = |at: i64| snapshot.cluster.accepted_revision.is_some_and(|since| at <= since);
+        let unheard = entry.report.is_none()
+            && entry.session.is_none()
+            && (entry
+                .assignment
+                .as_ref()
+                .is_some_and(|stored| then(stored.mod_revision))
+                || entry.facts.as_ref().is_some_and(|stored| then(stored.mod_revision)));
+        let assignment = assignment.filter(|_| !overtaken);
         let mut node = Node {
             name,
             entry,
@@ -175,7 +188,7 @@ pub(super) fn nodes(snapshot: &Snapshot) -> Nodes<'_> {
         };
         if is_ahead {
             node.held = Some(format!(
-                "its agent says it has applied assignment {} of epoch {}, which the store does not hold; if the store was restored, run `reeve admin accept-store`",
+                "StoreRegressed: its agent says it has applied assignment {} of epoch {}, which the store does not hold; if the store was restored, run `reeve admin accept-store`",
                 applied.generation, applied.epoch
             ));
         } else if let Some(assignment) = assignment.filter(|a| (a.order.restore_epoch, a.order.epoch) > ours) {
@@ -187,6 +200,23 @@ pub(super) fn nodes(snapshot: &Snapshot) -> Nodes<'_> {
         } else if entry.report.is_some() && report.is_none() {
             node.held =
                 Some("its report cannot be read, or is about another node or cluster; restart its agent".to_owned());
+        } else if overtaken && said_since {
+            node.rewrite = true;
+            node.held = Some(
+                "StoreRegressed: the store is from before its last assignment, which is being written anew from its report".to_owned(),
+            );
+        } else if overtaken {
+            node.forgotten = true;
+            node.held = Some(
+                "StoreRegressed: the store is from before its last assignment, and its report of now has not come"
+                    .to_owned(),
+            );
+            gap = gap.or(u32::try_from(list.len()).ok());
+        } else if unheard && !matches!(verdict, Verdict::Lost | Verdict::Retired) {
+            node.held = Some(
+                "the store was restored, and its agent has not come back to it yet: until it does, or is lost, nothing is started in its place".to_owned(),
+            );
+            gap = gap.or(u32::try_from(list.len()).ok());
         } else if assignment.is_none() {
             let had = entry.assignment.is_some() || applied != Order::default();
             if report.is_some() && had {
@@ -208,7 +238,7 @@ pub(super) fn nodes(snapshot: &Snapshot) -> Nodes<'_> {
         list.push(node);
     }
     let hold_all = (ahead >= 3 || (ahead > 0 && ahead * 2 > reporting.max(list.len()))).then(|| {
-        format!("{ahead} nodes have applied assignments that the store does not hold: the store has gone back; run `reeve admin accept-store` to go on from it")
+        format!("StoreRegressed: {ahead} nodes have applied assignments that the store does not hold: it has gone back. What runs is kept; restore the newest backup, or run `reeve admin accept-store` to go on from it")
     });
     if let Some(why) = &hold_all {
         for node in &mut list {

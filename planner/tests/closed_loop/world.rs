@@ -189,6 +189,7 @@ impl World {
             id: ClusterId::from_random([7; 16]),
             restore_epoch: 0,
             moved: None,
+            accepted_revision: None,
         };
         let store = Snapshot {
             endpoints: BTreeMap::new(),

@@ -9,6 +9,7 @@ mod laws;
 mod losses;
 mod network;
 mod policies;
+mod regressed;
 mod rules;
 mod secrets;
 mod support;

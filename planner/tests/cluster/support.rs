@@ -128,6 +128,7 @@ impl Cluster {
             id: ClusterId::from_random([7; 16]),
             restore_epoch: 0,
             moved: None,
+            accepted_revision: None,
         };
         Self {
             snapshot: Snapshot {

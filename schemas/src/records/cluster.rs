@@ -20,6 +20,10 @@ pub struct ClusterMarker {
     /// Set when the cluster has gone to another store: this one must no longer be acted on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moved: Option<Moved>,
+    /// The store's revision when a person last took it as it is: by a restore, a rebuild or `accept-store`. What people wrote
+    /// later is their word since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted_revision: Option<i64>,
     /// The network of its containers; none where every namespace has its own on every node, and nothing between nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkSettings>,
@@ -34,6 +38,7 @@ impl ClusterMarker {
             id,
             restore_epoch: 1,
             moved: None,
+            accepted_revision: None,
             network: None,
         }
     }

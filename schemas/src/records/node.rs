@@ -81,7 +81,7 @@ pub struct Engine {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeCondition {
-    /// `EngineUnavailable`, `DiskFull`, `OrderWentBack`, `WrongCluster`, `AssignmentUnreadable`, `AssignmentDoubted`, `SpecUnreadable`.
+    /// `EngineUnavailable`, `DiskFull`, `StoreRegressed`, `WrongCluster`, `AssignmentUnreadable`, `AssignmentDoubted`, `SpecUnreadable`.
     pub reason: String,
     pub message: String,
 }

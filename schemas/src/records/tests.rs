@@ -15,6 +15,7 @@ fn a_record_of_a_newer_release_is_refused_with_the_remedy() {
         id: cluster(),
         restore_epoch: 0,
         moved: None,
+        accepted_revision: None,
     };
     let text = String::from_utf8(marker.encode()).expect("JSON is UTF-8");
     assert_eq!(

@@ -399,7 +399,7 @@ async fn an_assignment_that_was_damaged_on_disk_opens_no_door_to_an_older_one() 
     gone.state = AssignedState::Absent;
     bed.assign(&[gone]);
     bed.start();
-    bed.until("held", |report| condition(report, "OrderWentBack").is_some())
+    bed.until("held", |report| condition(report, "StoreRegressed").is_some())
         .await;
     bed.two_sweeps().await;
     assert_eq!(bed.engine.running(), ["default.web.1.2".to_owned()].into());

@@ -114,7 +114,7 @@ async fn an_older_genuine_assignment_is_a_hold_as_ever() {
     bed.until("it runs", ready).await;
     bed.offer(sign(&pen, &before));
     bed.until("the replay is told", |report| {
-        report.conditions.iter().any(|c| c.reason == "OrderWentBack")
+        report.conditions.iter().any(|c| c.reason == "StoreRegressed")
     })
     .await;
     // Signed anew by another controller it is the same order, and ends the hold.
