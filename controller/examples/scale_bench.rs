@@ -247,6 +247,7 @@ fn report(assignment: &Assignment) -> Report {
         failing: None,
         conditions: Vec::new(),
         image: None,
+        token: None,
     });
     Report {
         network: Default::default(),

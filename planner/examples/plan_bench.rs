@@ -133,6 +133,8 @@ fn snapshot(nodes: usize, services: usize, replicas: usize, network: bool) -> Sn
             schema_version: SchemaVersion::default(),
             away: None,
             unsteady: false,
+            off: false,
+            silent: None,
             verdict: Verdict::Ready,
             reason: "test".to_owned(),
         };
@@ -222,6 +224,7 @@ fn obey(snapshot: &mut Snapshot, plan: &Plan) {
                 failing: None,
                 conditions: Vec::new(),
                 image: None,
+                token: one.token,
             })
             .collect();
         let network = assignment.network.as_ref().map(|network| ReportedNetwork {
@@ -349,6 +352,8 @@ fn main() {
             schema_version: SchemaVersion::default(),
             away: None,
             unsteady: false,
+            off: true,
+            silent: None,
             verdict: Verdict::Lost,
             reason: "test".to_owned(),
         };

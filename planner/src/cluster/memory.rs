@@ -46,6 +46,10 @@ pub(super) struct Inst {
     pub seen: Seen,
     /// Its address in the cluster's network, as assigned; the reported one when it is only reported.
     pub address: Option<Ipv4Addr>,
+    /// Its token, as assigned; the reported one when it is only reported.
+    pub token: Option<u64>,
+    /// It becomes its slot's holder in this pass, or is made anew without ever having had one: it gets a new token.
+    pub mint: bool,
     /// Its assignment does not say yet what its image was settled to be.
     pub repin: bool,
 }
@@ -121,6 +125,8 @@ pub(super) struct Svc<'a> {
     pub seeds: u32,
     /// How long it waits for a node that is away; None for as long as it takes.
     pub wait: Option<Span>,
+    /// Whether each of its slots may have one holder only.
+    pub exclusive: bool,
 }
 
 impl Svc<'_> {
@@ -317,6 +323,7 @@ fn svc<'a>(
         bridged: brief.is_none_or(|brief| brief.bridged),
         seeds: brief.map_or(0, |brief| brief.seeds),
         wait: brief.map_or(Some(REPLACE_AFTER), |brief| brief.wait),
+        exclusive: brief.is_some_and(|brief| brief.exclusive),
         need: brief.map(|brief| brief.need).unwrap_or_default(),
     })
 }
@@ -410,6 +417,7 @@ impl<'a> Memory<'a> {
             n,
             was,
             address,
+            token,
             mut seen,
         } = *row;
         let listed = node
@@ -440,6 +448,8 @@ impl<'a> Memory<'a> {
             next: NONE,
             seen,
             address,
+            token,
+            mint: false,
             repin: false,
         };
         if assigned != NONE {

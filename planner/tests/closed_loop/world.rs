@@ -797,6 +797,8 @@ impl World {
                 schema_version: SchemaVersion::default(),
                 away: None,
                 unsteady: false,
+                off: true,
+                silent: None,
                 verdict: Verdict::Lost,
                 reason: "away for too long".to_owned(),
             };
