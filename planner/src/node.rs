@@ -10,7 +10,7 @@ mod plan;
 mod settle;
 mod types;
 
-pub use contact::{Contact, LEAST_SILENCE_MS};
+pub use contact::Contact;
 pub use labels::{LABEL_CLUSTER, LABEL_NODE, LABEL_TOKEN, OwnLabels};
 pub use ledger::{InForce, Ledger, LedgerEntry, Owned, Trying, Up};
 pub use order::{Ruling, judge};

@@ -94,9 +94,13 @@ impl Agent {
 
     /// Where anything here goes by the store's word: keeps on disk when that was heard, and says whether it is asked for.
     pub(super) fn keep_contact(&mut self) {
-        let mut specs = self.input.specs.values();
-        let any = specs.any(|spec| matches!(spec, SpecState::Here(spec) if spec.stop_after().is_some()));
-        let wants = any && self.input.contact.wants_word();
+        let specs = self.input.specs.values().filter_map(|spec| match spec {
+            SpecState::Here(spec) => spec.stop_after(),
+            SpecState::Damaged(_) => None,
+        });
+        let least = specs.min();
+        let any = least.is_some();
+        let wants = least.is_some_and(|least| self.input.contact.wants_word(least.millis));
         self.ends.word.send_if_modified(|wanted| {
             let news = *wanted != wants;
             *wanted = wants;

@@ -17,6 +17,7 @@ mod crash;
 mod faults;
 mod files;
 mod images;
+mod isolated;
 mod mortal;
 mod policy;
 mod secrets;

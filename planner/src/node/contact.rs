@@ -4,16 +4,13 @@
 
 use schemas::service::ServiceSpec;
 
-/// No service stops sooner than this without the store, in milliseconds: a shorter time without it need not be remembered.
-pub const LEAST_SILENCE_MS: u64 = 10_000;
-
 /// A node's word from the store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Contact {
     /// When the last renewal of the session that succeeded was asked for, in ms of BOOTTIME; None: not since the machine was booted,
     /// as far as anybody knows.
     heard_ms: Option<u64>,
-    /// The longest time without since the store said what is assigned, of those that are over; and when the last one was.
+    /// The longest time without since the store said what is assigned, of those that are over; and when it was over.
     gap_ms: u64,
     gap_end_ms: u64,
     /// The store has said to this very process what is assigned.
@@ -39,19 +36,11 @@ impl Contact {
     /// A renewal that was asked for then has succeeded.
     pub fn renewed(&mut self, asked_ms: u64) {
         let gap = self.heard_ms.map_or(u64::MAX, |heard| asked_ms.saturating_sub(heard));
-        if gap >= LEAST_SILENCE_MS {
-            self.gap_ms = self.gap_ms.max(gap);
+        if gap > self.gap_ms {
+            self.gap_ms = gap;
             self.gap_end_ms = asked_ms;
         }
         self.heard_ms = Some(self.heard_ms.map_or(asked_ms, |heard| heard.max(asked_ms)));
-    }
-
-    /// Whether a renewal that was asked for then ends a time without that may be too long: what must stop for that is to be
-    /// stopped first.
-    #[must_use]
-    pub fn is_late(&self, asked_ms: u64) -> bool {
-        self.heard_ms
-            .is_none_or(|heard| asked_ms.saturating_sub(heard) >= LEAST_SILENCE_MS)
     }
 
     /// The store, asked then, has said under a session that lives what is assigned, and that is in force.
@@ -62,10 +51,10 @@ impl Contact {
         }
     }
 
-    /// Whether the store is to be asked what is assigned.
+    /// Whether the store is to be asked what is assigned, where something stops after so long without it.
     #[must_use]
-    pub fn wants_word(&self) -> bool {
-        !self.confirmed || self.gap_ms > 0
+    pub fn wants_word(&self, least_ms: u64) -> bool {
+        !self.confirmed || self.gap_ms >= least_ms
     }
 
     /// Whether an instance of a service may run on: until when, if that is known. Err: it may not.
@@ -84,5 +73,57 @@ impl Contact {
     pub(super) fn may_begin(&self, spec: &ServiceSpec, now_ms: u64) -> Result<Option<u64>, ()> {
         let until = self.may_run(spec, now_ms)?;
         (until.is_none() || self.confirmed).then_some(until).ok_or(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> ServiceSpec {
+        let text = r#"{"container": {"image": "app:1"}, "onDisconnect": {"stopAfter": "60s"}}"#;
+        serde_json::from_str(text).expect("a spec")
+    }
+
+    #[test]
+    fn what_goes_by_the_stores_word_runs_for_so_long_after_it_and_begins_with_another() {
+        let spec = spec();
+        let mut contact = Contact::since(None);
+        assert_eq!(contact.may_run(&spec, 5), Err(()), "nobody knows since when");
+        contact.renewed(1_000);
+        assert_eq!(contact.may_run(&spec, 1_000), Err(()), "a session alone is no word");
+        contact.confirm(999);
+        assert_eq!(contact.may_run(&spec, 1_000), Err(()), "that was asked before");
+        contact.confirm(1_000);
+        assert_eq!(contact.may_begin(&spec, 1_000), Ok(Some(61_000)));
+        assert_eq!(contact.may_begin(&spec, 60_999), Ok(Some(61_000)));
+        assert_eq!(contact.may_run(&spec, 61_000), Err(()));
+        // It was too long: that there is a session again is not enough.
+        contact.renewed(61_000);
+        assert!(contact.wants_word(60_000));
+        assert_eq!(contact.may_run(&spec, 61_000), Err(()));
+        contact.confirm(61_000);
+        assert_eq!(contact.may_begin(&spec, 61_000), Ok(Some(121_000)));
+        // Shorter times do not add up, and the longest one counts.
+        for at in [100_000, 159_999, 170_000] {
+            contact.renewed(at);
+        }
+        assert!(contact.may_run(&spec, 170_000).is_ok() && !contact.wants_word(60_000));
+    }
+
+    #[test]
+    fn a_process_that_begins_lets_run_and_starts_nothing_before_a_word() {
+        let mut contact = Contact::since(Some(1_000));
+        assert_eq!(contact.may_run(&spec(), 60_999), Ok(Some(61_000)));
+        assert_eq!(contact.may_begin(&spec(), 2_000), Err(()));
+        assert_eq!(
+            contact.may_run(&spec(), 61_000),
+            Err(()),
+            "time goes on where the one before it left it"
+        );
+        contact.renewed(70_000);
+        assert_eq!(contact.may_run(&spec(), 70_000), Err(()));
+        contact.confirm(70_001);
+        assert!(contact.may_begin(&spec(), 70_001).is_ok());
     }
 }
