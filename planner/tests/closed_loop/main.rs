@@ -60,6 +60,10 @@ fn networked(bytes: Vec<u8>) {
 fn exclusive(bytes: Vec<u8>) {
     let mut world = World::new(bytes, 2, 3);
     world.exclusive = true;
+    for name in ["s0", "s1", "s2"] {
+        world.apply_good(name);
+    }
+    world.settle();
     while world.script.more() {
         world.happen();
         world.check();

@@ -452,7 +452,7 @@ impl World {
     pub fn happen(&mut self) {
         let act = self.script.below(match (self.calm, self.exclusive) {
             (true, _) => 64,
-            (false, true) => 100,
+            (false, true) => 160,
             (false, false) => 88,
         });
         if tracing() {
@@ -532,8 +532,15 @@ impl World {
                 self.cordon(&node, Some(CordonMode::Retire));
             }
             79..=84 => self.lose_a_record(act - 79),
-            88..=92 => self.confirm_lost(),
-            93..=96 => self.time(61_000),
+            88..=99 => {
+                let node = self.some_host();
+                self.confirm_lost(&node);
+            }
+            100..=119 => {
+                let millis = [30_000, 61_000, 77_000, 100_000][self.script.below(4)];
+                self.time(millis);
+            }
+            120..=159 => self.episode((act - 120) / 10),
             85 => {
                 self.store.complete = self.script.one_in(2);
                 bump(&mut self.store);
@@ -826,9 +833,46 @@ impl World {
         self.write_report(node);
     }
 
-    /// A person says that a host is off, and is wrong.
-    fn confirm_lost(&mut self) {
+    /// What leads to a slot's next holder, in few acts.
+    fn episode(&mut self, what: usize) {
         let node = self.some_host();
+        match what {
+            0 => {
+                self.session(&node, false);
+                let store = self.store.clone();
+                self.think(&store);
+                self.commit(usize::MAX);
+                self.confirm_lost(&node);
+            }
+            1 => {
+                self.time(78_000);
+                let most = self.script.below(4);
+                for _ in 0..=most {
+                    let store = self.store.clone();
+                    self.think(&store);
+                    self.commit(usize::MAX);
+                }
+            }
+            2 => {
+                for node in self.hosts.keys().cloned().collect::<Vec<_>>() {
+                    self.cycle(&node);
+                    self.check();
+                }
+            }
+            _ => {
+                let store = self.store.clone();
+                self.think(&store);
+                let most = 1 + self.script.below(3);
+                self.commit(most);
+                self.session(&node, true);
+                self.cycle(&node);
+            }
+        }
+    }
+
+    /// A person says that a host is off, and is wrong.
+    fn confirm_lost(&mut self, node: &NodeName) {
+        let node = node.clone();
         if self.connected(&node) {
             return;
         }
@@ -875,7 +919,8 @@ impl World {
 
     fn declare_lost(&mut self) {
         if self.exclusive {
-            return self.confirm_lost();
+            let node = self.some_host();
+            return self.confirm_lost(&node);
         }
         let node = self.some_host();
         let held = self.store.nodes.get(&node).and_then(|entry| entry.verdict.as_ref());
