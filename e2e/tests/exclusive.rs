@@ -200,7 +200,7 @@ fn exclusive_services_never_run_twice_whoever_is_cut_off_or_off_and_others_run_o
         &lab,
         &etcd,
         &["describe", "service", "one"],
-        &["confirm-lost", "never by time alone"],
+        &["If lost:", "confirm-lost"],
         20,
     );
     lab.reeve_exits(&endpoints, 0, &["uncordon", "n3"]);
