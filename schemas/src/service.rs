@@ -60,6 +60,7 @@ pub struct ServiceSpec {
     /// Whether each of its instances may run only once, whatever happens: one on a node that is away is replaced when that node
     /// says that it is gone, or a person that the host is off (`reeve node confirm-lost`), and never by time. Its container gets
     /// a number that only rises from one holder to the next, `REEVE_FENCING_TOKEN`, by which a storage can refuse the one before.
+    /// After a reboot, and where it ended while its agent was away, it starts when the store has said that it is assigned there.
     /// With mode `replicated`, and without `replaceAfter`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub exclusive: bool,

@@ -94,13 +94,16 @@ impl Agent {
 
     /// Where anything here goes by the store's word: keeps on disk when that was heard, and says whether it is asked for.
     pub(super) fn keep_contact(&mut self) {
-        let specs = self.input.specs.values().filter_map(|spec| match spec {
-            SpecState::Here(spec) => spec.stop_after(),
-            SpecState::Damaged(_) => None,
-        });
-        let least = specs.min();
+        let (mut least, mut exclusive) = (None, false);
+        for spec in self.input.specs.values() {
+            if let SpecState::Here(spec) = spec {
+                least = least.into_iter().chain(spec.stop_after()).min();
+                exclusive |= spec.exclusive;
+            }
+        }
         let any = least.is_some();
-        let wants = least.is_some_and(|least| self.input.contact.wants_word(least.millis));
+        let least_ms = least.map_or(u64::MAX, |least| least.millis);
+        let wants = (any || exclusive) && self.input.contact.wants_word(least_ms);
         self.ends.word.send_if_modified(|wanted| {
             let news = *wanted != wants;
             *wanted = wants;

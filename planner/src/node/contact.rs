@@ -69,10 +69,12 @@ impl Contact {
             .ok_or(())
     }
 
-    /// The same for one that does not run: it may only begin when the store has said so to this process.
+    /// The same for one that does not run: it may only begin when the store has said so to this process. So it is for every exclusive
+    /// one: while the host was off it may have been given to another.
     pub(super) fn may_begin(&self, spec: &ServiceSpec, now_ms: u64) -> Result<Option<u64>, ()> {
         let until = self.may_run(spec, now_ms)?;
-        (until.is_none() || self.confirmed).then_some(until).ok_or(())
+        let goes_by_word = until.is_some() || spec.exclusive;
+        (self.confirmed || !goes_by_word).then_some(until).ok_or(())
     }
 }
 
@@ -121,9 +123,15 @@ mod tests {
             Err(()),
             "time goes on where the one before it left it"
         );
+        // An exclusive one that is kept runs on for ever, and begins with a word alone.
+        let text = r#"{"container": {"image": "app:1"}, "exclusive": true}"#;
+        let kept: ServiceSpec = serde_json::from_str(text).expect("a spec");
+        assert_eq!(contact.may_run(&kept, u64::MAX), Ok(None));
+        assert_eq!(contact.may_begin(&kept, 2_000), Err(()));
         contact.renewed(70_000);
         assert_eq!(contact.may_run(&spec(), 70_000), Err(()));
         contact.confirm(70_001);
         assert!(contact.may_begin(&spec(), 70_001).is_ok());
+        assert_eq!(contact.may_begin(&kept, u64::MAX), Ok(None));
     }
 }

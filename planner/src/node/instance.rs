@@ -983,7 +983,10 @@ impl<'a, 'o> Walk<'a, 'o> {
 
     /// What becomes of a container that must not run without the store's word, on a node that has none; None where it may.
     fn isolated(&mut self, container: &Observed, spec: &ServiceSpec) -> Option<(Phase, Option<Step>)> {
-        let after = spec.stop_after()?;
+        if spec.stop_after().is_none() && !spec.exclusive {
+            return None;
+        }
+        let after = spec.stop_after().unwrap_or_default();
         let n = self.entry.in_force.as_ref().map_or(0, |spec| spec.n);
         let now = self.input.now_ms;
         let contact = &self.input.contact;
@@ -1033,8 +1036,8 @@ impl<'a, 'o> Walk<'a, 'o> {
     }
 
     fn say_isolated(&mut self, n: u64) {
-        let why = "this node had no word of the store for as long as `onDisconnect.stopAfter` says, or has just begun: it starts when \
-                   the store says that it is assigned here";
+        let why = "this node had no word of the store for as long as `onDisconnect.stopAfter` says, or its agent has just begun: it \
+                   starts when the store says that it is assigned here";
         self.failing = Some(failing(n, FailingReason::Isolated, why));
     }
 

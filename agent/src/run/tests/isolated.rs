@@ -155,3 +155,42 @@ async fn a_holders_token_is_in_its_container_and_a_new_one_makes_a_new_container
     assert_eq!(token(&bed), "9");
     bed.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_exclusive_one_goes_on_without_the_store_and_begins_in_a_new_process_with_its_word_alone() {
+    let mut bed = Bed::new();
+    bed.start();
+    let mut exclusive = spec("app:1");
+    exclusive["exclusive"] = json!(true);
+    let (mut db, web) = (
+        bed.accept("db", 1, 1, exclusive),
+        bed.accept("web", 1, 1, spec("app:1")),
+    );
+    bed.assign(&[db.clone(), web.clone()]);
+    bed.until("ready", |report| report.instances.len() == 2 && ready(report))
+        .await;
+    bed.store.set_down(true);
+    bed.engine.crash("default.db.1.1", 3);
+    bed.engine_until("it runs again", |engine| engine.running() == both())
+        .await;
+    // Its host is off, and it is given to another meanwhile.
+    bed.kill().await;
+    bed.engine.crash("default.db.1.1", 3);
+    bed.engine.crash("default.web.1.1", 3);
+    bed.start();
+    bed.engine_until("the other one runs", |engine| engine.running() == web_alone())
+        .await;
+    bed.two_sweeps().await;
+    assert_eq!(bed.engine.running(), web_alone());
+    db.state = AssignedState::Absent;
+    let calls = bed.engine.calls().len();
+    bed.assign(&[db, web]);
+    bed.store.set_down(false);
+    bed.until("it is gone", |report| {
+        report.applied.generation == 2 && report.instances.len() == 1
+    })
+    .await;
+    let started = bed.engine.calls().split_off(calls);
+    assert!(!started.iter().any(|call| call.starts_with("start ")), "{started:?}");
+    bed.stop().await;
+}
