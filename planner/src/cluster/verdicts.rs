@@ -42,6 +42,8 @@ pub(super) const MASS: &str = "more than half of the nodes are away at once: not
 pub struct Absences {
     /// Since when each session is gone, in milliseconds of the leader's own clock.
     since: BTreeMap<NodeName, u64>,
+    /// The report that each had when it went: another one says that it was back meanwhile.
+    told: BTreeMap<NodeName, i64>,
     /// When a node was last called lost.
     lost_at: Option<u64>,
     /// When each session was seen to go, the last few times.
@@ -67,6 +69,7 @@ pub fn verdicts(snapshot: &Snapshot, absences: &mut Absences, at: Moment) -> Ver
     let mut away: Vec<Away<'_>> = Vec::new();
     let (mut present, mut new) = (0_usize, 0_usize);
     absences.since.retain(|name, _| snapshot.nodes.contains_key(name));
+    absences.told.retain(|name, _| snapshot.nodes.contains_key(name));
     absences.left.retain(|name, left| {
         left.retain(|at_ms| at.now_ms.saturating_sub(*at_ms) < FLAP_WINDOW_MS);
         !left.is_empty() && snapshot.nodes.contains_key(name)
@@ -87,6 +90,15 @@ pub fn verdicts(snapshot: &Snapshot, absences: &mut Absences, at: Moment) -> Ver
         if entry.session.is_some() {
             absences.since.remove(name);
             present += usize::from(!retired);
+        }
+        if entry.session.is_none() {
+            let told = entry.report.as_ref().map_or(0, |stored| stored.mod_revision);
+            let before = absences.told.insert(name.clone(), told);
+            if before.is_some_and(|before| before != told) {
+                absences.since.remove(name);
+            }
+        } else {
+            absences.told.remove(name);
         }
         if retired {
             let held = match (&entry.session, confirmed(entry)) {

@@ -27,6 +27,17 @@ use crate::leader::{Leader, Txn, bump, stored};
 
 /// Histories that broke a law once, by a bug of ours or one that was put in to see the test fail.
 pub const SEEDS: &[(&str, &[u8])] = &[
+    // A node that a person says is off was back between two looks of the leader: it has not been away for so long.
+    (
+        "exclusive",
+        &[
+            32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 19, 0, 120, 3, 0, 0, 0, 0, 0, 100, 0, 0, 12, 0, 120, 61, 179,
+            0, 62, 0, 0, 52, 0, 9, 51, 187, 107, 225, 109, 226, 222, 140, 53, 69, 112, 210, 119, 127, 234, 195, 61, 35,
+            5, 182, 63, 85, 93, 94, 102, 182, 80, 254, 122, 251, 164, 133, 75, 51, 213, 156, 147, 221, 49, 244, 112,
+            28, 11, 63, 24, 75, 32, 81, 139, 91, 89, 251, 153, 152, 212, 29, 81, 85, 91, 220, 68, 163, 156, 134, 208,
+            85, 209, 127, 226, 4, 164, 150, 241, 169, 142,
+        ],
+    ),
     // A lost node is back without its engine, and then its assignment is lost, while what it had starts elsewhere.
     (
         "any",
@@ -378,6 +389,10 @@ impl World {
         let revision = bump(&mut self.store);
         let now = self.now_ms;
         self.host(node).renew(now, now);
+        if there && self.exclusive {
+            // A session lives for longer than a leader may stand still whose time counts: it is never missed.
+            self.leader.absences = Absences::default();
+        }
         if !there {
             self.excuse(node);
             self.store.nodes.entry(node.clone()).or_default().session = None;
