@@ -35,8 +35,9 @@ test: ## Every test, on real etcd and real Docker engines
 	@scripts/check.sh
 	@scripts/test.sh
 
-soak: ## The properties of planner and runtime on TIMES as many new cases
-	REEVE_CASES=$${TIMES:-10} cargo test -p planner --no-fail-fast
+soak: ## For HOURS: histories of the whole system, the planner's laws and the stores on new seeds; goes on where it stopped
+	@scripts/setup.sh test
+	@scripts/soak.sh
 
 bench: ## The speeds that the design asks for, beside what is reached
 	@scripts/setup.sh test

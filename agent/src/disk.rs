@@ -165,6 +165,19 @@ impl DataDir {
         self.write(name, &bytes)
     }
 
+    /// Writes a JSON file that may be lost when the host is: whole, and not waited for.
+    pub fn note_json<T: Serialize>(&self, name: &str, value: &T) -> Result<(), DiskError> {
+        let path = self.path.join(name);
+        #[cfg(test)]
+        self.alive(&path)?;
+        let temporary = self.path.join(format!("{name}.new"));
+        let written = serde_json::to_vec(value)
+            .map_err(io::Error::from)
+            .and_then(|bytes| fs::write(&temporary, bytes))
+            .and_then(|()| fs::rename(&temporary, &path));
+        written.map_err(DiskError::io("write the file", &path))
+    }
+
     /// Removes a file; missing is a success.
     pub fn remove(&self, name: &str) -> Result<(), DiskError> {
         let path = self.path.join(name);

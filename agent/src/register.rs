@@ -32,6 +32,7 @@ use crate::events_out::{Bucket, Told};
 use crate::genuine::{Doubt, WORDS, admit, genuine};
 use crate::metrics::Metrics;
 use crate::report;
+use crate::run::now_ms;
 use crate::virtual_ips::Life;
 
 /// Events live this long.
@@ -64,6 +65,9 @@ pub enum News {
     File(FileId, Result<Vec<u8>, String>),
     /// A session is open: to be kept on disk.
     Session(SessionRecord),
+    /// What stands under the node's assignment key by a linearizable read under a session that lived then, which was asked for at
+    /// that moment, in ms of BOOTTIME.
+    Word(u64, Arc<Assignment>),
 }
 
 /// What the loop tells.
@@ -75,6 +79,8 @@ pub struct Wants {
     pub facts: watch::Receiver<Option<Arc<NodeFacts>>>,
     /// The order in force, for the session's watermark.
     pub applied: watch::Receiver<Order>,
+    /// Whether something waits for [`News::Word`].
+    pub word: watch::Receiver<bool>,
 }
 
 /// Who the agent is to the store.
@@ -213,6 +219,7 @@ impl<S: Store> Link<S> {
                     self.life.send_replace(Some(Life {
                         session: session.create_revision(),
                         good_until: session.good_until(),
+                        lives: session.lives(),
                     }));
                     self.serve(&session, shutdown).await;
                     self.life.send_replace(None);
@@ -333,6 +340,8 @@ impl<S: Store> Link<S> {
             files: true,
             offer: None,
             look: Instant::now() + jitter(LOOK_AGAIN / 2, LOOK_AGAIN),
+            // Before anything is offered: what waits for it need not be stopped.
+            word: self.hear_word(session, key.as_bytes()).await,
         };
         // After a failure nothing is tried before this.
         let mut hold: Option<Instant> = None;
@@ -342,6 +351,9 @@ impl<S: Store> Link<S> {
             }
             if due.offer.is_some_and(|at| at <= Instant::now()) {
                 due.offer = self.offer(&assignment, key.as_bytes()).await;
+            }
+            if due.word.is_some_and(|at| at <= Instant::now()) {
+                due.word = self.hear_word(session, key.as_bytes()).await;
             }
             let wake = match hold {
                 Some(moment) if moment > Instant::now() => Some(moment),
@@ -392,13 +404,19 @@ impl<S: Store> Link<S> {
                     }
                     due.files = true;
                 }
+                changed = self.wants.word.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    due.word = self.wants.word.borrow_and_update().then(Instant::now);
+                }
                 Some(told) = self.events.recv() => {
                     let now = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
                     if bucket.take(now) {
                         self.write_event(&fence, told).await;
                     }
                 }
-                () = sleep_until(wake.into_iter().chain(due.offer).chain(look).min()) => {}
+                () = sleep_until(wake.into_iter().chain(due.offer).chain(due.word).chain(look).min()) => {}
             }
         }
     }
@@ -436,6 +454,36 @@ impl<S: Store> Link<S> {
                 Some(Instant::now() + jitter(ASK_AGAIN, ASK_AGAIN * 2))
             }
         }
+    }
+
+    /// Asks the store itself what is assigned, and says it where the session lived then. What is not there, cannot be read or is
+    /// not believed is no word. Answers when it is to be asked again.
+    async fn hear_word(&mut self, session: &Session, key: &[u8]) -> Option<Instant> {
+        let asked_ms = now_ms();
+        let keys = [session.key().to_vec(), key.to_vec()];
+        let mut found = match self.store.get_many(&keys).await {
+            Ok(found) => found.value.into_iter(),
+            Err(error) => {
+                self.complain(&sentence(&error));
+                return Some(Instant::now() + jitter(ASK_AGAIN, ASK_AGAIN * 2));
+            }
+        };
+        let (own, assigned) = (found.next().flatten(), found.next().flatten());
+        let lives = own.is_some_and(|own| own.create_revision == session.create_revision());
+        if let Some(kv) = assigned.filter(|_| lives) {
+            let read = if self.believes.is_none() {
+                Assignment::decode(&kv.value).ok()
+            } else {
+                self.judge(&kv.value).await.ok().and_then(Result::ok)
+            };
+            if let Some(assignment) = read {
+                self.tell(News::Word(asked_ms, Arc::new(assignment))).await;
+            }
+        }
+        self.wants
+            .word
+            .borrow()
+            .then(|| Instant::now() + jitter(ASK_AGAIN, ASK_AGAIN * 2))
     }
 
     /// Whether a controller signed these bytes for this node. A signer that is not known yet is asked for.
@@ -689,6 +737,8 @@ struct Due {
     offer: Option<Instant>,
     /// When what it wrote of itself is looked at again.
     look: Instant,
+    /// When the store is asked what is assigned.
+    word: Option<Instant>,
 }
 
 /// Reads the parts of a blob until there are `size` bytes; the number of the part that is missing otherwise. What is read

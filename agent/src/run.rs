@@ -191,6 +191,14 @@ struct SessionFile {
     session: SessionRecord,
 }
 
+/// When the store was last heard of, and the boot in which that was.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ContactFile {
+    boot_id: String,
+    heard_ms: u64,
+}
+
 /// CLOCK_BOOTTIME in milliseconds.
 #[must_use]
 pub fn now_ms() -> u64 {
@@ -254,6 +262,7 @@ pub async fn run<S: Store>(
     let (files, files_rx) = watch::channel(BTreeSet::new());
     let (facts, facts_rx) = watch::channel(None);
     let (applied, applied_rx) = watch::channel(Order::default());
+    let (word, word_rx) = watch::channel(false);
     let (events, events_rx) = mpsc::channel(256);
     let (news_tx, news) = mpsc::channel(256);
     let wants = Wants {
@@ -262,6 +271,7 @@ pub async fn run<S: Store>(
         files: files_rx,
         facts: facts_rx,
         applied: applied_rx,
+        word: word_rx,
     };
     let (directory, directories) = watch::channel(None);
     let gate = Arc::new(Gate::new(options.policy.clone(), dir.path()));
@@ -307,6 +317,8 @@ pub async fn run<S: Store>(
         files,
         facts,
         applied,
+        word,
+        life: life_rx.clone(),
         events,
         directory,
     };

@@ -40,6 +40,19 @@ pub struct Life {
     pub session: i64,
     /// Until when it lives at least.
     pub good_until: watch::Receiver<Instant>,
+    /// For how long it lives after a renewal.
+    pub lives: Duration,
+}
+
+impl Life {
+    /// How long ago the last renewal that succeeded was asked for, and the moment by which to tell it from the one before.
+    #[must_use]
+    pub fn renewed(&self) -> (Duration, Instant) {
+        let good = *self.good_until.borrow();
+        let now = Instant::now();
+        let ago = self.lives.saturating_sub(good.since(now)) + now.since(good);
+        (ago, good)
+    }
 }
 
 /// What this node was granted.

@@ -192,13 +192,32 @@ fn since(state: &rows::State, conditions: &[Condition]) -> Option<String> {
 
 /// What becomes of an instance whose node is away.
 fn loss_line(spec: &ServiceSpec) -> String {
+    let stops = spec.stop_after();
+    let begins = stops.map_or(String::new(), |after| {
+        format!("stopped by its node when that had no word of the store for {after}; ")
+    });
+    format!("{begins}{}", elsewhere(spec))
+}
+
+fn elsewhere(spec: &ServiceSpec) -> String {
+    let data = if spec.container.keeps_data() {
+        ", without the data that it keeps"
+    } else {
+        ""
+    };
     match (spec.mode, spec.replace_after()) {
+        (Mode::Replicated, _) if spec.exclusive => {
+            let when = spec
+                .stopped_after()
+                .map_or(String::new(), |after| format!(", and it has been away for {after}"));
+            format!(
+                "replaced on another node{data} when its own says that it is gone, or you that the host is off with `reeve node confirm-lost`{when}; \
+                 never by time alone"
+            )
+        }
         (Mode::Global, _) => "each instance waits for its own node".to_owned(),
         (Mode::Replicated, None) => "waits for its node, where it keeps data".to_owned(),
-        (Mode::Replicated, Some(after)) if spec.container.keeps_data() => {
-            format!("replaced on another node after {after}, without the data that it keeps")
-        }
-        (Mode::Replicated, Some(after)) => format!("replaced on another node after {after}"),
+        (Mode::Replicated, Some(after)) => format!("replaced on another node after {after}{data}"),
     }
 }
 
@@ -262,6 +281,11 @@ fn service(view: &View, key: &ResourceKey, format: Format) -> Option<String> {
         sentence_of(&mut text, "Image", &image_line(spec, status));
         sentence_of(&mut text, "If lost", &loss_line(spec));
     }
+    let tokens = instances.iter().filter(|found| !found.is_absent()).filter_map(|found| {
+        let token = found.assigned?.token?;
+        Some(format!("{} of {} on {}", token, found.name, found.node))
+    });
+    sentence_of(&mut text, "Tokens", &tokens.collect::<Vec<_>>().join(", "));
     let mounts = rows::spec_of(declared.map(AsRef::as_ref)).map_or(&[][..], |spec| &spec.container.files);
     let files = mounts.iter().map(|mount| {
         let place = ResourceKey {

@@ -9,6 +9,7 @@ use runtime::{Guard, Outcome, Store, person};
 use schemas::keys::Key;
 use schemas::names::{InstanceName, NodeName};
 use schemas::records::{Cordon, CordonMode, Record, SchemaVersion};
+use schemas::units::Span;
 use serde_json::json;
 use trust::identity::Subject;
 
@@ -118,8 +119,9 @@ async fn confirm_lost(common: &Common, args: &ConfirmLostArgs) -> Verdict {
             _ => format!(", {kept} of them without the data they keep there"),
         };
         let what = format!(
-            "start {} of {names} elsewhere{of_them}",
-            output::count(instances, "instance")
+            "start {} of {names} elsewhere{of_them}{}",
+            output::count(instances, "instance"),
+            exclusive_on(&view, &args.nodes)
         );
         if !output::can_ask() {
             return Err(
@@ -168,6 +170,43 @@ async fn confirm_lost(common: &Common, args: &ConfirmLostArgs) -> Verdict {
         );
     }
     Ok(Exit::Done)
+}
+
+/// Which exclusive instances a person's word lets go, and when.
+fn exclusive_on(view: &View, nodes: &[NodeName]) -> String {
+    let named = view.instances().into_iter().filter_map(|found| {
+        let declared = view
+            .declared
+            .get(&service_key(&found.name.namespace, &found.name.workload));
+        let spec = spec_of(declared.map(AsRef::as_ref)).filter(|spec| spec.exclusive)?;
+        let when = spec.stopped_after().map_or("at once".to_owned(), |after| {
+            format!("when its node has been away for {after}")
+        });
+        (nodes.contains(found.node) && !found.is_absent()).then(|| format!("{} {when}", found.name))
+    });
+    let named: Vec<String> = named.collect();
+    match &named[..] {
+        [] => String::new(),
+        _ => format!("; exclusive of them: {}", named.join(", ")),
+    }
+}
+
+/// An exclusive instance that may still run on a node's host: until a person says that it is off, and it has stopped where it does
+/// that by itself.
+pub fn may_run_exclusive(view: &View, node: &NodeName) -> Option<InstanceName> {
+    let verdict = view.verdicts.get(node);
+    let found = view.instances().into_iter().find(|found| {
+        let declared = view
+            .declared
+            .get(&service_key(&found.name.namespace, &found.name.workload));
+        let spec = spec_of(declared.map(AsRef::as_ref)).filter(|spec| spec.exclusive);
+        let may = |stops: Option<Span>| match verdict.filter(|verdict| verdict.off) {
+            None => true,
+            Some(verdict) => stops.is_some_and(|stops| verdict.silent.is_none_or(|silent| silent < stops)),
+        };
+        found.node == node && spec.is_some_and(|spec| may(spec.stopped_after()))
+    });
+    found.map(|found| found.name)
 }
 
 /// How many of a node's instances keep data on it.

@@ -475,6 +475,15 @@ pub fn reason_text(reason: &Reason) -> String {
         Reason::WaitsFor { instance } => format!("after {instance} is ready"),
         Reason::ChangeFailed { instance, cause } => format!("the change has stopped at {instance}: {cause:?}"),
         Reason::NodeUnreachable { node } => format!("waits for node {node} to come back"),
+        Reason::MayRunOn { node, until: None } => {
+            format!("may run on {node}: until that says that it is gone, or you with `reeve node confirm-lost {node}`")
+        }
+        Reason::MayRunOn {
+            node,
+            until: Some(until),
+        } => {
+            format!("may run on {node}: until that has been away for {until}, and has stopped it")
+        }
         Reason::NoNodeFits => "no node fits".to_owned(),
         Reason::HeldByBreaker { digest } => format!("held until `reeve admin ack {}`", &digest.as_str()[..8]),
         Reason::NodeHeld { why } => format!("its node is held: {why}"),

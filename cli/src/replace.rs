@@ -25,7 +25,7 @@ use crate::Verdict;
 use crate::args::Common;
 use crate::args::authority::ReplaceArgs;
 use crate::failure::{Exit, Failure, folded};
-use crate::nodes::known;
+use crate::nodes::{known, may_run_exclusive};
 use crate::output::{self, Format, complain, print};
 use crate::seats::{of_tokens, voice};
 use crate::view::View;
@@ -253,6 +253,16 @@ async fn fits(
                  authority with `reeve admin rotate-authority`",
             ));
         }
+    }
+    if let Some(instance) = may_run_exclusive(view, node) {
+        return Err(Failure::new(
+            Exit::Conflict,
+            format!("{instance} is exclusive, and may still run on node/{node}: the new host would run it too"),
+        )
+        .help(format!(
+            "stop the old host, and say that it is off with `reeve node confirm-lost {node}`; where the service has \
+             `onDisconnect.stopAfter`, run this when that time is over"
+        )));
     }
     let lives = view.sessions.contains_key(node) || view.verdict(node) == NodeVerdict::Ready;
     if lives && !args.although_it_answers {

@@ -237,7 +237,7 @@ fn admit(
         if !source.over {
             let message = format!("the store at {at} holds cluster {ours} already; nothing was written");
             return Err(Failure::new(Exit::Conflict, message).help(format!(
-                "to put it back to what {} has, `reeve admin {} --over`; to go on from the store as it is, `reeve admin accept-store`",
+                "to put it back to what {} has, add --over to `{}`; to go on from the store as it is, `reeve admin accept-store`",
                 source.of, source.verb
             )));
         }
@@ -253,7 +253,7 @@ fn admit(
             connection.root, source.of
         );
         return Err(Failure::new(Exit::Conflict, message).help(format!(
-            "if it is what is left of cluster {ours}, `reeve admin {} --over` puts it right",
+            "if it is what is left of cluster {ours}, --over after `{}` puts it right",
             source.verb
         )));
     }

@@ -248,6 +248,7 @@ fn report(assignment: &Assignment) -> Report {
         failing: None,
         conditions: Vec::new(),
         image: None,
+        token: None,
     });
     Report {
         network: Default::default(),

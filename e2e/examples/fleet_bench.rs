@@ -82,6 +82,7 @@ fn reported(one: &Assigned) -> ReportedInstance {
         failing: None,
         conditions: Vec::new(),
         image: None,
+        token: None,
     }
 }
 

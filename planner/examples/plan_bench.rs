@@ -134,6 +134,8 @@ fn snapshot(nodes: usize, services: usize, replicas: usize, network: bool) -> Sn
             schema_version: SchemaVersion::default(),
             away: None,
             unsteady: false,
+            off: false,
+            silent: None,
             verdict: Verdict::Ready,
             reason: "test".to_owned(),
         };
@@ -154,6 +156,7 @@ fn snapshot(nodes: usize, services: usize, replicas: usize, network: bool) -> Sn
             cordon: None,
             assignment: None,
             report: Some(stored(Arc::new(report))),
+            written: Default::default(),
         };
         snapshot.nodes.insert(name, entry);
     }
@@ -223,6 +226,7 @@ fn obey(snapshot: &mut Snapshot, plan: &Plan) {
                 failing: None,
                 conditions: Vec::new(),
                 image: None,
+                token: one.token,
             })
             .collect();
         let network = assignment.network.as_ref().map(|network| ReportedNetwork {
@@ -350,6 +354,8 @@ fn main() {
             schema_version: SchemaVersion::default(),
             away: None,
             unsteady: false,
+            off: true,
+            silent: None,
             verdict: Verdict::Lost,
             reason: "test".to_owned(),
         };

@@ -64,11 +64,15 @@ pub fn cost(old: &ServiceSpec, new: &ServiceSpec) -> Cost {
         update,
         seeds,
         replace_after: _,
+        // Who has a token keeps it, who has none gets one with his next container.
+        exclusive: _,
+        on_disconnect,
     } = old;
     compare_containers(&mut fields, container, &new.container);
     // Its variables tell of each.
     fields.replace("dependsOn", names(depends_on), names(&new.depends_on));
     fields.replace("seeds", seeds, &new.seeds);
+    fields.agent("onDisconnect", on_disconnect, &new.on_disconnect);
     fields.agent("restartPolicy", restart_policy, &new.restart_policy);
     fields.agent(
         "restartBackoff.initial",

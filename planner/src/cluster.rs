@@ -8,6 +8,7 @@ mod assign;
 mod breaker;
 mod changes;
 mod draft;
+mod exclusive;
 mod explain;
 mod files;
 mod images;

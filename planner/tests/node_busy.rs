@@ -25,6 +25,7 @@ fn assignment(n: u64) -> Arc<Assignment> {
     let instance = Assigned {
         address: None,
         seeds: Vec::new(),
+        token: None,
         namespace: "default".parse().expect("a name"),
         kind: Kind::Service,
         workload: "web".parse().expect("a name"),

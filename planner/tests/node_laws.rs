@@ -159,6 +159,7 @@ impl Sim {
         Assigned {
             address: None,
             seeds: Vec::new(),
+            token: None,
             namespace: "default".parse().expect("a name"),
             kind: Kind::Service,
             workload: workload.parse().expect("a name"),

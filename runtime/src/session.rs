@@ -92,10 +92,13 @@ pub struct Session {
     record: SessionRecord,
     lost: Lost,
     good_until: watch::Receiver<Instant>,
+    lives: Duration,
     keeper: JoinHandle<()>,
     close: watch::Sender<bool>,
 }
 
+/// The longest time between two renewals: what stops when the store is not heard of goes by them, and that may be 10 s.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How much longer than its lease an earlier session of this machine is waited for.
 const SLACK: Duration = Duration::from_secs(2);
 
@@ -221,7 +224,8 @@ async fn keep_alive<S: Store>(
     mut closing: watch::Receiver<bool>,
 ) {
     let mut backoff = Backoff::new(Duration::from_millis(100), ttl / 6);
-    let mut pause = ttl / 3;
+    let usual = (ttl / 3).min(LONGEST_PAUSE);
+    let mut pause = usual;
     loop {
         let renewal = async {
             boottime::sleep(pause).await;
@@ -241,7 +245,7 @@ async fn keep_alive<S: Store>(
                 Ok(true) => {
                     good.send_replace(asked + ttl);
                     backoff.reset();
-                    pause = ttl / 3;
+                    pause = usual;
                 }
                 Ok(false) => {
                     tracing::warn!(key = %String::from_utf8_lossy(&key), "the session is lost: its lease or its key is gone");
@@ -275,6 +279,7 @@ impl Session {
             record,
             lost: Lost { state },
             good_until,
+            lives,
             keeper: tokio::spawn(keeper),
             close,
         }
@@ -314,6 +319,11 @@ impl Session {
     /// after that. What must have ended before the session does goes by this.
     pub fn good_until(&self) -> watch::Receiver<Instant> {
         self.good_until.clone()
+    }
+
+    /// For how long it lives after a renewal: so much before [`Session::good_until`] the last one was asked for.
+    pub const fn lives(&self) -> Duration {
+        self.lives
     }
 
     /// Ends the session at once: the node is seen to have gone on purpose.

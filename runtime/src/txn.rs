@@ -95,17 +95,11 @@ impl Txn {
     /// The keys it writes, each with its value where it is not a deletion.
     #[cfg(feature = "testing")]
     pub fn written(&self) -> Vec<(&[u8], Option<&Bytes>)> {
-        let value = |write| match write {
-            &Write {
-                op: Op::Put { ref value, .. },
-                ..
-            } => Some(value),
-            &Write { op: Op::Delete, .. } => None,
-        };
-        self.writes
-            .iter()
-            .map(|write| (write.key.as_slice(), value(write)))
-            .collect()
+        let told = self.writes.iter().map(|write| match &write.op {
+            Op::Put { value, .. } => (write.key.as_slice(), Some(value)),
+            Op::Delete => (write.key.as_slice(), None),
+        });
+        told.collect()
     }
 
     /// The key that it is fenced with.

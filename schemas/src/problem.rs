@@ -85,6 +85,7 @@ codes! {
     ControlCharacter Semantic "A text contains NUL, which neither the engine nor the kernel can take."
     EnvName Semantic "The name of an environment variable is empty or contains `=`."
     GlobalOption Semantic "A service with `mode: global` runs one instance per node: `replicas`, and what chooses among nodes, has no meaning."
+    ExclusiveOption Semantic "A service with `exclusive: true` has numbered slots, and none of them is replaced by time alone."
     PortNameTaken Semantic "Two ports of one container have the same name."
     PortTaken Semantic "One container declares the same port, or asks for the same host port, twice."
     PortWithoutNetwork Semantic "Ports cannot be published by a container that has no bridge network of its own."

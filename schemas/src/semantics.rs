@@ -396,6 +396,8 @@ impl Rules<'_> {
             // A global one may have none.
             seeds: _,
             replace_after,
+            exclusive,
+            on_disconnect: _,
         } = spec;
         if *mode == Mode::Global {
             for place in [
@@ -412,6 +414,20 @@ impl Rules<'_> {
                 }
             }
         }
+        if *exclusive && *mode == Mode::Global {
+            let message = "a service with `mode: global` runs one instance on every node, and none of them elsewhere";
+            let remedy = "remove the key, or the mode";
+            self.say_key(path!["spec", "exclusive"], Code::ExclusiveOption, message, remedy);
+        }
+        if *exclusive && replace_after.is_some() {
+            let message = "a service with `exclusive: true` is never replaced by time alone";
+            let remedy = "remove the key: an instance is replaced when its node says that it is gone, or a person with `reeve node \
+                          confirm-lost`";
+            self.say_key(path!["spec", "replaceAfter"], Code::ExclusiveOption, message, remedy);
+        }
+        let stop_after = path!["spec", "onDisconnect", "stopAfter"];
+        self.limit(stop_after, spec.stop_after(), DAY);
+        self.at_least(stop_after, spec.stop_after(), Span::from_secs(10));
         self.container(container);
         self.placement(placement);
         for (index, toleration) in tolerations.iter().enumerate() {

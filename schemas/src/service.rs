@@ -57,6 +57,55 @@ pub struct ServiceSpec {
     /// counts while the store answers. What no other node can take stays, and so does what runs on every node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replace_after: Option<Span>,
+    /// Whether each of its instances may run only once, whatever happens: one on a node that is away is replaced when that node
+    /// says that it is gone, or a person that the host is off (`reeve node confirm-lost`), and never by time. Its container gets
+    /// a number that only rises from one holder to the next, `REEVE_FENCING_TOKEN`, by which a storage can refuse the one before.
+    /// After a reboot, and where it ended while its agent was away, it starts when the store has said that it is assigned there.
+    /// With mode `replicated`, and without `replaceAfter`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub exclusive: bool,
+    /// What a node without the store does with its instances of this service; `keep` when absent.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub on_disconnect: OnDisconnect,
+}
+
+/// What a node does with an instance when it cannot reach the store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum OnDisconnect {
+    /// It runs on, and is started again when it ends.
+    #[default]
+    Keep,
+    /// It is stopped when the node has had no word of the store for so long: `10s` to `24h`. It starts again, also after a
+    /// reboot, when the store has said again that it is assigned there.
+    StopAfter(Span),
+}
+
+/// A text or a mapping, without alternatives: what is wrong with either is told at its place.
+impl JsonSchema for OnDisconnect {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "OnDisconnect".into()
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let mut after = generator.subschema_for::<Span>();
+        after.insert(
+            "description".to_owned(),
+            "It is stopped when the node has had no word of the store for so long: `10s` to `24h`. It starts again, also after a \
+             reboot, when the store has said again that it is assigned there."
+                .into(),
+        );
+        schemars::json_schema!({
+            "type": ["string", "object"],
+            "pattern": "^keep$",
+            "patternErrorMessage": "`keep`, or `{stopAfter: 60s}`",
+            "properties": { "stopAfter": after },
+            "required": ["stopAfter"],
+            "additionalProperties": false
+        })
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -111,7 +160,25 @@ impl ServiceSpec {
     #[must_use]
     pub fn replace_after(&self) -> Option<Span> {
         let usual = || (!self.container.keeps_data()).then_some(REPLACE_AFTER);
-        self.replace_after.or_else(usual)
+        self.replace_after.or_else(usual).filter(|_| !self.exclusive)
+    }
+    /// After how long without the store a node stops its instances; None when it keeps them.
+    #[must_use]
+    pub fn stop_after(&self) -> Option<Span> {
+        match self.on_disconnect {
+            OnDisconnect::Keep => None,
+            OnDisconnect::StopAfter(after) => Some(after),
+        }
+    }
+    /// How long a node must have been away for certain before its instances have stopped by themselves, whatever it is doing: what
+    /// it waits, the container's grace, and a tenth more, at least 5 s, for clocks that run apart and for the stop itself. None
+    /// when they do not stop.
+    #[must_use]
+    pub fn stopped_after(&self) -> Option<Span> {
+        let millis = self.stop_after()?.millis.saturating_add(self.container.grace().millis);
+        Some(Span {
+            millis: millis.saturating_add((millis / 10).max(5_000)),
+        })
     }
     /// How many instances a replicated service wants; None when it is global.
     #[must_use]

@@ -35,7 +35,7 @@ pub enum Act {
     Lose { class: u8, which: u8 },
     /// All assignments are deleted by their prefix.
     LoseAssignments,
-    /// `reeve node cordon`, `drain`, `uncordon`, `confirm-lost`.
+    /// A person cordons a node, drains it, frees it, or says that it is off.
     Cordon { node: u8, mode: u8 },
     /// Somebody runs docker by hand: stops, removes, adds a container of his own.
     ByHand { node: u8, what: u8, which: u8 },

@@ -9,6 +9,7 @@ use schemas::records::{Assigned, AssignedState, Assignment, Order, Record};
 
 use crate::line::Commit;
 use crate::machine::Machine;
+use crate::world::{exclusive, stops_by_itself};
 
 /// What the laws remember of a world.
 #[derive(Default)]
@@ -152,6 +153,7 @@ impl Laws {
             if matches!(verb, "stop" | "kill" | "remove")
                 && seen.running.contains(container)
                 && !seen.touched.contains(container)
+                && !container.split('.').nth(1).is_some_and(stops_by_itself)
                 && let Err(why) = self.justified(&name, container, seen.order, order)
             {
                 self.broke("1", format!("{name}: {call} though {why}"));
@@ -179,6 +181,31 @@ impl Laws {
             .map(|(name, _)| name.clone())
             .collect();
         self.seen.insert(name, seen);
+    }
+
+    /// An exclusive slot has one holder, as far as containers run.
+    pub fn one_holder(&mut self, machines: &[Machine]) {
+        let mut holders: BTreeMap<(&str, &str), &str> = BTreeMap::new();
+        let mut doubled = Vec::new();
+        for machine in machines {
+            let Some(seen) = self.seen.get(&machine.name) else {
+                continue;
+            };
+            for container in &seen.running {
+                let mut parts = container.split('.').skip(1);
+                let (Some(workload), Some(slot)) = (parts.next(), parts.next()) else {
+                    continue;
+                };
+                if exclusive(workload).is_some()
+                    && let Some(other) = holders.insert((workload, slot), &machine.name)
+                {
+                    doubled.push(format!("{workload}.{slot} runs on {other} and {}", machine.name));
+                }
+            }
+        }
+        for what in doubled {
+            self.broke("E1", what);
+        }
     }
 
     /// Whether an assignment that was in force between two orders says that this container is not to run.

@@ -154,23 +154,21 @@ impl Machine {
             Program::Agent(node) => Begin::Agent(Box::new(self.options(node)), self.engine()),
             Program::Controller(name) => Begin::Controller(name.clone()),
         };
-        let task = runtime.block_on(async move {
-            tokio::time::advance(clock).await;
-            match program {
-                Begin::Agent(options, engine) => tokio::spawn(async move {
-                    match agent::run(*options, line, engine, shutdown).await {
-                        Ok(()) => "it ended".to_owned(),
-                        Err(error) => runtime::chain(&error),
-                    }
-                }),
-                Begin::Controller(name) => tokio::spawn(async move {
-                    match controller::run(ControllerOptions::new(line, Root::default(), name), shutdown).await {
-                        Ok(()) => "it ended".to_owned(),
-                        Err(error) => runtime::chain(&error),
-                    }
-                }),
-            }
-        });
+        runtime.block_on(tokio::time::advance(clock));
+        let task = match program {
+            Begin::Agent(options, engine) => runtime.spawn(async move {
+                match agent::run(*options, line, engine, shutdown).await {
+                    Ok(()) => "it ended".to_owned(),
+                    Err(error) => runtime::chain(&error),
+                }
+            }),
+            Begin::Controller(name) => runtime.spawn(async move {
+                match controller::run(ControllerOptions::new(line, Root::default(), name), shutdown).await {
+                    Ok(()) => "it ended".to_owned(),
+                    Err(error) => runtime::chain(&error),
+                }
+            }),
+        };
         self.process = Some(Process { runtime, task });
     }
 

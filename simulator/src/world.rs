@@ -66,6 +66,8 @@ pub struct World {
     went_back: bool,
     store_stopped: bool,
     foreign: u32,
+    /// Somebody said that a host is off, which may not have been so.
+    misled: bool,
     /// Accepted records that somebody overwrote or deleted: nothing writes them again but a person who has a copy.
     spoiled: BTreeMap<String, bytes::Bytes>,
     /// When something last happened: a write, a call to an engine.
@@ -125,8 +127,8 @@ impl World {
                 Program::Agent(node) => node.to_string(),
                 Program::Controller(name) => name.clone(),
             };
-            let line = Line::new(&store, &name, dice.next(), &journal);
-            Machine::new(program, line, dir.path(), dice.next())
+            let line = Line::new(&store, &name, dice.draw(), &journal);
+            Machine::new(program, line, dir.path(), dice.draw())
         });
         let machines: Vec<Machine> = machines.collect();
         Self {
@@ -141,6 +143,7 @@ impl World {
             went_back: false,
             store_stopped: false,
             foreign: 0,
+            misled: false,
             spoiled: BTreeMap::new(),
             last: Duration::ZERO,
             stirred: (0, 0),
@@ -227,6 +230,9 @@ impl World {
         for machine in &self.machines[..self.nodes] {
             self.laws.look(machine);
             calls += machine.engine.stirred();
+        }
+        if !self.misled {
+            self.laws.one_holder(&self.machines[..self.nodes]);
         }
         let stirred = (self.commits as u64, calls);
         if stirred != self.stirred {
@@ -372,7 +378,10 @@ impl World {
                 match mode % 4 {
                     0 => drop(self.store.put(key, cordon(CordonMode::Cordon, false).encode())),
                     1 => drop(self.store.put(key, cordon(CordonMode::Drain, false).encode())),
-                    2 => drop(self.store.put(key, cordon(CordonMode::Cordon, true).encode())),
+                    2 => {
+                        self.misled = true;
+                        self.store.put(key, cordon(CordonMode::Cordon, true).encode());
+                    }
                     _ => drop(self.store.delete(key)),
                 }
             }
@@ -598,11 +607,24 @@ impl World {
         for name in invalid {
             self.store.put(service_key(name), manifest(name, 2, 0));
         }
+        if self.went_back {
+            self.apply_again();
+        }
+    }
+
+    /// What nodes run newer than any record waits for a person who applies it again, also unchanged.
+    fn apply_again(&self) {
+        for name in NAMES {
+            if let Some(kv) = self.store.peek(service_key(name)) {
+                self.store.put(service_key(name), kv.value);
+            }
+        }
     }
 
     /// Waits until all is as desired and at rest.
     pub fn settle(&mut self) {
         let began = self.now;
+        let mut again = 3;
         loop {
             self.tick(Duration::MAX);
             self.acknowledge();
@@ -617,6 +639,14 @@ impl World {
             let unmet = self.unmet();
             if quiet && unmet.is_empty() {
                 return;
+            }
+            // What the reports said when the store was accepted may have been as old as the store: it says so, and a person
+            // accepts it once more.
+            if quiet && self.went_back && again > 0 {
+                again -= 1;
+                self.accept();
+                self.apply_again();
+                self.last = self.now;
             }
             // What waits for a time to be over is quiet meanwhile.
             if late {
@@ -751,16 +781,37 @@ impl World {
     }
 }
 
+/// Of a service whose slots have one holder each: what says so.
+pub(crate) fn exclusive(name: &str) -> Option<&'static str> {
+    match name {
+        "batch" => Some("  exclusive: true\n"),
+        "edge" => Some("  exclusive: true\n  onDisconnect:\n    stopAfter: 20s\n"),
+        _ => None,
+    }
+}
+
+/// Whether its instances stop without the store.
+pub(crate) fn stops_by_itself(name: &str) -> bool {
+    exclusive(name).is_some_and(|text| text.contains("stopAfter"))
+}
+
+fn is_global(name: &str, variant: u8) -> bool {
+    variant % 8 == 7 && exclusive(name).is_none()
+}
+
 /// What a person writes.
 fn manifest(name: &str, replicas: u8, variant: u8) -> String {
     let image = 1 + variant % 3;
     let mut text = format!("apiVersion: reeve/v1\nkind: Service\nmetadata:\n  name: {name}\nspec:\n");
-    if variant % 8 == 7 {
+    if let Some(exclusive) = exclusive(name) {
+        text += exclusive;
+    }
+    if is_global(name, variant) {
         text += "  mode: global\n";
     } else {
         text += &format!("  replicas: {}\n", replicas % 5);
     }
-    if variant % 16 >= 12 && variant % 8 != 7 {
+    if variant % 16 >= 12 && !is_global(name, variant) && exclusive(name).is_none() {
         text += "  replaceAfter: 10s\n";
     }
     text += &format!("  container:\n    image: app:{image}\n");

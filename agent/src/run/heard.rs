@@ -203,7 +203,12 @@ impl Agent {
     }
 
     fn step_ended(&mut self, step: &Step, outcome: &OpOutcome, took: Duration) {
-        let Step { instance, op, reason } = step;
+        let Step {
+            instance,
+            op,
+            reason,
+            until_ms: _,
+        } = step;
         match outcome {
             OpOutcome::Failed(failure) => {
                 let entry = self.input.ledger.entries.get(instance);

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use schemas::records::{Accepted, AcceptedBody, Assignment, NodeCondition};
 use serde::{Deserialize, Serialize};
 
-use super::AgentError;
 use super::state::Agent;
+use super::{AgentError, ContactFile, now_ms};
 use crate::disk::DiskError;
 use crate::ledger;
-use planner::node::SpecState;
+use planner::node::{Contact, SpecState};
 use runtime::chain;
 
 /// With less free than this on the disk of the data directory or of the engine nothing new is started.
@@ -58,6 +58,7 @@ impl Agent {
             Err(error) => self.hold = Some(chain(&error)),
         }
         self.tell_regressed();
+        self.load_contact();
         self.set_applied();
         tracing::info!(
             node = %self.input.node,
@@ -66,6 +67,64 @@ impl Agent {
             "starting from what is on disk"
         );
         Ok(())
+    }
+
+    /// When the store was last heard of in this boot. What is not known was too long ago.
+    fn load_contact(&mut self) {
+        let kept = self.dir.read_json::<ContactFile>("contact.json").ok().flatten();
+        let kept = kept.filter(|file| file.boot_id == self.boot_id && file.heard_ms <= now_ms());
+        self.heard_kept_ms = kept.map(|file| file.heard_ms);
+        self.input.contact = Contact::since(self.heard_kept_ms);
+    }
+
+    /// Takes up what the session has heard of the store.
+    pub(super) fn hear_contact(&mut self) {
+        let Some(life) = self.ends.life.borrow().clone() else {
+            return;
+        };
+        // The clock first: what is a moment too long ago is on the safe side.
+        let now = now_ms();
+        let (ago, renewal) = life.renewed();
+        if self.heard == Some(renewal) {
+            return;
+        }
+        self.heard = Some(renewal);
+        let ago = u64::try_from(ago.as_millis()).unwrap_or(u64::MAX);
+        self.input.contact.renewed(now.saturating_sub(ago));
+    }
+
+    /// Where anything here goes by the store's word: keeps on disk when that was heard, and says whether it is asked for.
+    pub(super) fn keep_contact(&mut self) {
+        let (mut least, mut exclusive) = (None, false);
+        for spec in self.input.specs.values() {
+            if let SpecState::Here(spec) = spec {
+                least = least.into_iter().chain(spec.stop_after()).min();
+                exclusive |= spec.exclusive;
+            }
+        }
+        let any = least.is_some();
+        let least_ms = least.map_or(u64::MAX, |least| least.millis);
+        let wants = (any || exclusive) && self.input.contact.wants_word(least_ms);
+        self.ends.word.send_if_modified(|wanted| {
+            let news = *wanted != wants;
+            *wanted = wants;
+            news
+        });
+        let heard_ms = self.input.contact.heard_ms();
+        let Some(heard) = heard_ms.filter(|_| any && heard_ms != self.heard_kept_ms) else {
+            return;
+        };
+        let file = ContactFile {
+            boot_id: self.boot_id.clone(),
+            heard_ms: heard,
+        };
+        self.heard_kept_ms = heard_ms;
+        if let Err(error) = self.dir.note_json("contact.json", &file) {
+            tracing::debug!(
+                "{}; a restarted agent may stop sooner what goes by the store's word",
+                chain(&error)
+            );
+        }
     }
 
     fn damage(&mut self, reason: &str, file: &str, error: DiskError) -> Result<(), AgentError> {

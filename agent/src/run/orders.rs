@@ -59,6 +59,14 @@ impl Agent {
                 self.offered = Some(offered.clone());
                 self.judge(offered);
             }
+            News::Word(asked_ms, assignment) => {
+                self.told(News::Offered(Ok(assignment.clone())));
+                let in_force = self.input.assignment.as_ref();
+                let in_force = in_force.is_some_and(|in_force| in_force.order >= assignment.order);
+                if in_force && self.hold.is_none() && self.foreign.is_none() {
+                    self.input.contact.confirm(asked_ms);
+                }
+            }
             News::Spec(id, Err(why)) => {
                 self.missed_specs.insert(id.clone());
                 self.input.specs.insert(id, SpecState::Damaged(why));

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use planner::network::relay::{Place, Reaching};
-use planner::node::{InstanceKey, LedgerEntry, NodePlan, Op, Pull, SpecState, Step, plan};
+use planner::node::{Failure, InstanceKey, LedgerEntry, NodePlan, Op, Pull, SpecState, Step, plan};
 use runtime::chain;
 use schemas::image::{ImagePin, ImageRef};
 use schemas::records::network::address6;
@@ -44,6 +44,7 @@ impl Agent {
             return;
         }
         let began = Instant::now();
+        self.keep_contact();
         self.input.conditions = self.conditions();
         self.input.disk_full = self.is_full();
         self.input.busy.clone_from(&self.busy);
@@ -339,7 +340,16 @@ impl Agent {
                     let _ = notes.send(Note::Created { step, outcome });
                 }
             };
+            let until_ms = step.until_ms;
             let run = async {
+                // It may have waited for its turn, or this process have stood still.
+                if until_ms.is_some_and(|until| now_ms() >= until) {
+                    return Ran::unlaid(Failure {
+                        reason: FailingReason::Isolated,
+                        message: "this node had no word of the store for too long when it was about to start"
+                            .to_owned(),
+                    });
+                }
                 match needs {
                     Ok(needs) => execute(engine.as_ref(), &cluster, &gate, &step, needs, created).await,
                     Err(failed) => Ran::unlaid(failed),

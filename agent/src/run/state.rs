@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use planner::node::{FileId, InstanceKey, Making, NodeInput, Observed, OpOutcome, SpecId, Step};
 use runtime::backoff::Backoff;
+use runtime::boottime;
 use schemas::names::Namespace;
 use schemas::records::{Assignment, ClusterId, NodeCondition, NodeFacts, Order, Report, ReportedVirtualIps};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
@@ -28,7 +29,7 @@ use crate::peers::Peers;
 use crate::policy::{Gate, Judgement};
 use crate::probe::Prober;
 use crate::secrets::SecretPlace;
-use crate::virtual_ips::Granted;
+use crate::virtual_ips::{Granted, Life};
 use crate::walls::Walls;
 
 /// Inspections and lookups at once.
@@ -43,6 +44,10 @@ pub(super) struct Ends {
     pub(super) files: watch::Sender<BTreeSet<FileId>>,
     pub(super) facts: watch::Sender<Option<Arc<NodeFacts>>>,
     pub(super) applied: watch::Sender<Order>,
+    /// Whether something waits for the store's word.
+    pub(super) word: watch::Sender<bool>,
+    /// The session that is open.
+    pub(super) life: watch::Receiver<Option<Life>>,
     /// For who keeps this node's end of the cluster's network.
     pub(super) local: watch::Sender<Local>,
     /// For who keeps its virtual addresses.
@@ -162,6 +167,12 @@ pub(super) struct Agent {
     /// The same of files.
     pub(super) missed_files: BTreeSet<FileId>,
 
+    // The store's word.
+    /// By which renewal of the session the store was last heard of.
+    pub(super) heard: Option<boottime::Instant>,
+    /// What of that is on disk.
+    pub(super) heard_kept_ms: Option<u64>,
+
     // The disk.
     pub(super) save_at_ms: Option<u64>,
     pub(super) damaged: Vec<NodeCondition>,
@@ -268,6 +279,8 @@ impl Agent {
             used_specs: BTreeSet::new(),
             missed_specs: BTreeSet::new(),
             missed_files: BTreeSet::new(),
+            heard: None,
+            heard_kept_ms: None,
             save_at_ms: None,
             damaged: Vec::new(),
             unwritable: None,

@@ -17,6 +17,7 @@ mod crash;
 mod faults;
 mod files;
 mod images;
+mod isolated;
 mod policy;
 mod secrets;
 mod signed;
@@ -134,6 +135,7 @@ impl Bed {
         Assigned {
             address: None,
             seeds: Vec::new(),
+            token: None,
             namespace: namespace.parse().unwrap(),
             kind: Kind::Service,
             workload: name.parse().unwrap(),
@@ -157,6 +159,7 @@ impl Bed {
             instance: (&assigned).into(),
             n,
             digest: assigned.digest,
+            token: None,
         };
         labels.to_map()
     }
@@ -388,6 +391,7 @@ async fn an_orphan_that_is_ordered_absent_goes_though_nothing_is_known_of_its_sp
     bed.assign(&[Assigned {
         address: None,
         seeds: Vec::new(),
+        token: None,
         namespace: line.namespace,
         kind: line.kind,
         workload: line.workload,

@@ -40,6 +40,7 @@ impl Agent {
         let mut events = self.engine.events(self.input.cluster.as_str());
         loop {
             self.input.now_ms = now_ms();
+            self.hear_contact();
             self.tick();
             let wake = self.next_wake();
             tokio::select! {
@@ -52,6 +53,7 @@ impl Agent {
                 () = tokio::time::sleep(wake) => {}
             }
             self.input.now_ms = now_ms();
+            self.hear_contact();
             while let Ok(note) = notes.try_recv() {
                 self.noted(note);
             }

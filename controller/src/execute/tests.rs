@@ -137,6 +137,7 @@ fn instance(name: &str, state: AssignedState) -> Assigned {
     Assigned {
         address: None,
         seeds: Vec::new(),
+        token: None,
         namespace: "default".parse().expect("a name"),
         kind: Kind::Service,
         workload: name.parse().expect("a name"),
@@ -358,6 +359,8 @@ async fn every_write_is_fenced_by_the_leader_and_by_the_marker() {
         schema_version: SchemaVersion::default(),
         away: None,
         unsteady: false,
+        off: false,
+        silent: None,
         verdict: Verdict::Ready,
         reason: "r".to_owned(),
     };
@@ -597,6 +600,8 @@ async fn a_node_is_not_called_lost_that_is_back_or_of_which_a_person_has_just_sp
             schema_version: SchemaVersion::default(),
             away: None,
             unsteady: false,
+            off: false,
+            silent: None,
             verdict,
             reason: "r".to_owned(),
         };

@@ -420,6 +420,7 @@ fn obey(store: &MemoryStore, assignment: &Assignment, runs: &Mutex<BTreeMap<(Str
         failing: None,
         conditions: Vec::new(),
         image: None,
+        token: None,
     });
     let mut instances: Vec<ReportedInstance> = instances.collect();
     instances.sort_by(|a, b| {

@@ -25,6 +25,8 @@ fn an_explicit_default_costs_nothing() {
         (vec!["replicas"], serde_json::json!(3)),
         (vec!["mode"], serde_json::json!("global")),
         (vec!["replaceAfter"], serde_json::json!("2m")),
+        (vec!["exclusive"], serde_json::json!(true)),
+        (vec!["onDisconnect"], serde_json::json!("keep")),
         (vec!["placement"], serde_json::json!({"nodeNames": ["n1"]})),
         (
             vec!["restartBackoff"],

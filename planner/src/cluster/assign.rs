@@ -178,6 +178,7 @@ impl Pass<'_> {
             Assigned {
                 address: inst.address.filter(|_| self.net.is_some()),
                 seeds: Vec::new(),
+                token: inst.token,
                 namespace: svc.map_or(&reported.namespace, |svc| svc.namespace).clone(),
                 kind: svc.map_or(reported.kind, |svc| svc.key.kind),
                 workload: svc.map_or(&reported.workload, |svc| &svc.key.name).clone(),
@@ -195,6 +196,9 @@ impl Pass<'_> {
             }
         };
         entry.state = state;
+        if inst.mint && self.is_exclusive(inst.svc) {
+            entry.token = Some(self.new_token(inst.svc, inst.slot));
+        }
         if state != AssignedState::Absent && inst.to_n != inst.n {
             let live = self.in_force(inst.svc as usize)?;
             entry.n = live.n;
@@ -227,9 +231,12 @@ impl Pass<'_> {
     fn assigned_new(&self, at: u32, new: &New, state: AssignedState, holders: &mut Holders) -> Option<Assigned> {
         let svc = &self.memory.svcs[new.want.svc as usize];
         let live = self.in_force(new.want.svc as usize)?;
+        // Who is prepared holds nothing yet.
+        let holds = svc.exclusive && state == AssignedState::Present;
         Some(Assigned {
             address: self.given.to_new(at),
             seeds: self.seeds_for(new.want.svc, &[]),
+            token: holds.then(|| self.new_token(new.want.svc, new.want.slot)),
             namespace: svc.namespace.clone(),
             kind: svc.key.kind,
             workload: svc.key.name.clone(),

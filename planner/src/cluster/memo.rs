@@ -108,6 +108,8 @@ pub(super) struct Brief {
     pub seeds: u32,
     /// How long it waits for a node that is away; None for as long as it takes.
     pub wait: Option<Span>,
+    /// Whether each slot may have one holder only.
+    pub exclusive: bool,
 }
 
 impl Brief {
@@ -122,6 +124,7 @@ impl Brief {
             bridged: spec.container.network_mode == NetworkMode::Bridge,
             seeds: spec.seeds.unwrap_or(0),
             wait: spec.replace_after(),
+            exclusive: spec.exclusive && spec.mode == Mode::Replicated,
         }
     }
 }
@@ -151,6 +154,8 @@ pub(super) struct Row {
     pub was: AssignedState,
     /// Its address in the cluster's network, as assigned; the reported one when it is only reported.
     pub address: Option<Ipv4Addr>,
+    /// Its token, as assigned; the reported one when it is only reported.
+    pub token: Option<u64>,
     pub seen: Seen,
 }
 
@@ -431,6 +436,10 @@ fn row(
         address: match (assigned, said) {
             (Some((_, one)), _) => one.address,
             (None, said) => said.and_then(|one| one.addresses.iter().find_map(v4)),
+        },
+        token: match (assigned, said) {
+            (Some((_, one)), _) => one.token,
+            (None, said) => said.and_then(|one| one.token),
         },
         seen,
     })

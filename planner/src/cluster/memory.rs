@@ -47,6 +47,10 @@ pub(super) struct Inst {
     pub seen: Seen,
     /// Its address in the cluster's network, as assigned; the reported one when it is only reported.
     pub address: Option<Ipv4Addr>,
+    /// Its token, as assigned; the reported one when it is only reported.
+    pub token: Option<u64>,
+    /// It becomes its slot's holder in this pass, or is made anew without ever having had one: it gets a new token.
+    pub mint: bool,
     /// Its assignment does not say yet what its image was settled to be.
     pub repin: bool,
 }
@@ -122,6 +126,8 @@ pub(super) struct Svc<'a> {
     pub seeds: u32,
     /// How long it waits for a node that is away; None for as long as it takes.
     pub wait: Option<Span>,
+    /// Whether each of its slots may have one holder only.
+    pub exclusive: bool,
 }
 
 impl Svc<'_> {
@@ -320,6 +326,7 @@ fn svc<'a>(
         bridged: brief.is_none_or(|brief| brief.bridged),
         seeds: brief.map_or(0, |brief| brief.seeds),
         wait: brief.map_or(Some(REPLACE_AFTER), |brief| brief.wait),
+        exclusive: brief.is_some_and(|brief| brief.exclusive),
         need: brief.map(|brief| brief.need).unwrap_or_default(),
     })
 }
@@ -414,6 +421,7 @@ impl<'a> Memory<'a> {
             n,
             was,
             address,
+            token,
             mut seen,
         } = *row;
         let listed = node
@@ -444,6 +452,8 @@ impl<'a> Memory<'a> {
             next: NONE,
             seen,
             address,
+            token,
+            mint: false,
             repin: false,
         };
         if assigned != NONE {

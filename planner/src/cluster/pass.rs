@@ -9,6 +9,7 @@ use schemas::records::{
     AcceptedBody, AssignedPort, AssignedState, Breaker, Digest, FailingReason, ImageSource, RefusalRule,
     ReportedInstance, Uid, Verdict,
 };
+use schemas::units::Span;
 
 use super::accept::{Accepting, Life, Standing, accept, record};
 use super::addresses::{Given, Net};
@@ -57,6 +58,8 @@ pub(super) struct Tally {
     pub failing: Option<(u64, FailingReason, String, bool)>,
     /// A port that the new spec asks for and the slot's node has not free.
     pub port_taken: Option<(u64, u16)>,
+    /// The first slot that another node may still hold, which node that is, and for how long it must have been away.
+    pub held_by: Option<(u64, u32, Option<Span>)>,
 }
 
 impl Tally {
@@ -77,6 +80,7 @@ impl Tally {
             moving,
             failing,
             port_taken,
+            held_by,
         } = self;
         [assigned, running, ready, updated]
             .iter()
@@ -86,6 +90,7 @@ impl Tally {
                 .all(|count| **count == 0)
             && failing.is_none()
             && port_taken.is_none()
+            && held_by.is_none()
     }
 }
 
@@ -147,6 +152,8 @@ pub(super) struct Pass<'a> {
     pub seeds: BTreeMap<u32, (Vec<Ipv4Addr>, bool)>,
     /// What it costs to go from a number to the one in force, by service.
     costs: BTreeMap<(u32, u64), Cost>,
+    /// Instances of no service that is known, where one is exclusive: by its name they may be its.
+    pub strangers: Vec<u32>,
 }
 
 /// One slot of a service, sorted out.
@@ -207,7 +214,12 @@ impl<'a> Pass<'a> {
             given: Given::default(),
             seeds: BTreeMap::new(),
             costs: BTreeMap::new(),
+            strangers: Vec::new(),
         };
+        if pass.memory.svcs.iter().any(|svc| svc.exclusive) {
+            let strange = |(at, inst): (u32, &Inst)| (inst.svc == NONE).then_some(at);
+            pass.strangers = (0..).zip(&pass.memory.insts).filter_map(strange).collect();
+        }
         for svc in 0..pass.memory.svcs.len() {
             pass.judge(svc);
         }
@@ -324,10 +336,21 @@ impl<'a> Pass<'a> {
         node.retired() || node.lost_for(self.memory.svcs[svc as usize].wait)
     }
 
+    /// Whether what is ordered to go from there is not waited for.
+    pub(super) fn is_given_up(&self, svc: u32, inst: u32) -> bool {
+        if self.is_exclusive(svc) {
+            return self.let_go_of(inst);
+        }
+        self.given_up(svc, self.memory.insts[inst as usize].node)
+    }
+
     /// Whether an instance is to be replaced elsewhere because its node is lost. What runs on every node waits for its own.
     pub(super) fn is_lost(&self, svc: u32, inst: u32) -> bool {
         let node = &self.nodes.list[self.memory.insts[inst as usize].node as usize];
         let one = &self.memory.svcs[svc as usize];
+        if one.exclusive {
+            return node.held.is_none() && self.let_go_of(inst);
+        }
         one.wanted != Wanted::PerNode && node.held.is_none() && node.lost_for(one.wait)
     }
 
@@ -500,6 +523,7 @@ impl<'a> Pass<'a> {
                 let one = &self.memory.insts[*inst as usize];
                 let node = &self.nodes.list[one.node as usize];
                 (
+                    std::cmp::Reverse(self.rank(*inst)),
                     one.assigned == NONE,
                     one.seen.orphaned,
                     node.held.is_some(),
@@ -516,6 +540,12 @@ impl<'a> Pass<'a> {
             let kept_ready = kept.seen.ready;
             for inst in holders.split_off(1) {
                 let one = &self.memory.insts[inst as usize];
+                let node = &self.nodes.list[one.node as usize];
+                if self.memory.svcs[at].exclusive && (node.held.is_none() || node.rewrite) {
+                    // The slot is another's: no breaker keeps a second one, and no orphan either.
+                    self.make_absent(inst, None);
+                    continue;
+                }
                 if one.assigned == NONE && !one.seen.live && self.nodes.list[one.node as usize].held.is_none() {
                     // Nothing of it runs, and no record wants it: to let it start while the breaker thinks is no kindness.
                     self.make_absent(inst, None);
@@ -637,15 +667,40 @@ impl<'a> Pass<'a> {
                 continue;
             }
             // One moves at a time. Where no node fits it, none fits the others: they ask for the same.
-            let mut asked: Vec<Want> = some.iter().filter(|want| want.from == NONE).copied().collect();
+            let mut asked: Vec<Want> = Vec::with_capacity(some.len());
+            for want in some.iter().filter(|want| want.from == NONE) {
+                let but = [want.instead, NONE];
+                let rival = self
+                    .is_exclusive(svc)
+                    .then(|| self.rival(svc, want.slot, but))
+                    .flatten();
+                match rival {
+                    None => asked.push(*want),
+                    Some(rival) => {
+                        let waits = Some(self.waits_for_holder(svc, want.slot, &rival));
+                        self.tallies[svc as usize].waiting += 1;
+                        self.stories.insert((svc, want.slot), Story::Create { waits });
+                    }
+                }
+            }
             let movers = || some.iter().filter(|want| want.from != NONE);
             asked.extend(movers().next());
             let found = self.placer.place(&self.nodes, &self.memory, &asked);
             for (want, found) in asked.iter().zip(found) {
                 match found {
+                    Some(_) if want.instead != NONE && self.is_exclusive(svc) => {
+                        // It is taken off its node first: when that is in the store, whatever the node does when it is back, it
+                        // does not start it.
+                        self.give_up(want.instead);
+                        self.tallies[svc as usize].waiting += 1;
+                    }
                     Some(new) => {
                         if want.instead != NONE {
                             self.give_up(want.instead);
+                        }
+                        if self.is_exclusive(svc) && want.from == NONE {
+                            let absences = self.absences(svc, want.slot);
+                            self.guards.entry(new.node).or_default().extend(absences);
                         }
                         let state = if want.from == NONE {
                             AssignedState::Present

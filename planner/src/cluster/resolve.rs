@@ -3,6 +3,7 @@
 
 use schemas::records::{AssignedState, Verdict};
 
+use super::exclusive::Rival;
 use super::memory::{Memory, To, Wanted};
 use super::pass::{Pass, SlotView, Story};
 use super::place::Want;
@@ -37,7 +38,7 @@ impl Pass<'_> {
             match one.state() {
                 Some(AssignedState::Present) => view.present = better(view.present, inst),
                 Some(AssignedState::Prepared) => view.prepared = better(view.prepared, inst),
-                Some(AssignedState::Absent) if !self.given_up(Self::svc_index(svc), one.node) => {
+                Some(AssignedState::Absent) if !self.is_given_up(Self::svc_index(svc), inst) => {
                     view.leaving = better(view.leaving, inst)
                 }
                 Some(AssignedState::Absent) | None => {}
@@ -105,6 +106,11 @@ impl Pass<'_> {
             let usable = view.prepared.filter(|inst| self.still_good(svc, *inst));
             match (view.present, view.prepared, view.leaving) {
                 (Some(present), prepared, _) if self.is_lost(svc, present) => match (prepared, usable) {
+                    (_, Some(_)) if self.is_exclusive(svc) => {
+                        // The one that is prepared starts when this is in the store.
+                        self.give_up(present);
+                        self.tallies[svc as usize].waiting += 1;
+                    }
                     (_, Some(usable)) => {
                         self.give_up(present);
                         self.memory.insts[usable as usize].to = To::Be(AssignedState::Present);
@@ -158,6 +164,8 @@ impl Pass<'_> {
                         Reason::WaitsFor {
                             instance: self.name(svc, code),
                         }
+                    } else if self.is_exclusive(svc) {
+                        self.waits_for_holder(svc, code, &Rival::Holds(leaving))
                     } else {
                         self.away(leaving)
                     };
@@ -184,6 +192,20 @@ impl Pass<'_> {
                         .waits_for_seeds(svc)
                         .map(|service| Reason::WaitsForSeeds { service });
                     self.tallies[svc as usize].waiting += 1;
+                    self.stories.insert((svc, code), Story::Create { waits });
+                }
+                (None, Some(prepared), None) if usable.is_some() && self.is_exclusive(svc) => {
+                    let rival = self.rival(svc, code, [prepared, NONE]);
+                    let waits = rival.map(|rival| self.waits_for_holder(svc, code, &rival));
+                    if waits.is_some() {
+                        self.tallies[svc as usize].waiting += 1;
+                    } else {
+                        let absences = self.absences(svc, code);
+                        let one = &mut self.memory.insts[prepared as usize];
+                        one.to = To::Be(AssignedState::Present);
+                        one.mint = true;
+                        self.guards.entry(one.node).or_default().extend(absences);
+                    }
                     self.stories.insert((svc, code), Story::Create { waits });
                 }
                 (None, Some(prepared), None) if usable.is_some() => {

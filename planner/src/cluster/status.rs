@@ -268,6 +268,21 @@ impl Pass<'_> {
                 .into(),
             );
         }
+        if let Some((slot, node, until)) = tally.held_by {
+            let name = &self.nodes.list[node as usize].name;
+            let instance = self.name(svc, slot);
+            let text = match until {
+                Some(until) => format!(
+                    "{instance} may still run on node {name}: it starts elsewhere when that node has been away for {until}, and so it \
+                     has stopped by itself"
+                ),
+                None => format!(
+                    "{instance} may still run on node {name}: it starts elsewhere when that node says that it is gone, or a person \
+                     that its host is off with `reeve node confirm-lost {name}`"
+                ),
+            };
+            return stopped("MayRunElsewhere".into(), text.into());
+        }
         let all = tally.pending + tally.unsettled + tally.moving + tally.waiting + created;
         if all > tally.pending_away {
             return condition(

@@ -139,7 +139,10 @@ impl<'a> Pass<'a> {
                 }
                 continue;
             }
+            // What would wait for somebody else then is not let go.
+            let but = [at, view.prepared.unwrap_or(NONE)];
             let ready_to_move = moves
+                && !(self.is_exclusive(svc) && self.rival(svc, code, but).is_some())
                 && view.prepared.is_some_and(|inst| {
                     let prepared = &self.memory.insts[inst as usize];
                     prepared.seen.prepared && prepared.to == To::Stay && prepared.n == n
@@ -250,6 +253,7 @@ impl<'a> Pass<'a> {
         let one = &mut self.memory.insts[at as usize];
         one.to = To::Be(AssignedState::Present);
         one.to_n = n;
+        one.mint = one.token.is_none();
         Ok(())
     }
 

@@ -11,6 +11,7 @@ use schemas::records::{
     Accepted, Assigned, Assignment, Breaker, Condition, ConfigFileStatus, Digest, Endpoints, EventType, FailingReason,
     NodeStatus, Peer, Policies, ServiceStatus, Uid, VerdictRecord, VirtualIpStatus,
 };
+use schemas::units::Span;
 use serde::Serialize;
 
 use super::snapshot::Snapshot;
@@ -294,6 +295,14 @@ pub enum Reason {
     /// It is passed over until its node is back.
     NodeUnreachable {
         node: NodeName,
+    },
+    /// One may run there still. It is waited for until that node says that it is gone, or a person that its host is off; where
+    /// he has said so, until it must have stopped by itself.
+    MayRunOn {
+        node: NodeName,
+        /// Once the node has been away for so long.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        until: Option<Span>,
     },
     /// No node fits; the status has the refusals.
     NoNodeFits,

@@ -29,6 +29,8 @@ const READY: &str = "its session lives";
 pub(super) const UNSTEADY: &str =
     "its session lives, and was gone three times in the last ten minutes: nothing new is placed here for now";
 const RETIRED: &str = "a person retired it";
+const RETIRED_AWAY: &str = "a person retired it; its session is gone";
+const RETIRED_OFF: &str = "a person retired it, and says that its host is off";
 const AWAY: &str = "its session is gone: its agent has stopped, or cannot reach the store";
 const TOO_LONG: &str = "its session has been gone for too long: what it ran goes elsewhere";
 const OFF: &str = "a person says that its host is off: what it ran goes elsewhere";
@@ -40,6 +42,8 @@ pub(super) const MASS: &str = "more than half of the nodes are away at once: not
 pub struct Absences {
     /// Since when each session is gone, in milliseconds of the leader's own clock.
     since: BTreeMap<NodeName, u64>,
+    /// The report that each had when it went: another one says that it was back meanwhile.
+    told: BTreeMap<NodeName, i64>,
     /// When a node was last called lost.
     lost_at: Option<u64>,
     /// When each session was seen to go, the last few times.
@@ -65,6 +69,7 @@ pub fn verdicts(snapshot: &Snapshot, absences: &mut Absences, at: Moment) -> Ver
     let mut away: Vec<Away<'_>> = Vec::new();
     let (mut present, mut new) = (0_usize, 0_usize);
     absences.since.retain(|name, _| snapshot.nodes.contains_key(name));
+    absences.told.retain(|name, _| snapshot.nodes.contains_key(name));
     absences.left.retain(|name, left| {
         left.retain(|at_ms| at.now_ms.saturating_sub(*at_ms) < FLAP_WINDOW_MS);
         !left.is_empty() && snapshot.nodes.contains_key(name)
@@ -86,8 +91,25 @@ pub fn verdicts(snapshot: &Snapshot, absences: &mut Absences, at: Moment) -> Ver
             absences.since.remove(name);
             present += usize::from(!retired);
         }
+        if entry.session.is_none() {
+            let told = entry.report.as_ref().map_or(0, |stored| stored.mod_revision);
+            let before = absences.told.insert(name.clone(), told);
+            if before.is_some_and(|before| before != told) {
+                absences.since.remove(name);
+            }
+        } else {
+            absences.told.remove(name);
+        }
         if retired {
-            out.say(name, entry, Held::Retired);
+            let held = match (&entry.session, confirmed(entry)) {
+                (Some(_), _) => Held::Retired,
+                (None, false) => {
+                    absences.since.entry(name.clone()).or_insert(at.now_ms);
+                    Held::RetiredAway
+                }
+                (None, true) => Held::RetiredOff(absences.silence(name, entry, snapshot, at, &mut out)),
+            };
+            out.say(name, entry, held);
         } else if entry.session.is_some() {
             let left = absences.left.get(name).map_or(&[][..], Vec::as_slice);
             // When the third last one is too long ago to count.
@@ -102,13 +124,15 @@ pub fn verdicts(snapshot: &Snapshot, absences: &mut Absences, at: Moment) -> Ver
         } else if confirmed(entry) {
             // A word about one says nothing about the others.
             new += 1;
-            out.say(name, entry, Held::Off);
+            let silent = absences.silence(name, entry, snapshot, at, &mut out);
+            out.say(name, entry, Held::Off(silent));
         } else {
             let since = *absences.since.entry(name.clone()).or_insert_with(|| {
                 absences.left.entry(name.clone()).or_default().push(at.now_ms);
                 at.now_ms
             });
-            let lost = stored(entry).filter(|record| record.verdict == Verdict::Lost);
+            // A word that is not about this absence leaves nothing behind.
+            let lost = stored(entry).filter(|record| record.verdict == Verdict::Lost && !record.off);
             new += usize::from(lost.is_none());
             away.push(Away {
                 name,
@@ -170,6 +194,32 @@ pub fn verdicts(snapshot: &Snapshot, absences: &mut Absences, at: Moment) -> Ver
     out
 }
 
+impl Absences {
+    /// For how long a node that a person says is off has been away at least, as far as exclusive instances that stop by
+    /// themselves wait for that: the longest such time that has passed. The time is counted as that of a loss is.
+    fn silence(
+        &mut self,
+        name: &NodeName,
+        entry: &NodeEntry,
+        snapshot: &Snapshot,
+        at: Moment,
+        out: &mut VerdictsOut,
+    ) -> Option<Span> {
+        let since = *self.since.entry(name.clone()).or_insert(at.now_ms);
+        let gone = at.now_ms.saturating_sub(since).min(at.healthy_ms.unwrap_or(0));
+        let waits = stops(snapshot, entry);
+        let known = stored(entry)
+            .filter(|record| record.off)
+            .and_then(|record| record.silent);
+        let next = waits
+            .iter()
+            .find(|wait| wait.millis > gone && known.is_none_or(|known| **wait > known));
+        let soon = next.map(|wait| wait.millis - gone);
+        out.look_again_ms = out.look_again_ms.into_iter().chain(soon).min();
+        waits.iter().rfind(|wait| wait.millis <= gone).copied().max(known)
+    }
+}
+
 /// A node without a session.
 struct Away<'s> {
     name: &'s NodeName,
@@ -185,11 +235,15 @@ enum Held {
     Ready,
     Unsteady,
     Retired,
+    RetiredAway,
+    /// By a person's word; away for so long at least.
+    RetiredOff(Option<Span>),
     Away,
     Mass,
     /// Away for so long at least.
     Lost(Span),
-    Off,
+    /// By a person's word; away for so long at least.
+    Off(Option<Span>),
 }
 
 impl Held {
@@ -198,18 +252,39 @@ impl Held {
             Self::Ready => (Verdict::Ready, READY),
             Self::Unsteady => (Verdict::Ready, UNSTEADY),
             Self::Retired => (Verdict::Retired, RETIRED),
+            Self::RetiredAway => (Verdict::Retired, RETIRED_AWAY),
+            Self::RetiredOff(_) => (Verdict::Retired, RETIRED_OFF),
             Self::Away => (Verdict::Unreachable, AWAY),
             Self::Mass => (Verdict::Unreachable, MASS),
             Self::Lost(_) => (Verdict::Lost, TOO_LONG),
-            Self::Off => (Verdict::Lost, OFF),
+            Self::Off(_) => (Verdict::Lost, OFF),
+        };
+        let (off, silent) = match self {
+            Self::Off(silent) | Self::RetiredOff(silent) => (true, silent),
+            Self::Ready
+            | Self::Unsteady
+            | Self::Retired
+            | Self::RetiredAway
+            | Self::Away
+            | Self::Mass
+            | Self::Lost(_) => (false, None),
         };
         VerdictRecord {
             schema_version: SchemaVersion::default(),
             verdict,
             away: match self {
                 Self::Lost(away) => Some(away),
-                Self::Ready | Self::Unsteady | Self::Retired | Self::Away | Self::Mass | Self::Off => None,
+                Self::Ready
+                | Self::Unsteady
+                | Self::Retired
+                | Self::RetiredAway
+                | Self::RetiredOff(_)
+                | Self::Away
+                | Self::Mass
+                | Self::Off(_) => None,
             },
+            off,
+            silent,
             unsteady: matches!(self, Self::Unsteady),
             reason: reason.to_owned(),
         }
@@ -237,15 +312,43 @@ fn cordon(entry: &NodeEntry) -> Option<(CordonMode, bool)> {
 }
 
 /// Whether a person's word that a host is off is about this absence: it came after the verdict that the node is away, or
-/// has been heard already.
+/// has been heard already; and the node has written nothing since, so that it was not back unseen.
 fn confirmed(entry: &NodeEntry) -> bool {
-    let heard = stored(entry).is_some_and(|record| record.verdict == Verdict::Lost && record.away.is_none());
-    let since = entry.verdict.as_ref().map_or(i64::MAX, |stored| stored.mod_revision);
+    let told = entry.report.as_ref().map_or(0, |stored| stored.mod_revision);
+    let said = entry.verdict.as_ref().map_or(i64::MAX, |stored| stored.mod_revision);
+    let heard = stored(entry).is_some_and(|record| record.off) && told < said;
     let word = entry
         .cordon
         .as_ref()
         .filter(|_| cordon(entry).is_some_and(|(_, lost)| lost));
-    heard || word.is_some_and(|word| word.mod_revision > since)
+    heard || word.is_some_and(|word| word.mod_revision > said.max(told))
+}
+
+/// How long what a node has takes to stop by itself, each time once.
+fn stops(snapshot: &Snapshot, entry: &NodeEntry) -> BTreeSet<Span> {
+    let assignment = entry.assignment.as_ref().and_then(|stored| stored.value.as_ref().ok());
+    let report = entry.report.as_ref().and_then(|stored| stored.value.as_ref().ok());
+    let assigned = assignment.map_or(&[][..], |assignment| &assignment.instances);
+    let reported = report.map_or(&[][..], |report| &report.instances);
+    let assigned = assigned.iter().map(|one| (&one.namespace, one.kind, &one.workload));
+    let reported = reported.iter().map(|one| (&one.namespace, one.kind, &one.workload));
+    let keys: BTreeSet<ResourceKey> = assigned
+        .chain(reported)
+        .map(|(namespace, kind, name)| ResourceKey {
+            namespace: Some(namespace.clone()),
+            kind,
+            name: name.clone(),
+        })
+        .collect();
+    // Of one that nobody knows anything of, it may be any.
+    let blank = assignment.is_none() && report.is_none();
+    let all = snapshot.accepted.iter().filter(|(key, _)| blank || keys.contains(key));
+    let specs = all
+        .map(|(_, history)| history)
+        .flat_map(|history| history.records.values())
+        .filter_map(|entry| entry.value.as_ref().ok())
+        .filter_map(|record| service_of(&record.body));
+    specs.filter_map(ServiceSpec::stopped_after).collect()
 }
 
 /// For how long what a node has waits, each time once; what nobody knows of waits as long as who does not say.

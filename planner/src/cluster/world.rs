@@ -31,6 +31,9 @@ pub(super) struct Node<'a> {
     pub verdict: Verdict,
     /// Of a lost node: for how long it has been away at least; None where none waits for it.
     pub away: Option<Span>,
+    /// A person says that its host is off, and it is away; and for how long it has been away at least then.
+    pub off: bool,
+    pub silent: Option<Span>,
     /// It comes and goes.
     pub unsteady: bool,
     pub cordon: Option<(CordonMode, i64)>,
@@ -137,6 +140,10 @@ pub(super) fn nodes(snapshot: &Snapshot) -> Nodes<'_> {
             (_, Some(Verdict::Lost | Verdict::Unreachable | Verdict::Retired) | None) => Verdict::Unreachable,
         };
         let away = record.and_then(|record| record.away);
+        let off = record.is_some_and(|record| record.off)
+            && matches!(verdict, Verdict::Lost | Verdict::Retired)
+            && entry.session.is_none();
+        let silent = record.and_then(|record| record.silent);
         let unsteady = record.is_some_and(|record| record.unsteady);
         let facts =
             readable(entry.facts.as_ref()).filter(|facts| facts.node == *name && facts.cluster == snapshot.cluster.id);
@@ -176,6 +183,8 @@ pub(super) fn nodes(snapshot: &Snapshot) -> Nodes<'_> {
             report,
             verdict,
             away,
+            off,
+            silent,
             unsteady,
             cordon,
             held: None,

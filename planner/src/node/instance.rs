@@ -64,6 +64,7 @@ pub(super) struct Said<'a> {
     from: &'a [ImageSource],
     address: Option<Ipv4Addr>,
     seeds: &'a [Seeds],
+    token: Option<u64>,
 }
 
 impl<'a> Said<'a> {
@@ -73,6 +74,7 @@ impl<'a> Said<'a> {
             from: &assigned.from,
             address: assigned.address,
             seeds: &assigned.seeds,
+            token: assigned.token,
         }
     }
 }
@@ -89,6 +91,10 @@ pub(super) struct Walk<'a, 'o> {
     /// Its address in the cluster's network, and those it is told.
     address: Option<Ipv4Addr>,
     seeds: &'a [Seeds],
+    /// Its token, as assigned.
+    token: Option<u64>,
+    /// Until when its container may be started, where that goes by the store's word.
+    until_ms: Option<u64>,
     entry: LedgerEntry,
     out: &'o mut NodePlan,
     next: Option<Next>,
@@ -132,6 +138,8 @@ impl<'a, 'o> Walk<'a, 'o> {
             from: said.from,
             address: said.address,
             seeds: said.seeds,
+            token: said.token,
+            until_ms: None,
             entry,
             out,
             next: None,
@@ -267,6 +275,7 @@ impl<'a, 'o> Walk<'a, 'o> {
         self.entry.container = Some(Owned {
             id: Some(container.id.clone()),
             spec,
+            token: labels.token,
         });
         true
     }
@@ -413,6 +422,7 @@ impl<'a, 'o> Walk<'a, 'o> {
     }
 
     fn present(mut self, container: Option<&'a Observed>, target: InForce, gone: bool) -> Walked {
+        self.entry.token = self.token.or(self.entry.token);
         self.bring_into_force(container, &target);
         let Some(in_force) = self.entry.in_force.clone() else {
             // The first spec is not here.
@@ -429,7 +439,7 @@ impl<'a, 'o> Walk<'a, 'o> {
         let Some(container) = container else {
             return self.create(&in_force, &spec, gone);
         };
-        match self.replacing(&in_force, &spec) {
+        match self.replacing(&in_force, &spec, in_force == target) {
             Replacing::No => {
                 let (phase, step) = self.keep(container, &spec);
                 self.report(phase, Some(container), step)
@@ -575,10 +585,17 @@ impl<'a, 'o> Walk<'a, 'o> {
         self.entry.trying = None;
     }
 
-    fn replacing(&mut self, in_force: &InForce, spec: &ServiceSpec) -> Replacing {
-        let Some(made_from) = self.entry.container.as_ref().map(|owned| owned.spec.clone()) else {
+    /// What its container was made with, and what is in force: with `newest` that is what is assigned.
+    fn replacing(&mut self, in_force: &InForce, spec: &ServiceSpec, newest: bool) -> Replacing {
+        let Some((made_from, token)) = self.entry.container.as_ref().map(|one| (one.spec.clone(), one.token)) else {
             return Replacing::No;
         };
+        if newest && self.token.is_some() && token != self.token {
+            return Replacing::Yes {
+                from: made_from.n,
+                fields: vec!["fencingToken"],
+            };
+        }
         if made_from == *in_force {
             return Replacing::No;
         }
@@ -630,6 +647,13 @@ impl<'a, 'o> Walk<'a, 'o> {
             }
             ImageState::Pulling(percent) => return self.report(Phase::Pulling { percent }, None, None),
         }
+        match self.input.contact.may_begin(spec, self.input.now_ms) {
+            Ok(until) => self.until_ms = until,
+            Err(()) => {
+                self.say_isolated(n);
+                return self.report(Phase::Pending, None, None);
+            }
+        }
         self.try_for(n);
         self.deadline(spec);
         match self.world.in_the_way(self.key, &in_force.ports) {
@@ -651,6 +675,7 @@ impl<'a, 'o> Walk<'a, 'o> {
         self.entry.container = Some(Owned {
             id: None,
             spec: in_force.clone(),
+            token: self.entry.token,
         });
         self.entry.up = None;
         self.entry.restarts = 0;
@@ -666,6 +691,7 @@ impl<'a, 'o> Walk<'a, 'o> {
             instance: self.key.clone(),
             n,
             digest: in_force.digest.clone(),
+            token: self.entry.token,
         };
         let op = Op::Create {
             name: labels.name(),
@@ -896,6 +922,9 @@ impl<'a, 'o> Walk<'a, 'o> {
 
     /// Keeps a container as it ought to be: running, ready, and not drifted.
     fn keep(&mut self, container: &Observed, spec: &Arc<ServiceSpec>) -> (Phase, Option<Step>) {
+        if let Some(isolated) = self.isolated(container, spec) {
+            return isolated;
+        }
         let id = || container.id.clone();
         let waits = self.waits(self.entry.retry_after_ms);
         let now_or_later = |walk: &mut Self, op: Op, reason: Reason| (!waits).then(|| walk.step(op, reason));
@@ -950,6 +979,66 @@ impl<'a, 'o> Walk<'a, 'o> {
                 (Phase::Pending, None)
             }
         }
+    }
+
+    /// What becomes of a container that must not run without the store's word, on a node that has none; None where it may.
+    fn isolated(&mut self, container: &Observed, spec: &ServiceSpec) -> Option<(Phase, Option<Step>)> {
+        if spec.stop_after().is_none() && !spec.exclusive {
+            return None;
+        }
+        let after = spec.stop_after().unwrap_or_default();
+        let n = self.entry.in_force.as_ref().map_or(0, |spec| spec.n);
+        let now = self.input.now_ms;
+        let contact = &self.input.contact;
+        let may = match container.state {
+            // Nothing of it runs; by a person's hand alone.
+            ContainerState::Running | ContainerState::Restarting | ContainerState::Paused => contact.may_run(spec, now),
+            ContainerState::Created | ContainerState::Exited { .. } => contact.may_begin(spec, now),
+            ContainerState::Dead | ContainerState::Removing => return None,
+        };
+        if let Ok(until) = may {
+            self.until_ms = until;
+            if let Some(until) = until {
+                self.waits(until);
+            }
+            return None;
+        }
+        self.say_isolated(n);
+        match container.state {
+            ContainerState::Running | ContainerState::Restarting => {}
+            ContainerState::Exited { code } => {
+                // By our own hand, most likely: no row of restarts.
+                if self.entry.up.take().is_some() {
+                    self.entry.exit_code = code;
+                }
+                return Some((Phase::Stopped, None));
+            }
+            ContainerState::Paused | ContainerState::Created | ContainerState::Dead | ContainerState::Removing => {
+                return Some((Phase::Stopped, None));
+            }
+        }
+        if let Some(up) = &mut self.entry.up {
+            up.ready_ms = None;
+        }
+        if self.waits(self.entry.retry_after_ms) {
+            return Some((Phase::Stopping, None));
+        }
+        // The store's word starts it again, and not its restart policy.
+        self.entry.restarting = true;
+        let id = container.id.clone();
+        let op = if self.entry.kill {
+            Op::Kill { id }
+        } else {
+            let grace = spec.container.grace();
+            Op::Stop { id, grace }
+        };
+        Some((Phase::Stopping, Some(self.step(op, Reason::Isolated { after }))))
+    }
+
+    fn say_isolated(&mut self, n: u64) {
+        let why = "this node had no word of the store for as long as `onDisconnect.stopAfter` says, or its agent has just begun: it \
+                   starts when the store says that it is assigned here";
+        self.failing = Some(failing(n, FailingReason::Isolated, why));
     }
 
     fn running(&mut self, container: &Observed, spec: &Arc<ServiceSpec>) -> Option<Step> {
@@ -1279,10 +1368,12 @@ impl<'a, 'o> Walk<'a, 'o> {
     }
 
     fn step(&self, op: Op, reason: Reason) -> Step {
+        let begins = matches!(op, Op::Create { .. } | Op::Start { .. } | Op::Unpause { .. });
         Step {
             instance: self.key.clone(),
             op,
             reason,
+            until_ms: self.until_ms.filter(|_| begins),
         }
     }
 
@@ -1364,6 +1455,10 @@ impl<'a, 'o> Walk<'a, 'o> {
             failing,
             conditions: self.entry.conditions.iter().cloned().chain(outgrown).collect(),
             image,
+            token: self
+                .entry
+                .token
+                .or(self.entry.container.as_ref().and_then(|owned| owned.token)),
         };
         (Some(line), Some(self.entry), step)
     }

@@ -14,6 +14,8 @@ use super::types::{InstanceKey, SpecId};
 pub const LABEL_CLUSTER: &str = "reeve.cluster";
 /// The label that names the node.
 pub const LABEL_NODE: &str = "reeve.node";
+/// The label with its holder's token, of an exclusive service.
+pub const LABEL_TOKEN: &str = "reeve.token";
 const LABEL_NAMESPACE: &str = "reeve.namespace";
 const LABEL_KIND: &str = "reeve.kind";
 const LABEL_WORKLOAD: &str = "reeve.workload";
@@ -30,6 +32,8 @@ pub struct OwnLabels {
     pub instance: InstanceKey,
     pub n: u64,
     pub digest: Digest,
+    /// Of an exclusive service: its holder's.
+    pub token: Option<u64>,
 }
 
 impl OwnLabels {
@@ -45,12 +49,18 @@ impl OwnLabels {
             kind: Kind::from_segment(get(LABEL_KIND)?)?,
         };
         let n = get(LABEL_N)?;
+        let number = |text: &str| text.parse().ok().filter(|value: &u64| value.to_string() == text);
+        let token = match get(LABEL_TOKEN) {
+            Some(text) => Some(number(text)?),
+            None => None,
+        };
         Some(Self {
             cluster: get(LABEL_CLUSTER)?.parse().ok()?,
             node: get(LABEL_NODE)?.parse().ok()?,
             instance,
-            n: n.parse().ok().filter(|value: &u64| value.to_string() == n)?,
+            n: number(n)?,
             digest: get(LABEL_DIGEST)?.parse().ok()?,
+            token,
         })
     }
 
@@ -63,6 +73,7 @@ impl OwnLabels {
             instance,
             n,
             digest,
+            token,
         } = self;
         let InstanceKey {
             namespace,
@@ -82,7 +93,9 @@ impl OwnLabels {
             (LABEL_N, n.to_string()),
             (LABEL_DIGEST, digest.to_string()),
         ];
-        pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+        let token = token.map(|token| (LABEL_TOKEN, token.to_string()));
+        let pairs = pairs.into_iter().chain(token);
+        pairs.map(|(key, value)| (key.to_owned(), value)).collect()
     }
 
     /// The accepted spec it claims to run.

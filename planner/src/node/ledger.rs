@@ -65,6 +65,9 @@ pub struct LedgerEntry {
     /// What the image of the spec in force was settled to be.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<AssignedImage>,
+    /// Of an exclusive service: the token it was assigned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<u64>,
     /// What the image was found to be here, by number: of the spec in force, and of the one that is to follow it. None of
     /// one that no registry knows.
     #[serde(with = "pairs", skip_serializing_if = "BTreeMap::is_empty")]
@@ -108,6 +111,9 @@ pub struct Owned {
     pub id: Option<String>,
     /// What it was made from.
     pub spec: InForce,
+    /// The token it was made with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<u64>,
 }
 
 /// A container that is up.

@@ -21,6 +21,7 @@ use schemas::service::ServiceSpec;
 use schemas::units::Span;
 use serde::{Deserialize, Serialize};
 
+use super::contact::Contact;
 use super::labels::OwnLabels;
 use super::ledger::{Ledger, LedgerEntry};
 
@@ -343,6 +344,8 @@ pub struct NodeInput {
     /// The largest packet in the cluster's network, in bytes; None while this node's end of it is not ready, and then nothing
     /// is made on it.
     pub mtu: Option<u16>,
+    /// What was heard of the store.
+    pub contact: Contact,
 }
 
 impl NodeInput {
@@ -368,6 +371,7 @@ impl NodeInput {
             conditions: Vec::new(),
             lingering: Vec::new(),
             mtu: None,
+            contact: Contact::default(),
         }
     }
 }
@@ -431,6 +435,8 @@ pub struct Step {
     pub instance: InstanceKey,
     pub op: Op,
     pub reason: Reason,
+    /// Of what makes a container run that may not without the store: not begun from this moment on, in ms of BOOTTIME.
+    pub until_ms: Option<u64>,
 }
 
 /// A node's end of the cluster's network: a bridge that all its containers are on.
@@ -581,6 +587,10 @@ pub enum Reason {
         found: String,
     },
     Disconnected,
+    /// Its node has had no word of the store for so long as its service says, or longer.
+    Isolated {
+        after: Span,
+    },
     /// The engine left it dead.
     Dead,
     /// It did not end by being asked.
@@ -605,6 +615,7 @@ impl fmt::Display for Reason {
             Self::LimitsChanged => f.write_str("its limits were changed by hand"),
             Self::RestartPolicyChanged { found } => write!(f, "its restart policy was changed to `{found}` by hand"),
             Self::Disconnected => f.write_str("it was disconnected from its network by hand"),
+            Self::Isolated { after } => write!(f, "its node had no word of the store for {after}"),
             Self::Dead => f.write_str("the engine left it dead"),
             Self::StopFailed => f.write_str("it did not end when asked"),
         }

@@ -156,12 +156,15 @@ impl Host {
     /// SIGKILL and a new start: what is on the disk is what is known.
     pub fn kill(&mut self) {
         let fresh = Self::new(&self.name, &self.input.cluster, self.input.now_ms);
+        // Noted with every renewal.
+        let contact = Contact::since(self.input.contact.heard_ms());
         self.input = NodeInput {
             assignment: self.input.assignment.clone(),
             specs: std::mem::take(&mut self.input.specs),
             files: std::mem::take(&mut self.input.files),
             secrets: std::mem::take(&mut self.input.secrets),
             ledger: self.disk_ledger.clone(),
+            contact,
             ..fresh.input
         };
         self.seen = false;
@@ -208,6 +211,7 @@ impl Host {
         let entry = &store.nodes[&self.name];
         if let Some(Ok(offered)) = entry.assignment.as_ref().map(|stored| &stored.value) {
             self.judge(offered);
+            self.input.contact.confirm(self.input.now_ms);
         }
         for id in self.wanted.clone() {
             let found = store
@@ -268,6 +272,24 @@ impl Host {
                 "{}: the store never went back, and yet {other:?}; in force {:?}, offered {:?}",
                 self.name, self.input.assignment, offered
             ),
+        }
+    }
+
+    /// Its agent's session is renewed, and was at every moment from then on.
+    pub fn renew(&mut self, from_ms: u64, now_ms: u64) {
+        let between = (from_ms..now_ms).step_by(5_000);
+        between.chain([now_ms]).for_each(|at| self.input.contact.renewed(at));
+    }
+
+    /// An agent that is alive does what it has to without the store.
+    pub fn go_on(&mut self, registry: &Registry, now_ms: u64) {
+        for _ in 0..4 {
+            self.ask_list();
+            self.hear_list();
+            self.pass(now_ms);
+            while !self.under_way.is_empty() {
+                self.run_step(0, Fate::Fine, registry, now_ms);
+            }
         }
     }
 
@@ -463,6 +485,10 @@ impl Host {
                 message: "no".to_owned(),
             })
         };
+        if step.until_ms.is_some_and(|until| now_ms >= until) {
+            self.heard(&step, vec![failed(FailingReason::Isolated)]);
+            return;
+        }
         if self.away || fate == Fate::Fails {
             self.heard(&step, vec![failed(FailingReason::StopFailed)]);
             return;

@@ -56,6 +56,24 @@ fn networked(bytes: Vec<u8>) {
     world.check_desired();
 }
 
+/// As [`any_history`], with two exclusive services, and people who say of nodes that they are off when they are not.
+fn exclusive(bytes: Vec<u8>) {
+    let mut world = World::new(bytes, 2, 3);
+    world.exclusive = true;
+    for name in ["s0", "s1", "s2"] {
+        world.apply_good(name);
+    }
+    world.settle();
+    while world.script.more() {
+        world.happen();
+        world.check();
+    }
+    world.recover();
+    world.settle();
+    world.check();
+    world.check_desired();
+}
+
 /// One service and its changes, on nodes that stay: the richest soil for law 16.
 fn changes(bytes: Vec<u8>) {
     let mut world = World::new(bytes, 2, 1);
@@ -112,6 +130,11 @@ proptest! {
     }
 
     #[test]
+    fn whatever_happens_an_exclusive_slot_has_one_holder_and_its_tokens_rise(bytes in bytes(420)) {
+        exclusive(bytes);
+    }
+
+    #[test]
     fn whatever_is_missing_nothing_ends(bytes in bytes(200)) {
         absence(bytes);
     }
@@ -122,7 +145,7 @@ fn histories_that_once_broke_a_law_hold() {
     let mut seeds: Vec<(&str, Vec<u8>)> = SEEDS.iter().map(|(law, bytes)| (*law, bytes.to_vec())).collect();
     if let Ok(text) = std::env::var("REEVE_BYTES") {
         let only = std::env::var("REEVE_LAW").ok();
-        let laws = ["any", "changes", "absence", "networked"].into_iter();
+        let laws = ["any", "changes", "absence", "networked", "exclusive"].into_iter();
         let laws = laws.filter(|law| only.as_ref().is_none_or(|only| only == law));
         seeds.extend(laws.map(|law| (law, bytes_of(&text))));
     }
@@ -132,6 +155,7 @@ fn histories_that_once_broke_a_law_hold() {
             "changes" => changes(bytes),
             "absence" => absence(bytes),
             "networked" => networked(bytes),
+            "exclusive" => exclusive(bytes),
             other => panic!("no law is called {other}"),
         }
     }

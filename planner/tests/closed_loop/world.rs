@@ -27,6 +27,17 @@ use crate::leader::{Leader, Txn, bump, stored};
 
 /// Histories that broke a law once, by a bug of ours or one that was put in to see the test fail.
 pub const SEEDS: &[(&str, &[u8])] = &[
+    // A node that a person says is off was back between two looks of the leader: it has not been away for so long.
+    (
+        "exclusive",
+        &[
+            32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 19, 0, 120, 3, 0, 0, 0, 0, 0, 100, 0, 0, 12, 0, 120, 61, 179,
+            0, 62, 0, 0, 52, 0, 9, 51, 187, 107, 225, 109, 226, 222, 140, 53, 69, 112, 210, 119, 127, 234, 195, 61, 35,
+            5, 182, 63, 85, 93, 94, 102, 182, 80, 254, 122, 251, 164, 133, 75, 51, 213, 156, 147, 221, 49, 244, 112,
+            28, 11, 63, 24, 75, 32, 81, 139, 91, 89, 251, 153, 152, 212, 29, 81, 85, 91, 220, 68, 163, 156, 134, 208,
+            85, 209, 127, 226, 4, 164, 150, 241, 169, 142,
+        ],
+    ),
     // A lost node is back without its engine, and then its assignment is lost, while what it had starts elsewhere.
     (
         "any",
@@ -146,6 +157,13 @@ pub struct World {
     down: BTreeSet<Id>,
     /// Slots on nodes that were away, or taken away by order: they need not wait for their turn.
     excused: BTreeSet<Id>,
+    /// `s0` and `s1` are exclusive; `s1` stops on a node that is cut off for a minute.
+    pub exclusive: bool,
+    /// What ran on nodes of which a person said that they are off, though they are not: of what does not stop by itself.
+    worded: BTreeMap<NodeName, BTreeSet<(String, Slot)>>,
+    /// Of each exclusive slot: the highest token that a container was made with, and where; and the containers that were seen.
+    tokens: BTreeMap<(String, Slot), (u64, NodeName)>,
+    made: BTreeSet<(NodeName, String)>,
     /// What ran on nodes that were declared lost or retired: it may run elsewhere as well.
     forfeited: BTreeMap<NodeName, BTreeSet<Id>>,
 }
@@ -227,6 +245,10 @@ impl World {
             down: BTreeSet::new(),
             excused: BTreeSet::new(),
             forfeited: BTreeMap::new(),
+            exclusive: false,
+            worded: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+            made: BTreeSet::new(),
         };
         for at in 1..=count {
             let node: NodeName = format!("n{at}").parse().expect("a name");
@@ -257,6 +279,17 @@ impl World {
     }
 
     fn apply(&mut self, name: &str, value: Value) {
+        let mut value = value;
+        if self.exclusive && name != "s2" {
+            value["exclusive"] = json!(true);
+            if name == "s1" {
+                value["onDisconnect"] = json!({ "stopAfter": "60s" });
+            }
+            if value["mode"] == json!("global") {
+                value["mode"] = json!("replicated");
+                value["replicas"] = json!(2);
+            }
+        }
         let spec: ServiceSpec = serde_json::from_value(value).expect("a service");
         self.put(key(name), DesiredBody::Service(Arc::new(spec)));
     }
@@ -355,6 +388,12 @@ impl World {
             return;
         }
         let revision = bump(&mut self.store);
+        let now = self.now_ms;
+        self.host(node).renew(now, now);
+        if there && self.exclusive {
+            // A session lives for longer than a leader may stand still whose time counts: it is never missed.
+            self.leader.absences = Absences::default();
+        }
         if !there {
             self.excuse(node);
             self.store.nodes.entry(node.clone()).or_default().session = None;
@@ -427,7 +466,11 @@ impl World {
 
     /// One act.
     pub fn happen(&mut self) {
-        let act = self.script.below(if self.calm { 64 } else { 88 });
+        let act = self.script.below(match (self.calm, self.exclusive) {
+            (true, _) => 64,
+            (false, true) => 160,
+            (false, false) => 88,
+        });
         if tracing() {
             eprintln!("act {act}");
         }
@@ -505,6 +548,15 @@ impl World {
                 self.cordon(&node, Some(CordonMode::Retire));
             }
             79..=84 => self.lose_a_record(act - 79),
+            88..=99 => {
+                let node = self.some_host();
+                self.confirm_lost(&node);
+            }
+            100..=119 => {
+                let millis = [30_000, 61_000, 77_000, 100_000][self.script.below(4)];
+                self.time(millis);
+            }
+            120..=159 => self.episode((act - 120) / 10),
             85 => {
                 self.store.complete = self.script.one_in(2);
                 bump(&mut self.store);
@@ -607,7 +659,7 @@ impl World {
         let usable = self
             .picture
             .take()
-            .filter(|picture| picture.revision >= self.leader.wrote);
+            .filter(|picture| picture.revision >= self.leader.wrote && !self.exclusive);
         let picture = usable.unwrap_or_else(|| self.store.clone());
         self.think(&picture);
     }
@@ -689,6 +741,8 @@ impl World {
                 self.forget_readiness(&node, true);
                 self.host(&node).lose_ledger();
             }
+            // What no engine stops runs on.
+            23 if self.exclusive => {}
             23 => {
                 let away = self.script.one_in(2);
                 let host = self.host(&node);
@@ -749,7 +803,19 @@ impl World {
     }
 
     fn time(&mut self, millis: u64) {
+        let from = self.now_ms;
         self.now_ms += millis;
+        let nodes: Vec<NodeName> = self.hosts.keys().cloned().collect();
+        for node in nodes {
+            let (connected, now) = (self.connected(&node), self.now_ms);
+            let host = self.hosts.get_mut(&node).expect("hosts stay");
+            if connected {
+                host.renew(from, now);
+            } else if self.exclusive {
+                // Whatever else happens to it: its agent and its engine are there.
+                host.go_on(&self.registry, now);
+            }
+        }
         let told = self.script.one_in(2);
         for host in self.hosts.values_mut() {
             host.time(&self.registry, self.now_ms, told);
@@ -783,7 +849,95 @@ impl World {
         self.write_report(node);
     }
 
+    /// What leads to a slot's next holder, in few acts.
+    fn episode(&mut self, what: usize) {
+        let node = self.some_host();
+        match what {
+            0 => {
+                self.session(&node, false);
+                let store = self.store.clone();
+                self.think(&store);
+                self.commit(usize::MAX);
+                self.confirm_lost(&node);
+            }
+            1 => {
+                self.time(78_000);
+                let most = self.script.below(4);
+                for _ in 0..=most {
+                    let store = self.store.clone();
+                    self.think(&store);
+                    self.commit(usize::MAX);
+                }
+            }
+            2 => {
+                for node in self.hosts.keys().cloned().collect::<Vec<_>>() {
+                    self.cycle(&node);
+                    self.check();
+                }
+            }
+            _ => {
+                let store = self.store.clone();
+                self.think(&store);
+                let most = 1 + self.script.below(3);
+                self.commit(most);
+                self.session(&node, true);
+                self.cycle(&node);
+            }
+        }
+    }
+
+    /// A person says that a host is off, and is wrong.
+    fn confirm_lost(&mut self, node: &NodeName) {
+        let node = node.clone();
+        if self.connected(&node) {
+            return;
+        }
+        self.forfeit(&node);
+        let revision = bump(&mut self.store);
+        let before = self.store.nodes.get(&node).and_then(|entry| entry.cordon.as_ref());
+        let mode = before
+            .and_then(|stored| stored.value.as_ref().ok())
+            .map_or(CordonMode::Cordon, |one| one.mode);
+        let record = Cordon {
+            schema_version: SchemaVersion::default(),
+            lost: true,
+            mode,
+            by: "me@here".to_owned(),
+            note: None,
+        };
+        self.store.nodes.entry(node.clone()).or_default().cordon = Some(stored(revision, record));
+        self.mistake(&node);
+    }
+
+    fn mistake(&mut self, node: &NodeName) {
+        let host = &self.hosts[node];
+        let assigned = host
+            .input
+            .assignment
+            .iter()
+            .flat_map(|assignment| &assignment.instances);
+        let assigned = assigned.map(|one| (one.workload.to_string(), one.slot.clone()));
+        let stored = self.store.nodes.get(node).and_then(|entry| entry.assignment.as_ref());
+        let stored = stored.and_then(|stored| stored.value.as_ref().ok());
+        let stored = stored.into_iter().flat_map(|assignment| &assignment.instances);
+        let stored = stored.map(|one| (one.workload.to_string(), one.slot.clone()));
+        let there = host
+            .containers
+            .iter()
+            .map(|real| (real.instance().workload.to_string(), real.instance().slot.clone()));
+        let all: Vec<_> = assigned
+            .chain(stored)
+            .chain(there)
+            .filter(|(name, _)| name == "s0")
+            .collect();
+        self.worded.entry(node.clone()).or_default().extend(all);
+    }
+
     fn declare_lost(&mut self) {
+        if self.exclusive {
+            let node = self.some_host();
+            return self.confirm_lost(&node);
+        }
         let node = self.some_host();
         let held = self.store.nodes.get(&node).and_then(|entry| entry.verdict.as_ref());
         let unreachable = held.is_some_and(|stored| {
@@ -798,6 +952,8 @@ impl World {
                 schema_version: SchemaVersion::default(),
                 away: None,
                 unsteady: false,
+                off: true,
+                silent: None,
                 verdict: Verdict::Lost,
                 reason: "away for too long".to_owned(),
             };
@@ -934,7 +1090,62 @@ impl World {
         }
     }
 
+    /// An exclusive slot has one container that runs, of whatever life, and each that is made has a token above those of others.
+    fn check_exclusive(&mut self) {
+        let mut running: BTreeMap<(String, Slot), BTreeSet<(NodeName, String)>> = BTreeMap::new();
+        let mut made: Vec<(u64, (String, Slot), NodeName)> = Vec::new();
+        for (node, host) in &self.hosts {
+            for real in host.containers.iter().filter(|real| !real.foreign) {
+                let slot = (real.instance().workload.to_string(), real.instance().slot.clone());
+                let mistaken = self.worded.get(node).is_some_and(|all| all.contains(&slot));
+                if slot.0 == "s2" || mistaken {
+                    continue;
+                }
+                let at = (node.clone(), real.seen.id.clone());
+                let own = real.seen.own().expect("labels");
+                if self.made.insert(at.clone()) {
+                    made.push((own.token.expect("a token"), slot.clone(), node.clone()));
+                }
+                if matches!(real.seen.state, ContainerState::Running | ContainerState::Restarting) {
+                    running.entry(slot).or_default().insert(at);
+                }
+            }
+        }
+        for (slot, places) in running {
+            assert!(places.len() == 1, "{slot:?} runs twice: {places:?}");
+        }
+        made.sort();
+        for (token, slot, node) in made {
+            if let Some((highest, on)) = self.tokens.get(&slot) {
+                let above = token > *highest || token == *highest && node == *on;
+                assert!(above, "{slot:?} of {node} has {token} after {highest} of {on}");
+            }
+            self.tokens.insert(slot, (token, node));
+        }
+        let hosts = &self.hosts;
+        for (node, all) in &mut self.worded {
+            let host = &hosts[node];
+            let assigned = host
+                .input
+                .assignment
+                .iter()
+                .flat_map(|assignment| &assignment.instances);
+            let assigned = assigned.filter(|one| one.state != AssignedState::Absent);
+            let mut kept: BTreeSet<_> = assigned
+                .map(|one| (one.workload.to_string(), one.slot.clone()))
+                .collect();
+            kept.extend(
+                { host.containers.iter() }
+                    .map(|real| (real.instance().workload.to_string(), real.instance().slot.clone())),
+            );
+            all.retain(|slot| kept.contains(slot));
+        }
+    }
+
     pub fn check(&mut self) {
+        if self.exclusive {
+            self.check_exclusive();
+        }
         self.check_addresses();
         self.check_images();
         for ((uid, slot), places) in self.running() {

@@ -3,6 +3,7 @@
 
 #![allow(clippy::wildcard_enum_match_arm)] // What a test does not name is not what it looks for.
 
+mod exclusive;
 mod files;
 mod images;
 mod laws;

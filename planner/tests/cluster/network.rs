@@ -296,15 +296,8 @@ fn without_a_network_no_address_of_an_engines_own_is_assigned() {
     for node in ["n1", "n2"] {
         let entry = cluster.entry(node);
         entry.assignment = None;
-        for one in &mut entry
-            .report
-            .as_mut()
-            .expect("a report")
-            .value
-            .as_mut()
-            .expect("it is good")
-            .instances
-        {
+        let report = entry.report.as_mut().and_then(|one| one.value.as_mut().ok());
+        for one in &mut Arc::make_mut(report.expect("readable")).instances {
             one.addresses = vec!["172.18.0.4".parse().expect("an address")];
         }
     }

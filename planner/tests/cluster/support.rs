@@ -264,6 +264,8 @@ impl Cluster {
             schema_version: SchemaVersion::default(),
             away: None,
             unsteady: false,
+            off: true,
+            silent: None,
             verdict: Verdict::Lost,
             reason: "test".to_owned(),
         };
@@ -768,6 +770,7 @@ impl Cluster {
             failing,
             conditions: Vec::new(),
             image: self.told(node, entry).filter(|_| container.steps > 0),
+            token: entry.token,
         }
     }
 

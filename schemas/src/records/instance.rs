@@ -76,6 +76,10 @@ pub struct Assigned {
     /// The addresses of the first instances of its service, and of those it depends on, as it learns them when it is made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub seeds: Vec<Seeds>,
+    /// Of an exclusive service: its holder's number, higher than that of every holder before. What it is made of knows it as
+    /// `REEVE_FENCING_TOKEN`. None of one that ran when its service became exclusive, until it is made anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<u64>,
 }
 
 /// The addresses of a service's first instances.
@@ -204,6 +208,9 @@ pub struct ReportedInstance {
     /// What its image is here, while its assignment does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImagePin>,
+    /// The token it was assigned, or that its container was made with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<u64>,
 }
 
 impl ReportedInstance {
@@ -303,6 +310,8 @@ pub enum FailingReason {
     EngineUnavailable,
     /// The node's policy forbids what the spec asks for: no container is made of it.
     PolicyDenied,
+    /// Its node has no word of the store, and its service says that it does not run then (`onDisconnect.stopAfter`).
+    Isolated,
 }
 
 /// Something a person should know about a running instance.

@@ -113,6 +113,13 @@ pub struct VerdictRecord {
     /// Of a ready node: it comes and goes, and gets nothing new for now.
     #[serde(default, skip_serializing_if = "is_default")]
     pub unsteady: bool,
+    /// Of a lost or retired node: a person says that its host is off.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub off: bool,
+    /// Of one that a person says is off: for how long it has been away at least. Exclusive instances that stop by themselves
+    /// without the store are replaced when they must have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silent: Option<Span>,
     /// One sentence for people.
     pub reason: String,
 }

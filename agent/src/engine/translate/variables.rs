@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use planner::node::{LABEL_CLUSTER, LABEL_NODE};
+use planner::node::{LABEL_CLUSTER, LABEL_NODE, LABEL_TOKEN};
 use schemas::container::{ContainerSpec, NetworkMode, Protocol};
 
 use super::super::CreateRequest;
@@ -27,6 +27,7 @@ fn own(request: &CreateRequest<'_>) -> BTreeMap<String, String> {
         ("SLOT", Some(request.instance.slot.to_string())),
         ("NODE_NAME", label(LABEL_NODE)),
         ("CLUSTER_ID", label(LABEL_CLUSTER)),
+        ("REEVE_FENCING_TOKEN", label(LABEL_TOKEN)),
     ];
     let told = told
         .into_iter()
