@@ -34,6 +34,11 @@ impl Cut {
         self.0.left.load(Ordering::SeqCst).saturating_neg()
     }
 
+    /// Whether it ends at all: what runs for real does not.
+    pub fn is_mortal(&self) -> bool {
+        self.0.left.load(Ordering::SeqCst) < i64::MAX / 2
+    }
+
     pub fn is_dead(&self) -> bool {
         self.0.dead.load(Ordering::SeqCst)
     }

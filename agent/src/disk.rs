@@ -144,7 +144,9 @@ impl DataDir {
         #[cfg(any(test, feature = "testing"))]
         {
             self.alive(&path)?;
-            let _torn = fs::write(path.with_extension("torn.new"), &bytes[..bytes.len() / 2]);
+            if self.cut.is_mortal() {
+                let _torn = fs::write(path.with_extension("torn.new"), &bytes[..bytes.len() / 2]);
+            }
             if self.cut.effect() {
                 return self.alive(&path);
             }
